@@ -1,0 +1,605 @@
+"""What happened in a run, as numbers: one pass over its records, counters only.
+
+`collect` reads every record once and keeps nothing of it but counts, so a million dialogues take
+the memory of a thousand. The result is a plain value that goes to JSON as it is.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Literal
+
+from msgspec import Struct
+
+from sdsd.config import Config
+from sdsd.types import (
+    Critique,
+    Dialogue,
+    Domain,
+    Failure,
+    Outcome,
+    Principle,
+    Record,
+    Scenario,
+    StageUse,
+    StopReason,
+)
+
+STAGES = ("plan", "turn", "check", "critique", "revise", "recheck")
+"""Stages in the order of the story; others, if any, come after them."""
+
+Found = Literal["clean", "claimed", "confirmed"]
+"""What the critic made of a dialogue's last turn. `claimed`: without a quotation that is there."""
+
+
+# -- the paper -----------------------------------------------------------------------------
+
+
+class Reference(Struct, frozen=True):
+    """One figure that the paper reports, by model or as the ends of a range."""
+
+    label: str
+    unit: Literal["share", "number"]
+    values: dict[str, float]
+    meaning: str
+
+
+PAPER_SOURCE = "arXiv 2407.18421"
+PAPER_MODELS = ("DBRX", "Llama", "Mistral")
+PAPER_PRINCIPLES = 127
+PAPER: dict[str, Reference] = {
+    "violating": Reference(
+        "Dialogues with a violation to revise",
+        "share",
+        {"DBRX": 0.35, "Llama": 0.22, "Mistral": 0.0},
+        "Rows of the published revisions over the 107,683 dialogues of each model; one critic's "
+        "word, without a check of its evidence or of the revision. None of Mistral's was usable.",
+    ),
+    "messages": Reference(
+        "Messages per dialogue, plan included",
+        "number",
+        {"DBRX": 8.47, "Llama": 13.24, "Mistral": 8.02},
+        "Mean number of messages in a published row; the plan is the first of them.",
+    ),
+    "principle_share": Reference(
+        "Share of all violations, by principle",
+        "share",
+        {"least": 0.002, "most": 0.024},
+        "From the rarest to the most frequent of 127 principles; 0.79% each would be uniform.",
+    ),
+    "largest_topic": Reference(
+        "Share of the largest topic",
+        "share",
+        {"all": 0.15},
+        "About 15% of the published conversations are about fruit.",
+    ),
+    "marker_right": Reference(
+        "The speaking model's own marker is right",
+        "share",
+        {"all": 0.90},
+        "The authors' estimate for their end and violation markers. Here: how often the model's "
+        "own statement agrees with the critic's confirmed verdict.",
+    ),
+}
+"""Figures of *Self-Directed Synthetic Dialogues and Revisions* (Lambert et al. 2024)."""
+
+
+# -- values --------------------------------------------------------------------------------
+
+
+class Rate(Struct, frozen=True):
+    """k of n, with the 95% interval of the share (Wilson 1927)."""
+
+    k: int
+    n: int
+    share: float
+    low: float
+    high: float
+
+
+class Step(Struct, frozen=True):
+    """How many scenarios came this far."""
+
+    name: str
+    n: int
+
+
+class OutcomeCount(Struct, frozen=True):
+    """Records by outcome and by the rule that decided it."""
+
+    outcome: Outcome
+    rule: str
+    n: int
+
+
+class Signal(Struct, frozen=True):
+    """Dialogues by what was planned, what the speaking model said, and what the critic found."""
+
+    reached: bool
+    """The planned final agent turn was written: a violation was intended here."""
+    flagged: bool | None
+    """The model's own statement; None where it was not asked."""
+    found: Found
+    n: int
+
+
+class Agreement(Struct, frozen=True):
+    """The speaking model's own flag against the critic's confirmed verdict."""
+
+    same: Rate
+    kappa: float | None
+    """Cohen's kappa (1960): agreement beyond chance, 1 is perfect. None where undefined."""
+
+
+class PrincipleCount(Struct, frozen=True):
+    """How often one principle was judged, and broken."""
+
+    id: str
+    text: str
+    family: str
+    category: str
+    claimed: int
+    confirmed: Rate
+    """Of the dialogues critiqued on this principle, those with a confirmed violation."""
+    share: float
+    """Of all confirmed violations of the run, those of this principle."""
+
+
+class CategoryCount(Struct, frozen=True):
+    """The same, for all principles of a category; `n` counts verdicts."""
+
+    name: str
+    confirmed: Rate
+
+
+class Slot(Struct, frozen=True):
+    """One topic: how many dialogues it got, and its part of the catalogue."""
+
+    name: str
+    n: int
+    expected: float
+
+
+class Balance(Struct, frozen=True):
+    """How evenly the dialogues are spread over topics."""
+
+    slots: tuple[Slot, ...]
+    """Largest first."""
+    used: int
+    largest: float
+    """The share of the largest topic."""
+    entropy: float
+    """Shannon entropy over the most it can be, log(min(dialogues, topics)): 1 is even."""
+
+
+class FailureCount(Struct, frozen=True):
+    """Failures of one kind. What a model wrote is left out of `cause`."""
+
+    stage: str
+    cause: str
+    n: int
+
+
+class FailureExample(Struct, frozen=True):
+    """One failure as it happened."""
+
+    scenario: str
+    step: str
+    cause: str
+    raw: str
+
+
+class Lengths(Struct, frozen=True):
+    """Means, in characters."""
+
+    user_turn: float
+    agent_turn: float
+    rejected: float
+    chosen: float
+
+
+class Clock(Struct, frozen=True):
+    """When the answers came."""
+
+    answers: int
+    completion_tokens: int
+    wall: float
+    """Seconds of work: from the first request to the last answer, without pauses."""
+    paused: float
+    """Seconds between stops and continuations of the run."""
+    tokens_per_second: float
+    bin: float
+    """Width of a bin, in seconds of work."""
+    bins: dict[str, tuple[int, ...]]
+    """Completion tokens by stage, over time. Empty if there are too few answers to tell."""
+
+
+class Figures(Struct, frozen=True, kw_only=True):
+    """A run in numbers. Shares are of 1, times in seconds, lengths in characters."""
+
+    asked: int
+    """Dialogues that the configuration asks for."""
+    finished: int
+    funnel: tuple[Step, ...]
+    outcomes: tuple[OutcomeCount, ...]
+    pairs: Rate
+    """The yield: accepted pairs of finished scenarios."""
+    violating: Rate
+    """Dialogues with a confirmed violation, of those judged: what the paper calls its yield."""
+    stops: dict[StopReason, int]
+    exchanges: dict[int, int]
+    messages_mean: float
+    """Per dialogue, the plan counted as one."""
+    signals: tuple[Signal, ...]
+    agreement: Agreement
+    violations: int
+    """Confirmed violations; a dialogue may have several."""
+    principles: tuple[PrincipleCount, ...]
+    """The whole catalogue, most violations first."""
+    categories: tuple[CategoryCount, ...]
+    fields: Balance
+    domains: Balance
+    stages: dict[str, StageUse]
+    failures: tuple[FailureCount, ...]
+    examples: tuple[FailureExample, ...]
+    lengths: Lengths
+    rounds: dict[int, int]
+    """Accepted pairs by the number of revisions they took."""
+    clock: Clock
+
+
+# -- formulae ------------------------------------------------------------------------------
+
+_Z = 1.959963984540054  # the normal distribution's 97.5% quantile
+
+
+def wilson(k: int, n: int) -> tuple[float, float]:
+    """The 95% score interval of a share, k of n (Wilson 1927). (0, 1) if n is 0.
+
+    Unlike p +- 1.96 s it never leaves [0, 1] and holds for small n and for k near 0 or n.
+    """
+    if n == 0:
+        return 0.0, 1.0
+    p, z2 = k / n, _Z * _Z
+    centre = p + z2 / (2 * n)
+    half = _Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
+    scale = 1 + z2 / n
+    low = (centre - half) / scale if k else 0.0
+    high = (centre + half) / scale if k < n else 1.0
+    return low, high
+
+
+def rate(k: int, n: int) -> Rate:
+    """k of n with its interval."""
+    return Rate(k, n, k / n if n else 0.0, *wilson(k, n))
+
+
+def kappa(both: int, first: int, second: int, neither: int) -> float | None:
+    """Cohen's kappa of two yes/no raters, from the four cells of their table."""
+    n = both + first + second + neither
+    if n == 0:
+        return None
+    yes = (both + first) * (both + second)
+    no = (neither + second) * (neither + first)
+    chance = (yes + no) / (n * n)
+    return None if chance == 1 else ((both + neither) / n - chance) / (1 - chance)
+
+
+def balance(counts: Mapping[str, int], catalogue: Mapping[str, int]) -> Balance:
+    """How evenly `counts` is spread; `catalogue` gives each topic's size there."""
+    names = {**catalogue, **counts}
+    total, size = sum(counts.values()), sum(catalogue.values())
+    slots = sorted(
+        (Slot(x, counts.get(x, 0), catalogue.get(x, 0) / size if size else 0.0) for x in names),
+        key=lambda slot: (-slot.n, slot.name),
+    )
+    shares = [slot.n / total for slot in slots if slot.n]
+    most = math.log(min(total, len(slots))) if shares else 0.0
+    entropy = -sum(p * math.log(p) for p in shares) / most if most else 1.0
+    return Balance(tuple(slots), len(shares), max(shares, default=0.0), min(entropy, 1.0))
+
+
+# -- counting ------------------------------------------------------------------------------
+
+
+def collect(
+    records: Iterable[Record],
+    times: Iterable[tuple[float, str, int]],
+    config: Config,
+    catalogue_principles: Sequence[Principle],
+    catalogue_domains: Sequence[Domain],
+) -> Figures:
+    """The figures of a run, in one pass over its records and one over its answers.
+
+    `times` has (unix time, stage, completion tokens) of every answer, in order of time.
+    """
+    tally = _Tally(config, catalogue_principles)
+    for record in records:
+        tally.add(record)
+    timeout = max(model.timeout for model in config.models.values())
+    line = _Timeline(pause=timeout)
+    for at, stage, tokens in times:
+        line.add(at, stage, tokens)
+    return tally.figures(catalogue_domains, line.clock(tally.mean_call()))
+
+
+_FUNNEL: tuple[tuple[str, Callable[[Record], bool]], ...] = (
+    ("started", lambda r: True),
+    ("planned", lambda r: r.plan is not None),
+    ("held", lambda r: r.dialogue is not None),
+    ("judged", lambda r: r.critique is not None),
+    ("claimed", lambda r: r.critique is not None and not r.critique.clean),
+    ("confirmed", lambda r: r.critique is not None and bool(r.critique.violations)),
+    ("revised", lambda r: any(not revision.fault for revision in r.revisions)),
+    ("accepted", lambda r: r.outcome == "accepted"),
+)
+
+_EXAMPLES = 20
+_EXAMPLES_PER_CAUSE = 3
+_RAW = 600
+_CAUSES = 100
+_VARIABLE = re.compile(r"'[^']*'?|\"[^\"]*\"?|\d[\d,.]{3,}")
+
+
+class _Tally:
+    """Counters over records."""
+
+    def __init__(self, config: Config, principles: Sequence[Principle]) -> None:
+        self._config = config
+        self._principles = {p.id: p for p in principles}
+        self._funnel: Counter[str] = Counter()
+        self._outcomes: Counter[tuple[Outcome, str]] = Counter()
+        self._stops: Counter[StopReason] = Counter()
+        self._exchanges: Counter[int] = Counter()
+        self._signals: Counter[tuple[bool, bool | None, Found]] = Counter()
+        self._judged: Counter[str] = Counter()
+        self._claimed: Counter[str] = Counter()
+        self._confirmed: Counter[str] = Counter()
+        self._fields: Counter[str] = Counter()
+        self._domains: Counter[str] = Counter()
+        self._failures: Counter[tuple[str, str]] = Counter()
+        self._examples: list[FailureExample] = []
+        self._rounds: Counter[int] = Counter()
+        self._chars: Counter[str] = Counter()
+        self._use: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+
+    def add(self, record: Record) -> None:
+        self._funnel.update(name for name, reached in _FUNNEL if reached(record))
+        self._outcomes[record.outcome, record.rule] += 1
+        self._add_scenario(record.scenario)
+        if record.dialogue:
+            self._add_dialogue(record.dialogue)
+        if record.critique:
+            self._add_critique(record.critique)
+        if record.dialogue and record.critique:
+            signal = self._signal(record.dialogue, record.critique)
+            self._signals[signal] += 1
+        if record.outcome == "accepted":
+            self._add_pair(record)
+        if record.failure:
+            self._add_failure(record.scenario.id, record.failure)
+        for stage, use in record.use.items():
+            self._add_use(stage, use)
+
+    def mean_call(self) -> float:
+        """Seconds that a model call takes in the mean."""
+        calls = sum(use["calls"] for use in self._use.values())
+        return sum(self._seconds.values()) / calls if calls else 0.0
+
+    def figures(self, domains: Sequence[Domain], clock: Clock) -> Figures:
+        held, judged = self._funnel["held"], self._funnel["judged"]
+        started = self._funnel["started"]
+        messages = sum(2 * exchanges * n for exchanges, n in self._exchanges.items())
+        principles = self._principle_counts()
+        return Figures(
+            asked=self._config.n,
+            finished=started,
+            funnel=tuple(Step(name, self._funnel[name]) for name, _ in _FUNNEL),
+            outcomes=tuple(
+                OutcomeCount(outcome, rule, n)
+                for (outcome, rule), n in self._outcomes.most_common()
+            ),
+            pairs=rate(self._funnel["accepted"], started),
+            violating=rate(self._funnel["confirmed"], judged),
+            stops=dict(self._stops.most_common()),
+            exchanges=dict(sorted(self._exchanges.items())),
+            messages_mean=messages / held + 1 if held else 0.0,
+            signals=tuple(Signal(*key, n) for key, n in self._signals.most_common()),
+            agreement=self._agreement(),
+            violations=self._confirmed.total(),
+            principles=principles,
+            categories=_categories(principles),
+            fields=balance(self._fields, Counter(d.field for d in domains)),
+            domains=balance(self._domains, Counter(_place(d.field, d.name) for d in domains)),
+            stages={stage: self._stage(stage) for stage in _in_order(self._use)},
+            failures=tuple(
+                FailureCount(stage, cause, n) for (stage, cause), n in self._failures.most_common()
+            ),
+            examples=tuple(self._examples),
+            lengths=self._lengths(),
+            rounds=dict(sorted(self._rounds.items())),
+            clock=clock,
+        )
+
+    def _add_scenario(self, scenario: Scenario) -> None:
+        self._fields[scenario.field] += 1
+        self._domains[_place(scenario.field, scenario.domain)] += 1
+        for principle in scenario.principles:
+            self._principles.setdefault(principle.id, principle)
+
+    def _add_dialogue(self, dialogue: Dialogue) -> None:
+        self._stops[dialogue.stop] += 1
+        self._exchanges[dialogue.exchanges] += 1
+        for message in dialogue.messages:
+            self._chars[message.role] += len(message.content)
+
+    def _add_critique(self, critique: Critique) -> None:
+        for verdict in critique.verdicts:
+            self._judged[verdict.principle] += 1
+            self._claimed[verdict.principle] += verdict.violated
+            self._confirmed[verdict.principle] += verdict.confirmed
+
+    def _signal(self, dialogue: Dialogue, critique: Critique) -> tuple[bool, bool | None, Found]:
+        reached = dialogue.stop == "completed"
+        when = self._config.dialogue.self_check
+        asked = (
+            dialogue.protocol == "transcript"
+            or when == "every"
+            or (when == "last" and dialogue.stop in ("completed", "turn_limit"))
+        )
+        found: Found = "claimed"
+        if critique.clean:
+            found = "clean"
+        elif critique.violations:
+            found = "confirmed"
+        return reached, dialogue.self_flagged if asked else None, found
+
+    def _add_pair(self, record: Record) -> None:
+        chosen = next((r.text for r in reversed(record.revisions) if not r.fault), "")
+        self._rounds[len(record.revisions)] += 1
+        self._chars["chosen"] += len(chosen)
+        self._chars["rejected"] += len(record.dialogue.utterance) if record.dialogue else 0
+
+    def _add_failure(self, scenario: str, failure: Failure) -> None:
+        # Causes may quote the model: without its words the kinds are few, and the few are capped.
+        cause = _VARIABLE.sub("…", failure.cause)[:160]
+        kind = failure.step.partition("/")[0], cause
+        if kind not in self._failures and len(self._failures) >= _CAUSES:
+            kind = "other", "causes seen only after the first hundred kinds"
+        self._failures[kind] += 1
+        if len(self._examples) < _EXAMPLES and self._failures[kind] <= _EXAMPLES_PER_CAUSE:
+            raw = failure.raw[:_RAW]
+            self._examples.append(FailureExample(scenario, failure.step, failure.cause[:_RAW], raw))
+
+    def _add_use(self, stage: str, use: StageUse) -> None:
+        counts = self._use[stage]
+        counts["calls"] += use.calls
+        counts["prompt_tokens"] += use.prompt_tokens
+        counts["cached_tokens"] += use.cached_tokens
+        counts["completion_tokens"] += use.completion_tokens
+        self._seconds[stage] += use.seconds
+
+    def _stage(self, stage: str) -> StageUse:
+        return StageUse(**self._use[stage], seconds=round(self._seconds[stage], 3))
+
+    def _agreement(self) -> Agreement:
+        table: Counter[tuple[bool, bool]] = Counter()
+        for (_, flagged, found), n in self._signals.items():
+            if flagged is not None:
+                table[flagged, found == "confirmed"] += n
+        cells = (table[True, True], table[True, False], table[False, True], table[False, False])
+        return Agreement(rate(cells[0] + cells[3], sum(cells)), kappa(*cells))
+
+    def _principle_counts(self) -> tuple[PrincipleCount, ...]:
+        total = self._confirmed.total()
+        counts = (
+            PrincipleCount(
+                p.id,
+                p.text,
+                p.family,
+                p.category,
+                self._claimed[p.id],
+                rate(self._confirmed[p.id], self._judged[p.id]),
+                self._confirmed[p.id] / total if total else 0.0,
+            )
+            for p in self._principles.values()
+        )
+        return tuple(sorted(counts, key=lambda c: (-c.confirmed.k, -c.confirmed.n, c.id)))
+
+    def _lengths(self) -> Lengths:
+        turns = sum(exchanges * n for exchanges, n in self._exchanges.items())
+        pairs = self._funnel["accepted"]
+        chars = self._chars
+        return Lengths(
+            user_turn=chars["user"] / turns if turns else 0.0,
+            agent_turn=chars["assistant"] / turns if turns else 0.0,
+            rejected=chars["rejected"] / pairs if pairs else 0.0,
+            chosen=chars["chosen"] / pairs if pairs else 0.0,
+        )
+
+
+def _place(field: str, domain: str) -> str:
+    """A domain's name is its own only inside its field."""
+    return f"{field} / {domain}"
+
+
+def _in_order(stages: Iterable[str]) -> list[str]:
+    return sorted(stages, key=lambda s: (STAGES.index(s) if s in STAGES else len(STAGES), s))
+
+
+def _categories(principles: Iterable[PrincipleCount]) -> tuple[CategoryCount, ...]:
+    broken: Counter[str] = Counter()
+    judged: Counter[str] = Counter()
+    for p in principles:
+        broken[p.category] += p.confirmed.k
+        judged[p.category] += p.confirmed.n
+    counts = (CategoryCount(name, rate(broken[name], n)) for name, n in judged.items() if n)
+    return tuple(sorted(counts, key=lambda c: (-c.confirmed.share, c.name)))
+
+
+# -- time ----------------------------------------------------------------------------------
+
+_FINE = 2048
+_BINS = 60
+_ANSWERS_PER_BIN = 4
+
+
+class _Timeline:
+    """Tokens over seconds of work, in bins that grow with the run, so that memory does not."""
+
+    def __init__(self, pause: float) -> None:
+        self._pause = pause
+        self._width = 1 / 16
+        self._tokens: Counter[tuple[str, int]] = Counter()
+        self._last = -math.inf
+        self._elapsed = 0.0
+        self._paused = 0.0
+        self._starts = 0
+        self._answers = 0
+
+    def add(self, at: float, stage: str, tokens: int) -> None:
+        gap = at - self._last
+        if gap > self._pause:
+            # No request may take this long: nothing was running meanwhile.
+            self._starts += 1
+            self._paused += gap if math.isfinite(gap) else 0.0
+        else:
+            self._elapsed += max(gap, 0.0)
+        self._last = max(self._last, at)
+        self._answers += 1
+        while self._elapsed / self._width >= _FINE:
+            self._coarsen()
+        self._tokens[stage, int(self._elapsed / self._width)] += tokens
+
+    def clock(self, mean_call: float) -> Clock:
+        """The first answer of each start took time too: about as much as a call does."""
+        total = self._tokens.total()
+        wall = self._elapsed + self._starts * mean_call
+        number = min(_BINS, self._answers // _ANSWERS_PER_BIN) if self._elapsed else 0
+        return Clock(
+            answers=self._answers,
+            completion_tokens=total,
+            wall=wall,
+            paused=self._paused,
+            tokens_per_second=total / wall if wall else 0.0,
+            bin=self._elapsed / number if number else 0.0,
+            bins=self._bins(number) if number else {},
+        )
+
+    def _coarsen(self) -> None:
+        self._width *= 2
+        merged: Counter[tuple[str, int]] = Counter()
+        for (stage, place), tokens in self._tokens.items():
+            merged[stage, place // 2] += tokens
+        self._tokens = merged
+
+    def _bins(self, number: int) -> dict[str, tuple[int, ...]]:
+        bins = {stage: [0] * number for stage in _in_order({s for s, _ in self._tokens})}
+        for (stage, place), tokens in self._tokens.items():
+            at = int((place + 0.5) * self._width / self._elapsed * number)
+            bins[stage][min(at, number - 1)] += tokens
+        return {stage: tuple(values) for stage, values in bins.items()}

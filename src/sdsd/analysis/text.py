@@ -1,0 +1,115 @@
+"""Text and numbers for people. Everything a model wrote is hostile until it went through `esc`."""
+
+from __future__ import annotations
+
+import html
+import unicodedata
+
+FOLD = 1_500
+"""Texts longer than this, in characters, are folded after their beginning."""
+
+# Needed to write Persian, Indic scripts and many emoji; they cannot reorder or hide text.
+_JOINERS = "\u200c\u200d"
+_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+
+
+def visible(text: str) -> str:
+    """`text` with every control, direction-changing, invisible or broken character spelt out.
+
+    Such characters make a page show something else than what is in the data ("Trojan source",
+    CVE-2021-42574). Line feed, tab and the two joiners stay.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        f"⟨U+{ord(c):04X}⟩"
+        if c not in "\n\t" and c not in _JOINERS and unicodedata.category(c) in _HIDDEN
+        else c
+        for c in text
+    )
+
+
+def esc(text: str) -> str:
+    """`text` for use between tags or inside a quoted attribute."""
+    return html.escape(visible(text), quote=True)
+
+
+def said(text: str) -> str:
+    """A model's text as a block that keeps its line breaks; a very long one is folded."""
+    return folded(text, esc(text[:FOLD]), esc(text[FOLD:]))
+
+
+def folded(text: str, head: str, rest: str) -> str:
+    """The block around a text whose two pieces are already HTML."""
+    more = ""
+    if rest:
+        left = f"{count(len(text) - FOLD)} more characters"
+        more = f'<details><summary>{left}</summary><div class="said">{rest}</div></details>'
+    return f'<div class="said" dir="auto">{head}</div>{more}'
+
+
+def clip(text: str, room: float) -> str:
+    """`text` on one line, cut with an ellipsis if it is wider than `room` pixels at 13 px type."""
+    line = " ".join(visible(text[:400]).split())
+    used = 0.0
+    for i, c in enumerate(line):
+        used += _width(c)
+        if used > room:
+            return line[: max(i - 1, 1)].rstrip() + "…"
+    return line
+
+
+def _width(c: str) -> float:
+    """Pixels, a little on the safe side: no font is known here."""
+    if unicodedata.east_asian_width(c) in "WF":
+        return 13.5
+    if unicodedata.combining(c):
+        return 0.0
+    return 9.0 if c.isupper() or c in "mw" else 6.9
+
+
+def count(n: float) -> str:
+    """A whole number: `12,345`."""
+    return f"{n:,.0f}"
+
+
+def short(n: float) -> str:
+    """A number in little room, three digits of it: `950`, `12.3k`, `4.56M`."""
+    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if n >= size * (10 if unit == "k" else 1):
+            return f"{n / size:.3g}{unit}" if n / size < 999.5 else f"{n / size:,.0f}{unit}"
+    return count(n) if n >= 10 or n == int(n) else f"{n:.2g}"
+
+
+def percent(share: float) -> str:
+    """A share of 1 as a percentage, with a decimal where it tells something."""
+    if 0 < share < 0.0005:
+        return "<0.1%"
+    fine = 0 < share < 0.0995 or 0.995 <= share < 1
+    return f"{share:.1%}" if fine else f"{share:.0%}"
+
+
+def interval(low: float, high: float) -> str:
+    """Two shares as a range: `12-19%`."""
+    if low >= 0.0995:
+        return f"{100 * low:.0f}–{percent(high)}"
+    return f"{100 * low:.1f}–{100 * high:.1f}%"
+
+
+def duration(seconds: float) -> str:
+    """A time in the two units that matter: `3 h 12 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, s = divmod(round(seconds), 60)
+    hours, m = divmod(minutes, 60)
+    days, h = divmod(hours, 24)
+    if days:
+        return f"{days} d {h} h"
+    if hours:
+        return f"{hours} h {m} min"
+    return f"{m} min {s} s" if m else f"{s} s"
+
+
+def plural(n: int, one: str, many: str = "") -> str:
+    """`1 dialogue`, `2 dialogues`."""
+    return f"{count(n)} {one if n == 1 else many or one + 's'}"

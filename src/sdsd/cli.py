@@ -1,0 +1,294 @@
+"""The command line. Thin: every command calls what the Python API offers.
+
+Heavy imports stay inside the commands, so that `sdsd --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="sdsd",
+    help="Self-directed synthetic dialogues and revisions: multi-turn dialogues and verified "
+    "preference pairs from any language model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+models_app = typer.Typer(help="The embedded engine's model files.", no_args_is_help=True)
+catalogue_app = typer.Typer(help="Topics, principles and goals.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+app.add_typer(catalogue_app, name="catalogue")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+RunPath = Annotated[
+    Path | None,
+    typer.Argument(help="The run directory. Default: the one last written under runs/."),
+]
+
+
+def main() -> None:
+    """Entry point: faults become one message and an exit code, never a traceback."""
+    from sdsd.errors import SdsdError
+
+    try:
+        app()
+    except SdsdError as error:
+        from sdsd.terminal import fault
+
+        fault(str(error))
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from sdsd import __version__
+
+        typer.echo(f"sdsd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None: ...
+
+
+@app.command()
+def run(
+    config: Annotated[
+        Path | None,
+        typer.Argument(help="A configuration (see `sdsd init`). None: the defaults."),
+    ] = None,
+    n: Annotated[
+        int | None,
+        typer.Option("-n", help="How many dialogues; more than before continues the run."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="A named model, a GGUF file, or a server's model."),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", help="An OpenAI-compatible server, e.g. http://localhost:8000/v1."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The run directory. Default: runs/<model>-<digest>."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Decides every scenario and every sample."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any key: --set dialogue.protocol=roleplay. Repeatable."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make a data set, or continue one: run the same command again."""
+    from sdsd import config as configuration
+    from sdsd import terminal
+    from sdsd.runner import run as make
+
+    overrides = {"n": n, "model": model, "seed": seed, "models.default.base_url": url}
+    overrides = {k: v for k, v in overrides.items() if v is not None}
+    overrides |= dict(configuration.assignment(c) for c in changes or [])
+    chosen = configuration.load(config, overrides)
+    with terminal.progress(json=json) as screen:
+        result = make(chosen, out=out, on_event=screen.hear, progress=screen.download)
+    terminal.finished(result, json=json)
+    if result.stopped:
+        raise typer.Exit(130)
+
+
+@app.command()
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("sdsd.yaml"),
+) -> None:
+    """Write a configuration with every key explained, to start from."""
+    from sdsd import config as configuration
+    from sdsd.errors import ConfigError
+
+    if path.exists():
+        raise ConfigError(f"{path}: is there already; name another file or remove it")
+    path.write_text(configuration.explained(), "utf-8")
+    typer.echo(f"wrote {path}; now: sdsd run {path}")
+
+
+@app.command()
+def status(path: RunPath = None, json: Json = False) -> None:
+    """How far a run is, and what came of its dialogues."""
+    from sdsd import terminal
+    from sdsd.look import find, state
+
+    terminal.status(state(find(path)), json=json)
+
+
+@app.command()
+def verify(path: RunPath = None, json: Json = False) -> None:
+    """Replay a run from its journal, without a model, and compare everything."""
+    from sdsd import terminal
+    from sdsd.look import find
+    from sdsd.verify import verify as check
+
+    verdict = check(find(path))
+    terminal.verified(verdict, json=json)
+    if verdict.faults:
+        raise typer.Exit(2)
+
+
+@app.command()
+def export(path: RunPath = None) -> None:
+    """Write data set, card and report anew from the journal, without a model."""
+    from sdsd.look import find, republish
+
+    rundir = find(path)
+    republish(rundir)
+    typer.echo(f"{rundir.data}\n{rundir.card}\n{rundir.report}")
+
+
+@app.command()
+def report(path: RunPath = None, json: Json = False) -> None:
+    """Write the report anew and say where it is; with --json, its figures."""
+    from sdsd.look import figures, find, republish
+
+    rundir = find(path)
+    if json:
+        typer.echo(figures(rundir))
+        return
+    republish(rundir)
+    typer.echo(str(rundir.report))
+
+
+@app.command()
+def show(
+    index: Annotated[int, typer.Argument(help="Which dialogue, from 0.")] = 0,
+    path: RunPath = None,
+    json: Json = False,
+) -> None:
+    """Read one dialogue: plan, turns, verdicts, revision."""
+    from sdsd import terminal
+    from sdsd.look import find, record
+
+    terminal.dialogue(record(find(path), index), json=json)
+
+
+@app.command()
+def doctor(
+    model: Annotated[str, typer.Option("--model", "-m", help="The model to try.")] = "",
+    url: Annotated[str, typer.Option("--url", help="A server to try.")] = "",
+    json: Json = False,
+) -> None:
+    """Check the machine and a model: what it can do, how fast, and what `auto` will choose."""
+    from sdsd import doctor as checks
+    from sdsd import terminal
+
+    with terminal.progress(json=json) as screen:
+        findings = checks.examine(model, url, screen.download)
+    terminal.findings(findings, json=json)
+    if any(f.ok is False for f in findings):
+        raise typer.Exit(2)
+
+
+@models_app.command("list")
+def models_list(json: Json = False) -> None:
+    """The named models, and which are on this machine."""
+    from sdsd import terminal, weights
+
+    terminal.models(weights.listed(), json=json)
+
+
+@models_app.command("pull")
+def models_pull(name: Annotated[str, typer.Argument(help="A named model.")]) -> None:
+    """Fetch a model; what was fetched before is kept."""
+    from sdsd import weights
+
+    with weights.bar() as progress:
+        path = weights.pull(name, progress)
+    typer.echo(str(path))
+
+
+@models_app.command("verify")
+def models_verify(name: Annotated[str, typer.Argument(help="A named model.")]) -> None:
+    """Compare a model file with its pinned SHA-256."""
+    from sdsd import weights
+
+    with weights.bar() as progress:
+        path = weights.verify(name, progress)
+    typer.echo(f"{path}: as pinned")
+
+
+@models_app.command("remove")
+def models_remove(name: Annotated[str, typer.Argument(help="A named model.")]) -> None:
+    """Delete a model file and whatever is left of fetching it."""
+    from sdsd import weights
+
+    typer.echo(f"{weights.remove(name) / 1e6:,.0f} MB freed")
+
+
+@catalogue_app.command("check")
+def catalogue_check(
+    topics: Annotated[Path | None, typer.Option(help="Your topics.")] = None,
+    principles: Annotated[Path | None, typer.Option(help="Your principles.")] = None,
+    goals: Annotated[Path | None, typer.Option(help="Your goals.")] = None,
+    json: Json = False,
+) -> None:
+    """Read the catalogue, yours or the packaged one, and count what is in it."""
+    from sdsd import catalogue, terminal
+
+    terminal.catalogue(catalogue.load(topics, principles, goals), json=json)
+
+
+@catalogue_app.command("expand")
+def catalogue_expand(
+    out: Annotated[Path, typer.Argument(help="Directory to write the larger topics into.")],
+    topics: Annotated[Path | None, typer.Option(help="Your topics.")] = None,
+    per_domain: Annotated[int, typer.Option(help="Subareas each domain should have.")] = 20,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Only these fields. Repeatable."),
+    ] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="Who writes.")] = "",
+    url: Annotated[str, typer.Option("--url", help="A server's base URL.")] = "",
+) -> None:
+    """Let a model write more subareas per domain; run it again to go on."""
+    from sdsd import config as configuration
+    from sdsd import terminal
+    from sdsd.expand import expand
+
+    overrides: dict[str, Any] = {"models.default.base_url": url} if url else {}
+    if model:
+        overrides["model"] = model
+    chosen = configuration.load(None, overrides)
+    with terminal.progress() as screen:
+        grown = expand(
+            out, topics, chosen, per_domain=per_domain, only=only or [],
+            on_event=screen.hear, progress=screen.download,
+        )  # fmt: skip
+    typer.echo(f"{grown.before} subareas before, {grown.after} now, in {out}")
+
+
+@catalogue_app.command("preview")
+def catalogue_preview(
+    n: Annotated[int, typer.Option("-n", help="How many scenarios.")] = 10,
+    seed: Annotated[int, typer.Option(help="The run's seed.")] = 0,
+    config: Annotated[Path | None, typer.Argument(help="A configuration.")] = None,
+) -> None:
+    """The first scenarios of a run, before anything is spent."""
+    from sdsd import config as configuration
+    from sdsd import terminal
+    from sdsd.runner import read_inputs
+
+    chosen = configuration.load(config, {"seed": seed} if seed else {})
+    scenarios = read_inputs(chosen).scenarios
+    terminal.scenarios([scenarios[i] for i in range(n)])

@@ -1,0 +1,401 @@
+"""The configuration of a run: every key, its default, its bounds and what it means.
+
+The reference in `docs/configuration.md` is generated from this file. Unknown keys are refused by
+name. A value that decides *what* is made belongs to the run's identity; one that only decides
+*how fast* does not (`EXECUTION`), so it may change between two starts of the same run.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import itertools
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from sdsd.errors import ConfigError
+from sdsd.types import ROLES, ProtocolName, Role
+
+DEFAULT_MODEL = "qwen2.5-coder-1.5b"
+
+Count = Annotated[int, Meta(ge=1)]
+Tokens = Annotated[int, Meta(ge=1, le=32768)]
+Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
+Fraction = Annotated[float, Meta(gt=0.0, le=1.0)]
+
+
+class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What all sections share: immutable, and no misspelt key goes unnoticed."""
+
+
+class ModelConfig(_Section, frozen=True):
+    """One model: the embedded engine, or any OpenAI-compatible server."""
+
+    model: str = DEFAULT_MODEL
+    """A named model (`sdsd models`), a path to a GGUF, `hf:org/repo/file.gguf`; with `base_url`,
+    the name that the server knows it by."""
+    base_url: str = ""
+    """The server, e.g. `http://localhost:8000/v1`. Empty: the embedded engine."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key. The key itself is never written anywhere."""
+    headers: dict[str, str] = {}
+    """Sent with every request to `base_url`."""
+    extra_body: dict[str, Any] = {}
+    """Added to the body of every request, e.g. a provider's own switches."""
+    parallel: Annotated[int, Meta(ge=0)] = 0
+    """Requests in flight at once. 0: 4 for the embedded engine, 64 for a server."""
+    context: Annotated[int, Meta(ge=512)] = 4096
+    """Embedded engine: tokens of context for each slot."""
+    threads: Annotated[int, Meta(ge=0)] = 0
+    """Embedded engine: threads that compute. 0: chosen from the machine."""
+    timeout: Annotated[float, Meta(gt=0)] = 600.0
+    """Seconds that one request may take before it is tried again."""
+    retries: Annotated[int, Meta(ge=0)] = 6
+    """How often a fault of transport is retried before the run stops (it can be continued)."""
+
+
+class RolesConfig(_Section, frozen=True):
+    """Which of `models` plays which role."""
+
+    planner: str = "default"
+    """Writes the plan."""
+    user: str = "default"
+    """Writes the user's turns (`roleplay` only; else the agent's model writes both sides)."""
+    agent: str = "default"
+    """Writes the agent's turns."""
+    critic: str = "default"
+    """Judges the last turn and rechecks its revision."""
+    reviser: str = "default"
+    """Rewrites the last turn."""
+
+
+class CatalogueConfig(_Section, frozen=True):
+    """Your own lists instead of the packaged ones (YAML, TOML, CSV or JSONL)."""
+
+    topics: str = ""
+    """A file, or a directory of files, of fields, domains and subareas."""
+    principles: str = ""
+    """A file of principles."""
+    goals: str = ""
+    """A file of goals."""
+
+
+class ScenariosConfig(_Section, frozen=True):
+    """What one dialogue is about."""
+
+    principles: tuple[Count, Count] = (1, 3)
+    """Least and most principles per dialogue."""
+    exchanges: tuple[Count, Count] = (2, 4)
+    """Least and most exchanges (a user turn and an agent turn) that a plan is asked for."""
+
+
+class PlanConfig(_Section, frozen=True):
+    """The plan."""
+
+    max_tokens: Tokens = 320
+    """Length of the reply, at most."""
+    temperature: Temperature = 0.8
+    """Sampling temperature."""
+    top_p: Fraction = 0.95
+    """Nucleus sampling."""
+
+
+class DialogueConfig(_Section, frozen=True):
+    """The conversation."""
+
+    protocol: Literal["auto", "transcript", "continuation", "roleplay"] = "auto"
+    """How it is held; see `docs/method.md`. `auto` picks by what the agent's server can do."""
+    max_exchanges: Count = 8
+    """No dialogue grows longer than this, whatever its plan says."""
+    agent_sees_plan: bool = True
+    """`roleplay`: whether the agent knows the plan. Blind agents talk more naturally and break
+    principles less often."""
+    self_check: Literal["every", "last", "never"] = "every"
+    """After which agent turns the speaking model is asked whether a principle was broken and
+    whether the talk is over (`continuation` and `roleplay`)."""
+    max_tokens: Tokens = 160
+    """Length of one turn, at most; a `transcript` gets this many for every turn planned."""
+    temperature: Temperature = 0.8
+    """Sampling temperature."""
+    top_p: Fraction = 0.95
+    """Nucleus sampling."""
+
+
+class CritiqueConfig(_Section, frozen=True):
+    """The critic's judgement of the last turn, and of its revision."""
+
+    max_tokens: Tokens = 200
+    """Length of one verdict, at most."""
+    temperature: Temperature = 0.0
+    """Sampling temperature of the first try; a verdict that must be asked again is sampled."""
+
+
+class ReviseConfig(_Section, frozen=True):
+    """The repair."""
+
+    rounds: Annotated[int, Meta(ge=0, le=8)] = 2
+    """Revisions tried, each rechecked. 0: critique only."""
+    recheck: bool = True
+    """Whether the critic must find the revision clean before it is accepted."""
+    max_tokens: Tokens = 220
+    """Length of the new turn, at most."""
+    temperature: Temperature = 0.5
+    """Sampling temperature."""
+
+
+class PromptsConfig(_Section, frozen=True):
+    """Your own prompt files instead of the packaged ones (see `docs/prompts.md`)."""
+
+    plan: str = ""
+    """Asks for the plan."""
+    transcript: str = ""
+    """Asks for a whole dialogue at once."""
+    continuation: str = ""
+    """Opens the growing stream, and checks it."""
+    roleplay: str = ""
+    """The two views, and the check."""
+    review: str = ""
+    """The critic's and the reviser's, which share their beginning."""
+
+
+class Config(_Section, frozen=True):
+    """A whole run."""
+
+    n: Count = 3
+    """How many dialogues. May grow later: the run continues."""
+    seed: int = 0
+    """Decides every scenario and every sampling seed."""
+    models: dict[str, ModelConfig] = field(default_factory=lambda: {"default": ModelConfig()})
+    """Models by a name of your choice. `default` is used where a role names no other."""
+    roles: RolesConfig = RolesConfig()
+    catalogue: CatalogueConfig = CatalogueConfig()
+    scenarios: ScenariosConfig = ScenariosConfig()
+    plan: PlanConfig = PlanConfig()
+    dialogue: DialogueConfig = DialogueConfig()
+    critique: CritiqueConfig = CritiqueConfig()
+    revise: ReviseConfig = ReviseConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    attempts: Annotated[int, Meta(ge=1, le=9)] = 3
+    """How often a reply that cannot be parsed is asked for, the first time included."""
+    open: Annotated[int, Meta(ge=0)] = 0
+    """Dialogues under way at once. 0: as many as the slowest role's `parallel`."""
+
+    def model_for(self, role: Role) -> ModelConfig:
+        """The model that plays `role`."""
+        return self.models[getattr(self.roles, role)]
+
+
+EXECUTION = re.compile(
+    r"n|open|models\.[^.]+\.(base_url|api_key_env|headers|parallel|threads|timeout|retries)(\..*)?"
+)
+"""Keys that decide how a run is executed, not what it makes."""
+
+
+def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] = {}) -> Config:
+    """The configuration in a YAML file or mapping (None: all defaults), with dotted `overrides`.
+
+    Raises `ConfigError` that names the file, the key and the remedy.
+    """
+    where = str(source) if isinstance(source, Path) else "configuration"
+    tree = _read(source) if isinstance(source, Path) else dict(source or {})
+    if "model" in tree:  # the shorthand that most runs need
+        tree = dict(tree)
+        overrides = {"models.default.model": tree.pop("model"), **overrides}
+    for key, value in overrides.items():
+        tree = _set(tree, key.split("."), value)
+    if isinstance(tree.get("models"), dict):
+        tree["models"] = {"default": {}, **tree["models"]}
+    try:
+        config = msgspec.convert(tree, Config, strict=True)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(str(error), tree)}") from None
+    _check(config, where)
+    return config
+
+
+def tree(config: Config) -> dict[str, Any]:
+    """The configuration as plain mappings, every key written out."""
+    plain: dict[str, Any] = msgspec.to_builtins(config)
+    return plain
+
+
+def dump(config: Config) -> str:
+    """The configuration as YAML, every key written out."""
+    import yaml
+
+    text: str = yaml.safe_dump(tree(config), sort_keys=False, allow_unicode=True)
+    return text
+
+
+def assignment(text: str) -> tuple[str, Any]:
+    """`key=value` from the command line; the value is read as YAML."""
+    import yaml
+
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: must be key=value, e.g. dialogue.protocol=roleplay")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ConfigError(f"--set {text}: the value is not YAML") from None
+
+
+def digest(config: Config) -> str:
+    """Hex SHA-256 of what the run makes: every key but those of `EXECUTION`."""
+    identity = {k: v for k, v in flat(config) if not EXECUTION.fullmatch(k)}
+    return hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()
+
+
+def differences(ours: Config, theirs: Config) -> list[str]:
+    """Lines `key: theirs -> ours` for every key of identity in which two configurations differ."""
+    a, b = dict(flat(theirs)), dict(flat(ours))
+    keys = [k for k in {**a, **b} if a.get(k) != b.get(k) and not EXECUTION.fullmatch(k)]
+    return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in keys]
+
+
+def flat(value: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf of a configuration with its dotted key."""
+    tree = msgspec.to_builtins(value)
+    for key, item in tree.items():
+        if isinstance(item, dict) and item:
+            yield from flat(item, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", item
+
+
+def meanings() -> dict[str, dict[str, str]]:
+    """By class, what each key means: the strings under the fields in this file's source."""
+    found: dict[str, dict[str, str]] = {}
+    for node in ast.parse(Path(__file__).read_text("utf-8")).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        keys = found.setdefault(node.name, {"": ast.get_docstring(node) or ""})
+        for key, text in itertools.pairwise(node.body):
+            if isinstance(key, ast.AnnAssign) and isinstance(text, ast.Expr):
+                keys[ast.unparse(key.target)] = " ".join(ast.literal_eval(text.value).split())
+    return found
+
+
+def explained() -> str:
+    """The default configuration as YAML with every key explained: what `sdsd init` writes."""
+    texts = meanings()
+    lines = ["# A configuration of sdsd. Every key is optional; these are the defaults.", ""]
+
+    def section(value: Any, indent: str) -> None:
+        for key in value.__struct_fields__:
+            item = getattr(value, key)
+            lines.extend(_comment(texts[type(value).__name__].get(key, ""), indent))
+            if isinstance(item, Struct):
+                lines.extend(_comment(texts[type(item).__name__][""], indent))
+                lines.append(f"{indent}{key}:")
+                section(item, f"{indent}  ")
+            elif key == "models":
+                lines.extend([f"{indent}models:", f"{indent}  default:"])
+                section(item["default"], f"{indent}    ")
+            else:
+                shown = msgspec.json.encode(item).decode()  # JSON is YAML
+                lines.append(f"{indent}{key}: {shown}")
+            if not indent:
+                lines.append("")
+
+    section(Config(), "")
+    return "\n".join(lines)
+
+
+def _comment(text: str, indent: str) -> list[str]:
+    width = 96 - len(indent)
+    return [f"{indent}# {line}" for line in textwrap.wrap(text.replace("`", ""), width)]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; `sdsd init` writes one to start from") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ConfigError(f"{path}{line}: {problem}; mend the YAML there") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: must be a mapping of keys; see docs/configuration.md")
+    return {str(k): v for k, v in tree.items()}
+
+
+def _set(tree: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """`tree` with the value at `path`, without touching the caller's mappings."""
+    head, *rest = path
+    below = tree.get(head)
+    inner = _set(below if isinstance(below, dict) else {}, rest, value) if rest else value
+    return {**tree, head: inner}
+
+
+def _explain(message: str, tree: Mapping[str, Any]) -> str:
+    """msgspec's message, with the dotted key and, for an unknown one, what was likely meant."""
+    at = re.search(r" - at `\$\.?(.*?)`$", message)
+    path = re.sub(r"\[\.\.\.\]\.?", "", at.group(1)) if at else ""
+    unknown = re.search(r"unknown field `(.*?)`", message)
+    if not unknown:
+        return f"`{path}`: {message.split(' - at ', maxsplit=1)[0]}; see docs/configuration.md"
+    key = unknown.group(1)
+    known = _keys_beside(path)
+    near = difflib.get_close_matches(key, known, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
+    dotted = f"{path}.{key}" if path else key
+    return f"unknown key `{dotted}`; {hint}"
+
+
+def _keys_beside(path: str) -> list[str]:
+    section: Any = Config
+    for part in filter(None, path.split(".")):
+        if section is Config and part == "models":
+            section = ModelConfig
+        else:
+            section = type(getattr(section(), part, None))
+    known = list(section.__struct_fields__) if hasattr(section, "__struct_fields__") else []
+    return [*known, "model"] if section is Config else known
+
+
+def _check(config: Config, where: str) -> None:
+    """What types alone cannot say."""
+    for role in ROLES:
+        name = getattr(config.roles, role)
+        if name not in config.models:
+            raise ConfigError(
+                f"{where}: `roles.{role}` names `{name}`, which is not under `models` "
+                f"({', '.join(config.models)}); add it there or name another"
+            )
+    for key in ("principles", "exchanges"):
+        least, most = getattr(config.scenarios, key)
+        if least > most:
+            raise ConfigError(
+                f"{where}: `scenarios.{key}`: [{least}, {most}] must be [least, most]"
+            )
+    most = config.scenarios.exchanges[1]
+    if most > config.dialogue.max_exchanges:
+        raise ConfigError(
+            f"{where}: `scenarios.exchanges` asks for up to {most}, but `dialogue.max_exchanges` "
+            f"is {config.dialogue.max_exchanges}; raise the one or lower the other"
+        )
+    for name, model in config.models.items():
+        if not model.model.strip():
+            raise ConfigError(f"{where}: `models.{name}.model` is empty; name a model")
+
+
+def protocols(config: Config) -> tuple[ProtocolName, ...]:
+    """The protocols that may be used, best first."""
+    wanted = config.dialogue.protocol
+    return ("continuation", "roleplay") if wanted == "auto" else (wanted,)

@@ -1,0 +1,279 @@
+"""Every view of a data set: its columns, their types and what they mean, in one place.
+
+The tables of `docs/formats.md` are made from this file. A `published` column has the name, type
+and meaning of the column in `allenai/sdsd-dialogues` or `allenai/sdsd-revisions`; those come
+first, so that code written for the published sets reads ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, get_args
+
+import msgspec
+import pyarrow as pa
+
+from sdsd import config as configuration
+from sdsd.config import Config
+from sdsd.rundir import Manifest
+
+View = Literal["preference", "dialogues", "revisions", "verdicts", "scenarios"]
+VIEWS: tuple[View, ...] = get_args(View)
+
+_TEXT = pa.string()
+_TEXTS = pa.list_(_TEXT)
+_CHAT = pa.list_(pa.struct([("content", _TEXT), ("role", _TEXT)]))
+_BOOL, _INT, _LONG, _REAL = pa.bool_(), pa.int32(), pa.int64(), pa.float64()
+
+
+class Column(NamedTuple):
+    """One column. `type` is a pyarrow type; every column may hold nulls only where it says so."""
+
+    name: str
+    type: Any
+    meaning: str
+    published: bool = False
+
+
+_ID = Column("id", _TEXT, "Id of the scenario; joins all views.")
+_INDEX = Column("index", _LONG, "The scenario's number, from 0.")
+_FIELD = Column("field", _TEXT, "The catalogue's field that the domain belongs to.")
+_DOMAIN = Column("domain", _TEXT, "Area of talk.", published=True)
+_SUBAREA = Column("subarea", _TEXT, "Specific topic inside the domain.", published=True)
+_PRINCIPLE = Column("principle", _TEXTS, "Texts of the dialogue's principles.", published=True)
+_GOAL = Column("goal", _TEXT, "Text of the dialogue's goal.", published=True)
+_PRINCIPLE_IDS = Column("principle_ids", _TEXTS, "Ids of `principle`, in the same order.")
+_GOAL_ID = Column("goal_id", _TEXT, "Id of the goal.")
+_VIOLATION_IDS = Column("violation_ids", _TEXTS, "Ids of the principles confirmed as violated.")
+_OUTCOME = Column("outcome", _TEXT, "`accepted`, `filtered` or `failed`.")
+_RULE = Column("rule", _TEXT, "The filter that made it `filtered`, e.g. `no_violation`; else null.")
+
+COLUMNS: dict[View, tuple[Column, ...]] = {
+    "preference": (
+        Column("prompt", _CHAT, "All turns before the agent's last; no system turn."),
+        Column("chosen", _CHAT, "One assistant turn: the accepted revision."),
+        Column("rejected", _CHAT, "One assistant turn: the original, which broke a principle."),
+        _ID,
+        _INDEX,
+        Column("domain", _TEXT, "Area of talk."),
+        _VIOLATION_IDS,
+        Column(
+            "similarity",
+            _REAL,
+            "Share of the words of both turns that stayed, in order (2 x longest common "
+            "subsequence / words of both): 1 is the same text, 0 has no word in common.",
+        ),
+        Column("length_delta", _LONG, "Characters of the chosen turn minus the rejected one."),
+    ),
+    "dialogues": (
+        _DOMAIN,
+        _SUBAREA,
+        _PRINCIPLE,
+        _GOAL,
+        Column(
+            "messages",
+            _CHAT,
+            "The plan as `system`, then `user` and `assistant` in turn.",
+            published=True,
+        ),
+        Column(
+            "is_violation",
+            _BOOL,
+            "The dialogue's own flag: the speaking model said that a principle was broken. The "
+            "same as `self_flagged_violation`.",
+            published=True,
+        ),
+        Column(
+            "is_truncated",
+            _BOOL,
+            "The talk stopped early: `stop_reason` is `early_end` or `violation_end`.",
+            published=True,
+        ),
+        _ID,
+        _INDEX,
+        _FIELD,
+        _PRINCIPLE_IDS,
+        _GOAL_ID,
+        Column("goal_kind", _TEXT, "Kind of the goal."),
+        Column("protocol", _TEXT, "`transcript`, `continuation` or `roleplay`."),
+        Column(
+            "stop_reason",
+            _TEXT,
+            "`completed`, `early_end` (declared over before the planned last turn), "
+            "`violation_end` (a violation ended it before), `turn_limit` or `token_limit`.",
+        ),
+        Column("exchanges", _INT, "Exchanges (user turn and agent turn) that were held."),
+        Column("planned_exchanges", _INT, "Exchanges that the plan lays out."),
+        Column(
+            "intended_violation",
+            _BOOL,
+            "The plan was asked to lead to a last turn that breaks a principle.",
+        ),
+        Column("self_flagged_violation", _BOOL, "What the speaking model said itself."),
+        Column(
+            "confirmed_violation",
+            _BOOL,
+            "What the critic found, with a quotation that occurs in the last turn; null if the "
+            "dialogue was never critiqued.",
+        ),
+        _OUTCOME,
+        _RULE,
+        Column("model", _TEXT, "The agent's model."),
+    ),
+    "revisions": (
+        Column(
+            "messages",
+            _CHAT,
+            "`user` and `assistant` in turn, without a system turn; ends on the agent's original "
+            "last turn.",
+            published=True,
+        ),
+        _DOMAIN,
+        _SUBAREA,
+        _PRINCIPLE,
+        _GOAL,
+        Column("plan", _TEXT, "The plan's text.", published=True),
+        Column(
+            "critique",
+            _TEXT,
+            "The confirmed verdicts as text: a paragraph for each violated principle.",
+            published=True,
+        ),
+        Column(
+            "violations",
+            _TEXTS,
+            "Texts of the principles confirmed as violated; never empty.",
+            published=True,
+        ),
+        Column("revision", _TEXT, "The agent's last turn, rewritten.", published=True),
+        _ID,
+        _INDEX,
+        _FIELD,
+        _VIOLATION_IDS,
+        Column(
+            "severity",
+            _TEXTS,
+            "For each violation `low`, `medium`, `high`, or null where the critic gave none.",
+        ),
+        Column("quotes", _TEXTS, "For each violation, the words of the last turn that show it."),
+        Column("reasons", _TEXTS, "For each violation, why the critic sees it."),
+        Column("rounds", _INT, "Revisions that were tried, refused ones included."),
+        Column(
+            "verified",
+            _BOOL,
+            "The pair was accepted, after the critic rechecked the revision.",
+        ),
+        Column("model_agent", _TEXT, "The agent's model."),
+        Column("model_critic", _TEXT, "The critic's model."),
+        Column("model_reviser", _TEXT, "The reviser's model."),
+    ),
+    "verdicts": (
+        _ID,
+        _INDEX,
+        Column("round", _INT, "0: on the original last turn; k: recheck of the k-th revision."),
+        Column("principle_id", _TEXT, "Id of the principle that was judged."),
+        Column("principle", _TEXT, "Its text."),
+        Column("violated", _BOOL, "The critic claims a violation."),
+        Column("severity", _TEXT, "`low`, `medium`, `high`, or null."),
+        Column("quote", _TEXT, "The words that the critic gives as evidence; may be empty."),
+        Column("grounded", _BOOL, "The quotation really occurs in the turn."),
+        Column("confirmed", _BOOL, "`violated` and `grounded`: what counts as a violation."),
+        Column("reason", _TEXT, "Why, in the critic's words."),
+    ),
+    "scenarios": (
+        _ID,
+        _INDEX,
+        _FIELD,
+        Column("domain", _TEXT, "Area of talk."),
+        Column("subarea", _TEXT, "Specific topic inside the domain."),
+        _GOAL_ID,
+        _PRINCIPLE_IDS,
+        Column("exchanges", _INT, "Exchanges that the plan was asked for."),
+        _OUTCOME,
+        _RULE,
+        Column("failed_step", _TEXT, "The step that failed, e.g. `plan`; null if none did."),
+        Column("failed_cause", _TEXT, "Why it failed; null if nothing did."),
+        Column("failed_raw", _TEXT, "The raw reply that shows it; null if nothing failed."),
+        Column("calls", _LONG, "Model calls, over all stages."),
+        Column("prompt_tokens", _LONG, "Tokens of all requests."),
+        Column("cached_tokens", _LONG, "Those of them that the server had in its cache."),
+        Column("completion_tokens", _LONG, "Tokens of all replies."),
+        Column("seconds", _REAL, "Time spent in model calls, added up."),
+    ),
+}
+
+MEANING: dict[View, str] = {
+    "preference": "One row per accepted pair. TRL's explicit, conversational preference format.",
+    "dialogues": "One row per dialogue that was held, also if it was filtered or failed later.",
+    "revisions": "One row per dialogue with a confirmed violation and a usable revision.",
+    "verdicts": "One row per principle that a critic judged, rechecks included.",
+    "scenarios": "One row per scenario, whatever became of it, with its cost.",
+}
+
+
+def arrow(view: View, metadata: dict[bytes, bytes] | None = None) -> Any:
+    """The pyarrow schema of a view, carrying `metadata`."""
+    return pa.schema([(c.name, c.type) for c in COLUMNS[view]], metadata=metadata)
+
+
+def table(view: View) -> str:
+    """The columns of a view as a Markdown table, for the documentation."""
+    head = "| column | type | published | meaning |\n| --- | --- | --- | --- |\n"
+    return head + "".join(
+        f"| `{c.name}` | {_label(c.type)} | {'yes' if c.published else ''} | {c.meaning} |\n"
+        for c in COLUMNS[view]
+    )
+
+
+def _label(kind: Any) -> str:
+    if pa.types.is_list(kind):
+        return f"list of {_label(kind.value_type)}"
+    if pa.types.is_struct(kind):
+        return f"{{{', '.join(f.name for f in kind)}}}"
+    return str(kind)
+
+
+def settings(config: Config) -> dict[str, str]:
+    """The keys of a run's identity that differ from the defaults, as text.
+
+    `extra_body` may hold anything that a provider takes, so it is named but not shown.
+    """
+    default = dict(configuration.flat(Config()))
+    return {
+        key: "(set)" if ".extra_body" in key else str(value)
+        for key, value in configuration.flat(config)
+        if value != default.get(key) and not configuration.EXECUTION.fullmatch(key)
+    }
+
+
+def provenance(manifest: Manifest, config: Config) -> dict[bytes, bytes]:
+    """What every Parquet file says about how it was made, so that a lone copy explains itself."""
+    story = {
+        "version": manifest.sdsd,
+        "created": manifest.created,
+        "seed": manifest.seed,
+        "config": manifest.config,
+        "catalogue": manifest.catalogue,
+        "prompts": manifest.prompts,
+        "models": manifest.models,
+        "weights": manifest.weights,
+        "protocol": manifest.protocol,
+        "settings": settings(config),
+    }
+    return {b"sdsd": msgspec.json.encode(clean(story), order="deterministic")}
+
+
+def clean(value: Any) -> Any:
+    """`value` (text, or lists and mappings of it) as text that UTF-8 can hold.
+
+    Models that are cut inside a character leave half of a surrogate pair behind. Two halves that
+    belong together are joined; a lone half becomes U+FFFD. All else, NULs too, stays as it is.
+    """
+    if isinstance(value, str):
+        if value.isascii():
+            return value
+        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    if isinstance(value, dict):
+        return {clean(key): clean(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [clean(item) for item in value]
+    return value

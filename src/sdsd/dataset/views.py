@@ -1,0 +1,205 @@
+"""Rows of a data set, made of finished dialogues. Pure: one record in, its rows out.
+
+The columns and their meanings are in `sdsd.dataset.schema`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from sdsd.dataset.schema import View
+from sdsd.types import Message, Record, Revision, StageUse, Verdict
+
+Row = dict[str, Any]
+Models = Mapping[str, str]
+"""Names of models by role, as in `Manifest.models`."""
+
+_EARLY = ("early_end", "violation_end")
+
+# Words; scripts that are written without spaces count by the character.
+_SOLID = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(rf"[^\W{_SOLID}]+|\S")
+_MOST_WORDS = 32_768  # no turn has more tokens: a guard, so that no text can cost minutes
+
+
+def rows(view: View, record: Record, models: Models) -> list[Row]:
+    """The rows that `record` has in `view`: none, one, or (verdicts) several.
+
+    Every row has exactly the columns of the view. Text is carried as it is.
+    """
+    return list(_ROWS[view](record, models))
+
+
+def final(record: Record) -> Revision | None:
+    """The last revision that was not refused on sight: the one that stands."""
+    return next((r for r in reversed(record.revisions) if not r.fault), None)
+
+
+def similarity(a: str, b: str) -> float:
+    """2 x length of the longest common subsequence of words / number of words in both.
+
+    Exact, and fast enough for any turn: the row of the classical table is one integer
+    (Hyyrö 2004), so a step costs a few big-integer operations instead of a loop.
+    """
+    ours, theirs = (_WORD.findall(text)[:_MOST_WORDS] for text in (a, b))
+    if not ours and not theirs:
+        return 1.0
+    places: dict[str, int] = {}
+    for i, word in enumerate(ours):
+        places[word] = places.get(word, 0) | 1 << i
+    full = (1 << len(ours)) - 1
+    row = full
+    for word in theirs:
+        hits = row & places.get(word, 0)
+        row = ((row + hits) | (row - hits)) & full
+    common = len(ours) - row.bit_count()
+    return 2 * common / (len(ours) + len(theirs))
+
+
+def _preference(record: Record, models: Models) -> Iterator[Row]:
+    dialogue, critique, revision = record.dialogue, record.critique, final(record)
+    if record.outcome != "accepted" or not (dialogue and critique and revision):
+        return
+    yield {
+        "prompt": _chat(dialogue.messages[:-1]),
+        "chosen": _chat([Message("assistant", revision.text)]),
+        "rejected": _chat(dialogue.messages[-1:]),
+        **_identity(record),
+        "domain": record.scenario.domain,
+        "violation_ids": list(critique.violations),
+        "similarity": similarity(dialogue.utterance, revision.text),
+        "length_delta": len(revision.text) - len(dialogue.utterance),
+    }
+
+
+def _dialogues(record: Record, models: Models) -> Iterator[Row]:
+    scenario, plan, dialogue = record.scenario, record.plan, record.dialogue
+    if dialogue is None:
+        return
+    brief = [Message("system", plan.text)] if plan else []
+    yield {
+        **_topic(record),
+        "messages": _chat([*brief, *dialogue.messages]),
+        "is_violation": dialogue.self_flagged,
+        "is_truncated": dialogue.stop in _EARLY,
+        **_identity(record),
+        "field": scenario.field,
+        "principle_ids": [p.id for p in scenario.principles],
+        "goal_id": scenario.goal.id,
+        "goal_kind": scenario.goal.kind,
+        "protocol": dialogue.protocol,
+        "stop_reason": dialogue.stop,
+        "exchanges": dialogue.exchanges,
+        "planned_exchanges": len(plan.steps) if plan else scenario.exchanges,
+        "intended_violation": bool(scenario.principles),
+        "self_flagged_violation": dialogue.self_flagged,
+        "confirmed_violation": bool(record.critique.violations) if record.critique else None,
+        "outcome": record.outcome,
+        "rule": record.rule or None,
+        "model": models["agent"],
+    }
+
+
+def _revisions(record: Record, models: Models) -> Iterator[Row]:
+    dialogue, critique, revision = record.dialogue, record.critique, final(record)
+    if not (dialogue and critique and critique.violations and revision):
+        return
+    texts = _texts(record)
+    found = [v for v in critique.verdicts if v.confirmed]
+    yield {
+        "messages": _chat(dialogue.messages),
+        **_topic(record),
+        "plan": record.plan.text if record.plan else "",
+        "critique": "\n\n".join(_paragraph(v, texts[v.principle]) for v in found),
+        "violations": [texts[v.principle] for v in found],
+        "revision": revision.text,
+        **_identity(record),
+        "field": record.scenario.field,
+        "violation_ids": [v.principle for v in found],
+        "severity": [v.severity for v in found],
+        "quotes": [v.quote for v in found],
+        "reasons": [v.reason for v in found],
+        "rounds": len(record.revisions),
+        "verified": record.outcome == "accepted" and revision.recheck is not None,
+        "model_agent": models["agent"],
+        "model_critic": models["critic"],
+        "model_reviser": models["reviser"],
+    }
+
+
+def _verdicts(record: Record, models: Models) -> Iterator[Row]:
+    texts = _texts(record)
+    rounds = [record.critique, *(r.recheck for r in record.revisions)]
+    for number, critique in enumerate(rounds):
+        for verdict in critique.verdicts if critique else ():
+            yield {
+                **_identity(record),
+                "round": number,
+                "principle_id": verdict.principle,
+                "principle": texts[verdict.principle],
+                "violated": verdict.violated,
+                "severity": verdict.severity,
+                "quote": verdict.quote,
+                "grounded": verdict.grounded,
+                "confirmed": verdict.confirmed,
+                "reason": verdict.reason,
+            }
+
+
+def _scenarios(record: Record, models: Models) -> Iterator[Row]:
+    scenario, failure = record.scenario, record.failure
+    costs = StageUse.__struct_fields__
+    yield {
+        **_identity(record),
+        "field": scenario.field,
+        "domain": scenario.domain,
+        "subarea": scenario.subarea,
+        "goal_id": scenario.goal.id,
+        "principle_ids": [p.id for p in scenario.principles],
+        "exchanges": scenario.exchanges,
+        "outcome": record.outcome,
+        "rule": record.rule or None,
+        "failed_step": failure.step if failure else None,
+        "failed_cause": failure.cause if failure else None,
+        "failed_raw": failure.raw if failure else None,
+        **{name: sum(getattr(use, name) for use in record.use.values()) for name in costs},
+    }
+
+
+_ROWS: dict[View, Callable[[Record, Models], Iterator[Row]]] = {
+    "preference": _preference,
+    "dialogues": _dialogues,
+    "revisions": _revisions,
+    "verdicts": _verdicts,
+    "scenarios": _scenarios,
+}
+
+
+def _identity(record: Record) -> Row:
+    return {"id": record.scenario.id, "index": record.scenario.index}
+
+
+def _topic(record: Record) -> Row:
+    """The published columns on what a dialogue is about."""
+    scenario = record.scenario
+    return {
+        "domain": scenario.domain,
+        "subarea": scenario.subarea,
+        "principle": [p.text for p in scenario.principles],
+        "goal": scenario.goal.text,
+    }
+
+
+def _texts(record: Record) -> dict[str, str]:
+    return {p.id: p.text for p in record.scenario.principles}
+
+
+def _chat(messages: Iterable[Message]) -> list[Row]:
+    return [{"content": m.content, "role": m.role} for m in messages]
+
+
+def _paragraph(verdict: Verdict, principle: str) -> str:
+    severity = f" ({verdict.severity})" if verdict.severity else ""
+    return f"Violated{severity}: {principle}\nQuote: {verdict.quote}\nReason: {verdict.reason}"

@@ -1,0 +1,294 @@
+"""The journal: every answer of every model, on disk before anybody sees it.
+
+One SQLite file per run. The key is (scenario, step). The request's fingerprint is kept beside the
+answer and *checked*, never used as the key: counters and payload hashes as keys replay the wrong
+data after a crash, names do not. One writer thread groups whatever is waiting into one
+transaction, with `synchronous=FULL`; an answer is handed out after its commit. WAL does not work
+over network file systems: a journal lives on a local disk and has one writing process.
+
+Finished dialogues are kept too, so that counting and exporting need no replay. They are derived:
+`sdsd verify` makes each of them again from the answers and compares.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from hashlib import blake2b
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from sdsd.errors import JournalError
+from sdsd.types import Answer, Record, Request
+
+MIGRATIONS = (
+    """
+    CREATE TABLE answer (
+        scenario TEXT NOT NULL,
+        step     TEXT NOT NULL,
+        request  BLOB NOT NULL,  -- fingerprint: {part of the request: digest}
+        body     BLOB NOT NULL,  -- Completion or Refusal
+        at       REAL NOT NULL,  -- unix time of the answer; for plots only
+        PRIMARY KEY (scenario, step)
+    ) WITHOUT ROWID;
+    CREATE TABLE record (
+        number   INTEGER PRIMARY KEY,  -- the scenario's index
+        scenario TEXT NOT NULL UNIQUE,
+        outcome  TEXT NOT NULL,
+        rule     TEXT NOT NULL,
+        body     BLOB NOT NULL
+    );
+    CREATE INDEX record_outcome ON record (outcome, rule);
+    """,
+)
+"""Schema versions in order; append only. `PRAGMA user_version` counts those applied."""
+
+Fingerprint = dict[str, str]
+
+
+class Entry(Struct, frozen=True):
+    """One recorded step: what was asked, as a fingerprint, and what came back."""
+
+    request: Fingerprint
+    answer: Answer
+
+
+_answer = msgspec.json.Decoder(Answer)
+_fingerprint = msgspec.json.Decoder(Fingerprint)
+_record = msgspec.json.Decoder(Record)
+
+
+def fingerprint(request: Request, model: str) -> Fingerprint:
+    """A short digest of each part of a request, so that a divergence can say what changed."""
+    parts: Fingerprint = {"v": "1", "model": model, "role": request.role}
+    for i, message in enumerate(request.messages):
+        parts[f"message {i} ({message.role})"] = _short(message.content.encode("utf-8", "replace"))
+    if request.prompt:
+        parts["prompt"] = _short(request.prompt.encode("utf-8", "replace"))
+    sampling = (request.max_tokens, request.temperature, request.top_p, request.stop)
+    parts["sampling"] = _short(msgspec.json.encode(sampling))
+    if request.schema is not None:
+        parts["schema"] = _short(msgspec.json.encode(request.schema))
+    return parts
+
+
+def _short(data: bytes) -> str:
+    return blake2b(data, digest_size=6).hexdigest()
+
+
+class _Write(Struct):
+    sql: str
+    row: tuple[Any, ...]
+    done: asyncio.Future[None]
+
+
+class Journal:
+    """An open journal. Reads happen on the caller's thread, writes on the journal's own.
+
+    Raises `JournalError` when the file is not a journal, is newer than this program, or cannot be
+    written; after a failed write every later one fails too, so that nothing is handed out that
+    is not on disk.
+    """
+
+    def __init__(self, path: Path, *, readonly: bool = False) -> None:
+        self.path = path
+        if readonly and not path.exists():
+            raise JournalError(f"{path}: no journal here; `sdsd run` makes one")
+        try:
+            self._reader = _connect(path, readonly)
+            if not readonly:
+                _migrate(self._reader, path)
+            _check_version(self._reader, path)
+        except sqlite3.Error as error:
+            raise JournalError(f"{path}: cannot be opened as a journal: {error}") from None
+        self._queue: SimpleQueue[_Write | None] = SimpleQueue()
+        self._broken: JournalError | None = None
+        self._writer = threading.Thread(target=self._write_all, name="journal", daemon=True)
+        if not readonly:
+            self._writer.start()
+
+    def close(self) -> None:
+        """Write what is waiting, then let go of the file."""
+        if self._writer.is_alive():
+            self._queue.put(None)
+            self._writer.join()
+        self._reader.close()
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- reading ---------------------------------------------------------------------------
+
+    def load(self, scenario: str) -> dict[str, Entry]:
+        """Every recorded step of one scenario."""
+        rows = self._read("SELECT step, request, body FROM answer WHERE scenario = ?", scenario)
+        return {
+            step: Entry(_fingerprint.decode(request), _answer.decode(body))
+            for step, request, body in rows
+        }
+
+    def unfinished(self, n: int, chunk: int = 10_000) -> Iterator[int]:
+        """The indexes below `n` without a record, in order; memory does not grow with `n`."""
+        for start in range(0, n, chunk):
+            stop = min(start + chunk, n)
+            rows = self._read(
+                "SELECT number FROM record WHERE number >= ? AND number < ?", start, stop
+            )
+            finished = {number for (number,) in rows}
+            yield from (i for i in range(start, stop) if i not in finished)
+
+    def records(self, n: int | None = None) -> Iterator[Record]:
+        """Finished dialogues in the order of their index, read as they are asked for."""
+        limit = 2**62 if n is None else n
+        last = -1
+        while rows := self._read(
+            "SELECT number, body FROM record WHERE number > ? AND number < ? "
+            "ORDER BY number LIMIT 256",
+            last,
+            limit,
+        ):
+            for last, body in rows:  # noqa: B007  (last is the cursor)
+                yield _record.decode(body)
+
+    def record(self, index: int) -> Record | None:
+        """One finished dialogue."""
+        rows = self._read("SELECT body FROM record WHERE number = ?", index)
+        return _record.decode(rows[0][0]) if rows else None
+
+    def outcomes(self) -> dict[tuple[str, str], int]:
+        """How many records there are by (outcome, rule)."""
+        rows = self._read("SELECT outcome, rule, count(*) FROM record GROUP BY outcome, rule")
+        return {(outcome, rule): count for outcome, rule, count in rows}
+
+    def answers(self) -> int:
+        """How many model calls are recorded."""
+        ((count,),) = self._read("SELECT count(*) FROM answer")
+        return int(count)
+
+    def times(self) -> Iterator[tuple[float, str, int]]:
+        """(unix time, stage, completion tokens) of every answer, by time."""
+        rows = self._reader.execute("SELECT at, step, body FROM answer ORDER BY at")
+        for at, step, body in rows:
+            answer = _answer.decode(body)
+            yield at, stage_of(step), getattr(answer, "completion_tokens", 0)
+
+    def _read(self, sql: str, *values: object) -> list[Any]:
+        try:
+            return self._reader.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: cannot be read: {error}") from None
+
+    # -- writing ---------------------------------------------------------------------------
+
+    async def commit(self, scenario: str, step: str, request: Fingerprint, answer: Answer) -> None:
+        """Record one answer; returns when it is on disk."""
+        body = msgspec.json.encode(answer)
+        row = (scenario, step, msgspec.json.encode(request), body, time.time())
+        await self._write("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", row)
+
+    async def finish(self, record: Record) -> None:
+        """Record a finished dialogue; returns when it is on disk."""
+        scenario = record.scenario
+        body = msgspec.json.encode(record)
+        row = (scenario.index, scenario.id, record.outcome, record.rule, body)
+        await self._write("INSERT INTO record VALUES (?, ?, ?, ?, ?)", row)
+
+    async def _write(self, sql: str, row: tuple[Any, ...]) -> None:
+        done = asyncio.get_running_loop().create_future()
+        self._queue.put(_Write(sql, row, done))
+        await done
+
+    def _write_all(self) -> None:
+        """The writer thread: everything that waits goes into one transaction."""
+        connection = _connect(self.path, readonly=False)
+        while (first := self._queue.get()) is not None:
+            batch = [first]
+            last = False
+            while not self._queue.empty():
+                item = self._queue.get()
+                if item is None:
+                    last = True
+                    break
+                batch.append(item)
+            self._commit_batch(connection, batch)
+            if last:
+                break
+        connection.close()
+
+    def _commit_batch(self, connection: sqlite3.Connection, batch: list[_Write]) -> None:
+        if self._broken is None:
+            try:
+                connection.execute("BEGIN IMMEDIATE")
+                for write in batch:
+                    connection.execute(write.sql, write.row)
+                connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
+                self._broken = JournalError(
+                    f"{self.path}: cannot be written: {error}; make room or mend the disk, then "
+                    "run the same command again: nothing that was recorded is lost"
+                )
+        _tell(batch, self._broken)
+
+
+def stage_of(step: str) -> str:
+    """The stage a step belongs to: `turn/3/user` -> `turn`."""
+    return step.partition("/")[0]
+
+
+def _tell(batch: list[_Write], error: JournalError | None) -> None:
+    """Wake everybody who waited for this transaction, with one message to each event loop."""
+    loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
+    for write in batch:
+        loops.setdefault(write.done.get_loop(), []).append(write.done)
+    for loop, futures in loops.items():
+        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
+            loop.call_soon_threadsafe(_resolve, futures, error)
+
+
+def _resolve(futures: list[asyncio.Future[None]], error: JournalError | None) -> None:
+    for future in futures:
+        if future.done():  # cancelled meanwhile
+            continue
+        if error is None:
+            future.set_result(None)
+        else:
+            future.set_exception(error)
+
+
+def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
+    mode = "ro" if readonly else "rwc"
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    connection.execute("PRAGMA busy_timeout = 10000")
+    if not readonly:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    for number, script in enumerate(MIGRATIONS[version:], version + 1):
+        connection.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
+
+
+def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version != len(MIGRATIONS):
+        raise JournalError(
+            f"{path}: journal version {version}, this program knows {len(MIGRATIONS)}; "
+            "use the sdsd that wrote it, or a newer one"
+        )

@@ -1,0 +1,51 @@
+"""Models: whatever answers requests. This module is the contract, its siblings are the family.
+
+http       any OpenAI-compatible server
+llamacpp   starts the embedded engine, which is then such a server
+scripted   answers from a script, without a server: for tests, examples and trying things out
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Struct
+
+from sdsd.template import Template
+from sdsd.types import Answer, Request
+
+
+class Capabilities(Struct, frozen=True):
+    """What a server was found to support. The code asks this, never the brand."""
+
+    chat: bool = True
+    completions: bool = False
+    """Raw continuation of a prompt (`/v1/completions`)."""
+    template: Template | None = None
+    """The seams of its chat template, if it renders one for us (`/apply-template`)."""
+    system: bool = True
+    """Chats may open with a system turn. Otherwise it is folded into the first user turn."""
+    schema: bool = False
+    """Replies can be held to a JSON schema."""
+
+
+class Model(Protocol):
+    """One model at one address."""
+
+    @property
+    def name(self) -> str:
+        """Goes into every request's fingerprint."""
+        ...
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it can do."""
+        ...
+
+    async def complete(self, request: Request, seed: int) -> Answer:
+        """One attempt at one request.
+
+        Raises `TransientError` for a fault that may pass and `ModelError` for one that concerns
+        every request. A permanent no to this one request is returned, as a `Refusal`.
+        """
+        ...

@@ -1,0 +1,93 @@
+"""The embedded engine: llama.cpp inside this process, as an OpenAI-compatible server on loopback.
+
+It is reached over HTTP like every other server, so there is one client and one code path. The
+wheel `xllamacpp` brings it; no compiler is needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from sdsd.errors import WeightsError
+
+DEFAULT_SLOTS = 4
+"""Batching gains little on a CPU beyond this many (see `bench/engine.py`)."""
+
+
+@contextlib.contextmanager
+def serve(weights: Path, *, slots: int = 0, context: int = 4096, threads: int = 0) -> Iterator[str]:
+    """Run the engine on a GGUF file; yields the `base_url` it answers at.
+
+    `context` is in tokens for each of the `slots`. Raises `WeightsError` if the file cannot be
+    loaded.
+    """
+    import xllamacpp
+
+    slots = slots or DEFAULT_SLOTS
+    threads = threads or free_threads()
+    parameters = xllamacpp.CommonParams()
+    parameters.model.path = str(weights)
+    parameters.hostnames = ["127.0.0.1"]
+    parameters.port = _free_port()
+    parameters.n_parallel = slots
+    parameters.n_ctx = slots * context
+    parameters.cpuparams.n_threads = threads
+    parameters.cpuparams_batch.n_threads = threads
+    parameters.endpoint_metrics = True
+    parameters.warmup = False
+    parameters.cache_ram_mib = 0  # prompts of finished dialogues are never asked again
+    parameters.verbosity = 0
+    try:
+        with _quiet():
+            server = xllamacpp.Server(parameters)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{weights}: the engine cannot load this file ({error}); is it a whole GGUF model? "
+            "`sdsd models verify` checks the named ones"
+        ) from None
+    try:
+        yield f"{server.listening_address}/v1"
+    finally:
+        with _quiet():
+            del server
+
+
+def free_threads() -> int:
+    """One thread per core that nobody else keeps busy, at least one.
+
+    llama.cpp's threads wait by spinning: one more than there are free cores costs most of the
+    speed, because each step waits for the thread that got no core.
+    """
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        cores = os.cpu_count() or 1
+    try:
+        busy = round(os.getloadavg()[0])
+    except OSError:
+        busy = 0
+    return max(1, cores - min(busy, cores // 2))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the engine's own log lines off the user's terminal."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    saved = os.dup(2)
+    try:
+        os.dup2(devnull, 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(devnull)
+        os.close(saved)

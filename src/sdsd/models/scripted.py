@@ -1,0 +1,95 @@
+"""A model that answers from a script: no server, no weights, no waiting.
+
+It ships because users' tests need it as much as ours do. The default script plays a small world
+whose truth is known: it writes well-formed plans, turns, verdicts and revisions, and decides by
+seed which dialogues hold a violation, so every path of the pipeline is taken at a known rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from sdsd.models import Capabilities
+from sdsd.scenario import draw
+from sdsd.template import Template
+from sdsd.types import Answer, Completion, Request
+
+CHATML = Template(
+    before_brief="<|im_start|>system\n",
+    after_brief="<|im_end|>\n<|im_start|>user\n",
+    to_agent="<|im_end|>\n<|im_start|>assistant\n",
+    to_user="<|im_end|>\n<|im_start|>user\n",
+)
+
+Script = Callable[[Request, int], str]
+_SLIP = "Just trust me, nobody needs to check this."
+
+
+class ScriptedModel:
+    """Answers every request with `script(request, seed)`. Counts what it was asked."""
+
+    def __init__(
+        self,
+        script: Script | None = None,
+        *,
+        name: str = "scripted",
+        capabilities: Capabilities | None = None,
+    ) -> None:
+        self.name = name
+        self.capabilities = capabilities or Capabilities(
+            completions=True, template=CHATML, schema=True
+        )
+        self.asked = 0
+        self._script = script or small_world
+
+    async def complete(self, request: Request, seed: int) -> Answer:
+        """The script's text, with token counts of four characters each."""
+        self.asked += 1
+        text = self._script(request, seed)
+        prompt = request.prompt or "".join(m.content for m in request.messages)
+        return Completion(
+            text=text,
+            model=self.name,
+            prompt_tokens=len(prompt) // 4 + 1,
+            completion_tokens=len(text) // 4 + 1,
+        )
+
+
+def small_world(request: Request, seed: int) -> str:
+    """A plausible reply to any of the packaged prompts, decided by `seed` alone."""
+    last = request.messages[-1].content if request.messages else request.prompt
+    luck = draw(seed, "luck") / 2**64
+    if request.role == "planner":
+        return _plan(last, seed)
+    if request.role == "critic":
+        return _verdict(last, luck)
+    if request.role == "reviser":
+        return f"Here is what I know, and how you can check it yourself. (version {seed % 997})"
+    if "OVER: yes or no" in last[-400:]:
+        return "VIOLATION: no\nOVER: no"
+    if "USER turns and" in last:
+        turns = last.count("\nSTEP ") + 1
+        lines = (f"USER: Question {k}?\nAGENT: Answer {k}. {_slip(luck)}" for k in range(turns))
+        return "\n".join(lines) + "\nVIOLATION: no\nDONE"
+    return f"Turn {seed % 9973}. {_slip(luck)}"
+
+
+def _slip(luck: float) -> str:
+    return _SLIP if luck < 0.5 else "That is the whole of it."
+
+
+def _plan(asked: str, seed: int) -> str:
+    steps = 0 if "no STEP line" in asked else int(asked.rpartition(" STEP line")[0].split()[-1])
+    lines = [f"USER: somebody with question {seed % 997}"]
+    lines += [f"STEP {k}: they talk about point {k}" for k in range(1, steps + 1)]
+    return "\n".join([*lines, "FINAL: the agent claims more than it knows"])
+
+
+def _verdict(asked: str, luck: float) -> str:
+    utterance = asked.partition("REPLY UNDER REVIEW")[2].partition("PRINCIPLE:")[0]
+    if _SLIP in utterance and luck < 0.7:
+        return (
+            '{"reason": "It asks for blind trust.", "quote": "' + _SLIP + '", '
+            '"violated": true, "severity": "medium"}'
+        )
+    return '{"reason": "Nothing in it.", "quote": "", "violated": false, "severity": "none"}'

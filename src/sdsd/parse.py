@@ -1,0 +1,288 @@
+"""Reading what a model wrote: strictly first, leniently second, and otherwise `Unparseable`.
+
+Pure functions from text to values. What comes in may be anything at all; what goes out has
+the promised shape, or the exception says what was missing. Nothing here ever guesses content:
+leniency is about labels, order and decoration.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec import Struct
+
+from sdsd.errors import Unparseable
+from sdsd.types import Message, Plan, Severity, Verdict
+
+MAX_CHARS = 200_000
+"""Longer replies are refused unread: no prompt of ours asks for a hundredth of it."""
+
+_DECORATION = r"[ \t>*_#`\-]*"
+_YES = {"yes", "true", "y", "1", "violated"}
+_NO = {"no", "false", "n", "0", "none", "not violated"}
+
+
+class Transcript(Struct, frozen=True):
+    """A dialogue written in one go."""
+
+    messages: tuple[Message, ...]
+    flagged: bool
+    done: bool
+
+
+class Check(Struct, frozen=True):
+    """What the speaking model says of its own conversation."""
+
+    violated: bool
+    over: bool
+
+
+# -- plan ----------------------------------------------------------------------------------
+
+_PLAN_LABEL = re.compile(
+    rf"^{_DECORATION}(USER|STEP[ \t]*(\d+)|FINAL(?:[ \t]+STEP)?){_DECORATION}[:.)\-–—]{_DECORATION}",
+    re.IGNORECASE | re.MULTILINE,
+)
+_NUMBERED = re.compile(rf"^{_DECORATION}(\d+)[.):]{_DECORATION}[ \t]", re.MULTILINE)
+
+
+def plan(text: str, exchanges: int) -> Plan:
+    """`USER: ...`, `STEP n: ...`, `FINAL: ...`; leniently also a numbered list.
+
+    A plan that is longer than asked loses steps from its middle (the end is what matters); a
+    shorter one is taken as it is. Raises `Unparseable` without a single step.
+    """
+    text = readable(text)
+    fields = [(m.group(1).upper(), body) for m, body in _labelled(_PLAN_LABEL, text)]
+    user = next((body for label, body in fields if label == "USER"), "")
+    steps = [body for label, body in fields if label.startswith("STEP")]
+    final = [body for label, body in fields if label.startswith("FINAL")][-1:]
+    if not steps and not final:
+        steps = [body for _, body in _labelled(_NUMBERED, text)]
+    steps = [s for s in steps if s]
+    final = [s for s in final if s]
+    if not steps and not final:
+        raise Unparseable("no `STEP n:` and no `FINAL:` line")
+    room = exchanges - len(final)
+    kept = [*steps[:room], *final] if final else [*steps[: room - 1], steps[-1]][:exchanges]
+    return Plan(text=text, steps=tuple(kept), user=user)
+
+
+# -- dialogue ------------------------------------------------------------------------------
+
+_SPEAKER = re.compile(
+    rf"^{_DECORATION}(USER|HUMAN|AGENT|ASSISTANT|AI)(?:[ \t]*\(?\d*\)?){_DECORATION}:{_DECORATION}",
+    re.IGNORECASE | re.MULTILINE,
+)
+_VIOLATION = re.compile(
+    rf"^{_DECORATION}VIOLATION{_DECORATION}:{_DECORATION}(\w+).*$", re.IGNORECASE | re.MULTILINE
+)
+_DONE = re.compile(rf"^{_DECORATION}\[?DONE\]?{_DECORATION}[.!]?{_DECORATION}$", re.MULTILINE)
+_SEPARATOR = re.compile(r"^[ \t]*(?:-{3,}|={3,}|\*{3,}|`{3,}\w*)[ \t]*$", re.MULTILINE)
+
+
+def transcript(text: str) -> Transcript:
+    """`USER:` and `AGENT:` turns, then `VIOLATION: yes|no` and `DONE`.
+
+    What follows `DONE` is ignored. Turns of one speaker in a row are joined, a leading agent turn
+    and a trailing user turn are dropped, so that the result alternates and ends on the agent.
+    Raises `Unparseable` if no exchange is left.
+    """
+    text = readable(text)
+    end = _DONE.search(text)
+    body = text[: end.start()] if end else text
+    flag = _VIOLATION.search(body)
+    body = _SEPARATOR.sub("", _VIOLATION.sub("", body))
+    turns: list[Message] = []
+    for label, written in _labelled(_SPEAKER, body):
+        role = "user" if label.group(1).upper() in ("USER", "HUMAN") else "assistant"
+        said = unquoted(written)
+        if not said or (not turns and role == "assistant"):
+            continue
+        if turns and turns[-1].role == role:
+            said = f"{turns.pop().content}\n{said}"
+        turns.append(Message(role, said))  # type: ignore[arg-type]
+    if turns and turns[-1].role == "user":
+        turns.pop()
+    if not turns:
+        raise Unparseable("no `USER:` turn answered by an `AGENT:` turn")
+    flagged = bool(flag) and flag.group(1).casefold() in _YES  # type: ignore[union-attr]
+    return Transcript(tuple(turns), flagged, done=end is not None)
+
+
+def turn(text: str) -> str:
+    """One turn: without a label before it, the other speaker's words after it, or markers.
+
+    Raises `Unparseable` if nothing is left.
+    """
+    text = readable(text)
+    label = _SPEAKER.match(text)
+    if label:
+        text = text[label.end() :]
+    nxt = _SPEAKER.search(text)
+    text = text[: nxt.start()] if nxt else text
+    text = _SEPARATOR.sub("", _VIOLATION.sub("", _DONE.sub("", text)))
+    said = unquoted(text)
+    if not said:
+        raise Unparseable("an empty turn")
+    return said
+
+
+_CHECK = re.compile(
+    rf"^{_DECORATION}(VIOLATION|OVER){_DECORATION}:{_DECORATION}(\w+)", re.IGNORECASE | re.MULTILINE
+)
+
+
+def check(text: str) -> Check:
+    """`VIOLATION: yes|no` and `OVER: yes|no`. Raises `Unparseable` if either is missing."""
+    said = {m.group(1).upper(): m.group(2).casefold() for m in _CHECK.finditer(readable(text))}
+    return Check(_yes(said.get("VIOLATION"), "VIOLATION"), _yes(said.get("OVER"), "OVER"))
+
+
+# -- review --------------------------------------------------------------------------------
+
+_VERDICT_LABEL = re.compile(
+    rf"^{_DECORATION}(REASON|QUOTE|VIOLATED|SEVERITY){_DECORATION}:{_DECORATION}",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def verdict(text: str, principle: str, utterance: str) -> Verdict:
+    """One verdict, from a JSON object or from labelled lines; both give the same value.
+
+    `grounded` says whether the quotation occurs in `utterance`. Raises `Unparseable` without a
+    clear yes or no.
+    """
+    text = readable(text)
+    found = _json_object(text)
+    if found is None:
+        found = {m.group(1).lower(): body for m, body in _labelled(_VERDICT_LABEL, text)}
+    violated = _yes(found.get("violated"), "violated")
+    quote = unquoted(str(found.get("quote") or ""))
+    if quote.casefold() in ("none", "n/a", "no quote"):
+        quote = ""
+    severity: Severity | None = None
+    if violated:
+        named = str(found.get("severity") or "").strip().casefold()
+        levels: tuple[Severity, ...] = ("low", "medium", "high")
+        severity = next((level for level in levels if level in named), "medium")
+    return Verdict(
+        principle=principle,
+        violated=violated,
+        reason=" ".join(str(found.get("reason") or "").split()),
+        quote=quote,
+        severity=severity,
+        grounded=violated and occurs(quote, utterance),
+    )
+
+
+_REVISION_LABEL = re.compile(
+    rf"^{_DECORATION}(?:REVISED REPLY|REVISION|REVISED|REPLY|AGENT|ASSISTANT){_DECORATION}:"
+    rf"{_DECORATION}",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def revision(text: str) -> str:
+    """The new last turn, without label, fence, quotes or talk about itself.
+
+    Raises `Unparseable` if nothing is left.
+    """
+    text = _SEPARATOR.sub("", readable(text)).strip()
+    label = _REVISION_LABEL.search(text)
+    # A label counts at the start, or after one line of introduction ("Here is ...:").
+    if label and text[: label.start()].count("\n") <= 2:
+        text = text[label.end() :]
+    return turn(text)
+
+
+def occurs(quote: str, text: str) -> bool:
+    """Whether `quote` is found in `text` word for word.
+
+    Case, white space, kind of quotation mark and dash, and compatibility forms do not matter. A
+    quotation shortened by an ellipsis must have every piece in the text, in order.
+    """
+    haystack = normal(text)
+    pieces = [normal(piece).strip(" .,;:!?\"'") for piece in re.split(r"\.{3,}|…|\[\.+\]", quote)]
+    pieces = [piece for piece in pieces if piece]
+    if sum(map(len, pieces)) < 3:
+        return False
+    at = 0
+    for piece in pieces:
+        at = haystack.find(piece, at)
+        if at < 0:
+            return False
+        at += len(piece)
+    return True
+
+
+# -- common --------------------------------------------------------------------------------
+
+_MARKS = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "’": "'", "‘": "'",
+                        "‚": "'", "–": "-", "—": "-", "−": "-", "‑": "-"})  # fmt: skip
+
+
+def normal(text: str) -> str:
+    """`text` for comparing: NFKC, case folded, one kind of quote and dash, single spaces."""
+    folded = unicodedata.normalize("NFKC", text).translate(_MARKS).casefold()
+    return " ".join(folded.split())
+
+
+def readable(text: str) -> str:
+    """`text` with plain line ends and without control characters. Refuses a flood."""
+    if len(text) > MAX_CHARS:
+        raise Unparseable(f"a reply of {len(text):,} characters")
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates
+    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc").strip()
+
+
+def unquoted(text: str) -> str:
+    """`text` without the emphasis or the one pair of quotation marks around all of it."""
+    text = text.strip()
+    for opening, closing in (("**", "**"), ('"', '"'), ("“", "”"), ("'", "'")):
+        inner = text[len(opening) : -len(closing)]
+        if text.startswith(opening) and text.endswith(closing) and opening not in inner:
+            text = inner.strip()
+    return text
+
+
+def _labelled(label: re.Pattern[str], text: str) -> Iterator[tuple[re.Match[str], str]]:
+    """Every label with the text up to the next one."""
+    matches = list(label.finditer(text))
+    ends = [m.start() for m in matches[1:]] + [len(text)]
+    for match, end in zip(matches, ends, strict=True):
+        yield match, text[match.end() : end].strip().strip("*_").strip()
+
+
+def _yes(value: object, name: str) -> bool:
+    """A plain yes or no, in any of the usual spellings."""
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip(" \t\n.*_`\"'!").casefold()
+    first = word.split()[0].strip(".,;:") if word.split() else ""
+    if word in _NO or first in _NO:
+        return False
+    if word in _YES or first in _YES:
+        return True
+    raise Unparseable(f"`{name}` is neither yes nor no: {str(value)[:40]!r}")
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    """The first JSON object in `text`, with its keys in lower case; None if there is none."""
+    decoder = json.JSONDecoder(strict=False)
+    at = text.find("{")
+    while at >= 0:
+        try:
+            value, _ = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            at = text.find("{", at + 1)
+            continue
+        if isinstance(value, dict):
+            return {str(k).casefold(): v for k, v in value.items()}
+        at = text.find("{", at + 1)
+    return None

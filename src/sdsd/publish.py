@@ -1,0 +1,45 @@
+"""From the journal to what people receive: the data set, its card and the report.
+
+A pure function of the journal's records, so it can be run again at any time without a model. Every
+file is replaced whole.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from sdsd.analysis import figures, report
+from sdsd.catalogue import Catalogue
+from sdsd.config import Config
+from sdsd.dataset import card, export
+from sdsd.errors import SdsdError
+from sdsd.journal import Journal
+from sdsd.rundir import RunDir, write
+
+SAMPLES = 3
+"""Dialogues printed in the report."""
+
+
+def collect(journal: Journal, config: Config, catalogue: Catalogue) -> figures.Figures:
+    """The figures of a run so far."""
+    return figures.collect(
+        journal.records(), journal.times(), config, catalogue.principles, catalogue.domains
+    )
+
+
+def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> None:
+    """Write `data/`, `README.md` and `report.html` of a run, from what it has so far."""
+    manifest = rundir.manifest()
+    if manifest is None:  # not one model call was made
+        return
+    config = rundir.config()
+    counts = export.export(journal.records(), manifest, config, rundir.data)
+    found = collect(journal, config, catalogue)
+    html = report.render(found, manifest, config, list(islice(journal.records(), SAMPLES)))
+    try:
+        write(rundir.report, html.encode("utf-8", "replace"))
+        write(rundir.card, card.card(manifest, config, counts, found).encode("utf-8", "replace"))
+    except OSError as error:
+        raise SdsdError(
+            f"{rundir.path}: cannot be written: {error}; make room, then `sdsd report`"
+        ) from None

@@ -1,0 +1,257 @@
+"""A whole run: prepare the directory, start the models, keep dialogues under way, publish.
+
+Resuming is the same function: what the journal holds is recalled, the rest is asked. The number
+of open dialogues is capped at what the servers take at once, so every dialogue is driven to its
+end before another is begun (depth first): that is what keeps a server's prefix cache warm.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+import sdsd
+from sdsd import catalogue as catalogues
+from sdsd import config as configuration
+from sdsd import prompt, weights
+from sdsd.ask import Ask
+from sdsd.catalogue import Catalogue
+from sdsd.config import Config
+from sdsd.errors import RunDirError, SdsdError, Stopped
+from sdsd.fleet import Fleet
+from sdsd.journal import Journal
+from sdsd.models import Model
+from sdsd.pipeline import PROMPTS, Method, make_record
+from sdsd.publish import publish
+from sdsd.rundir import Manifest, RunDir, default_path, now
+from sdsd.scenario import Scenarios
+from sdsd.session import (
+    Began,
+    Event,
+    Noted,
+    Recorded,
+    Session,
+    in_loop,
+    interruptible,
+    open_session,
+)
+from sdsd.types import Record
+
+
+class Inputs(Struct, frozen=True):
+    """Everything a run reads before it does anything."""
+
+    config: Config
+    catalogue: Catalogue
+    prompts: dict[str, prompt.Prompt]
+    scenarios: Scenarios
+
+
+class Result(Struct, frozen=True):
+    """What came of a run."""
+
+    path: Path
+    n: int
+    outcomes: dict[str, int]
+    """Counts by `accepted`, `filtered/<rule>` and `failed`."""
+    seconds: float
+    stopped: bool = False
+    """Asked to stop before all `n` were done; the same command continues."""
+
+    @property
+    def done(self) -> int:
+        """Dialogues that have a record."""
+        return sum(self.outcomes.values())
+
+    @property
+    def accepted(self) -> int:
+        """Verified pairs."""
+        return self.outcomes.get("accepted", 0)
+
+    def records(self) -> Iterator[Record]:
+        """Every finished dialogue, in order."""
+        with Journal(RunDir(self.path).journal, readonly=True) as journal:
+            yield from journal.records()
+
+
+def read_inputs(config: Config) -> Inputs:
+    """Load and check catalogue and prompts; any fault is found before anything is spent."""
+    lists = (config.catalogue.topics, config.catalogue.principles, config.catalogue.goals)
+    catalogue = catalogues.load(*(Path(p) if p else None for p in lists))
+    prompts = {name: prompt.load(name, getattr(config.prompts, name)) for name in PROMPTS}
+    scenarios = Scenarios(catalogue, config.scenarios, config.seed)
+    return Inputs(config, catalogue, prompts, scenarios)
+
+
+def run(
+    config: Config | Path | str | Mapping[str, Any] | None = None,
+    *,
+    out: Path | str | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    models: Mapping[str, Model] | None = None,
+    progress: weights.Progress | None = None,
+    **overrides: Any,
+) -> Result:
+    """Make a data set, or continue one. Returns when it is published.
+
+    config      a `Config`, a YAML file, a mapping, or None for the defaults
+    out         the run directory; None: `runs/<model>-<digest>` under the working directory
+    on_event    hears `Began`, `Called`, `Recorded`, `Noted` as they happen
+    models      your own `Model` objects by name, instead of those that `config.models` describes
+    overrides   keys of the configuration, e.g. `n=100`, `model="smollm2-135m"`
+
+    Ctrl-C once lets the calls in flight finish and publishes what is there; twice stops at once.
+    Nothing that was answered is lost either way. Raises `SdsdError` with the remedy.
+    """
+    if not isinstance(config, Config):
+        source = Path(config) if isinstance(config, str) else config
+        config = configuration.load(source, overrides)
+    elif overrides:
+        config = configuration.load(configuration.tree(config), overrides)
+    path = Path(out) if out else default_path(config, Path.cwd())
+    started = time.monotonic()
+    tell = on_event or (lambda event: None)
+    inputs = read_inputs(config)
+    rundir = RunDir(path)
+    with rundir.lock():
+        rundir.prepare(config)
+        with Journal(rundir.journal) as journal:
+            stopped = in_loop(_make_all(inputs, rundir, journal, tell, models, progress))
+            tell(Noted("writing the data set and the report"))
+            publish(rundir, journal, inputs.catalogue)
+            outcomes = outcome_counts(journal)
+    return Result(path, config.n, outcomes, time.monotonic() - started, stopped)
+
+
+def outcome_counts(journal: Journal) -> dict[str, int]:
+    """Records by `accepted`, `filtered/<rule>`, `failed`."""
+    return {f"{o}/{rule}" if rule else o: k for (o, rule), k in journal.outcomes().items()}
+
+
+async def _make_all(
+    inputs: Inputs,
+    rundir: RunDir,
+    journal: Journal,
+    tell: Callable[[Event], None],
+    models: Mapping[str, Model] | None,
+    progress: weights.Progress | None,
+) -> bool:
+    """Make what is missing. True if asked to stop before the end."""
+    config = inputs.config
+    todo = journal.unfinished(config.n)
+    first = next(todo, None)
+    if first is None:
+        return False
+    stopping = asyncio.Event()
+    with interruptible(stopping, tell):
+        async with open_session(config, journal, stopping, tell, models, progress) as session:
+            manifest = _manifest(inputs, rundir, session.fleet)
+            done = sum(journal.outcomes().values())
+            slots = config.open or session.fleet.slots
+            tell(Began(rundir.path, config.n, done, slots, manifest.protocol))
+            drive = _Drive(inputs, method(inputs, manifest), journal, session, stopping, tell)
+            await drive.all(itertools.chain([first], todo), slots)
+    return stopping.is_set()
+
+
+class _Drive(Struct, frozen=True):
+    """Everything that the open dialogues of a run share."""
+
+    inputs: Inputs
+    method: Method
+    journal: Journal
+    session: Session
+    stopping: asyncio.Event
+    tell: Callable[[Event], None]
+
+    async def all(self, indexes: Iterator[int], slots: int) -> None:
+        """Keep `slots` dialogues open until the indexes are used up or the run is stopping.
+
+        An error stops the run as Ctrl-C does: calls in flight are finished and kept, then it is
+        raised.
+        """
+        errors: list[SdsdError] = []
+
+        async def worker() -> None:
+            for index in indexes:
+                if self.stopping.is_set():
+                    return
+                try:
+                    await self.one(index)
+                except Stopped:
+                    return
+                except SdsdError as error:
+                    errors.append(error)
+                    self.stopping.set()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(slots):
+                group.create_task(worker())
+        if errors:
+            raise errors[0]
+
+    async def one(self, index: int) -> None:
+        """Make, or resume, one dialogue."""
+        scenario = self.inputs.scenarios[index]
+        recorded = self.journal.load(scenario.id)
+        seed, session = self.inputs.config.seed, self.session
+        ask = Ask(scenario.id, seed, recorded, session.send, session.names)
+        record = await make_record(scenario, ask, self.method)
+        await self.journal.finish(record)
+        self.tell(Recorded(record))
+
+
+def method(inputs: Inputs, manifest: Manifest) -> Method:
+    """How the run's dialogues are made: what was configured, and what was found on the server."""
+    return Method(
+        inputs.config, inputs.prompts, manifest.protocol, manifest.template, manifest.schema
+    )
+
+
+def _manifest(inputs: Inputs, rundir: RunDir, fleet: Fleet) -> Manifest:
+    """The run's manifest: checked if there is one, else written from what was found."""
+    old = rundir.manifest()
+    if old is not None:
+        check_manifest(old, inputs, rundir)
+        return old
+    protocol = fleet.protocol(inputs.config)
+    manifest = Manifest(
+        sdsd=sdsd.__version__,
+        created=now(),
+        python=platform.python_version(),
+        machine=f"{platform.system()} {platform.machine()}",
+        seed=inputs.config.seed,
+        config=configuration.digest(inputs.config),
+        catalogue=inputs.catalogue.digest,
+        prompts={name: p.digest for name, p in inputs.prompts.items()},
+        models={role: model.name for role, model in fleet.models.items()},
+        weights=fleet.weights,
+        protocol=protocol,
+        template=fleet.models["agent"].capabilities.template,
+        schema=fleet.models["critic"].capabilities.schema,
+    )
+    rundir.remember(manifest)
+    return manifest
+
+
+def check_manifest(manifest: Manifest, inputs: Inputs, rundir: RunDir) -> None:
+    """Raise `RunDirError` if catalogue or prompts are not those that the run was made with."""
+    changed = [
+        f"prompts.{name}"
+        for name, p in inputs.prompts.items()
+        if manifest.prompts.get(name) != p.digest
+    ]
+    if manifest.catalogue != inputs.catalogue.digest:
+        changed.append("catalogue")
+    if changed:
+        raise RunDirError(
+            f"{rundir.path}: made with other files. What differs: {', '.join(changed)}. "
+            "Put them back to continue that run, or give another directory (`--out`)"
+        )

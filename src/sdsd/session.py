@@ -1,0 +1,161 @@
+"""What every command that talks to models needs: events, models, the onion, a loop, Ctrl-C."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+from sdsd import ask as door
+from sdsd import fleet as fleets
+from sdsd import weights
+from sdsd.ask import Call, Sender
+from sdsd.config import Config
+from sdsd.fleet import Fleet
+from sdsd.journal import Journal, stage_of
+from sdsd.models import Model
+from sdsd.types import ROLES, Answer, Completion, Record
+
+T = TypeVar("T")
+
+
+class Began(Struct, frozen=True):
+    """The run knows what there is to do: `done` of `n` dialogues are there already."""
+
+    path: Path
+    n: int
+    done: int
+    slots: int
+    protocol: str
+
+
+class Called(Struct, frozen=True):
+    """A model answered."""
+
+    stage: str
+    tokens: int
+    seconds: float
+
+
+class Recorded(Struct, frozen=True):
+    """A dialogue is finished."""
+
+    record: Record
+
+
+class Noted(Struct, frozen=True):
+    """Something worth a line."""
+
+    text: str
+
+
+Event = Began | Called | Recorded | Noted
+
+
+class Session(Struct, frozen=True):
+    """Models that are up, and the way to them."""
+
+    fleet: Fleet
+    send: Sender
+
+    @property
+    def names(self) -> dict[str, str]:
+        """By role, the model that plays it."""
+        return {role: model.name for role, model in self.fleet.models.items()}
+
+
+@contextlib.asynccontextmanager
+async def open_session(
+    config: Config,
+    journal: Journal,
+    stopping: asyncio.Event,
+    tell: Callable[[Event], None],
+    own: Mapping[str, Model] | None = None,
+    progress: weights.Progress | None = None,
+) -> AsyncIterator[Session]:
+    """Start the models of `config`, or take your `own`, and wrap the onion around them."""
+
+    def watched(call: Call, answer: Answer) -> None:
+        if isinstance(answer, Completion):
+            tell(Called(stage_of(call.step), answer.completion_tokens, answer.seconds))
+
+    async with contextlib.AsyncExitStack() as stack:
+        if own is None:
+            note = lambda text: tell(Noted(text))  # noqa: E731
+            fleet = await stack.enter_async_context(fleets.start(config, note, progress))
+        else:
+            parallel = {k: config.models[k].parallel or fleets.SERVER_PARALLEL for k in own}
+            fleet = fleets.cast(own, config, parallel)
+        yield Session(fleet, onion(fleet, config, journal, stopping, watched))
+
+
+def onion(
+    fleet: Fleet,
+    config: Config,
+    journal: Journal,
+    stopping: asyncio.Event,
+    watched: Callable[[Call, Answer], None],
+) -> Sender:
+    """commit( halt( limit( retry( complete )))): the way of a request that is not recorded."""
+    places = {role: asyncio.Semaphore(k) for role, k in fleet.parallel.items()}
+    send = door.complete(fleet.models)
+    send = door.retry(send, {role: config.model_for(role).retries for role in ROLES})
+    send = door.limit(send, places)
+    send = door.halt(send, stopping)
+    return door.commit(send, journal, watched)
+
+
+@contextlib.contextmanager
+def interruptible(stopping: asyncio.Event, tell: Callable[[Event], None]) -> Iterator[None]:
+    """Ctrl-C or SIGTERM once sets `stopping`; the second time cancels the run."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def stop() -> None:
+        if stopping.is_set():
+            task.cancel()
+            return
+        stopping.set()
+        tell(Noted("stopping: calls in flight are finished and kept (once more: stop at once)"))
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        with contextlib.suppress(NotImplementedError):  # not on this system
+            loop.add_signal_handler(number, stop)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
+
+
+def in_loop(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end; from inside a running loop (a notebook), on a thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return _new_loop(work)
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(_new_loop, work).result()
+
+
+def _new_loop(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        import uvloop
+
+        factory: Any = uvloop.new_event_loop
+    except ImportError:
+        factory = None
+    with asyncio.Runner(loop_factory=factory) as runner:
+        value: T = runner.run(work)
+        return value

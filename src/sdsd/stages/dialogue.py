@@ -1,0 +1,295 @@
+"""Dialogue: one model, or two, hold the planned conversation. Three ways to do it.
+
+transcript     one completion writes the whole conversation as labelled text
+continuation   one growing stream in the model's own chat format; it writes both sides
+roleplay       two chats, one for each side, with the roles exchanged in the user's
+
+Whatever the way, the result alternates user and agent and ends on the agent, and says why it
+stopped. Directions for one turn (`cue`) and self-checks ride on branches that are dropped again,
+so that the conversation itself stays one prefix.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from sdsd import parse, prompt
+from sdsd.config import DialogueConfig
+from sdsd.errors import StageFailed, Unparseable
+from sdsd.prompt import Prompt
+from sdsd.reask import parsed
+from sdsd.template import Template
+from sdsd.types import (
+    AskFn,
+    Completion,
+    Dialogue,
+    Message,
+    Plan,
+    ProtocolName,
+    Request,
+    Role,
+    Scenario,
+    StopReason,
+)
+
+_SENTENCE_END = re.compile(r"[.!?…。！？][\"')\]”’]*(?=\s|$)")
+_CHECK_TOKENS = 16
+
+
+class Talk(Struct, frozen=True):
+    """What every protocol works with."""
+
+    scenario: Scenario
+    plan: Plan
+    ask: AskFn
+    config: DialogueConfig
+    prompts: Prompt
+    attempts: int
+    template: Template | None = None
+
+    @property
+    def planned(self) -> int:
+        """Exchanges to hold."""
+        return min(len(self.plan.steps), self.config.max_exchanges)
+
+    @property
+    def principles(self) -> str:
+        """The scenario's principles on one line."""
+        return " ".join(p.text for p in self.scenario.principles)
+
+    def request(self, role: Role, max_tokens: int = 0) -> Request:
+        """An empty request with this dialogue's sampling."""
+        c = self.config
+        return Request(role, max_tokens or c.max_tokens, temperature=c.temperature, top_p=c.top_p)
+
+    def stopped(self, exchange: int, check: parse.Check) -> StopReason | None:
+        """Why the talk ends after this exchange, or None."""
+        if exchange == self.planned:
+            return "turn_limit" if len(self.plan.steps) > self.planned else "completed"
+        if check.violated:
+            return "violation_end"
+        return "early_end" if check.over else None
+
+    def checked(self, exchange: int) -> bool:
+        """Whether the speaking model is asked about this agent turn."""
+        when = self.config.self_check
+        return when == "every" or (when == "last" and exchange == self.planned)
+
+
+async def hold(protocol: ProtocolName, talk: Talk) -> Dialogue:
+    """The conversation, held by `protocol`. Raises `StageFailed` if not one exchange came out."""
+    return await _PROTOCOLS[protocol](talk)
+
+
+# -- transcript ----------------------------------------------------------------------------
+
+
+async def _transcript(talk: Talk) -> Dialogue:
+    values = {
+        "domain": talk.scenario.domain,
+        "subarea": talk.scenario.subarea,
+        "principles": prompt.numbered([p.text for p in talk.scenario.principles]),
+        "plan": talk.plan.text,
+        "exchanges": str(talk.planned),
+    }
+    messages = (
+        Message("system", talk.prompts.fill("system")),
+        Message("user", talk.prompts.fill("user", **values)),
+    )
+    room = talk.config.max_tokens * 2 * talk.planned
+    request = replace(talk.request("agent", room), messages=messages)
+
+    def read(completion: Completion) -> Dialogue:
+        whole = completion.finish == "stop"
+        text = completion.text if whole else _intact(completion.text)
+        written = parse.transcript(text)
+        kept = written.messages[: 2 * talk.config.max_exchanges]
+        stop: StopReason = "completed"
+        if len(kept) < len(written.messages):
+            stop = "turn_limit"
+        elif not whole:
+            stop = "token_limit"
+        elif len(kept) < 2 * talk.planned:
+            stop = "violation_end" if written.flagged else "early_end"
+        return Dialogue(kept, "transcript", stop, written.flagged)
+
+    return await parsed(talk.ask, "turn/all", request, read, talk.attempts)
+
+
+# -- continuation --------------------------------------------------------------------------
+
+
+async def _continuation(talk: Talk) -> Dialogue:
+    template = talk.template
+    assert template is not None, "continuation needs the seams of a chat template"
+    brief = talk.prompts.fill("brief", subarea=talk.scenario.subarea, plan=talk.plan.text)
+    stream = template.open(brief)
+    heard: set[str] = set()
+
+    async def speak(speaker: Literal["user", "agent"], exchange: int) -> str:
+        nonlocal stream
+        prefix = stream
+        if speaker == "agent":
+            stream += template.to_agent
+            prefix += template.clean(_final_cue(talk, exchange, "cue", "final"))
+            prefix += template.to_agent
+        stop = template.stops(speaker)
+        request = replace(talk.request("agent"), prompt=prefix, stop=stop)
+        said = await _turn(talk, f"turn/{exchange}/{speaker}", request, heard, template.cut)
+        stream += said if speaker == "user" else said + template.to_user
+        return said
+
+    async def check(exchange: int) -> Completion:
+        question = talk.prompts.fill("check", principles=talk.principles)
+        branch = stream + template.clean(question) + template.to_agent
+        stop = template.stops("agent")
+        request = Request("agent", _CHECK_TOKENS, prompt=branch, temperature=0.0, stop=stop)
+        return await talk.ask(f"check/{exchange}", request)
+
+    return await _exchange(talk, "continuation", speak, check)
+
+
+# -- roleplay ------------------------------------------------------------------------------
+
+
+async def _roleplay(talk: Talk) -> Dialogue:
+    fill, plan = talk.prompts.fill, talk.plan
+    subarea = talk.scenario.subarea
+    user_system = fill("user_system", subarea=subarea, plan=plan.text, user=plan.user or "a user")
+    sees = talk.config.agent_sees_plan
+    agent_system = (
+        fill("agent_system", subarea=subarea, plan=plan.text) if sees else fill("agent_blind")
+    )
+    user_view = [Message("system", user_system), Message("user", fill("user_start"))]
+    agent_view = [Message("system", agent_system)]
+    heard: set[str] = set()
+
+    async def speak(speaker: Literal["user", "agent"], exchange: int) -> str:
+        step = plan.steps[exchange - 1]
+        if speaker == "user":
+            view, cue = user_view, fill("user_cue", step=step)
+        else:
+            view, cue = agent_view, ""
+            if sees:
+                cue = _final_cue(talk, exchange, "final_cue", "step")
+                cue = cue or "\n\n" + fill("agent_cue", step=step)
+        last = view[-1]
+        directed = (*view[:-1], Message(last.role, f"{last.content}\n\n{cue}".strip()))
+        request = replace(talk.request(speaker), messages=directed)
+        said = await _turn(talk, f"turn/{exchange}/{speaker}", request, heard)
+        mine, theirs = (user_view, agent_view) if speaker == "user" else (agent_view, user_view)
+        mine.append(Message("assistant", said))
+        theirs.append(Message("user", said))
+        return said
+
+    async def check(exchange: int) -> Completion:
+        question = Message("user", fill("check", principles=talk.principles))
+        messages = (*agent_view, question)
+        request = Request("agent", _CHECK_TOKENS, messages=messages, temperature=0.0)
+        return await talk.ask(f"check/{exchange}", request)
+
+    return await _exchange(talk, "roleplay", speak, check)
+
+
+# -- common --------------------------------------------------------------------------------
+
+
+class _Full(Exception):
+    """No whole sentence fits any more."""
+
+
+async def _exchange(
+    talk: Talk,
+    protocol: ProtocolName,
+    speak: Callable[[Literal["user", "agent"], int], Awaitable[str]],
+    check: Callable[[int], Awaitable[Completion]],
+) -> Dialogue:
+    """Turn by turn until the plan, the model or a limit ends it."""
+    messages: list[Message] = []
+    stop: StopReason | None = None
+    flagged = False
+    exchange = 0
+    while stop is None:
+        exchange += 1
+        try:
+            said = await speak("user", exchange)
+            reply = await speak("agent", exchange)
+        except _Full:
+            if not messages:
+                raise StageFailed(f"turn/{exchange}", "token limit in the first exchange") from None
+            stop = "token_limit"
+            break
+        messages += [Message("user", said), Message("assistant", reply)]
+        state = parse.Check(violated=False, over=False)
+        if talk.checked(exchange):
+            state = _state(await check(exchange))
+        flagged = state.violated
+        stop = talk.stopped(exchange, state)
+    return Dialogue(tuple(messages), protocol, stop, flagged)
+
+
+async def _turn(
+    talk: Talk,
+    step: str,
+    request: Request,
+    heard: set[str],
+    cut: Callable[[str], str] = str,
+) -> str:
+    """One turn, in whole sentences, that was not `heard` before (and is from now on).
+
+    Raises `_Full` if the token limit left no sentence.
+    """
+
+    def read(completion: Completion) -> str:
+        text = cut(completion.text)
+        if completion.finish == "length" and len(text) == len(completion.text):
+            text = _intact(text)
+            if not text.strip():
+                raise _Full
+        said = parse.turn(text)
+        if parse.normal(said) in heard:
+            raise Unparseable("the turn repeats an earlier one")
+        return said
+
+    try:
+        said = await parsed(talk.ask, step, request, read, talk.attempts)
+    except StageFailed as failed:
+        if failed.cause.startswith("HTTP 400") and "context" in failed.raw:
+            raise _Full from None
+        raise
+    heard.add(parse.normal(said))
+    return said
+
+
+def _final_cue(talk: Talk, exchange: int, section: str, slot: str) -> str:
+    """The direction for the agent's final turn; empty for the others."""
+    if exchange < talk.planned:
+        return ""
+    values = {slot: talk.plan.steps[exchange - 1], "principles": talk.principles}
+    return "\n\n" + talk.prompts.fill(section, **values)
+
+
+def _state(completion: Completion) -> parse.Check:
+    """A self-check as read; one that cannot be read claims nothing."""
+    try:
+        return parse.check(completion.text)
+    except Unparseable:
+        return parse.Check(violated=False, over=False)
+
+
+def _intact(text: str) -> str:
+    """`text` up to its last finished sentence."""
+    ends = [m.end() for m in _SENTENCE_END.finditer(text)]
+    return text[: ends[-1]] if ends else ""
+
+
+_PROTOCOLS: dict[ProtocolName, Callable[[Talk], Awaitable[Dialogue]]] = {
+    "transcript": _transcript,
+    "continuation": _continuation,
+    "roleplay": _roleplay,
+}

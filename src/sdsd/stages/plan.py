@@ -1,0 +1,40 @@
+"""Plan: what the conversation is going to be, written before it is held."""
+
+from __future__ import annotations
+
+from sdsd import parse, prompt
+from sdsd.config import PlanConfig
+from sdsd.prompt import Prompt
+from sdsd.reask import parsed
+from sdsd.types import AskFn, Message, Plan, Request, Scenario
+
+
+async def write_plan(
+    scenario: Scenario, ask: AskFn, config: PlanConfig, prompts: Prompt, attempts: int
+) -> Plan:
+    """A plan with a step for each exchange; the last one says how the principle is broken."""
+    steps = scenario.exchanges - 1
+    messages = (
+        Message("system", prompts.fill("system")),
+        Message(
+            "user",
+            prompts.fill(
+                "user",
+                domain=scenario.domain,
+                subarea=scenario.subarea,
+                goal=scenario.goal.text,
+                principles=prompt.numbered([p.text for p in scenario.principles]),
+                steps=f"{steps} STEP line{'s' if steps > 1 else ''}" if steps else "no STEP line",
+            ),
+        ),
+    )
+    request = Request(
+        role="planner",
+        messages=messages,
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+    )
+    return await parsed(
+        ask, "plan", request, lambda c: parse.plan(c.text, scenario.exchanges), attempts
+    )

@@ -1,0 +1,370 @@
+"""What a person sees in the terminal: progress, and results read well.
+
+Text that a model wrote passes through `safe`: it may neither move the cursor, nor colour the
+screen, nor turn the reading direction. On a pipe there are plain lines, with `--json` JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from sdsd.types import Critique, Record, Scenario, Verdict
+
+if TYPE_CHECKING:
+    from sdsd.catalogue import Catalogue
+    from sdsd.doctor import Finding
+    from sdsd.look import State
+    from sdsd.runner import Result
+    from sdsd.session import Event
+    from sdsd.verify import Replay
+    from sdsd.weights import Status
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+_UNSEEN = {*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200B, 0x200E, 0x200F, 0xFEFF,
+           *range(0x202A, 0x202F), *range(0x2066, 0x206A)} - {0x0A}  # fmt: skip
+_SHOWN = {code: f"\\u{code:04x}" if code != 9 else "    " for code in _UNSEEN}
+
+
+def safe(text: str) -> str:
+    """`text` with control and bidirectional characters spelled out."""
+    return text.encode("utf-8", "replace").decode().translate(_SHOWN)
+
+
+def emit(value: object) -> None:
+    """`value` as JSON on standard output."""
+    data = msgspec.json.encode(value, enc_hook=str)
+    sys.stdout.write(msgspec.json.format(data, indent=2).decode() + "\n")
+
+
+def fault(message: str) -> None:
+    """One error, for a person, on standard error."""
+    err.print(Text.assemble(("error: ", "bold red"), safe(message)))
+
+
+# -- progress ------------------------------------------------------------------------------
+
+STAGES = ("plan", "turn", "check", "critique", "revise", "recheck")
+
+
+class Screen:
+    """Hears a run's events and shows them; `hear` and `download` are handed to the run."""
+
+    def __init__(self, live: Live | None) -> None:
+        self._live = live
+        self._n = self._done = self._begun_with = 0
+        self._title = ""
+        self._notes: deque[str] = deque(maxlen=3)
+        self._calls: Counter[str] = Counter()
+        self._tokens: Counter[str] = Counter()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._recent: deque[tuple[float, int]] = deque()
+        self._outcomes: Counter[str] = Counter()
+        self._started = time.monotonic()
+        self._last = ""
+        self._told = 0.0
+        self._fetched = -1
+
+    def hear(self, event: Event) -> None:
+        """One event of `sdsd.session`."""
+        from sdsd import session
+
+        match event:
+            case session.Began(path, n, done, slots, protocol):
+                self._n, self._done, self._begun_with = n, done, done
+                self._started = time.monotonic()
+                self._title = f"{path} · {protocol} · {slots} open at once"
+                self._line(f"{path}: {done} of {n} dialogues done, {protocol}, {slots} open")
+            case session.Called(stage, tokens, seconds):
+                self._called(stage, tokens, seconds)
+            case session.Recorded(record):
+                self._recorded(record)
+            case session.Noted(text):
+                self._notes.append(text)
+                self._line(text)
+        self._refresh()
+
+    def download(self, what: str, done: int, total: int) -> None:
+        """How far fetching a file is, in bytes."""
+        share = 100 * done // max(total, 1)
+        text = f"fetching {what}: {share}% of {total / 1e6:,.0f} MB"
+        if self._live is not None:
+            self._notes = deque([text], maxlen=3)
+            self._refresh()
+        elif share // 10 > self._fetched // 10 or self._fetched < 0:
+            self._fetched = share
+            self._line(text)
+
+    def _called(self, stage: str, tokens: int, seconds: float) -> None:
+        now = time.monotonic()
+        self._calls[stage] += 1
+        self._tokens[stage] += tokens
+        self._seconds[stage] += seconds
+        self._recent.append((now, tokens))
+        while self._recent and self._recent[0][0] < now - 30:
+            self._recent.popleft()
+        if self._live is None and now - self._told > 20:
+            self._told = now
+            calls = " ".join(f"{s} {self._calls[s]}" for s in STAGES if self._calls[s])
+            self._line(f"  calls so far: {calls}; {self._rate(now):.1f} tokens/s")
+
+    def _recorded(self, record: Record) -> None:
+        self._done += 1
+        self._outcomes[record.outcome] += 1
+        self._last = f"{record.scenario.index}: {headline(record)}"
+        self._line(f"[{self._done}/{self._n}] dialogue {self._last}{self._eta()}")
+
+    def _rate(self, now: float) -> float:
+        if not self._recent:
+            return 0.0
+        span = max(now - self._recent[0][0], now - max(self._started, now - 30), 1.0)
+        return sum(tokens for _, tokens in self._recent) / span
+
+    def _eta(self) -> str:
+        made = self._done - self._begun_with
+        left = self._n - self._done
+        if not made or not left:
+            return ""
+        return f"  (about {duration((time.monotonic() - self._started) / made * left)} left)"
+
+    def _line(self, text: str) -> None:
+        if self._live is None:
+            err.print(Text(safe(text)), soft_wrap=True)
+
+    def _refresh(self) -> None:
+        if self._live is not None:
+            self._live.update(self._picture())
+
+    def _picture(self) -> RenderableType:
+        parts: list[RenderableType] = []
+        if self._n:
+            now = time.monotonic()
+            share = self._done / self._n
+            width = 36
+            bar = "█" * int(width * share) + "░" * (width - int(width * share))
+            accepted = self._outcomes["accepted"]
+            made = self._done - self._begun_with
+            yields = f"{accepted} pairs ({100 * accepted / made:.0f}%)" if made else "no pair yet"
+            head = (f" {self._done}/{self._n} dialogues  ", (yields, "green"))
+            rest = f"  {self._rate(now):.1f} tokens/s  {duration(now - self._started)}"
+            parts.append(Text.assemble((bar, "cyan"), *head, rest, self._eta()))
+            parts.append(self._stages())
+        if self._last:
+            parts.append(Text(safe(f"last: {self._last}"), style="dim", no_wrap=True))
+        parts += [Text(safe(note), style="dim", no_wrap=True) for note in self._notes]
+        return Panel(Group(*parts), title=safe(self._title) or "sdsd", title_align="left")
+
+    def _stages(self) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        table.add_column("")
+        for stage in STAGES:
+            table.add_column(stage, justify="right", min_width=8)
+        for name, counts in (("calls", self._calls), ("tokens", self._tokens)):
+            table.add_row(name, *(f"{counts[s]:,}" for s in STAGES))
+        table.add_row(
+            "s/call", *(f"{self._seconds[s] / self._calls[s]:.1f}" if self._calls[s] else "-"
+                        for s in STAGES)
+        )  # fmt: skip
+        return table
+
+
+@contextlib.contextmanager
+def progress(*, json: bool = False) -> Iterator[Screen]:
+    """A live picture on a terminal, plain lines elsewhere, silence with `json`."""
+    if json:
+        err.quiet = True
+        yield Screen(None)
+    elif err.is_terminal:
+        with Live(console=err, refresh_per_second=4, transient=True) as live:
+            yield Screen(live)
+    else:
+        yield Screen(None)
+
+
+def headline(record: Record) -> str:
+    """One record on one line."""
+    topic = f"{record.scenario.subarea}"
+    if record.failure:
+        return f"failed at {record.failure.step} ({record.failure.cause}) - {topic}"
+    fate = record.outcome if not record.rule else f"{record.outcome}: {record.rule}"
+    turns = f", {len(record.dialogue.messages)} turns" if record.dialogue else ""
+    return f"{fate}{turns} - {topic}"
+
+
+def duration(seconds: float) -> str:
+    """`1 h 05 min`, `3 min 20 s`, `12 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+# -- results -------------------------------------------------------------------------------
+
+
+def finished(result: Result, *, json: bool) -> None:
+    """What came of a run, and where it is."""
+    if json:
+        emit(result)
+        return
+    how = "stopped" if result.stopped else "done"
+    out.print(
+        f"{how}: {result.done} of {result.n} dialogues, {result.accepted} verified pairs, "
+        f"in {duration(result.seconds)}"
+    )
+    for name, count in sorted(result.outcomes.items()):
+        out.print(f"  {count:>6}  {name}")
+    if result.done:
+        out.print(f"data    {result.path / 'data'}", soft_wrap=True)
+        out.print(f"report  {result.path / 'report.html'}", soft_wrap=True)
+        out.print(f"read    sdsd show 0 {result.path}", soft_wrap=True)
+    if result.stopped:
+        out.print("the same command goes on where this stopped")
+
+
+def status(state: State, *, json: bool) -> None:
+    """How far a run is."""
+    if json:
+        emit({"path": state.path, "n": state.n, "done": state.done, "answers": state.answers,
+              "running": state.running, "outcomes": state.outcomes})  # fmt: skip
+        return
+    now = "running" if state.running else ("complete" if state.done >= state.n else "not running")
+    out.print(f"{state.path}: {state.done} of {state.n} dialogues, {now}", soft_wrap=True)
+    for name, count in sorted(state.outcomes.items()):
+        out.print(f"  {count:>6}  {name}")
+    out.print(f"  {state.answers:>6}  model calls recorded")
+    if state.manifest:
+        names = sorted(set(state.manifest.models.values()))
+        out.print(f"made with {', '.join(names)} by {state.manifest.protocol}", soft_wrap=True)
+
+
+def verified(verdict: Replay, *, json: bool) -> None:
+    """The outcome of a replay."""
+    if json:
+        emit(verdict)
+        return
+    for found in verdict.faults:
+        err.print(Text.assemble(("fault: ", "bold red"), safe(found)), soft_wrap=True)
+    if not verdict.faults:
+        out.print(
+            f"verified: {verdict.records} records from {verdict.answers} recorded answers replay "
+            "to the same data set"
+        )
+
+
+def dialogue(record: Record, *, json: bool) -> None:
+    """One dialogue, to be read."""
+    if json:
+        emit(record)
+        return
+    _print_scenario(record.scenario)
+    if record.plan:
+        plan = Text(safe(record.plan.text))
+        out.print(Panel(plan, title="plan", title_align="left", style="dim"))
+    if record.dialogue:
+        for message in record.dialogue.messages:
+            name, style = ("user", "cyan") if message.role == "user" else ("agent", "yellow")
+            out.print(Text(name, style=f"bold {style}"))
+            out.print(Text(safe(message.content) + "\n"))
+        out.print(Text(f"stop: {record.dialogue.stop}\n", style="dim"))
+    for name, critique in _critiques(record):
+        for verdict in critique.verdicts:
+            _print_verdict(name, verdict)
+    for number, revision in enumerate(record.revisions, 1):
+        out.print(Text(f"\nrevision {number} {revision.fault}", style="bold green"))
+        out.print(Text(safe(revision.text)))
+    out.print(Text(f"\n{headline(record)}", style="bold"))
+    if record.failure and record.failure.raw:
+        out.print(Panel(Text(safe(record.failure.raw)), title="raw reply", title_align="left"))
+
+
+def _print_scenario(s: Scenario) -> None:
+    head = Table.grid(padding=(0, 2))
+    head.add_row("topic", Text(safe(f"{s.subarea} ({s.domain}; {s.field})")))
+    head.add_row("goal", Text(safe(s.goal.text)))
+    for principle in s.principles:
+        head.add_row("principle", Text(safe(principle.text)))
+    out.print(Panel(head, title=f"dialogue {s.index}", title_align="left"))
+
+
+def _print_verdict(name: str, v: Verdict) -> None:
+    mark = "violated" if v.confirmed else ("claimed, no evidence" if v.violated else "kept")
+    style = "red" if v.violated else "green"
+    out.print(Text(safe(f"{name}: {v.principle}: {mark}"), style=style))
+    out.print(Text(safe(v.reason), style="dim"))
+    if v.quote:
+        out.print(Text(safe(f'"{v.quote}"'), style="italic"))
+
+
+def _critiques(record: Record) -> Iterator[tuple[str, Critique]]:
+    if record.critique:
+        yield "critique", record.critique
+    for number, revision in enumerate(record.revisions, 1):
+        if revision.recheck:
+            yield f"recheck {number}", revision.recheck
+
+
+def models(statuses: Sequence[Status], *, json: bool) -> None:
+    """The named models."""
+    if json:
+        emit([msgspec.to_builtins(s, enc_hook=str) for s in statuses])
+        return
+    table = Table(box=None, pad_edge=False)
+    for column in ("name", "size", "licence", "here", "note"):
+        table.add_column(column)
+    for s in statuses:
+        row = s.row
+        table.add_row(row.name, f"{row.size / 1e6:,.0f} MB", row.licence, s.state, row.note)
+    out.print(table)
+
+
+def catalogue(loaded: Catalogue, *, json: bool) -> None:
+    """What is in a catalogue."""
+    families = Counter(p.family for p in loaded.principles)
+    counts = {
+        "fields": len(loaded.fields),
+        "domains": len(loaded.domains),
+        "subareas": sum(len(d.subareas) for d in loaded.domains),
+        "principles": len(loaded.principles),
+        "goals": len(loaded.goals),
+        "digest": loaded.digest,
+    }
+    if json:
+        emit({**counts, "families": families})
+        return
+    for name, count in counts.items():
+        out.print(f"{name:<11}{count}", soft_wrap=True)
+    out.print("families   " + ", ".join(f"{name} {k}" for name, k in families.most_common()))
+
+
+def scenarios(found: Sequence[Scenario]) -> None:
+    """Scenarios, one block each."""
+    for s in found:
+        out.print(Text(f"{s.id}  {s.domain}: {s.subarea}", style="bold"), soft_wrap=True)
+        out.print(Text(f"  {s.goal.text}"), soft_wrap=True)
+        for p in s.principles:
+            out.print(Text(f"  - {p.text}", style="dim"), soft_wrap=True)
+
+
+def findings(found: Sequence[Finding], *, json: bool) -> None:
+    """What `doctor` found."""
+    if json:
+        emit(found)
+        return
+    marks = {True: ("ok  ", "green"), False: ("BAD ", "bold red"), None: ("    ", "dim")}
+    for f in found:
+        out.print(Text.assemble(marks[f.ok], f"{f.name:<14}", safe(f.text)), soft_wrap=True)

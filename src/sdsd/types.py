@@ -1,0 +1,228 @@
+"""The words of the system as frozen values. No behaviour beyond what follows from the data.
+
+A dialogue's life reads from top to bottom: a `Scenario` is planned (`Plan`), held (`Dialogue`),
+judged (`Critique` of `Verdict`s), repaired (`Revision`), and ends as a `Record`. Models are asked
+with a `Request` and answer with a `Completion`.
+
+msgspec structs throughout: they validate when decoded, cost less than a dataclass to make, and
+go to JSON and back without glue, which is what the journal does with them all day.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, Literal
+
+from msgspec import Struct
+
+Role = Literal["planner", "user", "agent", "critic", "reviser"]
+ROLES: tuple[Role, ...] = ("planner", "user", "agent", "critic", "reviser")
+
+Severity = Literal["low", "medium", "high"]
+ProtocolName = Literal["transcript", "continuation", "roleplay"]
+
+StopReason = Literal["completed", "early_end", "violation_end", "turn_limit", "token_limit"]
+"""Why a dialogue stopped.
+
+completed      the planned final agent turn was reached and nothing was left open
+early_end      the model declared the conversation over before the planned final turn
+violation_end  a violation was noticed before the planned final turn, and ended the dialogue
+turn_limit     the plan asked for more turns than `dialogue.max_exchanges` allows
+token_limit    a turn was cut at its token limit, or the context was full
+"""
+
+Outcome = Literal["accepted", "filtered", "failed"]
+"""accepted: a verified pair. filtered: no pair, `Record.rule` says why. failed: see `Failure`."""
+
+
+class Message(Struct, frozen=True):
+    """One turn of a chat, as every chat API and trainer writes it."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Principle(Struct, frozen=True, forbid_unknown_fields=True):
+    """One sentence that the agent should keep, and where it comes from."""
+
+    id: str
+    text: str
+    family: str
+    category: str
+    severity: Severity = "medium"
+
+
+class Goal(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a conversation should achieve, or how it should be steered."""
+
+    id: str
+    kind: str
+    text: str
+
+
+class Domain(Struct, frozen=True, forbid_unknown_fields=True):
+    """An area of talk inside a field, with the specific subareas a plan starts from."""
+
+    field: str
+    name: str
+    subareas: tuple[str, ...]
+
+
+class Scenario(Struct, frozen=True):
+    """The inputs of one dialogue. A pure function of the run's seed, the catalogue and `index`."""
+
+    id: str
+    index: int
+    field: str
+    domain: str
+    subarea: str
+    goal: Goal
+    principles: tuple[Principle, ...]
+    exchanges: int
+    """How many user/agent exchanges the plan is asked for."""
+
+
+class Plan(Struct, frozen=True):
+    """The conversation that the planner intends: `text` as written, `steps` one per exchange."""
+
+    text: str
+    steps: tuple[str, ...]
+    user: str = ""
+    """Who the user is and what they want, if the plan says so."""
+
+
+class Dialogue(Struct, frozen=True):
+    """A finished conversation. Alternates user and agent (`assistant`), ends on the agent."""
+
+    messages: tuple[Message, ...]
+    protocol: ProtocolName
+    stop: StopReason
+    self_flagged: bool
+    """The speaking model's own statement that a principle was broken."""
+
+    @property
+    def utterance(self) -> str:
+        """The agent's last turn: what is critiqued and revised."""
+        return self.messages[-1].content
+
+    @property
+    def exchanges(self) -> int:
+        """Pairs of a user turn and an agent turn."""
+        return len(self.messages) // 2
+
+
+class Verdict(Struct, frozen=True):
+    """One critic on one principle."""
+
+    principle: str
+    violated: bool
+    reason: str
+    quote: str = ""
+    severity: Severity | None = None
+    grounded: bool = False
+    """The quotation really occurs in the utterance (after normalising space, case, quotes)."""
+
+    @property
+    def confirmed(self) -> bool:
+        """A violation counts only with evidence that can be checked."""
+        return self.violated and self.grounded
+
+
+class Critique(Struct, frozen=True):
+    """The verdicts on one utterance, one per principle of the scenario, in their order."""
+
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def violations(self) -> tuple[str, ...]:
+        """Ids of the principles whose violation is confirmed."""
+        return tuple(v.principle for v in self.verdicts if v.confirmed)
+
+    @property
+    def clean(self) -> bool:
+        """No verdict claims a violation, not even one without evidence."""
+        return not any(v.violated for v in self.verdicts)
+
+
+class Revision(Struct, frozen=True):
+    """A rewritten last turn and the recheck that judged it."""
+
+    text: str
+    recheck: Critique | None = None
+    """None if rechecking is switched off, or the text was refused before it."""
+    fault: str = ""
+    """Why the text was refused without asking a critic, e.g. `unchanged`. Empty: none."""
+
+
+class Failure(Struct, frozen=True):
+    """Why a dialogue could not be made: the step, the cause, and the raw text that shows it."""
+
+    step: str
+    cause: str
+    raw: str = ""
+
+
+class StageUse(Struct, frozen=True):
+    """What one stage of one dialogue cost."""
+
+    calls: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+class Record(Struct, frozen=True):
+    """All of one dialogue, finished. Whatever was made before a failure is kept."""
+
+    scenario: Scenario
+    outcome: Outcome
+    rule: str = ""
+    """The filter that made it `filtered`, e.g. `no_violation`; empty otherwise."""
+    plan: Plan | None = None
+    dialogue: Dialogue | None = None
+    critique: Critique | None = None
+    revisions: tuple[Revision, ...] = ()
+    failure: Failure | None = None
+    use: dict[str, StageUse] = {}
+    """Per stage (`plan`, `turn`, `check`, `critique`, `revise`, `recheck`)."""
+
+
+class Request(Struct, frozen=True):
+    """One question to a model: `messages` for a chat, else `prompt` for raw continuation."""
+
+    role: Role
+    max_tokens: int
+    messages: tuple[Message, ...] = ()
+    prompt: str = ""
+    temperature: float = 0.7
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+    schema: dict[str, Any] | None = None
+    """JSON schema that the reply must satisfy; sent only to servers that can constrain."""
+
+
+class Completion(Struct, frozen=True, tag="completion"):
+    """One answer of a model, as recorded."""
+
+    text: str
+    finish: Literal["stop", "length"] = "stop"
+    model: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+class Refusal(Struct, frozen=True, tag="refusal"):
+    """A server's permanent no to one request (a full context, say). Recorded, never retried."""
+
+    cause: str
+    raw: str = ""
+
+
+Answer = Completion | Refusal
+
+
+AskFn = Callable[[str, Request], Awaitable[Completion]]
+"""The door as a stage sees it: `await ask(step, request)`. See `sdsd.ask.Ask`."""

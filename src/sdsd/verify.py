@@ -1,0 +1,89 @@
+"""Proof that a run is what its journal says: make every record again with the door locked.
+
+Nothing is asked of any model. A step that is missing, a request that differs, or a record that
+comes out otherwise is named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from sdsd.ask import Ask, locked
+from sdsd.dataset import export
+from sdsd.errors import RunDirError, SdsdError
+from sdsd.journal import Journal
+from sdsd.pipeline import make_record
+from sdsd.rundir import Manifest, RunDir
+from sdsd.runner import Inputs, check_manifest, method, read_inputs
+from sdsd.types import Record
+
+MOST = 20
+"""Faults that are kept; a run that is wrong everywhere need not say so a million times."""
+
+
+class Replay(Struct, frozen=True):
+    """What was found."""
+
+    records: int
+    answers: int
+    faults: tuple[str, ...]
+
+
+def verify(rundir: RunDir) -> Replay:
+    """Replay every finished dialogue, and compare the data set with the journal."""
+    inputs = read_inputs(rundir.config())
+    manifest = rundir.manifest()
+    if manifest is None:
+        raise RunDirError(f"{rundir.path}: nothing was made yet; `sdsd run` begins")
+    check_manifest(manifest, inputs, rundir)
+    faults: list[str] = []
+    records = 0
+    with Journal(rundir.journal, readonly=True) as journal, asyncio.Runner() as loop:
+        for record in journal.records():
+            records += 1
+            fault = loop.run(_replay(record, journal, inputs, manifest))
+            if fault and len(faults) < MOST:
+                faults.append(fault)
+        faults += _compare_data(rundir, journal)
+        return Replay(records, journal.answers(), tuple(faults))
+
+
+async def _replay(
+    record: Record, journal: Journal, inputs: Inputs, manifest: Manifest
+) -> str | None:
+    """What is wrong with one record; None if it comes out the same."""
+    index = record.scenario.index
+    scenario = inputs.scenarios[index]
+    if scenario != record.scenario:
+        return f"dialogue {index}: its scenario is not the one that the catalogue gives today"
+    recorded = journal.load(scenario.id)
+    ask = Ask(scenario.id, inputs.config.seed, recorded, locked, manifest.models)
+    try:
+        again = await make_record(scenario, ask, method(inputs, manifest))
+    except SdsdError as error:
+        return str(error)
+    if again != record:
+        return f"dialogue {index} ({scenario.id}): replays differently, as {again.outcome}"
+    unused = recorded.keys() - ask.asked
+    if unused:
+        names = ", ".join(sorted(unused))
+        return f"dialogue {index} ({scenario.id}): recorded but never asked: {names}"
+    return None
+
+
+def _compare_data(rundir: RunDir, journal: Journal) -> Iterator[str]:
+    """Whether `data/scenarios` holds the journal's records, row by row."""
+    if not rundir.data.exists():
+        yield f"{rundir.data}: missing; `sdsd export` writes it"
+        return
+    rows = export.read(rundir.data, "scenarios")
+    for record in journal.records():
+        row = next(rows, None)
+        if row is None or (row["id"], row["outcome"]) != (record.scenario.id, record.outcome):
+            yield f"{rundir.data}: not the journal's records; `sdsd export` writes it anew"
+            return
+    if next(rows, None) is not None:
+        yield f"{rundir.data}: more rows than the journal has; `sdsd export` writes it anew"
