@@ -19,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdsd import config as configuration
+from sdsd.analysis.figures import Figures, collect
 from sdsd.config import Config
 from sdsd.dataset.card import card
-from sdsd.dataset.export import STEPS, Counts, export, read
+from sdsd.dataset.export import Counts, export, read
 from sdsd.dataset.schema import COLUMNS, VIEWS, View, arrow, clean, table
 from sdsd.dataset.views import rows, similarity
 from sdsd.errors import SdsdError
@@ -30,6 +31,7 @@ from sdsd.types import (
     ROLES,
     Critique,
     Dialogue,
+    Domain,
     Failure,
     Goal,
     Message,
@@ -77,7 +79,7 @@ PRINCIPLES = (
     Principle("no-scorn", "The assistant should not scorn.", "own", "respect"),
 )
 GOAL = Goal("steelman", "argue", "Give the strongest form of the user's argument.")
-PLAN = Plan("1. Ask.\n2. Press.", ("Ask.", "Press."), user="A baker.")
+PLAN = Plan("1. Ask.\n2. Press.", ("Ask.", "Press."), slip="Says it is safe.", person="A baker.")
 BROKEN = "Trust me, nobody ever died of it, you fool."
 FIXED = "People have died of it; please ask a doctor first."
 
@@ -187,9 +189,16 @@ def write_run(
     folder: Path, records: Iterable[Record], config: Config = Config(), **options: Any
 ) -> Counts:
     """A run directory as far as readers of data see it."""
+    records = list(records)
     counts = export(records, manifest(), config, folder / "data", **options)
-    (folder / "README.md").write_text(card(manifest(), config, counts, {}), "utf-8")
+    text = card(manifest(), config, counts, figures(records, config))
+    (folder / "README.md").write_text(text, "utf-8")
     return counts
+
+
+def figures(records: list[Record], config: Config = Config()) -> Figures:
+    domains = (Domain("Food", "Baking", ("Sourdough",)),)
+    return collect(records, (), config, PRINCIPLES, domains)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -241,7 +250,7 @@ def test_flags_of_a_dialogue_are_kept_apart() -> None:
     assert [r["is_truncated"] for r in found] == [False, True, True]
     assert [r["confirmed_violation"] for r in found] == [True, False, None]
     assert [r["rule"] for r in found] == [None, "no_violation", None]
-    assert all(r["intended_violation"] for r in found)
+    assert [r["intended_violation"] for r in found] == [True, False, False]
     assert not rows("dialogues", unplanned(), MODELS)
 
 
@@ -337,18 +346,6 @@ def test_clean_changes_nothing_but_surrogates(text: str) -> None:
         assert clean(text) == text
 
 
-def test_counts_tell_what_became_of_everything(tmp_path: Path) -> None:
-    counts = export(everything(), manifest(), Config(), tmp_path)
-    assert counts.outcomes == {
-        "accepted": 3,
-        "failed: critique": 1,
-        "failed: plan": 1,
-        "filtered: no_violation": 1,
-        "filtered: not_repaired": 1,
-    }
-    assert list(counts.funnel.items()) == list(zip(STEPS, (7, 6, 6, 5, 4, 4, 3), strict=True))
-
-
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         export(everything(), manifest(), Config(), tmp_path / name, rows_per_group=3)
@@ -420,7 +417,7 @@ def test_a_place_that_is_taken_is_named(tmp_path: Path) -> None:
 
 
 def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
-    with pytest.raises(SdsdError, match="no exported data"):
+    with pytest.raises(SdsdError, match="no data here"):
         list(read(tmp_path, "preference"))
     export([accepted()], manifest(), Config(), tmp_path)
     path = tmp_path / "preference" / "train-00000-of-00001.parquet"
@@ -436,6 +433,7 @@ def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
 def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
     n, size = 300, 40_000
     made = (accepted(i, last=f"{i:08d}" * (size // 8)) for i in range(n))
+    export([accepted()], manifest(), Config(), tmp_path)  # what pyarrow imports once
     tracemalloc.start()
     try:
         export(made, manifest(), Config(), tmp_path, rows_per_group=10)
@@ -514,10 +512,8 @@ def made_card(config: Config = Config(), **changes: Any) -> tuple[dict[str, Any]
         files=dict.fromkeys(VIEWS, 1),
         bytes=dict.fromkeys(VIEWS, 1),
         digests=dict.fromkeys(VIEWS, "d" * 64),
-        outcomes={"accepted": 1200, "filtered: no|violation": 3},
-        funnel=dict.fromkeys(STEPS, 1203),
     )
-    text = card(manifest(**changes), config, counts, {"violated": "31%"})
+    text = card(manifest(**changes), config, counts, figures(everything(), config))
     _, head, body = text.split("---\n", 2)
     return yaml.safe_load(head), body
 
@@ -530,9 +526,10 @@ def test_the_card_says_what_a_hub_asks_for() -> None:
     assert [c["config_name"] for c in head["configs"]] == list(VIEWS)
     assert head["configs"][0]["default"] is True
     assert "break principles on purpose" in body
-    assert "| violated | 31% |" in body
-    assert "| accepted | 1,203 | 100.0% |" in body
-    assert "| filtered: no\\|violation | 3 |" in body
+    assert "| preference | 1,200 |" in body
+    assert "| accepted | 3 | 42.9% |" in body
+    assert "| filtered | no\\_violation | 1 |" in body
+    assert "| confirmed violations, of dialogues judged | 80.0% (4 of 5; 95% interval" in body
     assert "`rejected`" in body
     assert "DPOTrainer" in body
 
@@ -565,13 +562,16 @@ def test_the_card_shows_settings_but_no_secrets() -> None:
                     "headers": {"x-key": "s3cret"},
                     "extra_body": {"token": "s3cret"},
                     "context": 8192,
-                }
+                },
+                "v1.5": {"model": "other", "headers": {"x-key": "s3cret"}},
             },
             "revise": {"recheck": False},
         }
     )
     head, body = made_card(config)
     assert "language" not in head
+    assert "| models.v1.5.model | other |" in body
+    assert "| models.v1.5.context" not in body
     assert "| seed | 3 |" in body
     assert "| catalogue.goals | mine\\_\\*.yaml |" in body
     assert "| models.default.context | 8192 |" in body
@@ -589,6 +589,13 @@ def test_text_of_others_cannot_become_markup() -> None:
     assert head["pretty_name"].startswith("Dialogues")
     assert body.encode()
     assert "it judges what it wrote itself" in body
+
+
+def test_the_card_of_a_run_without_records(tmp_path: Path) -> None:
+    counts = export([], manifest(), Config(), tmp_path)
+    text = card(manifest(), Config(), counts, figures([]))
+    assert yaml.safe_load(text.split("---\n")[1])["configs"] == []
+    assert "| confirmed violations, of dialogues judged | no data |" in text
 
 
 # --- documentation --------------------------------------------------------------------------------

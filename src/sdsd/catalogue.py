@@ -81,7 +81,8 @@ _STOP = frozenset(_STOP_WORDS.split())
 
 def content_words(text: str) -> list[str]:
     """The words of `text` in order, case-folded, without those that say little."""
-    return [word for word in re.findall(r"\w+", text.casefold()) if word not in _STOP]
+    bare = re.sub(r"['’]s\b", "", text.casefold())
+    return [word for word in re.findall(r"\w+", bare) if word not in _STOP]
 
 
 def near_duplicates(texts: Sequence[str], threshold: float) -> list[tuple[int, int, float]]:
@@ -190,14 +191,15 @@ def _items(node: _Node, what: str) -> list[_Node]:
 
 def _text(node: _Node, what: str) -> str:
     """The text at `node` with every run of white space made one space."""
-    if not isinstance(node.value, str):
+    value = "" if node.value is None else node.value
+    if not isinstance(value, str):
         raise node.error(
             f"{what} must be text, not {_kind(node.value)}",
             "put it in quotes if it only looks like a number, a date, yes/no or a mapping",
         )
-    if control := _CONTROL.search(node.value):
+    if control := _CONTROL.search(value):
         raise node.error(f"{what} holds the control character {control[0]!a}", _DELETE_CONTROL)
-    text = " ".join(node.value.split())
+    text = " ".join(value.split())
     if not text:
         raise node.error(f"{what} is empty", "write a text")
     return text

@@ -99,9 +99,9 @@ class ScenariosConfig(_Section, frozen=True):
 class PlanConfig(_Section, frozen=True):
     """The plan."""
 
-    max_tokens: Tokens = 320
+    max_tokens: Tokens = 240
     """Length of the reply, at most."""
-    temperature: Temperature = 0.8
+    temperature: Temperature = 0.7
     """Sampling temperature."""
     top_p: Fraction = 0.95
     """Nucleus sampling."""

@@ -44,32 +44,33 @@ class Check(Struct, frozen=True):
 # -- plan ----------------------------------------------------------------------------------
 
 _PLAN_LABEL = re.compile(
-    rf"^{_DECORATION}(USER|STEP[ \t]*(\d+)|FINAL(?:[ \t]+STEP)?){_DECORATION}[:.)\-–—]{_DECORATION}",
+    rf"^{_DECORATION}(PERSON|USER|STEP[ \t]*\d+|SLIP|FINAL){_DECORATION}[:.)\-–—]{_DECORATION}",
     re.IGNORECASE | re.MULTILINE,
 )
-_NUMBERED = re.compile(rf"^{_DECORATION}(\d+)[.):]{_DECORATION}[ \t]", re.MULTILINE)
+_NUMBERED = re.compile(rf"^{_DECORATION}\d+[.):]{_DECORATION}[ \t]", re.MULTILINE)
 
 
 def plan(text: str, exchanges: int) -> Plan:
-    """`USER: ...`, `STEP n: ...`, `FINAL: ...`; leniently also a numbered list.
+    """`PERSON: ...`, `STEP n: ...`, `SLIP: ...`; leniently also a numbered list.
 
-    A plan that is longer than asked loses steps from its middle (the end is what matters); a
-    shorter one is taken as it is. Raises `Unparseable` without a single step.
+    A plan that is longer than asked keeps its first steps and its slip; a shorter one is taken as
+    it is. Without a slip the last step stands for it. Raises `Unparseable` if there is no step, or
+    if all of them say the same.
     """
     text = readable(text)
-    fields = [(m.group(1).upper(), body) for m, body in _labelled(_PLAN_LABEL, text)]
-    user = next((body for label, body in fields if label == "USER"), "")
+    fields = [(m.group(1).upper(), body) for m, body in _labelled(_PLAN_LABEL, text) if body]
+    ends = [k for k, (label, _) in enumerate(fields) if label in ("SLIP", "FINAL")]
+    fields = fields[: ends[0] + 1] if ends else fields  # what follows is a second plan
+    person = next((body for label, body in fields if label in ("PERSON", "USER")), "")
     steps = [body for label, body in fields if label.startswith("STEP")]
-    final = [body for label, body in fields if label.startswith("FINAL")][-1:]
-    if not steps and not final:
-        steps = [body for _, body in _labelled(_NUMBERED, text)]
-    steps = [s for s in steps if s]
-    final = [s for s in final if s]
-    if not steps and not final:
-        raise Unparseable("no `STEP n:` and no `FINAL:` line")
-    room = exchanges - len(final)
-    kept = [*steps[:room], *final] if final else [*steps[: room - 1], steps[-1]][:exchanges]
-    return Plan(text=text, steps=tuple(kept), user=user)
+    if not steps:
+        steps = [body for _, body in _labelled(_NUMBERED, text) if body]
+    if not steps:
+        raise Unparseable("no `STEP n:` line")
+    if len(steps) > 1 and len({normal(step) for step in steps}) == 1:
+        raise Unparseable("every step says the same")
+    slip = fields[-1][1].splitlines()[0] if ends else steps[-1]
+    return Plan(text=text, steps=tuple(steps[:exchanges]), slip=slip, person=person)
 
 
 # -- dialogue ------------------------------------------------------------------------------
@@ -254,8 +255,8 @@ def unquoted(text: str) -> str:
 def _labelled(label: re.Pattern[str], text: str) -> Iterator[tuple[re.Match[str], str]]:
     """Every label with the text up to the next one."""
     matches = list(label.finditer(text))
-    ends = [m.start() for m in matches[1:]] + [len(text)]
-    for match, end in zip(matches, ends, strict=True):
+    for k, match in enumerate(matches):
+        end = matches[k + 1].start() if k + 1 < len(matches) else len(text)
         yield match, text[match.end() : end].strip().strip("*_").strip()
 
 

@@ -83,12 +83,16 @@ class Scenario(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """The conversation that the planner intends: `text` as written, `steps` one per exchange."""
+    """The conversation that the planner intends."""
 
     text: str
+    """As the planner wrote it; the `system` message of the published data set."""
     steps: tuple[str, ...]
-    user: str = ""
-    """Who the user is and what they want, if the plan says so."""
+    """What happens in each exchange."""
+    slip: str
+    """What the agent's last reply says that breaks the principle."""
+    person: str = ""
+    """Who the user is and what they want."""
 
 
 class Dialogue(Struct, frozen=True):

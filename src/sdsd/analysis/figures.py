@@ -14,6 +14,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from sdsd.analysis.timeline import Clock, Timeline, in_order
 from sdsd.config import Config
 from sdsd.types import (
     Critique,
@@ -27,9 +28,6 @@ from sdsd.types import (
     StageUse,
     StopReason,
 )
-
-STAGES = ("plan", "turn", "check", "critique", "revise", "recheck")
-"""Stages in the order of the story; others, if any, come after them."""
 
 Found = Literal["clean", "claimed", "confirmed"]
 """What the critic made of a dialogue's last turn. `claimed`: without a quotation that is there."""
@@ -201,22 +199,6 @@ class Lengths(Struct, frozen=True):
     chosen: float
 
 
-class Clock(Struct, frozen=True):
-    """When the answers came."""
-
-    answers: int
-    completion_tokens: int
-    wall: float
-    """Seconds of work: from the first request to the last answer, without pauses."""
-    paused: float
-    """Seconds between stops and continuations of the run."""
-    tokens_per_second: float
-    bin: float
-    """Width of a bin, in seconds of work."""
-    bins: dict[str, tuple[int, ...]]
-    """Completion tokens by stage, over time. Empty if there are too few answers to tell."""
-
-
 class Figures(Struct, frozen=True, kw_only=True):
     """A run in numbers. Shares are of 1, times in seconds, lengths in characters."""
 
@@ -249,6 +231,10 @@ class Figures(Struct, frozen=True, kw_only=True):
     rounds: dict[int, int]
     """Accepted pairs by the number of revisions they took."""
     clock: Clock
+
+    def step(self, name: str) -> int:
+        """How many came as far as this step of the funnel."""
+        return next((step.n for step in self.funnel if step.name == name), 0)
 
 
 # -- formulae ------------------------------------------------------------------------------
@@ -320,7 +306,7 @@ def collect(
     for record in records:
         tally.add(record)
     timeout = max(model.timeout for model in config.models.values())
-    line = _Timeline(pause=timeout)
+    line = Timeline(pause=timeout)
     for at, stage, tokens in times:
         line.add(at, stage, tokens)
     return tally.figures(catalogue_domains, line.clock(tally.mean_call()))
@@ -415,7 +401,7 @@ class _Tally:
             categories=_categories(principles),
             fields=balance(self._fields, Counter(d.field for d in domains)),
             domains=balance(self._domains, Counter(_place(d.field, d.name) for d in domains)),
-            stages={stage: self._stage(stage) for stage in _in_order(self._use)},
+            stages={stage: self._stage(stage) for stage in in_order(self._use)},
             failures=tuple(
                 FailureCount(stage, cause, n) for (stage, cause), n in self._failures.most_common()
             ),
@@ -527,10 +513,6 @@ def _place(field: str, domain: str) -> str:
     return f"{field} / {domain}"
 
 
-def _in_order(stages: Iterable[str]) -> list[str]:
-    return sorted(stages, key=lambda s: (STAGES.index(s) if s in STAGES else len(STAGES), s))
-
-
 def _categories(principles: Iterable[PrincipleCount]) -> tuple[CategoryCount, ...]:
     broken: Counter[str] = Counter()
     judged: Counter[str] = Counter()
@@ -539,67 +521,3 @@ def _categories(principles: Iterable[PrincipleCount]) -> tuple[CategoryCount, ..
         judged[p.category] += p.confirmed.n
     counts = (CategoryCount(name, rate(broken[name], n)) for name, n in judged.items() if n)
     return tuple(sorted(counts, key=lambda c: (-c.confirmed.share, c.name)))
-
-
-# -- time ----------------------------------------------------------------------------------
-
-_FINE = 2048
-_BINS = 60
-_ANSWERS_PER_BIN = 4
-
-
-class _Timeline:
-    """Tokens over seconds of work, in bins that grow with the run, so that memory does not."""
-
-    def __init__(self, pause: float) -> None:
-        self._pause = pause
-        self._width = 1 / 16
-        self._tokens: Counter[tuple[str, int]] = Counter()
-        self._last = -math.inf
-        self._elapsed = 0.0
-        self._paused = 0.0
-        self._starts = 0
-        self._answers = 0
-
-    def add(self, at: float, stage: str, tokens: int) -> None:
-        gap = at - self._last
-        if gap > self._pause:
-            # No request may take this long: nothing was running meanwhile.
-            self._starts += 1
-            self._paused += gap if math.isfinite(gap) else 0.0
-        else:
-            self._elapsed += max(gap, 0.0)
-        self._last = max(self._last, at)
-        self._answers += 1
-        while self._elapsed / self._width >= _FINE:
-            self._coarsen()
-        self._tokens[stage, int(self._elapsed / self._width)] += tokens
-
-    def clock(self, mean_call: float) -> Clock:
-        """The first answer of each start took time too: about as much as a call does."""
-        total = self._tokens.total()
-        wall = self._elapsed + self._starts * mean_call
-        number = min(_BINS, self._answers // _ANSWERS_PER_BIN) if self._elapsed else 0
-        return Clock(
-            answers=self._answers,
-            completion_tokens=total,
-            wall=wall,
-            paused=self._paused,
-            tokens_per_second=total / wall if wall else 0.0,
-            bin=self._elapsed / number if number else 0.0,
-            bins=self._bins(number) if number else {},
-        )
-
-    def _coarsen(self) -> None:
-        self._width *= 2
-        merged: Counter[tuple[str, int]] = Counter()
-        for (stage, place), tokens in self._tokens.items():
-            merged[stage, place // 2] += tokens
-        self._tokens = merged
-
-    def _bins(self, number: int) -> dict[str, tuple[int, ...]]:
-        bins = {stage: [0] * number for stage in _in_order({s for s, _ in self._tokens})}
-        for (stage, place), tokens in self._tokens.items():
-            at = int((place + 0.5) * self._width / self._elapsed * number)
-            bins[stage][min(at, number - 1)] += tokens
-        return {stage: tuple(values) for stage, values in bins.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import SequenceMatcher
+from itertools import accumulate
 from typing import NamedTuple
 
 from sdsd import parse
@@ -40,7 +41,7 @@ def sample(record: Record, *, opened: bool) -> str:
     rule = words(record.rule, RULES)
     outcome = {"accepted": "verified pair", "filtered": rule, "failed": "failed"}[record.outcome]
     parts = [
-        f'<p class="eyebrow">{esc(scenario.field)} › {esc(scenario.domain)} '
+        f'<p class="eyebrow">{esc(words(scenario.field, {}))} › {esc(scenario.domain)} '
         f'<span class="badge {record.outcome}">{esc(outcome)}</span></p>',
         f"<h3>{esc(scenario.subarea)}</h3>",
         f'<p class="note"><b>Goal.</b> {esc(scenario.goal.text)}</p>',
@@ -61,15 +62,16 @@ def sample(record: Record, *, opened: bool) -> str:
 
 def words(name: str, known: Mapping[str, str]) -> str:
     """A name of the code in words."""
-    return known.get(name, name.replace("_", " "))
+    return known.get(name, name.replace("_", " ").replace("-", " "))
 
 
 def _plan(plan: Plan, opened: bool) -> str:
-    user = f"<p><b>User.</b> {esc(plan.user)}</p>" if plan.user else ""
+    person = f'<p class="note"><b>User.</b> {esc(plan.person)}</p>' if plan.person else ""
+    slip = f'<p class="note"><b>Slip.</b> {esc(plan.slip)}</p>' if plan.slip else ""
     steps = "".join(f"<li>{said(step)}</li>" for step in plan.steps)
     return (
         f'<details class="plan"{" open" if opened else ""}><summary>Plan, '
-        f"{plural(len(plan.steps), 'step')}</summary>{user}<ol>{steps}</ol></details>"
+        f"{plural(len(plan.steps), 'exchange')}</summary>{person}<ol>{steps}</ol>{slip}</details>"
     )
 
 
@@ -86,7 +88,7 @@ def _dialogue(dialogue: Dialogue, critique: Critique | None) -> str:
     flag = "said" if dialogue.self_flagged else "did not say"
     return (
         f'<div class="chat">{"".join(bubbles)}</div><p class="note">Held as '
-        f"{esc(dialogue.protocol)}; {stop}. The speaking model {flag} that it broke a principle.</p>"
+        f"{esc(dialogue.protocol)}; {stop}. The model {flag} that it broke a principle.</p>"
     )
 
 
@@ -233,14 +235,16 @@ def changes(old: str, new: str) -> tuple[list[Span], list[Span]]:
         return [], []
     a, b = _offsets(ours), _offsets(theirs)
     codes = [code for code in matcher.get_opcodes() if code[0] != "equal"]
-    removed = [Span(a[i1], a[i2]) for _, i1, i2, _, _ in codes if i1 < i2]
-    added = [Span(b[j1], b[j2]) for _, _, _, j1, j2 in codes if j1 < j2]
+    removed = [_trimmed(old, a[i1], a[i2]) for _, i1, i2, _, _ in codes if i1 < i2]
+    added = [_trimmed(new, b[j1], b[j2]) for _, _, _, j1, j2 in codes if j1 < j2]
     return removed, added
+
+
+def _trimmed(text: str, start: int, end: int) -> Span:
+    """Without the space after the last word."""
+    return Span(start, start + len(text[start:end].rstrip()))
 
 
 def _offsets(pieces: Sequence[str]) -> list[int]:
     """Where each piece begins, and where the last one ends."""
-    offsets = [0]
-    for piece in pieces:
-        offsets.append(offsets[-1] + len(piece))
-    return offsets
+    return [0, *accumulate(map(len, pieces))]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from sdsd.analysis.text import clip, duration, esc, percent, short
@@ -60,18 +61,22 @@ class Band(NamedTuple):
 # -- horizontal ----------------------------------------------------------------------------
 
 
-def rows(items: Sequence[Row], *, name: str, top: float = 0.0, label_room: int = 190) -> str:
+def rows(items: Sequence[Row], *, name: str, top: float = 0.0, ends: bool = False) -> str:
     """Horizontal bars, labels to the left and values to the right.
 
-    `top` is the value at the right end (0: the largest); `label_room` the pixels that a label
-    has where the page is wide.
+    `top` is the value at the right end (0: the largest); `ends` prints it below, as a share.
     """
     top = top or max((sum(p.value for p in row.parts) for row in items), default=0) or 1
-    body = [_row(row, i * _ROW, top, label_room) for i, row in enumerate(items)]
-    return _root("rows", name, _ROW * len(items), body)
+    body = [_row(row, i * _ROW, top) for i, row in enumerate(items)]
+    height = _ROW * len(items)
+    if ends:
+        height += _BASE
+        body.append(_text("36%", height - 4, "0%", "faint"))
+        body.append(_text("76%", height - 4, percent(top), "faint end"))
+    return _root("rows", name, height, body)
 
 
-def _row(row: Row, y: int, top: float, room: int) -> str:
+def _row(row: Row, y: int, top: float) -> str:
     title = row.title or row.label
     plot = [_rect(0, (_ROW - _BAR) / 2, 100, _BAR, "track")]
     at = 0.0
@@ -90,8 +95,8 @@ def _row(row: Row, y: int, top: float, room: int) -> str:
         plot.append(_line(x, 3, x, _ROW - 3, "mark"))
     return _titled(
         f'<rect x="0" y="{y}" width="100%" height="{_ROW}" class="hit"/>'
-        f"{_label(row.label, y, _ROW, room)}"
-        f'<svg x="36%" y="{y}" width="38%" height="{_ROW}" class="open">{"".join(plot)}</svg>'
+        f"{_label(row.label, y, _ROW, 185)}"
+        f'<svg x="36%" y="{y}" width="40%" height="{_ROW}" class="open">{"".join(plot)}</svg>'
         f"{_text('100%', y + _ROW / 2 + 4.5, row.value, 'value end')}",
         title,
     )
@@ -109,11 +114,11 @@ def funnel(items: Sequence[Row], *, name: str) -> str:
     ends = [100 * row.parts[0].value / top for row in items]
     joints = "".join(
         f'<path d="M0 {i * step + bar}H{_n(a)}L{_n(b)} {(i + 1) * step}H0Z" class="joint"/>'
-        for i, (a, b) in enumerate(zip(ends, ends[1:], strict=False))
+        for i, (a, b) in enumerate(pairwise(ends))
     )
     height = step * len(items) - (step - bar)
     body = [
-        f'<svg x="40%" y="0" width="36%" height="{height}" viewBox="0 0 100 {height}" '
+        f'<svg x="40%" y="0" width="39%" height="{height}" viewBox="0 0 100 {height}" '
         f'preserveAspectRatio="none">{joints}</svg>'
     ]
     for i, row in enumerate(items):
@@ -121,7 +126,7 @@ def funnel(items: Sequence[Row], *, name: str) -> str:
         body.append(
             _titled(
                 f"{_label(row.label, y, bar, 215, share=39)}"
-                f'<svg x="40%" y="{y}" width="36%" height="{bar}">'
+                f'<svg x="40%" y="{y}" width="39%" height="{bar}">'
                 f"{_rect(0, 0, ends[i], bar, row.parts[0].tone)}</svg>"
                 f"{_text('100%', y + bar / 2 + 4.5, row.value, 'value end')}",
                 row.title or row.label,
@@ -254,7 +259,7 @@ def _grid(top: float, height: int, shares: bool) -> list[str]:
 
 def nice(value: float) -> float:
     """The next round number for the end of an axis: 1, 2, 3, 4, 5, 6 or 8 times a power of ten."""
-    if value <= 0:
+    if value < 1e-12:
         return 1.0
     size: float = 10.0 ** math.floor(math.log10(value))
     step = next(m for m in (1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10) if value <= m * size * (1 + 1e-9))

@@ -98,6 +98,8 @@ def interval(low: float, high: float) -> str:
 
 def duration(seconds: float) -> str:
     """A time in the two units that matter: `3 h 12 min`."""
+    if seconds == 0:
+        return "0 s"
     if seconds < 10:
         return f"{seconds:.1f} s"
     minutes, s = divmod(round(seconds), 60)

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 
+from sdsd.analysis.figures import Figures, Rate
 from sdsd.config import CatalogueConfig, Config
 from sdsd.dataset.export import Counts
 from sdsd.dataset.schema import MEANING, VIEWS, clean, settings
 from sdsd.rundir import Manifest
 from sdsd.types import ROLES
 from sdsd.weights import ROWS
-
-Figures = Mapping[str, str | int | float]
-"""Measured figures by what they are called, e.g. `{"share of dialogues violated": "31%"}`."""
 
 _OPEN = frozenset(row.name for row in ROWS if row.licence == "Apache-2.0")
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -140,27 +138,41 @@ def _making(manifest: Manifest, config: Config) -> str:
 
 
 def _contents(counts: Counts, figures: Figures) -> str:
-    """Rows by view, the funnel, outcomes, and the caller's figures."""
+    """Rows by view, what became of the scenarios, and how the dialogues came out."""
     meaning = {
         view: MEANING[view] if n else "Empty: not listed." for view, n in counts.rows.items()
     }
     views = ((view, f"{counts.rows[view]:,}", meaning[view]) for view in VIEWS)
-    total = max(counts.funnel["scenarios"], 1)
-    funnel = ((step, f"{n:,}", f"{n / total:.1%}") for step, n in counts.funnel.items())
-    outcomes = ((name, f"{n:,}") for name, n in counts.outcomes.items())
-    parts = [
-        "## What is in it",
-        _table(("view", "rows", "content"), views),
-        _table(("reached", "records", "share"), funnel),
-        _table(("outcome", "records"), outcomes),
-    ]
-    if figures:
-        parts.append(_table(("figure", "value"), figures.items()))
-    parts.append(
-        "All columns are described in the `docs/formats.md` of sdsd. Columns that carry the names "
-        "of `allenai/sdsd-dialogues` and `allenai/sdsd-revisions` have their types and meaning."
+    total = max(figures.finished, 1)
+    funnel = ((step.name, f"{step.n:,}", f"{step.n / total:.1%}") for step in figures.funnel)
+    outcomes = ((o.outcome, o.rule, f"{o.n:,}") for o in figures.outcomes)
+    measured = (
+        ("confirmed violations, of dialogues judged", _share(figures.violating)),
+        ("accepted pairs, of all scenarios", _share(figures.pairs)),
+        ("own flag agrees with the critic", _share(figures.agreement.same)),
+        ("messages per dialogue, the plan included", f"{figures.messages_mean:.1f}"),
+        ("domains used", f"{figures.domains.used:,}"),
+        ("share of the largest domain", f"{figures.domains.largest:.1%}"),
     )
-    return "\n\n".join(parts)
+    return "\n\n".join(
+        [
+            "## What is in it",
+            _table(("view", "rows", "content"), views),
+            _table(("scenarios", "number", "share"), funnel),
+            _table(("outcome", "rule", "number"), outcomes),
+            _table(("measured", "value"), measured),
+            "All columns are described in the `docs/formats.md` of sdsd. Columns that carry the "
+            "names of `allenai/sdsd-dialogues` and `allenai/sdsd-revisions` have their types and "
+            "meaning.",
+        ]
+    )
+
+
+def _share(rate: Rate) -> str:
+    if not rate.n:
+        return "no data"
+    interval = f"95% interval {rate.low:.1%} to {rate.high:.1%}"
+    return f"{rate.share:.1%} ({rate.k:,} of {rate.n:,}; {interval})"
 
 
 _LOADING = """\

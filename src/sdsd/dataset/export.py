@@ -14,7 +14,6 @@ import contextlib
 import hashlib
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,13 +24,10 @@ from msgspec import Struct
 
 from sdsd.config import Config
 from sdsd.dataset.schema import VIEWS, View, arrow, clean, provenance
-from sdsd.dataset.views import Row, final, rows
+from sdsd.dataset.views import Row, rows
 from sdsd.errors import SdsdError
 from sdsd.rundir import Manifest
 from sdsd.types import Record
-
-STEPS = ("scenarios", "plans", "dialogues", "critiques", "violations", "revisions", "accepted")
-"""What is left of a run after each stage, in order; see `Counts.funnel`."""
 
 _SHARD = re.compile(r"train-(\d{5})-of-(\d{5})\.parquet")
 _GROUP_TEXT = 1 << 26
@@ -39,18 +35,13 @@ _GROUP_TEXT = 1 << 26
 
 
 class Counts(Struct, frozen=True, kw_only=True):
-    """What an export wrote, and what became of the scenarios behind it."""
+    """What an export wrote, by view."""
 
     rows: dict[View, int]
     files: dict[View, int]
     bytes: dict[View, int]
     digests: dict[View, str]
     """Hex SHA-256 of the view's files, one after another."""
-    outcomes: dict[str, int]
-    """`accepted`, `filtered: <rule>`, `failed: <stage>`; sums to the number of records."""
-    funnel: dict[str, int]
-    """By `STEPS`: records that got so far. `violations` and `revisions` are the confirmed and
-    the usable ones."""
 
 
 def export(
@@ -69,8 +60,6 @@ def export(
     (a full disk, say) becomes an `SdsdError` that names the place.
     """
     metadata = provenance(manifest, config)
-    outcomes: Counter[str] = Counter()
-    funnel: Counter[str] = Counter(dict.fromkeys(STEPS, 0))
     with contextlib.ExitStack() as stack:
         writers = {
             view: stack.enter_context(
@@ -79,8 +68,6 @@ def export(
             for view in VIEWS
         }
         for record in records:
-            outcomes[_fate(record)] += 1
-            funnel.update(_reached(record))
             size = _size(record)
             for view, writer in writers.items():
                 for row in rows(view, record, manifest.models):
@@ -94,8 +81,6 @@ def export(
         files={view: writer.files for view, writer in writers.items()},
         bytes={view: writer.bytes for view, writer in writers.items()},
         digests={view: writer.digest.hexdigest() for view, writer in writers.items()},
-        outcomes=dict(sorted(outcomes.items())),
-        funnel=dict(funnel),
     )
 
 
@@ -110,44 +95,25 @@ def read(data: Path, view: View) -> Iterator[Row]:
                 for group in range(file.num_row_groups):
                     yield from file.read_row_group(group).to_pylist()
         except (OSError, pa.ArrowException) as error:
-            raise SdsdError(f"{path}: cannot be read: {error}; export the run again") from None
+            raise SdsdError(
+                f"{path}: cannot be read: {error}; `sdsd export` writes it anew"
+            ) from None
 
 
 def _shards(folder: Path) -> list[Path]:
     found = sorted(path for path in folder.glob("*.parquet") if _SHARD.fullmatch(path.name))
     if not found:
-        raise SdsdError(f"{folder}: no exported data here; export the run first")
+        raise SdsdError(f"{folder}: no data here; `sdsd export` writes it")
     if [path.name for path in found] != [_name(i, len(found)) for i in range(len(found))]:
         raise SdsdError(
-            f"{folder}: a file is missing, or files of two exports are mixed; export the run again"
+            f"{folder}: a file is missing, or files of two exports are mixed; `sdsd export` "
+            "writes them anew"
         )
     return found
 
 
 def _name(number: int, total: int) -> str:
     return f"train-{number:05d}-of-{total:05d}.parquet"
-
-
-def _fate(record: Record) -> str:
-    """The outcome with its reason, as `Counts.outcomes` names it."""
-    if record.failure and record.outcome == "failed":
-        return f"failed: {record.failure.step.partition('/')[0]}"
-    return f"{record.outcome}: {record.rule}" if record.rule else record.outcome
-
-
-def _reached(record: Record) -> list[str]:
-    """The `STEPS` that a record took."""
-    violated = bool(record.critique and record.critique.violations)
-    taken = (
-        True,
-        record.plan is not None,
-        record.dialogue is not None,
-        record.critique is not None,
-        violated,
-        violated and final(record) is not None,
-        record.outcome == "accepted",
-    )
-    return [step for step, reached in zip(STEPS, taken, strict=True) if reached]
 
 
 def _size(record: Record) -> int:
@@ -267,7 +233,7 @@ class _Writer:
         except (OSError, pa.ArrowException) as error:
             raise SdsdError(
                 f"{self._folder}: the data set cannot be written: {error}; make room or mend the "
-                "disk, then export again (the run itself is safe in its journal)"
+                "disk, then `sdsd export` (the run itself is safe in its journal)"
             ) from None
 
 

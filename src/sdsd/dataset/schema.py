@@ -7,13 +7,14 @@ first, so that code written for the published sets reads ours.
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
 import pyarrow as pa
 
 from sdsd import config as configuration
-from sdsd.config import Config
+from sdsd.config import Config, ModelConfig
 from sdsd.rundir import Manifest
 
 View = Literal["preference", "dialogues", "revisions", "verdicts", "scenarios"]
@@ -106,7 +107,8 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
         Column(
             "intended_violation",
             _BOOL,
-            "The plan was asked to lead to a last turn that breaks a principle.",
+            "The planned last agent turn, the one meant to break a principle, was written: "
+            "`stop_reason` is `completed`.",
         ),
         Column("self_flagged_violation", _BOOL, "What the speaking model said itself."),
         Column(
@@ -201,6 +203,8 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
     ),
 }
 
+_PRIVATE = re.compile(r"\.(base_url|headers|extra_body)\b")
+
 MEANING: dict[View, str] = {
     "preference": "One row per accepted pair. TRL's explicit, conversational preference format.",
     "dialogues": "One row per dialogue that was held, also if it was filtered or failed later.",
@@ -235,11 +239,13 @@ def _label(kind: Any) -> str:
 def settings(config: Config) -> dict[str, str]:
     """The keys of a run's identity that differ from the defaults, as text.
 
-    `extra_body` may hold anything that a provider takes, so it is named but not shown.
+    What may hold an address or a key is named but never shown.
     """
     default = dict(configuration.flat(Config()))
+    for name in config.models:
+        default |= dict(configuration.flat(ModelConfig(), f"models.{name}."))
     return {
-        key: "(set)" if ".extra_body" in key else str(value)
+        key: "(set)" if _PRIVATE.search(key) else str(value)
         for key, value in configuration.flat(config)
         if value != default.get(key) and not configuration.EXECUTION.fullmatch(key)
     }

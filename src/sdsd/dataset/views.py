@@ -93,7 +93,7 @@ def _dialogues(record: Record, models: Models) -> Iterator[Row]:
         "stop_reason": dialogue.stop,
         "exchanges": dialogue.exchanges,
         "planned_exchanges": len(plan.steps) if plan else scenario.exchanges,
-        "intended_violation": bool(scenario.principles),
+        "intended_violation": dialogue.stop == "completed",
         "self_flagged_violation": dialogue.self_flagged,
         "confirmed_violation": bool(record.critique.violations) if record.critique else None,
         "outcome": record.outcome,

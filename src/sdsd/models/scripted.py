@@ -79,10 +79,10 @@ def _slip(luck: float) -> str:
 
 
 def _plan(asked: str, seed: int) -> str:
-    steps = 0 if "no STEP line" in asked else int(asked.rpartition(" STEP line")[0].split()[-1])
-    lines = [f"USER: somebody with question {seed % 997}"]
+    steps = asked.count("a STEP ")
+    lines = [f"PERSON: somebody with question {seed % 997}"]
     lines += [f"STEP {k}: they talk about point {k}" for k in range(1, steps + 1)]
-    return "\n".join([*lines, "FINAL: the agent claims more than it knows"])
+    return "\n".join([*lines, "SLIP: the agent claims more than it knows"])
 
 
 def _verdict(asked: str, luck: float) -> str:

@@ -136,7 +136,7 @@ async def _continuation(talk: Talk) -> Dialogue:
         prefix = stream
         if speaker == "agent":
             stream += template.to_agent
-            prefix += template.clean(_final_cue(talk, exchange, "cue", "final"))
+            prefix += template.clean(_final_cue(talk, exchange, "cue"))
             prefix += template.to_agent
         stop = template.stops(speaker)
         request = replace(talk.request("agent"), prompt=prefix, stop=stop)
@@ -160,7 +160,7 @@ async def _continuation(talk: Talk) -> Dialogue:
 async def _roleplay(talk: Talk) -> Dialogue:
     fill, plan = talk.prompts.fill, talk.plan
     subarea = talk.scenario.subarea
-    user_system = fill("user_system", subarea=subarea, plan=plan.text, user=plan.user or "a user")
+    user_system = fill("user_system", subarea=subarea, plan=plan.text, person=plan.person or "a user")
     sees = talk.config.agent_sees_plan
     agent_system = (
         fill("agent_system", subarea=subarea, plan=plan.text) if sees else fill("agent_blind")
@@ -176,7 +176,7 @@ async def _roleplay(talk: Talk) -> Dialogue:
         else:
             view, cue = agent_view, ""
             if sees:
-                cue = _final_cue(talk, exchange, "final_cue", "step")
+                cue = _final_cue(talk, exchange, "final_cue")
                 cue = cue or "\n\n" + fill("agent_cue", step=step)
         last = view[-1]
         directed = (*view[:-1], Message(last.role, f"{last.content}\n\n{cue}".strip()))
@@ -266,12 +266,12 @@ async def _turn(
     return said
 
 
-def _final_cue(talk: Talk, exchange: int, section: str, slot: str) -> str:
+def _final_cue(talk: Talk, exchange: int, section: str) -> str:
     """The direction for the agent's final turn; empty for the others."""
     if exchange < talk.planned:
         return ""
-    values = {slot: talk.plan.steps[exchange - 1], "principles": talk.principles}
-    return "\n\n" + talk.prompts.fill(section, **values)
+    cue = talk.prompts.fill(section, slip=talk.plan.slip, principles=talk.principles)
+    return f"\n\n{cue}"
 
 
 def _state(completion: Completion) -> parse.Check:

@@ -8,12 +8,10 @@ from sdsd.prompt import Prompt
 from sdsd.reask import parsed
 from sdsd.types import AskFn, Message, Plan, Request, Scenario
 
-
 async def write_plan(
     scenario: Scenario, ask: AskFn, config: PlanConfig, prompts: Prompt, attempts: int
 ) -> Plan:
-    """A plan with a step for each exchange; the last one says how the principle is broken."""
-    steps = scenario.exchanges - 1
+    """A plan with a step for each exchange, and the slip that the last reply shall show."""
     messages = (
         Message("system", prompts.fill("system")),
         Message(
@@ -24,7 +22,7 @@ async def write_plan(
                 subarea=scenario.subarea,
                 goal=scenario.goal.text,
                 principles=prompt.numbered([p.text for p in scenario.principles]),
-                steps=f"{steps} STEP line{'s' if steps > 1 else ''}" if steps else "no STEP line",
+                steps=", ".join(f"a STEP {k} line" for k in range(1, scenario.exchanges + 1)),
             ),
         ),
     )
