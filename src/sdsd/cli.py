@@ -211,20 +211,20 @@ def models_list(json: Json = False) -> None:
 @models_app.command("pull")
 def models_pull(name: Annotated[str, typer.Argument(help="A named model.")]) -> None:
     """Fetch a model; what was fetched before is kept."""
-    from sdsd import weights
+    from sdsd import terminal, weights
 
-    with weights.bar() as progress:
-        path = weights.pull(name, progress)
+    with terminal.progress() as screen:
+        path = weights.pull(name, screen.download)
     typer.echo(str(path))
 
 
 @models_app.command("verify")
 def models_verify(name: Annotated[str, typer.Argument(help="A named model.")]) -> None:
     """Compare a model file with its pinned SHA-256."""
-    from sdsd import weights
+    from sdsd import terminal, weights
 
-    with weights.bar() as progress:
-        path = weights.verify(name, progress)
+    with terminal.progress() as screen:
+        path = weights.verify(name, screen.download)
     typer.echo(f"{path}: as pinned")
 
 

@@ -205,10 +205,13 @@ def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] =
     """
     where = str(source) if isinstance(source, Path) else "configuration"
     tree = _read(source) if isinstance(source, Path) else dict(source or {})
-    if "model" in tree:  # the shorthand that most runs need
-        tree = dict(tree)
-        overrides = {"models.default.model": tree.pop("model"), **overrides}
-    for key, value in overrides.items():
+    # `model: x` is all that most runs need to say; an override beats the file.
+    model = overrides.get("model", tree.get("model"))
+    changes = {k: v for k, v in overrides.items() if k != "model"}
+    if model is not None:
+        changes = {"models.default.model": model, **changes}
+    tree = {k: v for k, v in tree.items() if k != "model"}
+    for key, value in changes.items():
         tree = _set(tree, key.split("."), value)
     if isinstance(tree.get("models"), dict):
         tree["models"] = {"default": {}, **tree["models"]}

@@ -6,6 +6,7 @@ file is replaced whole.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 
 from sdsd.analysis import figures, report
@@ -15,9 +16,12 @@ from sdsd.dataset import card, export
 from sdsd.errors import SdsdError
 from sdsd.journal import Journal
 from sdsd.rundir import RunDir, write
+from sdsd.types import Record
 
 SAMPLES = 3
 """Dialogues printed in the report."""
+_AMONG = 200
+"""They are picked from the first so many: a report must not take longer as a run grows."""
 
 
 def collect(journal: Journal, config: Config, catalogue: Catalogue) -> figures.Figures:
@@ -35,7 +39,7 @@ def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> None:
     config = rundir.config()
     counts = export.export(journal.records(), manifest, config, rundir.data)
     found = collect(journal, config, catalogue)
-    html = report.render(found, manifest, config, list(islice(journal.records(), SAMPLES)))
+    html = report.render(found, manifest, config, samples(journal.records()))
     try:
         write(rundir.report, html.encode("utf-8", "replace"))
         write(rundir.card, card.card(manifest, config, counts, found).encode("utf-8", "replace"))
@@ -43,3 +47,12 @@ def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> None:
         raise SdsdError(
             f"{rundir.path}: cannot be written: {error}; make room, then `sdsd report`"
         ) from None
+
+
+def samples(records: Iterable[Record]) -> list[Record]:
+    """A few records to read: one of each outcome if there are, then the first ones."""
+    early = list(islice(records, _AMONG))
+    kinds = {record.outcome: record for record in reversed(early)}
+    picked = [kinds[o] for o in ("accepted", "filtered", "failed") if o in kinds]
+    picked += [record for record in early if record not in picked]
+    return sorted(picked[:SAMPLES], key=lambda record: record.scenario.index)

@@ -4,33 +4,19 @@ Random access, no state, no end. Every axis (domains, goals, principles, number 
 exchanges) walks through seeded permutations of its values, one after another, so that over the
 first N scenarios the counts of any two values of an axis differ by at most one, for every N.
 Within a permutation the domains are laid out so that each field is spread evenly over it.
-
-Orders are made by hashing, not by a library's generator, so they are the same on every version
-of every interpreter.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from functools import lru_cache
-from hashlib import blake2b
 from typing import NamedTuple
 
 from sdsd.catalogue import Catalogue
+from sdsd.chance import draw
 from sdsd.config import ScenariosConfig
 from sdsd.errors import CatalogueError
 from sdsd.types import Principle, Scenario
-
-
-def draw(*parts: object) -> int:
-    """64 bits that depend on the parts alone: the only randomness in the system."""
-    text = "\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass")
-    return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
-
-
-def call_seed(seed: int, scenario: str, step: str) -> int:
-    """The sampling seed of one model call; 31 bits, which every server takes."""
-    return draw(seed, scenario, step) >> 33
 
 
 class _Axis(NamedTuple):

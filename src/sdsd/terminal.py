@@ -76,7 +76,8 @@ class Screen:
         self._started = time.monotonic()
         self._last = ""
         self._told = 0.0
-        self._fetched = -1
+        self._fetching = ""
+        self._tenths: dict[str, int] = {}
 
     def hear(self, event: Event) -> None:
         """One event of `sdsd.session`."""
@@ -98,15 +99,15 @@ class Screen:
         self._refresh()
 
     def download(self, what: str, done: int, total: int) -> None:
-        """How far fetching a file is, in bytes."""
-        share = 100 * done // max(total, 1)
-        text = f"fetching {what}: {share}% of {total / 1e6:,.0f} MB"
+        """How far a download or a check of a file is, in bytes."""
+        tenth = 10 * done // max(total, 1)
         if self._live is not None:
-            self._notes = deque([text], maxlen=3)
+            size = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+            self._fetching = f"{_bar(done / max(total, 1))} {what}, {size}"
             self._refresh()
-        elif share // 10 > self._fetched // 10 or self._fetched < 0:
-            self._fetched = share
-            self._line(text)
+        elif tenth > self._tenths.get(what, -1):
+            self._tenths[what] = tenth
+            self._line(f"{what}: {10 * tenth}% of {total / 1e6:,.0f} MB")
 
     def _called(self, stage: str, tokens: int, seconds: float) -> None:
         now = time.monotonic()
@@ -153,17 +154,17 @@ class Screen:
         if self._n:
             now = time.monotonic()
             share = self._done / self._n
-            width = 36
-            bar = "█" * int(width * share) + "░" * (width - int(width * share))
             accepted = self._outcomes["accepted"]
             made = self._done - self._begun_with
             yields = f"{accepted} pairs ({100 * accepted / made:.0f}%)" if made else "no pair yet"
             head = (f" {self._done}/{self._n} dialogues  ", (yields, "green"))
             rest = f"  {self._rate(now):.1f} tokens/s  {duration(now - self._started)}"
-            parts.append(Text.assemble((bar, "cyan"), *head, rest, self._eta()))
+            parts.append(Text.assemble((_bar(share), "cyan"), *head, rest, self._eta()))
             parts.append(self._stages())
         if self._last:
             parts.append(Text(safe(f"last: {self._last}"), style="dim", no_wrap=True))
+        if self._fetching and not self._n:
+            parts.append(Text(self._fetching, style="cyan", no_wrap=True))
         parts += [Text(safe(note), style="dim", no_wrap=True) for note in self._notes]
         return Panel(Group(*parts), title=safe(self._title) or "sdsd", title_align="left")
 
@@ -179,6 +180,11 @@ class Screen:
                         for s in STAGES)
         )  # fmt: skip
         return table
+
+
+def _bar(share: float, width: int = 36) -> str:
+    filled = min(width, int(width * share))
+    return "█" * filled + "░" * (width - filled)
 
 
 @contextlib.contextmanager
@@ -366,5 +372,6 @@ def findings(found: Sequence[Finding], *, json: bool) -> None:
         emit(found)
         return
     marks = {True: ("ok  ", "green"), False: ("BAD ", "bold red"), None: ("    ", "dim")}
+    width = max(len(f.name) for f in found) + 2
     for f in found:
-        out.print(Text.assemble(marks[f.ok], f"{f.name:<14}", safe(f.text)), soft_wrap=True)
+        out.print(Text.assemble(marks[f.ok], f"{f.name:<{width}}", safe(f.text)), soft_wrap=True)

@@ -6,9 +6,12 @@ What a server can do is found out by asking it (`probe`), never by its brand.
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+import urllib.request
 from collections.abc import Mapping
 from typing import Any, Self
+from urllib.parse import urlsplit
 
 import aiohttp
 import msgspec
@@ -43,13 +46,16 @@ class _Usage(Struct):
 class _Reply(Struct):
     choices: list[_Choice]
     usage: _Usage | None = None
-    model: str = ""
+    model: str | None = ""
 
 
 _reply = msgspec.json.Decoder(_Reply)
 _encode = msgspec.json.Encoder().encode
-_OVERLOADED = {408, 409, 425, 429, 500, 502, 503, 504, 529}
-_WRONG_ADDRESS = {401, 403, 404, 405}
+_MAY_PASS = {408, 409, 425, 429}
+"""Statuses that are worth another try, besides all from 500 up."""
+_THIS_REQUEST = {400, 413, 414, 422, 451}
+"""Statuses that judge this one request. Any other concerns every request: address, key, credit."""
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class HttpModel:
@@ -87,7 +93,7 @@ class HttpModel:
             timeout=self._timeout,
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
-            trust_env=True,
+            proxy=_proxy(self.base_url),
         )
         return self
 
@@ -102,16 +108,16 @@ class HttpModel:
         if status != 200:
             return self._refused(status, body, retry_after)
         try:
-            reply = _reply.decode(body)
+            reply = _decoded(body)
             choice = reply.choices[0]
-        except (msgspec.DecodeError, IndexError):
+        except (ValueError, RecursionError, IndexError):
             raise TransientError(f"{self.base_url}: not a completion: {body[:200]!r}") from None
         usage = reply.usage or _Usage()
         details = usage.prompt_tokens_details
         return Completion(
             text=choice.text or (choice.message and choice.message.content) or "",
             finish="length" if choice.finish_reason == "length" else "stop",
-            model=reply.model,
+            model=reply.model or "",
             prompt_tokens=usage.prompt_tokens,
             cached_tokens=(details and details.cached_tokens) or 0,
             completion_tokens=usage.completion_tokens,
@@ -152,14 +158,14 @@ class HttpModel:
 
     def _refused(self, status: int, body: bytes, retry_after: float | None) -> Refusal:
         said = body[:500].decode("utf-8", "replace")
-        if status in _OVERLOADED:
+        if status in _MAY_PASS or status >= 500:
             raise TransientError(f"{self.base_url}: HTTP {status}: {said}", retry_after)
-        if status in _WRONG_ADDRESS:
-            raise ModelError(
-                f"{self.base_url}: HTTP {status} for model `{self.name}`: {said}; check "
-                "`base_url`, `model` and the key (`sdsd doctor` shows what the server has)"
-            )
-        return Refusal(f"HTTP {status}", said)
+        if status in _THIS_REQUEST:
+            return Refusal(f"HTTP {status}", said)
+        raise ModelError(
+            f"{self.base_url}: HTTP {status} for model `{self.name}`: {said}; check "
+            "`base_url`, `model` and the key (`sdsd doctor` shows what the server has)"
+        )
 
     async def probe(self) -> Capabilities:
         """Ask the server what it can do, with requests of one token. Sets `capabilities`.
@@ -172,11 +178,14 @@ class HttpModel:
         except TransientError as error:
             raise ModelError(f"{error}; is the server running, and is `base_url` right?") from None
         completions = await self._can(Request("agent", 1, prompt="One, two,"))
+        self.capabilities = Capabilities(system=True, schema=True)  # so that both are tried
         template = await self._template(system=True)
-        system = template is not None or not completions
-        template = template or await self._template(system=False)
+        system = template is not None
+        if template is None:
+            template = await self._template(system=False)
+            briefed = (Message("system", "Be brief."), *ping)
+            system = template is None and await self._can(Request("agent", 1, briefed))
         shape = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
-        self.capabilities = Capabilities(schema=True)
         schema = chat and await self._can(Request("agent", 1, ping, schema=shape))
         self.capabilities = Capabilities(chat, completions, template, system, schema)
         return self.capabilities
@@ -199,6 +208,30 @@ class HttpModel:
                 return cut(str(msgspec.json.decode(await response.read())["prompt"]))
         except (aiohttp.ClientError, TimeoutError, msgspec.DecodeError, KeyError, TypeError):
             return None
+
+
+def _decoded(body: bytes) -> _Reply:
+    """The reply. Text cut inside a character (half a surrogate pair, say) gets U+FFFD there."""
+    try:
+        return _reply.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        text = json.dumps(json.loads(body.decode("utf-8", "replace")), ensure_ascii=False)
+        return _reply.decode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for this address; never one for this machine.
+
+    Looked up once: aiohttp's own `trust_env` goes through two threads for each request.
+    """
+    try:
+        address = urlsplit(url)
+        host = address.hostname or ""
+    except ValueError:  # not an address: the first request says so
+        return None
+    if host in _LOOPBACK or urllib.request.proxy_bypass(host):
+        return None
+    return urllib.request.getproxies().get(address.scheme)
 
 
 def folded(messages: tuple[Message, ...]) -> tuple[Message, ...]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from sdsd.chance import draw
 from sdsd.models import Capabilities
-from sdsd.scenario import draw
 from sdsd.template import Template
 from sdsd.types import Answer, Completion, Request
 

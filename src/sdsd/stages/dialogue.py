@@ -160,7 +160,8 @@ async def _continuation(talk: Talk) -> Dialogue:
 async def _roleplay(talk: Talk) -> Dialogue:
     fill, plan = talk.prompts.fill, talk.plan
     subarea = talk.scenario.subarea
-    user_system = fill("user_system", subarea=subarea, plan=plan.text, person=plan.person or "a user")
+    person = plan.person or "a user"
+    user_system = fill("user_system", subarea=subarea, plan=plan.text, person=person)
     sees = talk.config.agent_sees_plan
     agent_system = (
         fill("agent_system", subarea=subarea, plan=plan.text) if sees else fill("agent_blind")

@@ -8,6 +8,7 @@ from sdsd.prompt import Prompt
 from sdsd.reask import parsed
 from sdsd.types import AskFn, Message, Plan, Request, Scenario
 
+
 async def write_plan(
     scenario: Scenario, ask: AskFn, config: PlanConfig, prompts: Prompt, attempts: int
 ) -> Plan:
