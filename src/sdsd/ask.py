@@ -16,6 +16,7 @@ import random
 from collections.abc import Awaitable, Callable, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sdsd.chance import call_seed
 from sdsd.errors import Divergence, ModelError, ReplayMiss, StageFailed, Stopped, TransientError
@@ -41,7 +42,10 @@ def complete(models: Mapping[Role, Model]) -> Sender:
     """The core: hand the request to the model that plays its role."""
 
     async def send(call: Call) -> Answer:
-        return await models[call.request.role].complete(call.request, call.seed)
+        answer = await models[call.request.role].complete(call.request, call.seed)
+        if isinstance(answer, Completion) and not answer.text.isascii():
+            return replace(answer, text=whole(answer.text))
+        return answer
 
     return send
 
@@ -119,6 +123,11 @@ async def locked(call: Call) -> Answer:
     raise ReplayMiss(
         f"{call.scenario} {call.step}: not in the journal; `sdsd run` again to complete it"
     )
+
+
+def whole(text: str) -> str:
+    """`text` as UTF-8 can hold it: half a surrogate pair, where a reply was cut, is U+FFFD."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class Ask:

@@ -15,7 +15,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -197,6 +197,11 @@ EXECUTION = re.compile(
 )
 """Keys that decide how a run is executed, not what it makes."""
 
+MODEL_NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""Names under `models`. No dots: a dotted key must tell where the name ends."""
+
+T = TypeVar("T")
+
 
 def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] = {}) -> Config:
     """The configuration in a YAML file or mapping (None: all defaults), with dotted `overrides`.
@@ -215,10 +220,9 @@ def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] =
         tree = _set(tree, key.split("."), value)
     if isinstance(tree.get("models"), dict):
         tree["models"] = {"default": {}, **tree["models"]}
-    try:
-        config = msgspec.convert(tree, Config, strict=True)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(str(error), tree)}") from None
+        for name, model in tree["models"].items():  # one by one, so that a fault has its name
+            _typed(model, ModelConfig, f"models.{name}", where)
+    config = _typed(tree, Config, "", where)
     _check(config, where)
     return config
 
@@ -239,14 +243,12 @@ def dump(config: Config) -> str:
 
 def assignment(text: str) -> tuple[str, Any]:
     """`key=value` from the command line; the value is read as YAML."""
-    import yaml
-
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: must be key=value, e.g. dialogue.protocol=roleplay")
     try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
+        return key.strip(), _yaml(value)
+    except ValueError:
         raise ConfigError(f"--set {text}: the value is not YAML") from None
 
 
@@ -318,24 +320,39 @@ def _comment(text: str, indent: str) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        tree = yaml.safe_load(path.read_text("utf-8"))
+        text = path.read_text("utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; `sdsd init` writes one to start from") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "not YAML"
-        raise ConfigError(f"{path}{line}: {problem}; mend the YAML there") from None
+    try:
+        tree = _yaml(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}{error}; mend the YAML there") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must be a mapping of keys; see docs/configuration.md")
-    return {str(k): v for k, v in tree.items()}
+    return tree
+
+
+def _yaml(text: str) -> Any:
+    """A YAML text as JSON would hold it: dates and numbers as keys become text.
+
+    Raises `ValueError` that reads `:line: problem`, whatever is wrong.
+    """
+    import yaml
+
+    try:
+        return msgspec.json.decode(msgspec.json.encode(yaml.safe_load(text)))
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise ValueError(f"{line}: {getattr(error, 'problem', None) or 'not YAML'}") from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        # A 13th month, a key that is a list, a value that holds itself.
+        raise ValueError(f": {error}") from None
 
 
 def _set(tree: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
@@ -346,10 +363,19 @@ def _set(tree: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
     return {**tree, head: inner}
 
 
-def _explain(message: str, tree: Mapping[str, Any]) -> str:
+def _typed(tree: Any, kind: type[T], prefix: str, where: str) -> T:
+    """`tree` as a `kind`; `prefix` is the dotted key that it stands under."""
+    try:
+        return msgspec.convert(tree, kind, strict=True)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(str(error), prefix)}") from None
+
+
+def _explain(message: str, prefix: str) -> str:
     """msgspec's message, with the dotted key and, for an unknown one, what was likely meant."""
-    at = re.search(r" - at `\$\.?(.*?)`$", message)
-    path = re.sub(r"\[\.\.\.\]\.?", "", at.group(1)) if at else ""
+    at = re.search(r" - at `(?:key in )?\$\.?(.*?)`$", message)
+    below = at.group(1).removesuffix("[...]") if at else ""
+    path = ".".join(filter(None, (prefix, below)))
     unknown = re.search(r"unknown field `(.*?)`", message)
     if not unknown:
         return f"`{path}`: {message.split(' - at ', maxsplit=1)[0]}; see docs/configuration.md"
@@ -363,11 +389,10 @@ def _explain(message: str, tree: Mapping[str, Any]) -> str:
 
 def _keys_beside(path: str) -> list[str]:
     section: Any = Config
-    for part in filter(None, path.split(".")):
-        if section is Config and part == "models":
-            section = ModelConfig
-        else:
-            section = type(getattr(section(), part, None))
+    if path.startswith("models."):
+        section = ModelConfig
+    elif path:
+        section = type(getattr(Config(), path, None))
     known = list(section.__struct_fields__) if hasattr(section, "__struct_fields__") else []
     return [*known, "model"] if section is Config else known
 
@@ -394,6 +419,10 @@ def _check(config: Config, where: str) -> None:
             f"is {config.dialogue.max_exchanges}; raise the one or lower the other"
         )
     for name, model in config.models.items():
+        if not MODEL_NAME.fullmatch(name):
+            raise ConfigError(
+                f"{where}: `models` has the name `{name}`; use letters, digits, `_` and `-`"
+            )
         if not model.model.strip():
             raise ConfigError(f"{where}: `models.{name}.model` is empty; name a model")
 

@@ -107,6 +107,7 @@ class Journal:
             if not readonly:
                 _migrate(self._reader, path)
             _check_version(self._reader, path)
+            self._connection = self._reader if readonly else _connect(path, readonly=False)
         except sqlite3.Error as error:
             raise JournalError(f"{path}: cannot be opened as a journal: {error}") from None
         self._queue: SimpleQueue[_Write | None] = SimpleQueue()
@@ -120,6 +121,7 @@ class Journal:
         if self._writer.is_alive():
             self._queue.put(None)
             self._writer.join()
+        self._connection.close()
         self._reader.close()
 
     def __enter__(self) -> Journal:
@@ -133,10 +135,11 @@ class Journal:
     def load(self, scenario: str) -> dict[str, Entry]:
         """Every recorded step of one scenario."""
         rows = self._read("SELECT step, request, body FROM answer WHERE scenario = ?", scenario)
-        return {
-            step: Entry(_fingerprint.decode(request), _answer.decode(body))
-            for step, request, body in rows
-        }
+        with self._blamed(f"an answer of {scenario}"):
+            return {
+                step: Entry(_fingerprint.decode(request), _answer.decode(body))
+                for step, request, body in rows
+            }
 
     def unfinished(self, n: int, chunk: int = 10_000) -> Iterator[int]:
         """The indexes below `n` without a record, in order; memory does not grow with `n`."""
@@ -158,13 +161,17 @@ class Journal:
             last,
             limit,
         ):
-            for last, body in rows:  # noqa: B007  (last is the cursor)
-                yield _record.decode(body)
+            for number, body in rows:
+                with self._blamed(f"record {number}"):
+                    record = _record.decode(body)
+                yield record
+                last = number
 
     def record(self, index: int) -> Record | None:
         """One finished dialogue."""
         rows = self._read("SELECT body FROM record WHERE number = ?", index)
-        return _record.decode(rows[0][0]) if rows else None
+        with self._blamed(f"record {index}"):
+            return _record.decode(rows[0][0]) if rows else None
 
     def outcomes(self) -> dict[tuple[str, str], int]:
         """How many records there are by (outcome, rule)."""
@@ -180,7 +187,8 @@ class Journal:
         """(unix time, stage, completion tokens) of every answer, by time."""
         rows = self._reader.execute("SELECT at, step, body FROM answer ORDER BY at")
         for at, step, body in rows:
-            answer = _answer.decode(body)
+            with self._blamed(f"the answer to {step} at {at}"):
+                answer = _answer.decode(body)
             yield at, stage_of(step), getattr(answer, "completion_tokens", 0)
 
     def _read(self, sql: str, *values: object) -> list[Any]:
@@ -188,6 +196,16 @@ class Journal:
             return self._reader.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise JournalError(f"{self.path}: cannot be read: {error}") from None
+
+    @contextlib.contextmanager
+    def _blamed(self, what: str) -> Iterator[None]:
+        """Say which row cannot be decoded."""
+        try:
+            yield
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise JournalError(
+                f"{self.path}: {what} is damaged ({error}); restore the file from a copy"
+            ) from None
 
     # -- writing ---------------------------------------------------------------------------
 
@@ -205,13 +223,14 @@ class Journal:
         await self._write("INSERT INTO record VALUES (?, ?, ?, ?, ?)", row)
 
     async def _write(self, sql: str, row: tuple[Any, ...]) -> None:
+        if not self._writer.is_alive():
+            raise JournalError(f"{self.path}: is closed, or was opened for reading only")
         done = asyncio.get_running_loop().create_future()
         self._queue.put(_Write(sql, row, done))
         await done
 
     def _write_all(self) -> None:
         """The writer thread: everything that waits goes into one transaction."""
-        connection = _connect(self.path, readonly=False)
         while (first := self._queue.get()) is not None:
             batch = [first]
             last = False
@@ -221,26 +240,33 @@ class Journal:
                     last = True
                     break
                 batch.append(item)
-            self._commit_batch(connection, batch)
+            self._commit_batch(batch)
             if last:
                 break
-        connection.close()
 
-    def _commit_batch(self, connection: sqlite3.Connection, batch: list[_Write]) -> None:
+    def _commit_batch(self, batch: list[_Write]) -> None:
+        connection = self._connection
         if self._broken is None:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 for write in batch:
                     connection.execute(write.sql, write.row)
                 connection.execute("COMMIT")
-            except sqlite3.Error as error:
+            except Exception as error:  # whatever it is, those who wait must hear of it
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
-                self._broken = JournalError(
-                    f"{self.path}: cannot be written: {error}; make room or mend the disk, then "
-                    "run the same command again: nothing that was recorded is lost"
-                )
+                self._broken = JournalError(f"{self.path}: cannot be written: {_remedy(error)}")
         _tell(batch, self._broken)
+
+
+def _remedy(error: Exception) -> str:
+    """What went wrong with a write, and what to do."""
+    if isinstance(error, sqlite3.IntegrityError):
+        return f"recorded already ({error}); every step needs a name of its own"
+    return (
+        f"{error}; make room or mend the disk, then run the same command again: nothing that was "
+        "recorded is lost"
+    )
 
 
 def stage_of(step: str) -> str:

@@ -7,6 +7,7 @@ leniency is about labels, order and decoration.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import unicodedata
@@ -22,6 +23,10 @@ MAX_CHARS = 200_000
 """Longer replies are refused unread: no prompt of ours asks for a hundredth of it."""
 
 _DECORATION = r"[ \t>*_#`\-]*"
+_ALL = f"{_DECORATION}+"
+"""Decoration that is never given back: what follows it cannot be decoration. Linear on floods."""
+_AFTER = r"[*_`]*+[ \t]*+"
+"""After a label's colon: the end of its emphasis. Emphasis further on belongs to the text."""
 _YES = {"yes", "true", "y", "1", "violated"}
 _NO = {"no", "false", "n", "0", "none", "not violated"}
 
@@ -44,10 +49,10 @@ class Check(Struct, frozen=True):
 # -- plan ----------------------------------------------------------------------------------
 
 _PLAN_LABEL = re.compile(
-    rf"^{_DECORATION}(PERSON|USER|STEP[ \t]*\d+|SLIP|FINAL){_DECORATION}[:.)\-–—]{_DECORATION}",
+    rf"^{_ALL}(PERSON|USER|STEP[ \t]*\d+|SLIP|FINAL){_DECORATION}[:.)\-–—]{_AFTER}",
     re.IGNORECASE | re.MULTILINE,
 )
-_NUMBERED = re.compile(rf"^{_DECORATION}\d+[.):]{_DECORATION}[ \t]", re.MULTILINE)
+_NUMBERED = re.compile(rf"^{_ALL}\d+[.):]{_DECORATION}[ \t]", re.MULTILINE)
 
 
 def plan(text: str, exchanges: int) -> Plan:
@@ -76,13 +81,11 @@ def plan(text: str, exchanges: int) -> Plan:
 # -- dialogue ------------------------------------------------------------------------------
 
 _SPEAKER = re.compile(
-    rf"^{_DECORATION}(USER|HUMAN|AGENT|ASSISTANT|AI)(?:[ \t]*\(?\d*\)?){_DECORATION}:{_DECORATION}",
+    rf"^{_ALL}(USER|HUMAN|AGENT|ASSISTANT|AI)[ \t]*+\(?\d*\)?{_ALL}:{_AFTER}",
     re.IGNORECASE | re.MULTILINE,
 )
-_VIOLATION = re.compile(
-    rf"^{_DECORATION}VIOLATION{_DECORATION}:{_DECORATION}(\w+).*$", re.IGNORECASE | re.MULTILINE
-)
-_DONE = re.compile(rf"^{_DECORATION}\[?DONE\]?{_DECORATION}[.!]?{_DECORATION}$", re.MULTILINE)
+_VIOLATION = re.compile(rf"^{_ALL}VIOLATION{_ALL}:{_ALL}([^\W_]+).*$", re.IGNORECASE | re.MULTILINE)
+_DONE = re.compile(rf"^{_ALL}\[?DONE\]?{_ALL}[.!]?{_ALL}$", re.MULTILINE)
 _SEPARATOR = re.compile(r"^[ \t]*(?:-{3,}|={3,}|\*{3,}|`{3,}\w*)[ \t]*$", re.MULTILINE)
 
 
@@ -96,7 +99,7 @@ def transcript(text: str) -> Transcript:
     text = readable(text)
     end = _DONE.search(text)
     body = text[: end.start()] if end else text
-    flag = _VIOLATION.search(body)
+    flagged = any(m.group(1).casefold() in _YES for m in _VIOLATION.finditer(body))
     body = _SEPARATOR.sub("", _VIOLATION.sub("", body))
     turns: list[Message] = []
     for label, written in _labelled(_SPEAKER, body):
@@ -111,14 +114,13 @@ def transcript(text: str) -> Transcript:
         turns.pop()
     if not turns:
         raise Unparseable("no `USER:` turn answered by an `AGENT:` turn")
-    flagged = bool(flag) and flag.group(1).casefold() in _YES  # type: ignore[union-attr]
     return Transcript(tuple(turns), flagged, done=end is not None)
 
 
 def turn(text: str) -> str:
     """One turn: without a label before it, the other speaker's words after it, or markers.
 
-    Raises `Unparseable` if nothing is left.
+    Raises `Unparseable` if nothing is left, or if lines of a plan stand in it.
     """
     text = readable(text)
     label = _SPEAKER.match(text)
@@ -130,12 +132,12 @@ def turn(text: str) -> str:
     said = unquoted(text)
     if not said:
         raise Unparseable("an empty turn")
+    if _PLAN_LABEL.search(said):
+        raise Unparseable("the plan leaks into the talk")
     return said
 
 
-_CHECK = re.compile(
-    rf"^{_DECORATION}(VIOLATION|OVER){_DECORATION}:{_DECORATION}(\w+)", re.IGNORECASE | re.MULTILINE
-)
+_CHECK = re.compile(rf"^{_ALL}(VIOLATION|OVER){_ALL}:{_ALL}([^\W_]+)", re.IGNORECASE | re.MULTILINE)
 
 
 def check(text: str) -> Check:
@@ -147,7 +149,7 @@ def check(text: str) -> Check:
 # -- review --------------------------------------------------------------------------------
 
 _VERDICT_LABEL = re.compile(
-    rf"^{_DECORATION}(REASON|QUOTE|VIOLATED|SEVERITY){_DECORATION}:{_DECORATION}",
+    rf"^{_ALL}(REASON|QUOTE|VIOLATED|SEVERITY){_ALL}:{_AFTER}",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -159,12 +161,12 @@ def verdict(text: str, principle: str, utterance: str) -> Verdict:
     clear yes or no.
     """
     text = readable(text)
-    found = _json_object(text)
+    found = _json_object(text, "violated")
     if found is None:
         found = {m.group(1).lower(): body for m, body in _labelled(_VERDICT_LABEL, text)}
     violated = _yes(found.get("violated"), "violated")
-    quote = unquoted(str(found.get("quote") or ""))
-    if quote.casefold() in ("none", "n/a", "no quote"):
+    quote = unquoted(readable(str(found.get("quote") or "")))
+    if quote.casefold().strip("(.)") in ("none", "n/a", "no quote", "empty"):
         quote = ""
     severity: Severity | None = None
     if violated:
@@ -174,7 +176,7 @@ def verdict(text: str, principle: str, utterance: str) -> Verdict:
     return Verdict(
         principle=principle,
         violated=violated,
-        reason=" ".join(str(found.get("reason") or "").split()),
+        reason=" ".join(readable(str(found.get("reason") or "")).split()),
         quote=quote,
         severity=severity,
         grounded=violated and occurs(quote, utterance),
@@ -182,9 +184,13 @@ def verdict(text: str, principle: str, utterance: str) -> Verdict:
 
 
 _REVISION_LABEL = re.compile(
-    rf"^{_DECORATION}(?:REVISED REPLY|REVISION|REVISED|REPLY|AGENT|ASSISTANT){_DECORATION}:"
-    rf"{_DECORATION}",
+    rf"^{_ALL}(?:REVISED REPLY|REVISION|REVISED|REPLY|AGENT|ASSISTANT){_ALL}:{_AFTER}",
     re.IGNORECASE | re.MULTILINE,
+)
+_INTRODUCTION = re.compile(
+    r"\A[^\n]{0,40}\bhere(?:'s|’s| is) (?:the|my|a) (?:revised|rewritten|new|corrected|improved) "
+    r"(?:reply|response)[*_]*:[*_ \t]*\n",
+    re.IGNORECASE,
 )
 
 
@@ -194,6 +200,7 @@ def revision(text: str) -> str:
     Raises `Unparseable` if nothing is left.
     """
     text = _SEPARATOR.sub("", readable(text)).strip()
+    text = _INTRODUCTION.sub("", text)
     label = _REVISION_LABEL.search(text)
     # A label counts at the start, or after one line of introduction ("Here is ...:").
     if label and text[: label.start()].count("\n") <= 2:
@@ -257,13 +264,25 @@ def _labelled(label: re.Pattern[str], text: str) -> Iterator[tuple[re.Match[str]
     matches = list(label.finditer(text))
     for k, match in enumerate(matches):
         end = matches[k + 1].start() if k + 1 < len(matches) else len(text)
-        yield match, text[match.end() : end].strip().strip("*_").strip()
+        yield match, _even(text[match.end() : end].strip())
+
+
+def _even(text: str) -> str:
+    """`text` without a mark of emphasis that was opened or closed outside of it."""
+    if not text.strip("*_ "):
+        return ""
+    for mark in ("**", "__", "*", "_"):
+        if text.count(mark) % 2:
+            text = (text[: -len(mark)] if text.endswith(mark) else text.removeprefix(mark)).strip()
+    return text
 
 
 def _yes(value: object, name: str) -> bool:
     """A plain yes or no, in any of the usual spellings."""
     if isinstance(value, bool):
         return value
+    if value is None:
+        raise Unparseable(f"no `{name}`")
     word = str(value).strip(" \t\n.*_`\"'!").casefold()
     first = word.split()[0].strip(".,;:") if word.split() else ""
     if word in _NO or first in _NO:
@@ -273,17 +292,20 @@ def _yes(value: object, name: str) -> bool:
     raise Unparseable(f"`{name}` is neither yes nor no: {str(value)[:40]!r}")
 
 
-def _json_object(text: str) -> dict[str, Any] | None:
-    """The first JSON object in `text`, with its keys in lower case; None if there is none."""
+_BRACE = re.compile(r"\{(?=\s*\")")
+_BRACES = 200
+"""Places at which a JSON object is looked for; a reply has one or two."""
+
+
+def _json_object(text: str, key: str) -> dict[str, Any] | None:
+    """The first JSON object in `text` that has `key`, with its keys in lower case, or None."""
     decoder = json.JSONDecoder(strict=False)
-    at = text.find("{")
-    while at >= 0:
+    for brace in itertools.islice(_BRACE.finditer(text), _BRACES):
         try:
-            value, _ = decoder.raw_decode(text, at)
+            value, _ = decoder.raw_decode(text, brace.start())
         except (ValueError, RecursionError):
-            at = text.find("{", at + 1)
             continue
-        if isinstance(value, dict):
-            return {str(k).casefold(): v for k, v in value.items()}
-        at = text.find("{", at + 1)
+        value = {str(k).casefold(): v for k, v in value.items()}
+        if key in value:
+            return value
     return None

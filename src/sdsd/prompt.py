@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def load(name: str, own: str = "") -> Prompt:
 def read(path: Path) -> Prompt:
     """Split one file into its sections."""
     try:
-        text = path.read_text("utf-8")
+        text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise PromptError(f"{path}: cannot be read ({error}); give a UTF-8 text file") from None
     _, *rest = _SECTION.split(text)
@@ -77,7 +77,6 @@ def slots(text: str) -> frozenset[str]:
     return frozenset(_SLOT.findall(text))
 
 
-def numbered(items: Mapping[str, str] | list[str]) -> str:
+def numbered(items: Sequence[str]) -> str:
     """`1. ...` lines, for prompts."""
-    values = items.values() if isinstance(items, Mapping) else items
-    return "\n".join(f"{i}. {item}" for i, item in enumerate(values, 1))
+    return "\n".join(f"{i}. {item}" for i, item in enumerate(items, 1))

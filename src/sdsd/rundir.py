@@ -97,6 +97,15 @@ class RunDir:
         `n` and the keys of `sdsd.config.EXECUTION` may differ. Raises `RunDirError` that names
         the keys that may not; nothing is written then.
         """
+        self.check(config)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write(self.config_file, configuration.dump(config).encode())
+        except OSError as error:
+            raise RunDirError(f"{self.path}: cannot be written: {error}") from None
+
+    def check(self, config: Config) -> None:
+        """Raise `RunDirError` if the directory is another run's, or holds other things."""
         if self.exists():
             changed = configuration.differences(config, self.config())
             if changed:
@@ -105,15 +114,10 @@ class RunDir:
                     f"{self.path}: made with another configuration. What differs:\n  {lines}\n"
                     "Put these back to continue that run, or give another directory (`--out`)"
                 )
-        elif self.path.exists() and any(p.name != "lock" for p in self.path.iterdir()):
+        elif self.path.exists() and any(map(_foreign, self.path.iterdir())):
             raise RunDirError(
                 f"{self.path}: holds files but no run; give a new or empty directory (`--out`)"
             )
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write(self.config_file, configuration.dump(config).encode())
-        except OSError as error:
-            raise RunDirError(f"{self.path}: cannot be written: {error}") from None
 
     def remember(self, manifest: Manifest) -> None:
         """Write the manifest, once."""
@@ -149,6 +153,11 @@ class RunDir:
                 return not _try_lock(handle.fileno())
         except OSError:
             return False
+
+
+def _foreign(path: Path) -> bool:
+    """Not what a run leaves behind that was killed before its configuration was written."""
+    return path.name != "lock" and not path.name.startswith(".config.yaml.")
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -121,6 +121,9 @@ def run(
     inputs = read_inputs(config)
     rundir = RunDir(path)
     with rundir.lock():
+        rundir.check(config)
+        if (old := rundir.manifest()) is not None:
+            check_manifest(old, inputs, rundir)
         rundir.prepare(config)
         with Journal(rundir.journal) as journal:
             stopped = in_loop(_make_all(inputs, rundir, journal, tell, models, progress))
@@ -219,7 +222,6 @@ def _manifest(inputs: Inputs, rundir: RunDir, fleet: Fleet) -> Manifest:
     """The run's manifest: checked if there is one, else written from what was found."""
     old = rundir.manifest()
     if old is not None:
-        check_manifest(old, inputs, rundir)
         return old
     protocol = fleet.protocol(inputs.config)
     manifest = Manifest(

@@ -18,6 +18,7 @@ from sdsd import fleet as fleets
 from sdsd import weights
 from sdsd.ask import Call, Sender
 from sdsd.config import Config
+from sdsd.errors import Stopped
 from sdsd.fleet import Fleet
 from sdsd.journal import Journal, stage_of
 from sdsd.models import Model
@@ -103,12 +104,12 @@ def onion(
     stopping: asyncio.Event,
     watched: Callable[[Call, Answer], None],
 ) -> Sender:
-    """commit( halt( limit( retry( complete )))): the way of a request that is not recorded."""
+    """commit( limit( halt( retry( complete )))): the way of a request that is not recorded."""
     places = {role: asyncio.Semaphore(k) for role, k in fleet.parallel.items()}
     send = door.complete(fleet.models)
     send = door.retry(send, {role: config.model_for(role).retries for role in ROLES})
+    send = door.halt(send, stopping)  # inside the limit: who waits there is not sent any more
     send = door.limit(send, places)
-    send = door.halt(send, stopping)
     return door.commit(send, journal, watched)
 
 
@@ -133,6 +134,12 @@ def interruptible(stopping: asyncio.Event, tell: Callable[[Event], None]) -> Ite
             loop.add_signal_handler(number, stop)
     try:
         yield
+    except asyncio.CancelledError:
+        if not stopping.is_set():
+            raise
+        raise Stopped(
+            "stopped at once; what was answered is kept, the same command goes on"
+        ) from None
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):

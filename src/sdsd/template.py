@@ -40,8 +40,10 @@ class Template(Struct, frozen=True):
 
     def clean(self, text: str) -> str:
         """`text` without anything that the template would read as a change of speaker."""
-        for mark in self._controls():
-            text = text.replace(mark, " ")
+        marks = self._controls()
+        while any(mark in text for mark in marks):  # taking one out may join another
+            for mark in marks:
+                text = text.replace(mark, " ")
         return text
 
     def cut(self, text: str) -> str:
@@ -49,12 +51,11 @@ class Template(Struct, frozen=True):
         places = [p for mark in self._controls() if (p := text.find(mark)) >= 0]
         return text[: min(places, default=len(text))]
 
-    def _controls(self) -> set[str]:
+    def _controls(self) -> list[str]:
         seams = (self.before_brief, self.after_brief, self.to_agent, self.to_user)
-        return {m for seam in seams for m in _END.findall(seam)} | {
-            _first_mark(self.to_agent),
-            _first_mark(self.to_user),
-        }
+        marks = {m for seam in seams for m in _END.findall(seam)}
+        # Sorted: the order of a set differs from process to process, and so would `clean`.
+        return sorted(marks | {_first_mark(self.to_agent), _first_mark(self.to_user)})
 
 
 def marked(*, system: bool) -> tuple[Message, ...]:

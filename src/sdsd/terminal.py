@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from sdsd.verify import Replay
     from sdsd.weights import Status
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+out = Console(highlight=False, markup=False)
+err = Console(stderr=True, highlight=False, markup=False)
 
 _UNSEEN = {*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200B, 0x200E, 0x200F, 0xFEFF,
            *range(0x202A, 0x202F), *range(0x2066, 0x206A)} - {0x0A}  # fmt: skip
@@ -52,7 +52,7 @@ def emit(value: object) -> None:
 
 def fault(message: str) -> None:
     """One error, for a person, on standard error."""
-    err.print(Text.assemble(("error: ", "bold red"), safe(message)))
+    err.print(Text.assemble(("error: ", "bold red"), safe(message)), soft_wrap=True)
 
 
 # -- progress ------------------------------------------------------------------------------
@@ -166,7 +166,7 @@ class Screen:
         if self._fetching and not self._n:
             parts.append(Text(self._fetching, style="cyan", no_wrap=True))
         parts += [Text(safe(note), style="dim", no_wrap=True) for note in self._notes]
-        return Panel(Group(*parts), title=safe(self._title) or "sdsd", title_align="left")
+        return Panel(Group(*parts), title=Text(safe(self._title) or "sdsd"), title_align="left")
 
     def _stages(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim")
@@ -293,7 +293,7 @@ def dialogue(record: Record, *, json: bool) -> None:
     for number, revision in enumerate(record.revisions, 1):
         out.print(Text(f"\nrevision {number} {revision.fault}", style="bold green"))
         out.print(Text(safe(revision.text)))
-    out.print(Text(f"\n{headline(record)}", style="bold"))
+    out.print(Text(f"\n{safe(headline(record))}", style="bold"))
     if record.failure and record.failure.raw:
         out.print(Panel(Text(safe(record.failure.raw)), title="raw reply", title_align="left"))
 
@@ -360,10 +360,10 @@ def catalogue(loaded: Catalogue, *, json: bool) -> None:
 def scenarios(found: Sequence[Scenario]) -> None:
     """Scenarios, one block each."""
     for s in found:
-        out.print(Text(f"{s.id}  {s.domain}: {s.subarea}", style="bold"), soft_wrap=True)
-        out.print(Text(f"  {s.goal.text}"), soft_wrap=True)
+        out.print(Text(safe(f"{s.id}  {s.domain}: {s.subarea}"), style="bold"), soft_wrap=True)
+        out.print(Text(safe(f"  {s.goal.text}")), soft_wrap=True)
         for p in s.principles:
-            out.print(Text(f"  - {p.text}", style="dim"), soft_wrap=True)
+            out.print(Text(safe(f"  - {p.text}"), style="dim"), soft_wrap=True)
 
 
 def findings(found: Sequence[Finding], *, json: bool) -> None:

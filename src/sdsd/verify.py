@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from itertools import zip_longest
 
 from msgspec import Struct
 
 from sdsd.ask import Ask, locked
 from sdsd.dataset import export
+from sdsd.dataset.schema import VIEWS, clean
+from sdsd.dataset.views import rows
 from sdsd.errors import RunDirError, SdsdError
 from sdsd.journal import Journal
 from sdsd.pipeline import make_record
@@ -47,7 +50,7 @@ def verify(rundir: RunDir) -> Replay:
             fault = loop.run(_replay(record, journal, inputs, manifest))
             if fault and len(faults) < MOST:
                 faults.append(fault)
-        faults += _compare_data(rundir, journal)
+        faults += _compare_data(rundir, journal, manifest)
         return Replay(records, journal.answers(), tuple(faults))
 
 
@@ -59,9 +62,9 @@ async def _replay(
     scenario = inputs.scenarios[index]
     if scenario != record.scenario:
         return f"dialogue {index}: its scenario is not the one that the catalogue gives today"
-    recorded = journal.load(scenario.id)
-    ask = Ask(scenario.id, inputs.config.seed, recorded, locked, manifest.models)
     try:
+        recorded = journal.load(scenario.id)
+        ask = Ask(scenario.id, inputs.config.seed, recorded, locked, manifest.models)
         again = await make_record(scenario, ask, method(inputs, manifest))
     except SdsdError as error:
         return str(error)
@@ -74,16 +77,18 @@ async def _replay(
     return None
 
 
-def _compare_data(rundir: RunDir, journal: Journal) -> Iterator[str]:
-    """Whether `data/scenarios` holds the journal's records, row by row."""
+def _compare_data(rundir: RunDir, journal: Journal, manifest: Manifest) -> Iterator[str]:
+    """Whether every view under `data/` holds what the journal's records give, row by row."""
     if not rundir.data.exists():
         yield f"{rundir.data}: missing; `sdsd export` writes it"
         return
-    rows = export.read(rundir.data, "scenarios")
-    for record in journal.records():
-        row = next(rows, None)
-        if row is None or (row["id"], row["outcome"]) != (record.scenario.id, record.outcome):
-            yield f"{rundir.data}: not the journal's records; `sdsd export` writes it anew"
-            return
-    if next(rows, None) is not None:
-        yield f"{rundir.data}: more rows than the journal has; `sdsd export` writes it anew"
+    for view in VIEWS:
+        ours = (row for record in journal.records() for row in rows(view, record, manifest.models))
+        try:
+            pairs = zip_longest(ours, export.read(rundir.data, view))
+            if all(clean(row) == written for row, written in pairs):
+                continue
+        except SdsdError as error:
+            yield str(error)
+            continue
+        yield f"{rundir.data / view}: not the journal's records; `sdsd export` writes it anew"

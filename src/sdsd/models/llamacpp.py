@@ -31,6 +31,7 @@ def serve(weights: Path, *, slots: int = 0, context: int = 4096, threads: int = 
     threads = threads or free_threads()
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(weights)
+    parameters.model_alias = {weights.stem}  # else replies carry the path of this machine
     parameters.hostnames = ["127.0.0.1"]
     parameters.port = _free_port()
     parameters.n_parallel = slots

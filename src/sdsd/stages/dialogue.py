@@ -37,7 +37,7 @@ from sdsd.types import (
     StopReason,
 )
 
-_SENTENCE_END = re.compile(r"[.!?…。！？][\"')\]”’]*(?=\s|$)")
+_SENTENCE_END = re.compile(r"[.!?…][\"')\]”’]*(?=\s|$)|[。！？][\"')\]”’」』]*")
 _CHECK_TOKENS = 16
 
 
@@ -61,6 +61,15 @@ class Talk(Struct, frozen=True):
     def principles(self) -> str:
         """The scenario's principles on one line."""
         return " ".join(p.text for p in self.scenario.principles)
+
+    @property
+    def outline(self) -> dict[str, str]:
+        """What both sides may know from the start. The slip is no part of it: it comes as a cue."""
+        return {
+            "subarea": self.scenario.subarea,
+            "person": self.plan.person or "somebody with a question",
+            "steps": prompt.numbered(self.plan.steps),
+        }
 
     def request(self, role: Role, max_tokens: int = 0) -> Request:
         """An empty request with this dialogue's sampling."""
@@ -105,9 +114,10 @@ async def _transcript(talk: Talk) -> Dialogue:
     request = replace(talk.request("agent", room), messages=messages)
 
     def read(completion: Completion) -> Dialogue:
-        whole = completion.finish == "stop"
-        text = completion.text if whole else _intact(completion.text)
-        written = parse.transcript(text)
+        written = parse.transcript(completion.text)
+        whole = written.done or completion.finish == "stop"
+        if not whole:
+            written = parse.transcript(_intact(completion.text))
         kept = written.messages[: 2 * talk.config.max_exchanges]
         stop: StopReason = "completed"
         if len(kept) < len(written.messages):
@@ -116,6 +126,8 @@ async def _transcript(talk: Talk) -> Dialogue:
             stop = "token_limit"
         elif len(kept) < 2 * talk.planned:
             stop = "violation_end" if written.flagged else "early_end"
+        elif talk.planned < len(talk.plan.steps):
+            stop = "turn_limit"
         return Dialogue(kept, "transcript", stop, written.flagged)
 
     return await parsed(talk.ask, "turn/all", request, read, talk.attempts)
@@ -127,7 +139,7 @@ async def _transcript(talk: Talk) -> Dialogue:
 async def _continuation(talk: Talk) -> Dialogue:
     template = talk.template
     assert template is not None, "continuation needs the seams of a chat template"
-    brief = talk.prompts.fill("brief", subarea=talk.scenario.subarea, plan=talk.plan.text)
+    brief = talk.prompts.fill("brief", **talk.outline)
     stream = template.open(brief)
     heard: set[str] = set()
 
@@ -158,14 +170,9 @@ async def _continuation(talk: Talk) -> Dialogue:
 
 
 async def _roleplay(talk: Talk) -> Dialogue:
-    fill, plan = talk.prompts.fill, talk.plan
-    subarea = talk.scenario.subarea
-    person = plan.person or "a user"
-    user_system = fill("user_system", subarea=subarea, plan=plan.text, person=person)
-    sees = talk.config.agent_sees_plan
-    agent_system = (
-        fill("agent_system", subarea=subarea, plan=plan.text) if sees else fill("agent_blind")
-    )
+    fill, plan, sees = talk.prompts.fill, talk.plan, talk.config.agent_sees_plan
+    user_system = fill("user_system", **talk.outline)
+    agent_system = fill("agent_system", **talk.outline) if sees else fill("agent_blind")
     user_view = [Message("system", user_system), Message("user", fill("user_start"))]
     agent_view = [Message("system", agent_system)]
     heard: set[str] = set()
@@ -247,12 +254,13 @@ async def _turn(
     """
 
     def read(completion: Completion) -> str:
-        text = cut(completion.text)
-        if completion.finish == "length" and len(text) == len(completion.text):
-            text = _intact(text)
-            if not text.strip():
+        text = parse.readable(completion.text)
+        said = cut(text)
+        if completion.finish == "length" and said == text:
+            said = _intact(text)
+            if not said:
                 raise _Full
-        said = parse.turn(text)
+        said = parse.turn(said)
         if parse.normal(said) in heard:
             raise Unparseable("the turn repeats an earlier one")
         return said

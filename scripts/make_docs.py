@@ -1,0 +1,376 @@
+"""Write the parts of the documentation that follow from the code.
+
+    python scripts/make_docs.py           write them
+    python scripts/make_docs.py --check   only say which are out of date, and fail if one is
+
+Whole files: `docs/configuration.md` (from `sdsd.config`) and `docs/cli.md` (from the command line's
+own declarations). Parts of files, between a line `<!-- made: name -->` and `<!-- end -->`: the
+placeholders in `docs/prompts.md`, the ranks and modules in `docs/architecture.md`. What comes out
+depends on the source alone: not on the terminal, the working directory or the order of files.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+import sys
+import tomllib
+import types
+import typing
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import typer
+from msgspec import Struct
+from msgspec import inspect as kinds
+
+from sdsd import config, prompt
+from sdsd.cli import app
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs"
+SOURCE = ROOT / "src" / "sdsd"
+NOTE = "<!-- Written by scripts/make_docs.py. Change the code, not this file. -->"
+
+
+def made() -> dict[Path, str]:
+    """Every file that this script writes, with what belongs in it."""
+    return {
+        DOCS / "configuration.md": configuration(),
+        DOCS / "cli.md": command_line(),
+        DOCS / "prompts.md": filled(DOCS / "prompts.md", {"placeholders": placeholders}),
+        DOCS / "architecture.md": filled(
+            DOCS / "architecture.md", {"ranks": ranks, "modules": modules}
+        ),
+    }
+
+
+def filled(path: Path, parts: dict[str, Callable[[], str]]) -> str:
+    """The text of a file with its marked parts made anew. Every part must be marked once."""
+    text = path.read_text("utf-8")
+    for name, make in parts.items():
+        marked = re.compile(rf"(?<=<!-- made: {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
+        content = f"\n{make()}\n"
+        text, count = marked.subn(lambda _, new=content: new, text)
+        if count != 1:
+            raise SystemExit(f"{path}: `<!-- made: {name} -->` stands {count} times, not once")
+    return text
+
+
+def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "\n".join("| " + " | ".join(c.replace("|", r"\|") for c in line) + " |" for line in lines)
+
+
+# -- the configuration -------------------------------------------------------------------------
+
+_CONFIGURATION = """\
+# Configuration
+
+{note}
+
+Every key of a run, with its default. All keys are optional. `sdsd init` writes a file that holds
+them all, explained; [examples/minimal.yaml](../examples/minimal.yaml) is a short one.
+
+## Where values come from
+
+Later ones win:
+
+1. the defaults on this page;
+2. the YAML file given to `sdsd run`, or the mapping given to `sdsd.run`;
+3. the options `-n`, `--model`, `--url` and `--seed`;
+4. `--set key=value`, with the dotted key as on this page and the value read as YAML:
+   `--set scenarios.exchanges=[2,3]`.
+
+At the top level `model: x` is short for `models.default.model: x`. An unknown key is refused by
+name, and so is a value of the wrong type or out of bounds.
+
+Paths (`catalogue.*`, `prompts.*`, a GGUF file) are relative to the working directory of the
+command, not to the configuration file. A run keeps them as they were written, so later commands on
+the same run must find them from where they are started. Absolute paths avoid that.
+
+## Identity and execution
+
+The column "identity" says whether a value decides *what* is made. A run directory belongs to one
+set of these values, and `sdsd run` refuses to continue it with others. The rest decides only *how*
+the run is executed and may change between two starts: `n`, `open`, and of every model
+`base_url`, `api_key_env`, `headers`, `parallel`, `threads`, `timeout`, `retries`. See
+[resume.md](resume.md).
+
+{sections}
+
+## What is checked beyond types
+
+- Every model that `roles` names stands under `models`. A name there has letters, digits, `_`
+  and `-`.
+- `scenarios.principles` and `scenarios.exchanges` are [least, most], in that order.
+- The most exchanges of a plan are no more than `dialogue.max_exchanges`.
+- The most principles of a dialogue are no more than the catalogue holds.
+- `dialogue.protocol`, unless `auto`, is one that the agent's server can hold.
+
+## Environment
+
+| variable | for |
+| --- | --- |
+| the one that `api_key_env` names | The key of a server. Read when the run starts, never written anywhere. |
+| `SDSD_CACHE` | Where model files are kept; see [models.md](models.md). |
+| `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY` | Honoured for requests to servers. |
+| `HF_ENDPOINT`, `HF_HUB_OFFLINE`, the hub's token | Honoured where a model comes from the Hugging Face hub. |
+"""
+
+
+def configuration() -> str:
+    """`docs/configuration.md`."""
+    texts = config.meanings()
+    top: list[tuple[str, ...]] = []
+    sections: list[str] = []
+    default = config.Config()
+    for field in kinds.type_info(config.Config).fields:  # type: ignore[attr-defined]
+        value = getattr(default, field.name)
+        if field.name == "models":
+            text = f"{texts['Config']['models']} {texts['ModelConfig']['']}"
+            sections.append(_section("models.<name>", text, config.ModelConfig(), texts))
+        elif isinstance(value, Struct):
+            text = texts[type(value).__name__][""]
+            sections.append(_section(field.name, text, value, texts))
+        else:
+            top.append(_row(field, "", value, texts["Config"]))
+    head = f"## Top level\n\n{table(_HEAD, top)}"
+    return _CONFIGURATION.format(note=NOTE, sections="\n\n".join([head, *sections]))
+
+
+_HEAD = ("key", "value", "default", "identity", "meaning")
+
+
+def _section(name: str, text: str, value: Struct, texts: dict[str, dict[str, str]]) -> str:
+    fields = kinds.type_info(type(value)).fields  # type: ignore[attr-defined]
+    meanings = texts[type(value).__name__]
+    rows = [_row(field, f"{name}.", getattr(value, field.name), meanings) for field in fields]
+    return f"## `{name}`\n\n{text}\n\n{table(_HEAD, rows)}"
+
+
+def _row(field: Any, prefix: str, value: object, meanings: dict[str, str]) -> tuple[str, ...]:
+    dotted = f"{prefix}{field.name}".replace("<name>", "default")
+    identity = "no" if config.EXECUTION.fullmatch(dotted) else "yes"
+    shown = msgspec.json.encode(value).decode().replace(",", ", ")
+    return (f"`{field.name}`", value_kind(field.type), f"`{shown}`", identity, meanings[field.name])
+
+
+def value_kind(kind: Any) -> str:
+    """A type with its bounds, in words."""
+    match kind:
+        case kinds.BoolType():
+            return "true or false"
+        case kinds.IntType():
+            return f"integer{_bounds(kind)}"
+        case kinds.FloatType():
+            return f"number{_bounds(kind)}"
+        case kinds.StrType():
+            return "text"
+        case kinds.LiteralType():
+            return ", ".join(f"`{v}`" for v in _as_written(kind.values))
+        case kinds.TupleType():
+            return f"[{', '.join(value_kind(k) for k in kind.item_types)}]"
+        case kinds.DictType():
+            inner = " of text" if isinstance(kind.value_type, kinds.StrType) else ""
+            return f"mapping{inner}"
+    raise TypeError(f"no words for {kind}")
+
+
+def _as_written(values: tuple[Any, ...]) -> list[Any]:
+    """The values of a literal type as the source has them; msgspec sorts them."""
+    source = (SOURCE / "config.py").read_text("utf-8")
+    return sorted(values, key=lambda value: source.find(f'"{value}"'))
+
+
+def _bounds(kind: Any) -> str:
+    least, above, most = kind.ge, kind.gt, kind.le
+    if least is not None and most is not None:
+        return f", {least:g} to {most:g}"
+    parts = [
+        f", at least {least:g}" if least is not None else "",
+        f", above {above:g}" if above is not None else "",
+        f", at most {most:g}" if most is not None else "",
+    ]
+    return "".join(parts)
+
+
+# -- the command line --------------------------------------------------------------------------
+
+_COMMAND_LINE = """\
+# Command line
+
+{note}
+
+`sdsd COMMAND --help` prints the same for one command. Results go to standard output, progress and
+faults to standard error. On a terminal progress is a live picture, elsewhere plain lines. Where
+there is `--json`, the result is JSON and progress is silent.
+
+`PATH` of a run may be left out where it is optional: then it is the run under `./runs` that was
+last written to.
+
+| exit code | meaning |
+| --- | --- |
+| 0 | Done. |
+| 2 | Somebody must act: the message says on what. Also wrong options, faults found by `verify`, and a `doctor` that found something bad. |
+| 130 | Stopped by Ctrl-C or SIGTERM. What was answered is kept; the same command goes on. |
+
+{commands}
+"""
+_KINDS = {Path: "PATH", int: "INTEGER", str: "TEXT"}
+
+
+def command_line() -> str:
+    """`docs/cli.md`."""
+    parts = [_command("sdsd", "", app.registered_callback.callback, app.info.help)]  # type: ignore[union-attr]
+    parts += [_command("sdsd", _name(c), c.callback) for c in app.registered_commands]
+    for group in app.registered_groups:
+        inner = group.typer_instance
+        assert inner is not None
+        parts.append(f"## `sdsd {group.name}`\n\n{inner.info.help}")
+        prefix = f"sdsd {group.name}"
+        parts += [_command(prefix, _name(c), c.callback, level=3) for c in inner.registered_commands]
+    return _COMMAND_LINE.format(note=NOTE, commands="\n\n".join(parts))
+
+
+def _name(command: Any) -> str:
+    return str(command.name or command.callback.__name__.replace("_", "-"))
+
+
+def _command(prefix: str, name: str, callback: Any, text: Any = None, level: int = 2) -> str:
+    parameters = list(_parameters(callback))
+    usage = " ".join(
+        [prefix, name or "COMMAND", *(p[0] for p in parameters if not p[0].startswith("-"))]
+    ).replace("` `", " ")
+    usage = re.sub("`", "", usage)
+    options = " [OPTIONS]" if any("-" in p[0][:2] for p in parameters) else ""
+    title = f"{prefix} {name}".strip()
+    pieces = [f"{'#' * level} `{title}`", str(text or inspect.getdoc(callback))]
+    pieces.append(f"```\n{usage}{options}\n```")
+    rows = [(f"`{p[0]}`", *p[1:]) for p in parameters]
+    if rows:
+        pieces.append(table(("argument or option", "default", "meaning"), rows))
+    return "\n\n".join(pieces)
+
+
+def _parameters(callback: Any) -> Iterator[tuple[str, str, str]]:
+    """How each parameter is written, its default, and what it means."""
+    hints = typing.get_type_hints(callback, include_extras=True)
+    for name, parameter in inspect.signature(callback).parameters.items():
+        kind, info = typing.get_args(hints[name])
+        written = _written(name, kind, info, required=parameter.default is parameter.empty)
+        default = parameter.default
+        plain = default in (None, False, "", parameter.empty)
+        yield written, "" if plain else f"`{default}`", str(info.help)
+
+
+def _written(name: str, kind: Any, info: Any, *, required: bool) -> str:
+    if isinstance(kind, types.UnionType):
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    many = typing.get_origin(kind) is list
+    word = "" if kind is bool else _KINDS[typing.get_args(kind)[0] if many else kind]
+    if isinstance(info, typer.models.ArgumentInfo):
+        return name.upper() if required else f"[{name.upper()}]"
+    options = ", ".join(info.param_decls or ["--" + name.replace("_", "-")])
+    return f"{options} {word}".strip()
+
+
+# -- prompts -----------------------------------------------------------------------------------
+
+_FILLED_WITH = {
+    "case": {
+        "conversation": "the turns before the one that is judged, labelled `USER:` and `AGENT:`",
+        "utterance": "the agent's turn that is judged",
+    },
+    "": {
+        "count": "how many subareas to write",
+        "domain": "the scenario's domain",
+        "exchanges": "how many exchanges the plan has",
+        "faults": "the claimed violations: principle, reason and, if it is grounded, the quotation",
+        "field": "the domain's field",
+        "goal": "the text of the scenario's goal",
+        "person": "the plan's PERSON, or `a user`",
+        "plan": "the plan as the planner wrote it",
+        "principle": "the text of the one principle that is judged",
+        "principles": "the texts of the scenario's principles",
+        "slip": "the plan's SLIP",
+        "step": "the plan's STEP for this exchange",
+        "steps": "`a STEP 1 line, a STEP 2 line`, as many as exchanges are wanted",
+        "subarea": "the scenario's subarea",
+        "subareas": "the domain's subareas so far, as a list",
+    },
+}
+
+
+def placeholders() -> str:
+    """Every section of every packaged prompt with the placeholders in it."""
+    rows = []
+    used: set[str] = set()
+    for path in sorted(prompt.PACKAGED.glob("*.md")):
+        for name, text in prompt.read(path).sections.items():
+            slots = sorted(prompt.slots(text))
+            used |= set(slots)
+            cell = ", ".join(f"`{slot}`" for slot in slots) or "none"
+            rows.append((f"`{path.name}`", f"`## {name}`", cell))
+    meanings = {**_FILLED_WITH[""], **_FILLED_WITH["case"]}
+    texts = [(f"`{slot}`", meanings[slot]) for slot in sorted(used)]
+    first = table(("file", "section", "placeholders"), rows)
+    return f"{first}\n\n{table(('placeholder', 'filled with'), texts)}"
+
+
+# -- architecture ------------------------------------------------------------------------------
+
+
+def layers() -> list[list[str]]:
+    """The ranks of the import contract, lowest first."""
+    tool = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
+    (contract,) = (c for c in tool["importlinter"]["contracts"] if c["type"] == "layers")
+    return [sorted(layer.split(" | ")) for layer in reversed(contract["layers"])]
+
+
+def ranks() -> str:
+    """The ranks as a table, lowest first."""
+    rows = [(str(k), ", ".join(f"`{m}`" for m in layer)) for k, layer in enumerate(layers())]
+    return table(("rank", "modules"), rows)
+
+
+def modules() -> str:
+    """Every module with the first sentence of its docstring, in the order of the ranks."""
+    order = [name for layer in layers() for name in layer]
+    rows = []
+    for path in sorted(SOURCE.rglob("*.py")):
+        name = path.relative_to(SOURCE).with_suffix("").as_posix().removesuffix("/__init__")
+        text = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+        first = " ".join(text.split("\n\n")[0].split())
+        if not first:  # a package that only holds its modules
+            continue
+        place = order.index(name.split("/")[0]) if name != "__init__" else -1
+        rows.append((place, f"`{name}`", first))
+    return table(("module", "for"), [row[1:] for row in sorted(rows)])
+
+
+# -- writing -----------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Write what is out of date, or with `--check` only name it."""
+    check = "--check" in sys.argv[1:]
+    stale = [
+        path
+        for path, text in made().items()
+        if not path.exists() or path.read_text("utf-8") != text
+    ]
+    for path in stale:
+        print(f"{'out of date' if check else 'writing'}: {path.relative_to(ROOT)}")
+        if not check:
+            path.write_text(made()[path], "utf-8")
+    if check and stale:
+        raise SystemExit("run: python scripts/make_docs.py")
+
+
+if __name__ == "__main__":
+    main()
