@@ -8,7 +8,7 @@ import platform
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,7 @@ def examine(
         overrides["models.default.base_url"] = url
     try:
         config = configuration.load(None, overrides)
-        findings += asyncio.run(_try(config, progress))
+        findings += asyncio.run(_try(config, fleet.fetch(config, progress)))
     except SdsdError as error:
         findings.append(Finding("model", str(error), ok=False))
     return findings
@@ -67,10 +67,10 @@ def _existing(path: Path) -> Path:
     return path if path.exists() else _existing(path.parent)
 
 
-async def _try(config: configuration.Config, progress: weights.Progress | None) -> list[Finding]:
+async def _try(config: configuration.Config, files: Mapping[str, Path]) -> list[Finding]:
     findings: list[Finding] = []
     note = lambda text: findings.append(Finding("engine", text))  # noqa: E731
-    async with fleet.start(config, note, progress) as started:
+    async with fleet.start(config, files, note) as started:
         model = started.models["agent"]
         assert isinstance(model, HttpModel)
         can = model.capabilities

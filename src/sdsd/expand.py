@@ -21,6 +21,7 @@ from sdsd import prompt, weights
 from sdsd.ask import Ask
 from sdsd.config import Config
 from sdsd.errors import CatalogueError, SdsdError, StageFailed, Stopped, Unparseable
+from sdsd.fleet import fetch
 from sdsd.journal import Journal
 from sdsd.models import Model
 from sdsd.parse import readable
@@ -69,7 +70,8 @@ def expand(
     tell = on_event or (lambda event: None)
     rundir = RunDir(out / ".expand")
     with rundir.lock(), Journal(rundir.journal) as journal:
-        work = _grow_all(chosen, loaded, config, per_domain, journal, tell, models, progress)
+        files = fetch(config, progress) if models is None else {}
+        work = _grow_all(chosen, loaded, config, per_domain, journal, tell, files, models)
         grown = in_loop(work)
     _write_files(out, grown)
     return Grown(
@@ -84,8 +86,8 @@ async def _grow_all(
     per_domain: int,
     journal: Journal,
     tell: Callable[[Event], None],
+    files: Mapping[str, Path],
     models: Mapping[str, Model] | None,
-    progress: weights.Progress | None,
 ) -> list[Domain]:
     """Every domain, grown. One after the other: each is compared with all that came before."""
     stopping = asyncio.Event()
@@ -93,7 +95,7 @@ async def _grow_all(
     taken = [s for d in loaded.domains for s in d.subareas]
     grown: list[Domain] = []
     with interruptible(stopping, tell):
-        async with open_session(config, journal, stopping, tell, models, progress) as session:
+        async with open_session(config, journal, stopping, tell, files, models) as session:
             for number, domain in enumerate(domains):
                 key = f"{domain.field}/{domain.name}"
                 ask = Ask(key, config.seed, journal.load(key), session.send, session.names)

@@ -67,29 +67,44 @@ def cast(models: Mapping[str, Model], config: Config, parallel: Mapping[str, int
     )
 
 
+def fetch(config: Config, progress: weights.Progress | None = None) -> dict[str, Path]:
+    """By name under `models`, the files that embedded engines need, fetched if they are missing.
+
+    Blocks, so that Ctrl-C during a long download works as everywhere; call it before a loop runs.
+    """
+    needed = {name: config.models[name] for name in _used(config)}
+    return {
+        name: weights.locate(chosen.model, progress)
+        for name, chosen in needed.items()
+        if not chosen.base_url
+    }
+
+
+def _used(config: Config) -> list[str]:
+    return sorted({getattr(config.roles, role) for role in ROLES})
+
+
 @contextlib.asynccontextmanager
 async def start(
-    config: Config, note: Callable[[str], None], progress: weights.Progress | None = None
+    config: Config, files: Mapping[str, Path], note: Callable[[str], None]
 ) -> AsyncIterator[Fleet]:
     """Start or reach every model that has a role; stop what was started when done.
 
-    `note` hears what is happening, `progress` how far a download is.
+    `files` comes from `fetch`; `note` hears what is happening.
     """
-    used = {getattr(config.roles, role) for role in ROLES}
     async with contextlib.AsyncExitStack() as stack:
         models: dict[str, Model] = {}
         parallel: dict[str, int] = {}
         hashes: dict[str, str] = {}
-        for name in sorted(used):
+        for name in _used(config):
             chosen = config.models[name]
             url = chosen.base_url
             if url:
                 parallel[name] = chosen.parallel or SERVER_PARALLEL
             else:
                 parallel[name] = chosen.parallel or llamacpp.DEFAULT_SLOTS
-                path = weights.locate(chosen.model, progress)
                 hashes.update(_known_hash(chosen.model))
-                url = stack.enter_context(_engine(path, chosen, parallel[name], note))
+                url = stack.enter_context(_engine(files[name], chosen, parallel[name], note))
             models[name] = await stack.enter_async_context(
                 HttpModel(
                     chosen.model,

@@ -103,11 +103,13 @@ class Journal:
         if readonly and not path.exists():
             raise JournalError(f"{path}: no journal here; `sdsd run` makes one")
         try:
-            self._reader = _connect(path, readonly)
-            if not readonly:
-                _migrate(self._reader, path)
-            _check_version(self._reader, path)
-            self._connection = self._reader if readonly else _connect(path, readonly=False)
+            with contextlib.ExitStack() as opened:
+                self._reader = opened.enter_context(_connect(path, readonly))
+                if not readonly:
+                    _migrate(self._reader)
+                _check_version(self._reader, path)
+                self._connection = opened.enter_context(_connect(path, readonly))
+                self._opened = opened.pop_all()
         except sqlite3.Error as error:
             raise JournalError(f"{path}: cannot be opened as a journal: {error}") from None
         self._queue: SimpleQueue[_Write | None] = SimpleQueue()
@@ -121,8 +123,7 @@ class Journal:
         if self._writer.is_alive():
             self._queue.put(None)
             self._writer.join()
-        self._connection.close()
-        self._reader.close()
+        self._opened.close()
 
     def __enter__(self) -> Journal:
         return self
@@ -294,18 +295,21 @@ def _resolve(futures: list[asyncio.Future[None]], error: JournalError | None) ->
             future.set_exception(error)
 
 
-def _connect(path: Path, readonly: bool) -> sqlite3.Connection:
+@contextlib.contextmanager
+def _connect(path: Path, readonly: bool) -> Iterator[sqlite3.Connection]:
     mode = "ro" if readonly else "rwc"
     uri = f"{path.absolute().as_uri()}?mode={mode}"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA busy_timeout = 10000")
-    if not readonly:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-    return connection
+    with contextlib.closing(
+        sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    ) as connection:
+        connection.execute("PRAGMA busy_timeout = 10000")
+        if not readonly:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+        yield connection
 
 
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+def _migrate(connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     for number, script in enumerate(MIGRATIONS[version:], version + 1):
         connection.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")

@@ -8,7 +8,6 @@ end before another is begun (depth first): that is what keeps a server's prefix 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,7 +24,7 @@ from sdsd.ask import Ask
 from sdsd.catalogue import Catalogue
 from sdsd.config import Config
 from sdsd.errors import RunDirError, SdsdError, Stopped
-from sdsd.fleet import Fleet
+from sdsd.fleet import Fleet, fetch
 from sdsd.journal import Journal
 from sdsd.models import Model
 from sdsd.pipeline import PROMPTS, Method, make_record
@@ -126,7 +125,10 @@ def run(
             check_manifest(old, inputs, rundir)
         rundir.prepare(config)
         with Journal(rundir.journal) as journal:
-            stopped = in_loop(_make_all(inputs, rundir, journal, tell, models, progress))
+            stopped = False
+            if next(journal.unfinished(config.n), None) is not None:
+                files = fetch(config, progress) if models is None else {}
+                stopped = in_loop(_make_all(inputs, rundir, journal, tell, files, models))
             tell(Noted("writing the data set and the report"))
             publish(rundir, journal, inputs.catalogue)
             outcomes = outcome_counts(journal)
@@ -143,24 +145,20 @@ async def _make_all(
     rundir: RunDir,
     journal: Journal,
     tell: Callable[[Event], None],
+    files: Mapping[str, Path],
     models: Mapping[str, Model] | None,
-    progress: weights.Progress | None,
 ) -> bool:
     """Make what is missing. True if asked to stop before the end."""
     config = inputs.config
-    todo = journal.unfinished(config.n)
-    first = next(todo, None)
-    if first is None:
-        return False
     stopping = asyncio.Event()
     with interruptible(stopping, tell):
-        async with open_session(config, journal, stopping, tell, models, progress) as session:
+        async with open_session(config, journal, stopping, tell, files, models) as session:
             manifest = _manifest(inputs, rundir, session.fleet)
             done = sum(journal.outcomes().values())
             slots = config.open or session.fleet.slots
             tell(Began(rundir.path, config.n, done, slots, manifest.protocol))
             drive = _Drive(inputs, method(inputs, manifest), journal, session, stopping, tell)
-            await drive.all(itertools.chain([first], todo), slots)
+            await drive.all(journal.unfinished(config.n), slots)
     return stopping.is_set()
 
 

@@ -15,7 +15,6 @@ from msgspec import Struct
 
 from sdsd import ask as door
 from sdsd import fleet as fleets
-from sdsd import weights
 from sdsd.ask import Call, Sender
 from sdsd.config import Config
 from sdsd.errors import Stopped
@@ -78,10 +77,10 @@ async def open_session(
     journal: Journal,
     stopping: asyncio.Event,
     tell: Callable[[Event], None],
+    files: Mapping[str, Path],
     own: Mapping[str, Model] | None = None,
-    progress: weights.Progress | None = None,
 ) -> AsyncIterator[Session]:
-    """Start the models of `config`, or take your `own`, and wrap the onion around them."""
+    """Start the models of `config` on their `files`, or take your `own`; wrap the onion around."""
 
     def watched(call: Call, answer: Answer) -> None:
         if isinstance(answer, Completion):
@@ -90,7 +89,7 @@ async def open_session(
     async with contextlib.AsyncExitStack() as stack:
         if own is None:
             note = lambda text: tell(Noted(text))  # noqa: E731
-            fleet = await stack.enter_async_context(fleets.start(config, note, progress))
+            fleet = await stack.enter_async_context(fleets.start(config, files, note))
         else:
             parallel = {k: config.models[k].parallel or fleets.SERVER_PARALLEL for k in own}
             fleet = fleets.cast(own, config, parallel)

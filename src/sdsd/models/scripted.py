@@ -65,7 +65,7 @@ def small_world(request: Request, seed: int) -> str:
         return _verdict(last, luck)
     if request.role == "reviser":
         return f"Here is what I know, and how you can check it yourself. (version {seed % 997})"
-    if "OVER: yes or no" in last[-400:]:
+    if "\nOVER: yes or no]" in last[-400:]:
         return "VIOLATION: no\nOVER: no"
     if "USER turns and" in last:
         turns = last.count("\nSTEP ") + 1
