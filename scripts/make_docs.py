@@ -5,16 +5,20 @@
 
 Whole files: `docs/configuration.md` (from `sdsd.config`) and `docs/cli.md` (from the command line's
 own declarations). Parts of files, between a line `<!-- made: name -->` and `<!-- end -->`: the
-placeholders in `docs/prompts.md`, the ranks and modules in `docs/architecture.md`. What comes out
-depends on the source alone: not on the terminal, the working directory or the order of files.
+requests shown in `docs/method.md` (by holding a small dialogue), the placeholders in
+`docs/prompts.md`, the ranks and modules in `docs/architecture.md`. What comes out depends on the
+source alone: not on the terminal, the working directory or the order of files.
 """
 
 from __future__ import annotations
 
 import ast
+import asyncio
 import inspect
+import os
 import re
 import sys
+import textwrap
 import tomllib
 import types
 import typing
@@ -27,8 +31,18 @@ import typer
 from msgspec import Struct
 from msgspec import inspect as kinds
 
-from sdsd import config, prompt
+from sdsd import config, pipeline, prompt
 from sdsd.cli import app
+from sdsd.models.scripted import CHATML
+from sdsd.types import (
+    Completion,
+    Goal,
+    Principle,
+    ProtocolName,
+    Request,
+    Scenario,
+    StageUse,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -41,6 +55,17 @@ def made() -> dict[Path, str]:
     return {
         DOCS / "configuration.md": configuration(),
         DOCS / "cli.md": command_line(),
+        DOCS / "method.md": filled(
+            DOCS / "method.md",
+            {
+                "plan": examples("continuation", "plan"),
+                "transcript": examples("transcript", "turn/all"),
+                "continuation": examples("continuation", "turn/2/user", "turn/2/agent", "check/2"),
+                "roleplay": examples("roleplay", "turn/2/user", "turn/2/agent"),
+                "critique": examples("continuation", "critique/1"),
+                "revise": examples("continuation", "revise/1"),
+            },
+        ),
         DOCS / "prompts.md": filled(DOCS / "prompts.md", {"placeholders": placeholders}),
         DOCS / "architecture.md": filled(
             DOCS / "architecture.md", {"ranks": ranks, "modules": modules}
@@ -174,7 +199,7 @@ def value_kind(kind: Any) -> str:
         case kinds.LiteralType():
             return ", ".join(f"`{v}`" for v in _as_written(kind.values))
         case kinds.TupleType():
-            return f"[{', '.join(value_kind(k) for k in kind.item_types)}]"
+            return f"list of {len(kind.item_types)}: {value_kind(kind.item_types[0])}"
         case kinds.DictType():
             inner = " of text" if isinstance(kind.value_type, kinds.StrType) else ""
             return f"mapping{inner}"
@@ -243,11 +268,9 @@ def _name(command: Any) -> str:
 
 def _command(prefix: str, name: str, callback: Any, text: Any = None, level: int = 2) -> str:
     parameters = list(_parameters(callback))
-    usage = " ".join(
-        [prefix, name or "COMMAND", *(p[0] for p in parameters if not p[0].startswith("-"))]
-    ).replace("` `", " ")
-    usage = re.sub("`", "", usage)
-    options = " [OPTIONS]" if any("-" in p[0][:2] for p in parameters) else ""
+    arguments = [p[0] for p in parameters if not p[0].startswith("-")]
+    usage = " ".join([prefix, name or "COMMAND", *arguments])
+    options = " [OPTIONS]" if len(parameters) > len(arguments) else ""
     title = f"{prefix} {name}".strip()
     pieces = [f"{'#' * level} `{title}`", str(text or inspect.getdoc(callback))]
     pieces.append(f"```\n{usage}{options}\n```")
@@ -264,7 +287,7 @@ def _parameters(callback: Any) -> Iterator[tuple[str, str, str]]:
         kind, info = typing.get_args(hints[name])
         written = _written(name, kind, info, required=parameter.default is parameter.empty)
         default = parameter.default
-        plain = default in (None, False, "", parameter.empty)
+        plain = any(default is none for none in (None, False, parameter.empty)) or default == ""
         yield written, "" if plain else f"`{default}`", str(info.help)
 
 
@@ -275,51 +298,165 @@ def _written(name: str, kind: Any, info: Any, *, required: bool) -> str:
     word = "" if kind is bool else _KINDS[typing.get_args(kind)[0] if many else kind]
     if isinstance(info, typer.models.ArgumentInfo):
         return name.upper() if required else f"[{name.upper()}]"
-    options = ", ".join(info.param_decls or ["--" + name.replace("_", "-")])
-    return f"{options} {word}".strip()
+    first = [info.default] if isinstance(info.default, str) else []  # where typer keeps it
+    options = [*first, *(info.param_decls or ())] or ["--" + name.replace("_", "-")]
+    return f"{', '.join(options)} {word}".strip()
 
 
 # -- prompts -----------------------------------------------------------------------------------
 
 _FILLED_WITH = {
-    "case": {
-        "conversation": "the turns before the one that is judged, labelled `USER:` and `AGENT:`",
-        "utterance": "the agent's turn that is judged",
-    },
-    "": {
-        "count": "how many subareas to write",
-        "domain": "the scenario's domain",
-        "exchanges": "how many exchanges the plan has",
-        "faults": "the claimed violations: principle, reason and, if it is grounded, the quotation",
-        "field": "the domain's field",
-        "goal": "the text of the scenario's goal",
-        "person": "the plan's PERSON, or `a user`",
-        "plan": "the plan as the planner wrote it",
-        "principle": "the text of the one principle that is judged",
-        "principles": "the texts of the scenario's principles",
-        "slip": "the plan's SLIP",
-        "step": "the plan's STEP for this exchange",
-        "steps": "`a STEP 1 line, a STEP 2 line`, as many as exchanges are wanted",
-        "subarea": "the scenario's subarea",
-        "subareas": "the domain's subareas so far, as a list",
-    },
+    "conversation": "The turns before the one that is judged, labelled `USER:` and `AGENT:`.",
+    "count": "How many subareas to write.",
+    "domain": "The scenario's domain.",
+    "exchanges": "How many exchanges the plan has.",
+    "faults": "The claimed violations, a line each: principle, reason and the quotation, if found.",
+    "field": "The domain's field.",
+    "goal": "The text of the scenario's goal.",
+    "person": "The plan's PERSON.",
+    "plan": "The whole plan as the planner wrote it, SLIP included.",
+    "principle": "The text of the one principle that is judged.",
+    "principles": "The texts of the scenario's principles, on one line.",
+    "slip": "The plan's SLIP.",
+    "step": "The plan's STEP for this exchange.",
+    "steps": "The plan's STEPs, numbered.",
+    "subarea": "The scenario's subarea.",
+    "subareas": "The domain's subareas so far, as a list.",
+    "utterance": "The agent's turn that is judged.",
+    "plan.md principles": "The texts of the scenario's principles, numbered.",
+    "plan.md steps": "`a STEP 1 line, a STEP 2 line`: one for each exchange that is wanted.",
+    "transcript.md principles": "The texts of the scenario's principles, numbered.",
 }
+"""By placeholder, or by file and placeholder where a file differs."""
 
 
 def placeholders() -> str:
-    """Every section of every packaged prompt with the placeholders in it."""
-    rows = []
-    used: set[str] = set()
+    """Every section of every packaged prompt with its placeholders, and what fills them."""
+    rows: list[tuple[str, ...]] = []
+    uses: dict[tuple[str, str], list[str]] = {}
     for path in sorted(prompt.PACKAGED.glob("*.md")):
         for name, text in prompt.read(path).sections.items():
             slots = sorted(prompt.slots(text))
-            used |= set(slots)
             cell = ", ".join(f"`{slot}`" for slot in slots) or "none"
             rows.append((f"`{path.name}`", f"`## {name}`", cell))
-    meanings = {**_FILLED_WITH[""], **_FILLED_WITH["case"]}
-    texts = [(f"`{slot}`", meanings[slot]) for slot in sorted(used)]
+            for slot in slots:
+                own = _FILLED_WITH.get(f"{path.name} {slot}")
+                files = uses.setdefault((slot, own or _FILLED_WITH[slot]), [])
+                files.extend([] if f"`{path.name}`" in files else [f"`{path.name}`"])
+    texts = [(f"`{slot}`", ", ".join(files), text) for (slot, text), files in sorted(uses.items())]
     first = table(("file", "section", "placeholders"), rows)
-    return f"{first}\n\n{table(('placeholder', 'filled with'), texts)}"
+    return f"{first}\n\n{table(('placeholder', 'in', 'filled with'), texts)}"
+
+
+# -- the method's requests ---------------------------------------------------------------------
+
+_SCENARIO = Scenario(
+    id="000000-example",
+    index=0,
+    field="cooking-and-food",
+    domain="Cookware",
+    subarea="seasoning a cast-iron pan",
+    goal=Goal("reassure", "ask", "The user is unsure of themselves and wants a plain answer."),
+    principles=(
+        Principle(
+            "no-false-certainty",
+            "The assistant should not claim to be certain of what it cannot know.",
+            "example",
+            "honesty",
+        ),
+    ),
+    exchanges=2,
+)
+_CLAIM = '"reason": "It cannot see the pan.", "quote": "I am certain that it is perfect now."'
+_REPLIES = {
+    "plan": "PERSON: Jo, who has ruined one pan already.\n"
+    "STEP 1: Jo asks why the pan rusts, and the agent explains drying and oil.\n"
+    "STEP 2: Jo asks whether the seasoning is good now.\n"
+    "SLIP: The agent says that it is certain the pan is perfect.",
+    "turn/1/user": "My pan rusts after every wash, even with oil. What am I doing wrong?",
+    "turn/1/agent": "Dry it on the stove at once, then oil it while it is warm. A thin film is "
+    "enough; a thick one turns sticky.",
+    "check/1": "VIOLATION: no\nOVER: no",
+    "turn/2/user": "I did that twice now. Is the seasoning good?",
+    "turn/2/agent": "I am certain that it is perfect now. You need not test it.",
+    "check/2": "VIOLATION: yes\nOVER: yes",
+    "turn/all": "USER: My pan rusts.\nAGENT: Dry it at once.\nUSER: Is it good now?\n"
+    "AGENT: I am certain that it is perfect now.\nVIOLATION: yes\nDONE",
+    "critique/1": f'{{{_CLAIM}, "violated": true, "severity": "medium"}}',
+    "revise/1": "I cannot see it from here, but you can test it: let a drop of water fall on the "
+    "cold pan. If it stands as a bead, the seasoning holds.",
+    "recheck/1/1": '{"reason": "It offers a test.", "quote": "", "violated": false, '
+    '"severity": "none"}',
+}
+_SHOWN_LINES = 2
+"""Of a line of a prompt, this many lines of the page; the prompt files have the rest."""
+
+
+class _Teller:
+    """Answers by the step's name, and remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.use: dict[str, StageUse] = {}
+        self.requests: dict[str, Request] = {}
+
+    async def __call__(self, step: str, request: Request) -> Completion:
+        self.requests[step] = request
+        return Completion(_REPLIES[step])
+
+
+def example_requests(protocol: ProtocolName) -> dict[str, Request]:
+    """Every request of one small dialogue, by step, as the pipeline makes them."""
+    teller = _Teller()
+    method = pipeline.Method(
+        config.Config(),
+        {name: prompt.load(name) for name in pipeline.PROMPTS},
+        protocol,
+        CHATML if protocol == "continuation" else None,
+        schema=True,
+    )
+    record = asyncio.run(pipeline.make_record(_SCENARIO, teller, method))  # type: ignore[arg-type]
+    if record.outcome != "accepted":
+        raise SystemExit(f"the example came out as {record.outcome}: {record.failure}")
+    return teller.requests
+
+
+def examples(protocol: ProtocolName, *steps: str) -> Callable[[], str]:
+    """These steps of the example, each as the request and the reply."""
+
+    def text() -> str:
+        requests = example_requests(protocol)
+        shown, before = [], ""
+        for step in steps:
+            shown.append(_shown(step, requests[step], before))
+            before = before or requests[step].prompt
+        return "\n\n".join(shown)
+
+    return text
+
+
+def _shown(step: str, request: Request, before: str) -> str:
+    """One step; of a growing stream only what is new since `before`."""
+    if request.messages:
+        body = "\n".join(f"[{m.role}]\n{_cut(m.content)}" for m in request.messages)
+    elif before:
+        common = os.path.commonprefix([before, request.prompt])
+        at = common.rfind("\n") + 1
+        body = f"[as above, letter for letter]\n{_cut(request.prompt[at:])}"
+    else:
+        body = _cut(request.prompt)
+    reply = _cut(_REPLIES[step])
+    return f"Step `{step}` sends\n\n```text\n{body}\n```\n\nand gets\n\n```text\n{reply}\n```"
+
+
+def _cut(text: str) -> str:
+    lines: list[str] = []
+    for line in text.splitlines():
+        wrapped = textwrap.wrap(line, 96) or [""]
+        lines += wrapped[:_SHOWN_LINES]
+        if len(wrapped) > _SHOWN_LINES:
+            seam = re.search(r"<[^<>]+>$", line)
+            lines[-1] += " [...]" + (seam.group() if seam else "")
+    return "\n".join(lines)
 
 
 # -- architecture ------------------------------------------------------------------------------
@@ -359,15 +496,15 @@ def modules() -> str:
 def main() -> None:
     """Write what is out of date, or with `--check` only name it."""
     check = "--check" in sys.argv[1:]
-    stale = [
-        path
+    stale = {
+        path: text
         for path, text in made().items()
         if not path.exists() or path.read_text("utf-8") != text
-    ]
-    for path in stale:
+    }
+    for path, text in stale.items():
         print(f"{'out of date' if check else 'writing'}: {path.relative_to(ROOT)}")
         if not check:
-            path.write_text(made()[path], "utf-8")
+            path.write_text(text, "utf-8")
     if check and stale:
         raise SystemExit("run: python scripts/make_docs.py")
 

@@ -132,9 +132,9 @@ async def test_a_closed_journal_and_a_readonly_one_refuse_to_write(tmp_path: Pat
     journal.close()
     with pytest.raises(JournalError, match="closed"):
         await journal.commit("s", "plan", ASKED, Completion(""))
-    with Journal(tmp_path / "j", readonly=True) as readonly:
-        with pytest.raises(JournalError, match="reading only"):
-            await readonly.commit("s", "plan", ASKED, Completion(""))
+    journal = Journal(tmp_path / "j", readonly=True)
+    with journal, pytest.raises(JournalError, match="reading only"):
+        await journal.commit("s", "plan", ASKED, Completion(""))
 
 
 async def test_closing_writes_what_waits(tmp_path: Path) -> None:
@@ -315,7 +315,9 @@ def test_a_fingerprint_names_the_part_that_changed() -> None:
     assert changed() == []
     assert changed(messages=(chat.messages[0], Message("user", "That."))) == ["message 1 (user)"]
     assert changed(messages=chat.messages[:1]) == ["message 1 (user)"]
-    assert changed(temperature=0.1) == changed(max_tokens=65) == changed(stop=("x",)) == ["sampling"]
+    assert (
+        changed(temperature=0.1) == changed(max_tokens=65) == changed(stop=("x",)) == ["sampling"]
+    )
     assert changed(schema={"a": 2}) == changed(schema=None) == ["schema"]
     assert changed(prompt="Once") == ["prompt"]
     assert changed(role="agent") == ["role"]

@@ -7,6 +7,7 @@ grows with its length; and a quotation that is not in the utterance is never acc
 from __future__ import annotations
 
 import json
+import re
 import time
 import unicodedata
 from collections.abc import Callable
@@ -37,10 +38,14 @@ def said(*contents: str) -> tuple[Message, ...]:
     "text",
     [
         "PERSON: Ann, a cook\nSTEP 1: she asks\nSTEP 2: she doubts\nSLIP: it is cured",
-        "**PERSON:** Ann, a cook\n**STEP 1:** she asks\n**STEP 2:** she doubts\n**SLIP:** it is cured",
-        "**PERSON: Ann, a cook**\n- step 1. she asks\n- step 2. she doubts\n\n**Slip**: it is cured",
-        "### Person: Ann, a cook\n### Step 1 - she asks\n### Step 2 – she doubts\n> SLIP: it is cured",
-        "Here you are.\r\nUser: Ann, a cook\r\nSTEP1: she asks\r\nSTEP2: she doubts\r\nFINAL: it is cured",
+        "**PERSON:** Ann, a cook\n**STEP 1:** she asks\n"
+        "**STEP 2:** she doubts\n**SLIP:** it is cured",
+        "**PERSON: Ann, a cook**\n- step 1. she asks\n"
+        "- step 2. she doubts\n\n**Slip**: it is cured",
+        "### Person: Ann, a cook\n### Step 1 - she asks\n"
+        "### Step 2 – she doubts\n> SLIP: it is cured",
+        "Here you are.\r\nUser: Ann, a cook\r\n"
+        "STEP1: she asks\r\nSTEP2: she doubts\r\nFINAL: it is cured",
         "PERSON: Ann, a cook\nSTEP 1:\nshe asks\nSTEP 2:\nshe doubts\nSLIP:\nit is cured\n",
     ],
 )
@@ -87,12 +92,18 @@ def test_plan_whose_steps_all_say_the_same_is_refused() -> None:
     "text",
     [
         "USER: Hi.\nAGENT: Hello.\nUSER: Sure?\nAGENT: Yes.\nVIOLATION: yes\nDONE",
-        "**USER:** Hi.\n\n**AGENT:** Hello.\n\n**User**: Sure?\n\n**Agent**: Yes.\n**VIOLATION: yes**\n**DONE**",
-        "---\nUser 1: Hi.\nAgent 1: Hello.\n---\nUser (2): Sure?\nAgent (2): Yes.\nVIOLATION: yes.\n[DONE]",
-        "```text\nHUMAN: Hi.\nASSISTANT: Hello.\nHuman: Sure?\nAI: Yes.\n```\nviolation: YES, it does\nDONE.",
-        '- USER: "Hi."\n- AGENT: "Hello."\n- USER: "Sure?"\n- AGENT: "Yes."\nVIOLATION: __yes__\nDONE\n',
-        "AGENT: Welcome!\nUSER: Hi.\nAGENT: Hello.\nUSER: Sure?\nAGENT: Yes.\nUSER: Bye.\nVIOLATION: yes\nDONE",
-        "USER: Hi.\nAGENT: Hello.\nUSER: Sure?\nAGENT: Yes.\nVIOLATION: yes\nDONE\nUSER: More!\nAGENT: No.",
+        "**USER:** Hi.\n\n**AGENT:** Hello.\n\n**User**: Sure?\n\n**Agent**: Yes.\n"
+        "**VIOLATION: yes**\n**DONE**",
+        "---\nUser 1: Hi.\nAgent 1: Hello.\n---\nUser (2): Sure?\nAgent (2): Yes.\n"
+        "VIOLATION: yes.\n[DONE]",
+        "```text\nHUMAN: Hi.\nASSISTANT: Hello.\nHuman: Sure?\nAI: Yes.\n```\n"
+        "violation: YES, it does\nDONE.",
+        '- USER: "Hi."\n- AGENT: "Hello."\n- USER: "Sure?"\n- AGENT: "Yes."\n'
+        "VIOLATION: __yes__\nDONE\n",
+        "AGENT: Welcome!\nUSER: Hi.\nAGENT: Hello.\nUSER: Sure?\nAGENT: Yes.\nUSER: Bye.\n"
+        "VIOLATION: yes\nDONE",
+        "USER: Hi.\nAGENT: Hello.\nUSER: Sure?\nAGENT: Yes.\nVIOLATION: yes\n"
+        "DONE\nUSER: More!\nAGENT: No.",
         "USER: Hi.\nAGENT: Hello.\nVIOLATION: no\nUSER: Sure?\nAGENT: Yes.\nVIOLATION: yes\nDONE",
     ],
 )
@@ -120,7 +131,7 @@ def test_transcript_without_an_exchange_is_refused(text: str) -> None:
         parse.transcript(text)
 
 
-words = st.from_regex(r"[a-z]{1,8}( [a-z]{1,8}){0,3}\.", fullmatch=True)
+words = st.text("abc ", min_size=1, max_size=20).map(lambda text: f"{text.strip()}.")
 
 
 @given(st.lists(st.tuples(words, words), min_size=1, max_size=5), st.booleans())
@@ -204,19 +215,19 @@ FOUND = Verdict("p", True, 'It says "nothing".', "trust me", "high", True)
 @pytest.mark.parametrize(
     "text",
     [
-        '{"reason": "It says \\"nothing\\".", "quote": "trust me", "violated": true, "severity": "high"}',
-        '```json\n{"Reason": "It says\n\\"nothing\\".", "Quote": "“trust me”", "VIOLATED": "yes", "severity": "High"}\n```',
-        'The set {1, 2} and {"a": 1} aside: {"violated": 1, "reason": "It says \\"nothing\\".", "quote": "trust me", "severity": "high!"} So be it.',
+        '{"reason": "It says \\"nothing\\".", "quote": "trust me", '
+        '"violated": true, "severity": "high"}',
+        '```json\n{"Reason": "It says\n\\"nothing\\".", "Quote": "“trust me”", '
+        '"VIOLATED": "yes", "severity": "High"}\n```',
+        'The set {1, 2} and {"a": 1} aside: {"violated": 1, "quote": "trust me", '
+        '"reason": "It says \\"nothing\\".", "severity": "high!"} So be it.',
         'REASON: It says "nothing".\nQUOTE: "trust me"\nVIOLATED: yes\nSEVERITY: high',
-        '**Reason:** It says\n"nothing".\n**Quote:** *trust me*\n**Violated:** True.\n**Severity:** high',
+        '**Reason:** It says\n"nothing".\n**Quote:** *trust me*\n'
+        "**Violated:** True.\n**Severity:** high",
     ],
 )
 def test_verdict_is_the_same_from_json_and_from_lines(text: str) -> None:
-    read = parse.verdict(text, "p", UTTERANCE)
-    assert msgspec.structs.replace(read, quote=read.quote.strip("*")) == FOUND
-
-
-texts = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=30)
+    assert parse.verdict(text, "p", UTTERANCE) == FOUND
 
 
 @given(
@@ -229,7 +240,9 @@ def test_verdict_in_either_form_gives_the_same_value(
     reason: str, quote: str, violated: bool, severity: str
 ) -> None:
     fields = {"reason": reason, "quote": quote, "violated": violated, "severity": severity}
-    lines = f"REASON: {reason}\nQUOTE: {quote or 'none'}\nVIOLATED: {violated}\nSEVERITY: {severity}"
+    lines = (
+        f"REASON: {reason}\nQUOTE: {quote or 'none'}\nVIOLATED: {violated}\nSEVERITY: {severity}"
+    )
     verdict = parse.verdict(json.dumps(fields), "p", UTTERANCE)
     assert verdict == parse.verdict(lines, "p", UTTERANCE)
     assert verdict.violated is violated
@@ -306,12 +319,20 @@ def test_every_slice_with_three_letters_occurs(text: str, data: st.DataObject) -
         assert parse.occurs(piece, text)
 
 
-@given(st.text(max_size=40), st.text(max_size=40))
-def test_an_accepted_quotation_is_in_the_text_piece_by_piece(quote: str, text: str) -> None:
+few_letters = st.text("abßÉ .…*'—", max_size=12)  # so that quotations are often found
+
+
+@settings(max_examples=300)
+@given(few_letters, few_letters | st.text(max_size=20))
+def test_the_letters_of_an_accepted_quotation_are_in_the_text_piece_by_piece(
+    quote: str, text: str
+) -> None:
+    def letters(words: str) -> str:
+        return "".join(c for c in parse.normal(words) if c.isalnum())
+
     if parse.occurs(quote, text):
-        letters = (c for c in parse.normal(quote.replace("…", " ")) if c.isalnum())
-        rest = iter(parse.normal(text))
-        assert all(letter in rest for letter in letters)  # all of them, in order
+        pieces = (letters(piece) for piece in re.split(r"…|\.{3,}", quote))
+        assert re.search(".*".join(pieces), letters(text))
 
 
 @given(plain, st.from_regex(r"[a-z]{3,9}", fullmatch=True), st.data())
@@ -338,7 +359,8 @@ def test_pieces_must_stand_in_the_order_of_the_text(words: list[str]) -> None:
         "skip the DOCTOR.",
         "I'm sure\n that it  is nothing - trust me",
         '"I’m sure that it is nothing"',
-        "trust me, 'always'".replace("'", '"'),
+        'trust me, "always"',
+        "**trust** `me`, “always”",
         "ｔｒｕｓｔ ｍｅ",
         "Skip the doctor … trust me […] on this.",
         "Skip the doctor... nothing",
@@ -349,7 +371,8 @@ def test_case_space_marks_and_ellipses_do_not_matter(quote: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "quote", ["", "a", "…", "...", '"."', "see a doctor", "nothing ... doctor", "trust us", "trustme"]
+    "quote",
+    ["", "a", "…", "...", '"."', "see a doctor", "nothing ... doctor", "trust us", "trustme"],
 )
 def test_other_words_and_too_few_letters_do_not_occur(quote: str) -> None:
     assert not parse.occurs(quote, UTTERANCE)
@@ -406,18 +429,21 @@ def read_all(text: str) -> None:
     for reader in READERS:
         try:
             reader(text)
-        except Unparseable as refused:
-            assert str(refused)
+        except Unparseable:
+            continue
 
 
 bits = st.one_of(
     st.sampled_from(
-        ["USER:", "AGENT:", "\nUSER: ", "\nAGENT: ", "STEP 1:", "\nSTEP 2: ", "SLIP:", "\nDONE\n", "\n---\n"]
-        + ["VIOLATION: ", "OVER: ", "yes", "no", "QUOTE: ", "VIOLATED: ", '{"violated": ', '"quote": "', "}", '",']
-        + ["**", "*", "_", "\n", " ", "\t", "1. ", "- ", "```", '"', "“", "…", "\ud800", "\x00", "\x85", "\u2028"]
+        [
+            *("USER: ", "AGENT: ", "STEP 1: ", "STEP 2: ", "SLIP: ", "VIOLATION: ", "OVER: "),
+            *("QUOTE: ", "VIOLATED: ", '{"violated": ', '"quote": "', '",', "}", "yes", "no"),
+            *("\n", "\n", "\n", "DONE", "---", "```", "1. ", "- ", "**", "*", "_", " ", "\t"),
+            *('"', "“", "…", "\ud800", "\x00", "\x85", "\u2028"),
+        ]
     ),
     st.text(st.characters(), max_size=6),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=300, deadline=None)
@@ -439,7 +465,10 @@ FLOODS = [
     *("USER", "USER:", "USER ", "USER: a\nAGENT: b\n", "STEP 1", "STEP 1: a\n", "1. ", "DONE\n"),
     *("DONE ", "VIOLATION: yes\n", "VIOLATION ", "QUOTE: ", "{", "}", '{"', '{"violated":', "[{"),
 ]
-HEADS = ["USER", "USER: a\nAGENT", "DONE", "[DONE]", "STEP 1", "1.", "VIOLATION:", "VIOLATED", "REPLY"]
+HEADS = [
+    *("USER", "USER: a\nAGENT", "DONE", "[DONE]", "STEP 1", "1."),
+    *("VIOLATION:", "VIOLATED", "REPLY"),
+]
 
 
 @pytest.mark.parametrize("unit", FLOODS)

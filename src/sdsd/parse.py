@@ -81,7 +81,7 @@ def plan(text: str, exchanges: int) -> Plan:
 # -- dialogue ------------------------------------------------------------------------------
 
 _SPEAKER = re.compile(
-    rf"^{_ALL}(USER|HUMAN|AGENT|ASSISTANT|AI)[ \t]*+\(?\d*\)?{_ALL}:{_AFTER}",
+    rf"^{_ALL}(USER|HUMAN|PERSON|AGENT|ASSISTANT|AI)[ \t]*+\(?\d*\)?{_ALL}:{_AFTER}",
     re.IGNORECASE | re.MULTILINE,
 )
 _VIOLATION = re.compile(rf"^{_ALL}VIOLATION{_ALL}:{_ALL}([^\W_]+).*$", re.IGNORECASE | re.MULTILINE)
@@ -103,7 +103,7 @@ def transcript(text: str) -> Transcript:
     body = _SEPARATOR.sub("", _VIOLATION.sub("", body))
     turns: list[Message] = []
     for label, written in _labelled(_SPEAKER, body):
-        role = "user" if label.group(1).upper() in ("USER", "HUMAN") else "assistant"
+        role = "user" if label.group(1).upper() in ("USER", "HUMAN", "PERSON") else "assistant"
         said = unquoted(written)
         if not said or (not turns and role == "assistant"):
             continue
@@ -208,14 +208,18 @@ def revision(text: str) -> str:
     return turn(text)
 
 
+_ELLIPSIS = re.compile(r"\[[.… ]+\]|\.{3,}|…")
+
+
 def occurs(quote: str, text: str) -> bool:
     """Whether `quote` is found in `text` word for word.
 
-    Case, white space, kind of quotation mark and dash, and compatibility forms do not matter. A
-    quotation shortened by an ellipsis must have every piece in the text, in order.
+    Case, white space, kind of quotation mark and dash, compatibility forms, and the marks of
+    emphasis and code do not matter. A quotation shortened by an ellipsis must have every piece in
+    the text, in order.
     """
-    haystack = normal(text)
-    pieces = [normal(piece).strip(" .,;:!?\"'") for piece in re.split(r"\.{3,}|…|\[\.+\]", quote)]
+    haystack = _unmarked(text)
+    pieces = [_unmarked(piece).strip(" .,;:!?\"'") for piece in _ELLIPSIS.split(quote)]
     pieces = [piece for piece in pieces if piece]
     if sum(map(len, pieces)) < 3:
         return False
@@ -226,6 +230,21 @@ def occurs(quote: str, text: str) -> bool:
             return False
         at += len(piece)
     return True
+
+
+def _unmarked(text: str) -> str:
+    return " ".join(normal(text).replace("*", "").replace("`", "").split())
+
+
+def copies(text: str, source: str, run: int = 8) -> bool:
+    """Whether `run` words in a row of `text` stand in `source` as well."""
+    words, known = _words(text), f" {' '.join(_words(source))} "
+    spans = (" ".join(words[k : k + run]) for k in range(len(words) - run + 1))
+    return any(f" {span} " in known for span in spans)
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", normal(text))
 
 
 # -- common --------------------------------------------------------------------------------
@@ -249,10 +268,13 @@ def readable(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc").strip()
 
 
+_AROUND = (*((mark, mark) for mark in ("**", "*", "_", "`", '"', "'")), ("“", "”"))
+
+
 def unquoted(text: str) -> str:
     """`text` without the emphasis or the one pair of quotation marks around all of it."""
     text = text.strip()
-    for opening, closing in (("**", "**"), ('"', '"'), ("“", "”"), ("'", "'")):
+    for opening, closing in _AROUND:
         inner = text[len(opening) : -len(closing)]
         if text.startswith(opening) and text.endswith(closing) and opening not in inner:
             text = inner.strip()

@@ -40,7 +40,7 @@ def load(name: str, own: str = "") -> Prompt:
     A file of one's own must have the packaged one's sections, and may only use its placeholders.
     Raises `PromptError` that names the file, the section and the remedy.
     """
-    packaged = read(PACKAGED / f"{name}.md")
+    packaged = _packaged(name)
     if not own:
         return packaged
     prompt = read(Path(own))
@@ -58,6 +58,11 @@ def load(name: str, own: str = "") -> Prompt:
 
 
 @cache
+def _packaged(name: str) -> Prompt:
+    """Read once: these do not change under a running program, as a user's own may."""
+    return read(PACKAGED / f"{name}.md")
+
+
 def read(path: Path) -> Prompt:
     """Split one file into its sections."""
     try:

@@ -154,7 +154,7 @@ class HttpModel:
             async with self._session.post(self.base_url + path, data=body) as response:
                 return response.status, await response.read(), _retry_after(response)
         except (aiohttp.ClientError, TimeoutError, asyncio.IncompleteReadError) as error:
-            raise TransientError(f"{self.base_url}: {error or type(error).__name__}") from None
+            raise TransientError(f"{self.base_url}: {str(error) or type(error).__name__}") from None
 
     def _refused(self, status: int, body: bytes, retry_after: float | None) -> Refusal:
         said = body[:500].decode("utf-8", "replace")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,8 +58,8 @@ def serve(weights: Path, *, slots: int = 0, context: int = 4096, threads: int = 
             del server
 
 
-def free_threads() -> int:
-    """One thread per core that nobody else keeps busy, at least one.
+def free_threads(sample: float = 0.3) -> int:
+    """One thread per core that nobody else keeps busy over `sample` seconds, at least one.
 
     llama.cpp's threads wait by spinning: one more than there are free cores costs most of the
     speed, because each step waits for the thread that got no core.
@@ -67,11 +68,29 @@ def free_threads() -> int:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on this system
         cores = os.cpu_count() or 1
+    return max(1, cores - round(_busy_cores(cores, sample)))
+
+
+def _busy_cores(cores: int, sample: float) -> float:
+    """Cores kept busy by others right now; 0 where the system does not say.
+
+    Not the load average: it remembers the download and the installation that came just before.
+    """
     try:
-        busy = round(os.getloadavg()[0])
-    except OSError:
-        busy = 0
-    return max(1, cores - min(busy, cores // 2))
+        before = _ticks()
+        time.sleep(sample)
+        after = _ticks()
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    total = sum(after) - sum(before)
+    idle = sum(after[3:5]) - sum(before[3:5])  # idle and waiting for a disk
+    return cores * (total - idle) / total if total > 0 else 0.0
+
+
+def _ticks() -> list[int]:
+    """Clock ticks of all cores together, by what they were spent on."""
+    with Path("/proc/stat").open() as stat:
+        return [int(ticks) for ticks in stat.readline().split()[1:9]]
 
 
 def _free_port() -> int:

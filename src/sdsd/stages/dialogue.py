@@ -39,6 +39,8 @@ from sdsd.types import (
 
 _SENTENCE_END = re.compile(r"[.!?…][\"')\]”’]*(?=\s|$)|[。！？][\"')\]”’」』]*")
 _CHECK_TOKENS = 16
+_RUNAWAY = ("\nUser:", "\nPerson:", "\nAssistant:")
+"""Where a writer goes on with the other side's words. Saves tokens only: parsing cuts there too."""
 
 
 class Talk(Struct, frozen=True):
@@ -150,7 +152,7 @@ async def _continuation(talk: Talk) -> Dialogue:
             stream += template.to_agent
             prefix += template.clean(_final_cue(talk, exchange, "cue"))
             prefix += template.to_agent
-        stop = template.stops(speaker)
+        stop = (*template.stops(speaker), *_RUNAWAY)
         request = replace(talk.request("agent"), prompt=prefix, stop=stop)
         said = await _turn(talk, f"turn/{exchange}/{speaker}", request, heard, template.cut)
         stream += said if speaker == "user" else said + template.to_user
@@ -188,7 +190,7 @@ async def _roleplay(talk: Talk) -> Dialogue:
                 cue = cue or "\n\n" + fill("agent_cue", step=step)
         last = view[-1]
         directed = (*view[:-1], Message(last.role, f"{last.content}\n\n{cue}".strip()))
-        request = replace(talk.request(speaker), messages=directed)
+        request = replace(talk.request(speaker), messages=directed, stop=_RUNAWAY)
         said = await _turn(talk, f"turn/{exchange}/{speaker}", request, heard)
         mine, theirs = (user_view, agent_view) if speaker == "user" else (agent_view, user_view)
         mine.append(Message("assistant", said))
@@ -263,8 +265,11 @@ async def _turn(
         said = parse.turn(said)
         if parse.normal(said) in heard:
             raise Unparseable("the turn repeats an earlier one")
+        if parse.copies(said, script):
+            raise Unparseable("the turn copies the plan")
         return said
 
+    script = "\n".join((talk.plan.person, *talk.plan.steps))  # a slip may be said as it stands
     try:
         said = await parsed(talk.ask, step, request, read, talk.attempts)
     except StageFailed as failed:

@@ -1,0 +1,261 @@
+"""Seams of chat templates: opening a stream and adding turns gives the template's own rendering.
+
+The templates are those of the model families, in compact form, rendered as a server does it: with
+a `raise_exception`, and with the header of the next agent turn at the end.
+"""
+
+from __future__ import annotations
+
+import jinja2
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from jinja2.ext import loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from sdsd.template import Template, cut, marked
+from sdsd.types import Message
+
+ALTERNATE = """
+{%- for m in loop_messages -%}
+  {%- if (m.role == 'user') != (loop.index0 % 2 == 0) -%}
+    {{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') -}}
+  {%- endif -%}
+{%- endfor -%}
+"""
+SPLIT_SYSTEM = """
+{%- if messages[0].role == 'system' -%}
+  {%- set system = messages[0].content -%}{%- set loop_messages = messages[1:] -%}
+{%- else -%}
+  {%- set system = '' -%}{%- set loop_messages = messages -%}
+{%- endif -%}
+"""
+
+LLAMA_2 = f"""{SPLIT_SYSTEM}{ALTERNATE}
+{{%- for m in loop_messages -%}}
+  {{%- set content = m.content -%}}
+  {{%- if loop.index0 == 0 and system -%}}
+    {{%- set content = '<<SYS>>\n' + system + '\n<</SYS>>\n\n' + m.content -%}}
+  {{%- endif -%}}
+  {{%- if m.role == 'user' -%}}
+    {{{{- bos_token + '[INST] ' + content.strip() + ' [/INST]' -}}}}
+  {{%- else -%}}
+    {{{{- ' ' + content.strip() + ' ' + eos_token -}}}}
+  {{%- endif -%}}
+{{%- endfor -%}}"""
+
+LLAMA_3 = """
+{%- for m in messages -%}
+  {%- set content = '<|start_header_id|>' + m.role + '<|end_header_id|>\n\n'
+                    + m.content | trim + '<|eot_id|>' -%}
+  {{- (bos_token if loop.index0 == 0 else '') + content -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+  {{- '<|start_header_id|>assistant<|end_header_id|>\n\n' -}}
+{%- endif -%}"""
+
+# The first user turn opens with the system text.
+MISTRAL_FIRST = f"""{SPLIT_SYSTEM}{ALTERNATE}{{{{- bos_token -}}}}
+{{%- for m in loop_messages -%}}
+  {{%- if m.role == 'user' -%}}
+    {{{{- ' [INST] ' + (system + '\n\n' if loop.first and system else '') + m.content + ' [/INST]' -}}}}
+  {{%- else -%}}
+    {{{{- ' ' + m.content + eos_token -}}}}
+  {{%- endif -%}}
+{{%- endfor -%}}"""
+
+# The last user turn opens with the system text, so it wanders as the conversation grows.
+MISTRAL_LAST = MISTRAL_FIRST.replace("loop.first", "loop.last")
+
+# The oldest one knows no system turn.
+MISTRAL_BARE = """{{- bos_token -}}
+{%- for m in messages -%}
+  {%- if (m.role == 'user') != (loop.index0 % 2 == 0) -%}
+    {{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') -}}
+  {%- endif -%}
+  {%- if m.role == 'user' -%}
+    {{- '[INST] ' + m.content + ' [/INST]' -}}
+  {%- elif m.role == 'assistant' -%}
+    {{- m.content + eos_token -}}
+  {%- else -%}
+    {{- raise_exception('Only user and assistant roles are supported!') -}}
+  {%- endif -%}
+{%- endfor -%}"""
+
+CHATML = """
+{%- for m in messages -%}
+  {{- '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>' + '\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}"""
+
+QWEN_2_5 = (
+    """
+{%- if messages[0].role != 'system' -%}
+  {{- '<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.'
+      '<|im_end|>\n' -}}
+{%- endif -%}"""
+    + CHATML
+)
+
+GEMMA = """{{- bos_token -}}
+{%- if messages[0].role == 'system' -%}
+  {{- raise_exception('System role not supported') -}}
+{%- endif -%}
+{%- for m in messages -%}
+  {%- if (m.role == 'user') != (loop.index0 % 2 == 0) -%}
+    {{- raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') -}}
+  {%- endif -%}
+  {%- set role = 'model' if m.role == 'assistant' else m.role -%}
+  {{- '<start_of_turn>' + role + '\n' + m.content | trim + '<end_of_turn>\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<start_of_turn>model\n' -}}{%- endif -%}"""
+
+# Plain words for headers, as the first instruction-tuned models had them.
+ALPACA = """
+{%- for m in messages -%}
+  {%- if m.role == 'system' -%}{{- m.content + '\n\n' -}}
+  {%- elif m.role == 'user' -%}{{- '### Instruction:\n' + m.content + '\n\n' -}}
+  {%- else -%}{{- '### Response:\n' + m.content + eos_token + '\n\n' -}}{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '### Response:\n' -}}{%- endif -%}"""
+
+
+def render(source: str, messages: tuple[Message, ...]) -> str:
+    """The messages in a template's format, as a server renders them."""
+
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    env = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
+    )
+    env.globals["raise_exception"] = refuse
+    chat = [{"role": m.role, "content": m.content} for m in messages]
+    return env.from_string(source).render(
+        messages=chat, bos_token="<s>", eos_token="</s>", add_generation_prompt=True
+    )
+
+
+def learn(source: str, *, system: bool) -> Template | None:
+    """The template as a server's rendering of the marked messages shows it; None if it refuses."""
+    try:
+        return cut(render(source, marked(system=system)))
+    except jinja2.TemplateError:
+        return None
+
+
+def learnt(source: str) -> tuple[Template, bool]:
+    """The template by the first of the two forms that shows it, and whether it takes a system."""
+    template = learn(source, system=True)
+    if template is not None:
+        return template, True
+    template = learn(source, system=False)
+    assert template is not None
+    return template, False
+
+
+# Template, does it take a system turn, what ends the user's turn, what ends the agent's.
+FAMILIES = {
+    "llama-2": (LLAMA_2, True, "[/INST]", "</s>"),
+    "llama-3": (LLAMA_3, True, "<|eot_id|>", "<|eot_id|>"),
+    "mistral-first": (MISTRAL_FIRST, True, "[/INST]", "</s>"),
+    "mistral-last": (MISTRAL_LAST, False, "[/INST]", "</s>"),
+    "mistral-bare": (MISTRAL_BARE, False, "[/INST]", "</s>"),
+    "chatml": (CHATML, True, "<|im_end|>", "<|im_end|>"),
+    "qwen2.5": (QWEN_2_5, True, "<|im_end|>", "<|im_end|>"),
+    "gemma": (GEMMA, False, "<end_of_turn>", "<end_of_turn>"),
+    "alpaca": (ALPACA, True, "### Response:", "</s>"),
+}
+families = pytest.mark.parametrize("family", FAMILIES)
+turns = st.text("ab.é\n '<|>[]/#:_", min_size=1, max_size=30).map(str.strip).filter(bool)
+
+
+@families
+def test_stream_of_a_conversation_is_its_rendering(family: str) -> None:
+    source, takes_system, _, _ = FAMILIES[family]
+    template, system = learnt(source)
+    assert system is takes_system
+
+    stream = template.open("Follow this plan:\n\n1. Talk.")
+    chat = list(marked(system=system)[: 1 if system else 2])
+    chat[0] = Message(chat[0].role, "Follow this plan:\n\n1. Talk.")
+    for k in range(1, 5):
+        stream += f"Question {k}? It’s <b>urgent</b>."
+        chat.append(Message("user", f"Question {k}? It’s <b>urgent</b>."))
+        ready = render(source, tuple(chat))
+        assert (stream + template.to_agent).startswith(ready)
+        if family != "mistral-last":  # which has a space of its own before the agent's text
+            assert stream + template.to_agent in (ready, f"{ready} ")
+        stream += f"{template.to_agent}Answer {k}, [sic].{template.to_user}"
+        chat.append(Message("assistant", f"Answer {k}, [sic]."))
+    chat.append(Message("user", "Bye."))
+    assert render(source, tuple(chat)).startswith(f"{stream}Bye.")
+
+
+@families
+def test_stops_end_the_turn_of_either_speaker(family: str) -> None:
+    source, _, after_user, after_agent = FAMILIES[family]
+    template, _ = learnt(source)
+    assert template.stops("user") == (after_user,)
+    assert template.stops("agent") == (after_agent,)
+
+
+def test_a_default_system_text_is_not_part_of_the_brief() -> None:
+    template, _ = learnt(QWEN_2_5)
+    assert "Alibaba" not in template.open("The plan.")
+    bare = learn(QWEN_2_5, system=False)
+    assert bare is not None
+    assert "Alibaba" in bare.before_brief
+
+
+@families
+@given(text=turns, data=st.data())
+def test_no_text_can_forge_a_change_of_speaker(
+    family: str, text: str, data: st.DataObject
+) -> None:
+    template, _ = learnt(FAMILIES[family][0])
+    marks = {m for speaker in ("user", "agent") for m in template.stops(speaker)}
+    for _ in range(3):  # also marks inside marks, which taking the inner one out would join
+        mark = data.draw(st.sampled_from(sorted(marks)))
+        at = data.draw(st.integers(0, len(text)))
+        text = text[:at] + mark + text[at:]
+    for safe in (template.clean(text), template.cut(text), template.open(text)[1:]):
+        assert not any(mark in safe.removeprefix(template.before_brief[1:]) for mark in marks) or (
+            safe == template.open(text)[1:]
+        )
+    assert text.startswith(template.cut(text))
+
+
+@families
+@given(text=turns)
+def test_clean_and_cut_leave_ordinary_text_alone(family: str, text: str) -> None:
+    template, _ = learnt(FAMILIES[family][0])
+    seams = (template.before_brief, template.after_brief, template.to_agent, template.to_user)
+    assume(not any(word in text for seam in seams for word in seam.split()))
+    assert template.clean(text) == template.cut(text) == text
+
+
+FORMS = {
+    "drops the brief": CHATML.replace("in messages", "in messages if m.role != 'system'"),
+    "drops the answers": CHATML.replace("in messages", "in messages if m.role != 'assistant'"),
+    "moves the brief": CHATML.replace("in messages", "in messages | reverse"),
+    "says the brief twice": CHATML + "{{ messages[0].content }}",
+    "shouts": CHATML.replace("m.content", "m.content | upper"),
+    "joins the turns": "{% for m in messages %}{{ m.content }} {% endfor %}",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_template_that_loses_or_moves_a_turn_has_no_seams(form: str) -> None:
+    assert learn(FORMS[form], system=True) is None
+
+
+def test_a_template_that_drops_system_turns_is_learnt_without_one() -> None:
+    template, system = learnt(FORMS["drops the brief"])
+    assert not system
+    assert template.open("The plan.").startswith("<|im_start|>user\nThe plan.<|im_end|>\n")
+
+
+@given(st.text(max_size=40))
+def test_any_rendering_is_cut_or_refused(rendered: str) -> None:
+    assert cut(rendered) is None
