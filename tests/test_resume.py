@@ -142,13 +142,13 @@ def test_a_crash_after_every_single_commit_repeats_nothing(
 ) -> None:
     """Every life of this run makes one commit and dies: the worst there can be."""
     out, lives = tmp_path / "run", 0
-    while crashed(out, 3, 1, protocol=protocol):
+    while crashed(out, 2, 1, protocol=protocol):
         lives += 1
         assert lives < 200
-    total = answers(undisturbed(3, protocol))
+    total = answers(undisturbed(2, protocol))
     assert answers(out) == total
     assert lives >= total  # each answer that was given, and each record, ended a life
-    assert views(out) == views(undisturbed(3, protocol))
+    assert views(out) == views(undisturbed(2, protocol))
     assert verify(RunDir(out)).faults == ()
 
 

@@ -6,11 +6,12 @@ a `raise_exception`, and with the header of the next agent turn at the end.
 
 from __future__ import annotations
 
+from functools import cache
+
 import jinja2
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from sdsd.template import Template, cut, marked
@@ -126,9 +127,7 @@ def render(source: str, messages: tuple[Message, ...]) -> str:
     def refuse(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    env = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols]
-    )
+    env = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     env.globals["raise_exception"] = refuse
     chat = [{"role": m.role, "content": m.content} for m in messages]
     return env.from_string(source).render(
@@ -144,6 +143,7 @@ def learn(source: str, *, system: bool) -> Template | None:
         return None
 
 
+@cache
 def learnt(source: str) -> tuple[Template, bool]:
     """The template by the first of the two forms that shows it, and whether it takes a system."""
     template = learn(source, system=True)
@@ -183,9 +183,8 @@ def test_stream_of_a_conversation_is_its_rendering(family: str) -> None:
         stream += f"Question {k}? It’s <b>urgent</b>."
         chat.append(Message("user", f"Question {k}? It’s <b>urgent</b>."))
         ready = render(source, tuple(chat))
-        assert (stream + template.to_agent).startswith(ready)
-        if family != "mistral-last":  # which has a space of its own before the agent's text
-            assert stream + template.to_agent in (ready, f"{ready} ")
+        # Some templates write a space before the agent's text, which a server leaves to the model.
+        assert stream + template.to_agent in (ready, f"{ready} ")
         stream += f"{template.to_agent}Answer {k}, [sic].{template.to_user}"
         chat.append(Message("assistant", f"Answer {k}, [sic]."))
     chat.append(Message("user", "Bye."))
@@ -209,24 +208,24 @@ def test_a_default_system_text_is_not_part_of_the_brief() -> None:
 
 
 @families
+@settings(max_examples=30)
 @given(text=turns, data=st.data())
-def test_no_text_can_forge_a_change_of_speaker(
-    family: str, text: str, data: st.DataObject
-) -> None:
+def test_no_text_can_forge_a_change_of_speaker(family: str, text: str, data: st.DataObject) -> None:
     template, _ = learnt(FAMILIES[family][0])
     marks = {m for speaker in ("user", "agent") for m in template.stops(speaker)}
     for _ in range(3):  # also marks inside marks, which taking the inner one out would join
         mark = data.draw(st.sampled_from(sorted(marks)))
         at = data.draw(st.integers(0, len(text)))
         text = text[:at] + mark + text[at:]
-    for safe in (template.clean(text), template.cut(text), template.open(text)[1:]):
-        assert not any(mark in safe.removeprefix(template.before_brief[1:]) for mark in marks) or (
-            safe == template.open(text)[1:]
-        )
+    for safe in (template.clean(text), template.cut(text)):
+        assert not any(mark in safe for mark in marks)
     assert text.startswith(template.cut(text))
+    opened = (template.before_brief, template.clean(text), template.after_brief)
+    assert template.open(text) == "".join(opened)
 
 
 @families
+@settings(max_examples=30)
 @given(text=turns)
 def test_clean_and_cut_leave_ordinary_text_alone(family: str, text: str) -> None:
     template, _ = learnt(FAMILIES[family][0])

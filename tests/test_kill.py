@@ -1,0 +1,303 @@
+"""kill -9 at random moments, twenty times in one run, and not one answer is lost or bought twice.
+
+A real `sdsd run` against a stand-in server in a process of its own. Each start of the command is a
+*life*; it names itself to the server in a header, and the server's log outlives it. The law:
+
+* the finished data set is that of a run which nobody disturbed;
+* in no life is anything asked that was recorded before it;
+* what was asked and not recorded was in flight at a kill: at most one call per open dialogue.
+
+Runs as a script too, and prints the counts: `python tests/test_kill.py --seed 1 --kills 20`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from sdsd.chance import call_seed
+from sdsd.dataset.export import read
+from sdsd.dataset.schema import VIEWS
+from sdsd.rundir import RunDir
+from sdsd.verify import verify
+from standin import Line, read_log
+
+SDSD = Path(sys.executable).with_name("sdsd")
+STAND_IN = Path(__file__).with_name("standin.py")
+OPEN = 8
+PATIENCE = 60.0
+"""Seconds after which a process that does not move has failed the test."""
+
+
+# -- processes -----------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def stand_in(log: Path, latency: float) -> Iterator[str]:
+    """The server in its own process; yields its address."""
+    command = [sys.executable, STAND_IN, "--log", log, "--latency", str(latency)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+@contextlib.contextmanager
+def life(out: Path, url: str, n: int, name: str) -> Iterator[subprocess.Popen[str]]:
+    """One start of the command, with its standard error at hand."""
+    keys = {"parallel": OPEN, "headers": f"{{X-Life: '{name}'}}"}
+    sets = [word for k, v in keys.items() for word in ("--set", f"models.default.{k}={v}")]
+    command = [SDSD, "run", "-m", "stand-in", "--url", url, "-n", str(n), "-o", out, *sets]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def asked(log: Path) -> list[Line]:
+    """Requests so far, without those that only look what the server can do."""
+    return [line for line in read_log(log) if line.event == "asked" and not line.probe]
+
+
+def recorded(out: Path) -> frozenset[int]:
+    """Seeds of the calls whose answer is on disk. A seed stands for its scenario and step."""
+    try:
+        uri = f"{RunDir(out).journal.absolute().as_uri()}?mode=ro"
+        with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
+            rows = connection.execute("SELECT scenario, step FROM answer").fetchall()
+    except sqlite3.OperationalError:  # killed before there was a journal, or a table in it
+        return frozenset()
+    seeds = frozenset(call_seed(0, scenario, step) for scenario, step in rows)
+    assert len(seeds) == len(rows)
+    return seeds
+
+
+def views(out: Path) -> dict[str, list[dict[str, Any]]]:
+    """The content of a data set, without times."""
+    return {
+        view: [{k: v for k, v in row.items() if k != "seconds"} for row in read(out / "data", view)]
+        for view in VIEWS
+    }
+
+
+def heard(process: subprocess.Popen[str], words: str) -> None:
+    """Wait until the command says so on standard error."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if words in line:
+            return
+    raise AssertionError(f"it ended without saying {words!r}")
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until it holds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, "nothing moves any more"
+        time.sleep(0.002)
+
+
+# -- twenty kills --------------------------------------------------------------------------
+
+
+class Life(Struct, frozen=True):
+    """One start of the command and its end."""
+
+    name: str
+    moment: str
+    before: frozenset[int]
+    """Seeds of the answers that were on disk when it began."""
+    after: frozenset[int]
+
+
+class Row(Struct, frozen=True):
+    """What one life did."""
+
+    moment: str
+    asked: int
+    recorded: int
+    in_flight: int
+    """Asked, and not recorded when it ended."""
+    repeated: int
+    """Asked although it was recorded, or asked before in the same life. Must be none."""
+
+
+class Tally(Struct, frozen=True):
+    """A run that was killed over and over, and ended in the end."""
+
+    rows: list[Row]
+    """One for each life; the last one ended by itself."""
+    asked: int
+    recorded: int
+    same: bool
+    """Its data set is that of the undisturbed run."""
+
+    @property
+    def in_flight(self) -> int:
+        """Calls under way at a kill, over all kills: all that may be asked again."""
+        return sum(row.in_flight for row in self.rows)
+
+
+def one_life(
+    out: Path, log: Path, url: str, n: int, name: str, moment: str, chance: random.Random
+) -> Life:
+    """Start the command, and kill it at a moment of that kind."""
+    before, size = recorded(out), log.stat().st_size
+    with life(out, url, n, name) as process:
+        if moment == "starting":
+            time.sleep(chance.uniform(0, 1))
+        elif moment == "calling":  # each call writes two lines of about 80 bytes
+            more = chance.randint(1, 45 * 2 * 80)
+            until(lambda: log.stat().st_size > size + more or process.poll() is not None)
+            time.sleep(chance.uniform(0, 0.02))
+        elif moment == "publishing":
+            heard(process, "writing the data set")
+            time.sleep(chance.uniform(0, 0.2))
+        else:
+            told = process.communicate(timeout=PATIENCE)
+            assert process.returncode == 0, told
+    return Life(name, moment, before, recorded(out))
+
+
+def torment(root: Path, *, seed: int, kills: int, n: int, latency: float) -> Tally:
+    """Kill one run at `kills` moments, let it end, and compare it with one that was left alone."""
+    chance = random.Random(seed)
+    moments = chance.choices(["starting", "calling"], [1, 5], k=kills - 1)
+    moments += ["publishing", "left alone"]
+    log, out, undisturbed = root / "log", root / "killed", root / "undisturbed"
+    with stand_in(log, latency) as url:
+        lives = [
+            one_life(out, log, url, n, str(number), moment, chance)
+            for number, moment in enumerate(moments)
+        ]
+        one_life(undisturbed, log, url, n, "undisturbed", "left alone", chance)
+    lines = asked(log)
+    assert recorded(out) == recorded(undisturbed)
+    assert verify(RunDir(out)).faults == ()
+    return Tally(
+        rows=[row(lived, lines) for lived in lives],
+        asked=sum(line.life != "undisturbed" for line in lines),
+        recorded=len(recorded(out)),
+        same=views(out) == views(undisturbed),
+    )
+
+
+def row(lived: Life, lines: list[Line]) -> Row:
+    """What a life did, by the server's log."""
+    seeds = [line.seed for line in lines if line.life == lived.name]
+    different = set(seeds)
+    return Row(
+        moment=lived.moment,
+        asked=len(seeds),
+        recorded=len(lived.after - lived.before),
+        in_flight=len(different - lived.after),
+        repeated=len(different & lived.before) + len(seeds) - len(different),
+    )
+
+
+def check(tally: Tally) -> None:
+    """The law."""
+    assert tally.same
+    for row in tally.rows:
+        assert row.repeated == 0
+        assert row.in_flight <= OPEN
+        assert row.asked == row.recorded + row.in_flight
+    assert tally.asked == tally.recorded + tally.in_flight
+
+
+def test_twenty_kills_lose_nothing_and_buy_nothing_twice(tmp_path: Path) -> None:
+    seed = 20
+    print(f"seed {seed}")
+    tally = torment(tmp_path, seed=seed, kills=20, n=40, latency=0.03)
+    check(tally)
+    assert tally.in_flight > 20  # the kills did hit calls
+
+
+# -- Ctrl-C --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_asked_to_stop_it_finishes_what_is_in_flight_and_publishes(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    log, out = tmp_path / "log", tmp_path / "out"
+    with stand_in(log, 0.1) as url:
+        with life(out, url, 30, "first") as process:
+            until(lambda: len(asked(log)) > 60)
+            process.send_signal(number)
+            printed, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 130, errors
+        assert "stopping: calls in flight are finished and kept" in errors
+        assert "stopped: " in printed
+        assert "the same command goes on where this stopped" in printed
+        stopped = asked(log)
+        assert recorded(out) == {line.seed for line in stopped}  # not one was thrown away
+        assert len(recorded(out)) == len(stopped)
+        done = len(views(out)["scenarios"])
+        assert 0 < done < 30
+        assert (out / "report.html").exists()
+        assert verify(RunDir(out)).faults == ()
+
+        one_life(out, log, url, 30, "second", "left alone", random.Random())
+        assert len(asked(log)) == len(recorded(out))
+        assert len(views(out)["scenarios"]) == 30
+
+
+def test_asked_twice_it_stops_at_once(tmp_path: Path) -> None:
+    log, out = tmp_path / "log", tmp_path / "out"
+    with stand_in(log, 30) as url, life(out, url, 3, "first") as process:
+        until(lambda: len(asked(log)) >= 3)  # nobody will answer these for a while
+        process.send_signal(signal.SIGINT)
+        heard(process, "stopping")
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert "stopped at once; what was answered is kept" in errors
+    assert "Traceback" not in errors
+
+
+# -- as a script ---------------------------------------------------------------------------
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Kill a run over and over; print the counts.")
+    parser.add_argument("--seed", type=int, default=int.from_bytes(os.urandom(3), "big"))
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("-n", type=int, default=40, help="dialogues")
+    parser.add_argument("--latency", type=float, default=0.03, help="seconds per reply, about")
+    given = parser.parse_args()
+    print(f"seed {given.seed}")
+    with tempfile.TemporaryDirectory() as root:
+        tally = torment(Path(root), **vars(given))
+    print(f"{'ended while':<14}{'asked':>7}{'recorded':>10}{'in flight':>11}{'repeated':>10}")
+    for row in tally.rows:
+        print(
+            f"{row.moment:<14}{row.asked:>7}{row.recorded:>10}{row.in_flight:>11}{row.repeated:>10}"
+        )
+    print(
+        f"in all {tally.asked} asked = {tally.recorded} recorded + {tally.in_flight} in flight at "
+        f"a kill; data set {'the same' if tally.same else 'DIFFERENT'}"
+    )
+    check(tally)
+
+
+if __name__ == "__main__":
+    main()
