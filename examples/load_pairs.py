@@ -1,6 +1,6 @@
 """Read the preference pairs of a run with pyarrow alone.
 
-    python examples/load_pairs.py runs/first
+python examples/load_pairs.py runs/first
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ def main(run: Path) -> None:
     for pair in pairs:
         (chosen,), (rejected,) = pair["chosen"], pair["rejected"]
         print(f"\n{pair['id']}  {pair['domain']}: breaks {', '.join(pair['violation_ids'])}")
-        print(f"  {len(pair['prompt'])} turns before, the last: {pair['prompt'][-1]['content'][:70]}")
+        print(
+            f"  {len(pair['prompt'])} turns before, the last: {pair['prompt'][-1]['content'][:70]}"
+        )
         print(f"  rejected: {rejected['content'][:70]}")
         print(f"  chosen:   {chosen['content'][:70]}")
 

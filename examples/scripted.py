@@ -22,7 +22,8 @@ def main(out: Path) -> None:
         print(record.scenario.index, record.outcome, record.rule or "-", record.scenario.subarea)
         if record.outcome != "accepted":
             continue
-        assert record.dialogue is not None and record.critique is not None
+        assert record.dialogue is not None
+        assert record.critique is not None
         print("  rejected:", record.dialogue.utterance)
         print("  chosen:  ", record.revisions[-1].text)
         print("  violates:", ", ".join(record.critique.violations))

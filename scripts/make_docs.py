@@ -22,7 +22,7 @@ import textwrap
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ from sdsd.types import (
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src" / "sdsd"
+# ruff: noqa: E501  (tables in the pages below)
 NOTE = "<!-- Written by scripts/make_docs.py. Change the code, not this file. -->"
 
 
@@ -77,18 +78,20 @@ def filled(path: Path, parts: dict[str, Callable[[], str]]) -> str:
     """The text of a file with its marked parts made anew. Every part must be marked once."""
     text = path.read_text("utf-8")
     for name, make in parts.items():
-        marked = re.compile(rf"(?<=<!-- made: {name} -->\n).*?(?=<!-- end -->)", re.DOTALL)
-        content = f"\n{make()}\n"
-        text, count = marked.subn(lambda _, new=content: new, text)
-        if count != 1:
-            raise SystemExit(f"{path}: `<!-- made: {name} -->` stands {count} times, not once")
+        start, end = f"<!-- made: {name} -->\n", "<!-- end -->"
+        if text.count(start) != 1:
+            raise SystemExit(f"{path}: `{start.strip()}` must stand there once")
+        before, _, after = text.partition(start)
+        text = f"{before}{start}\n{make()}\n\n{end}{after.partition(end)[2]}"
     return text
 
 
-def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     """A Markdown table."""
     lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(c.replace("|", r"\|") for c in line) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(c.replace("|", r"\|") for c in line) + " |" for line in lines
+    )
 
 
 # -- the configuration -------------------------------------------------------------------------
@@ -258,7 +261,9 @@ def command_line() -> str:
         assert inner is not None
         parts.append(f"## `sdsd {group.name}`\n\n{inner.info.help}")
         prefix = f"sdsd {group.name}"
-        parts += [_command(prefix, _name(c), c.callback, level=3) for c in inner.registered_commands]
+        parts += [
+            _command(prefix, _name(c), c.callback, level=3) for c in inner.registered_commands
+        ]
     return _COMMAND_LINE.format(note=NOTE, commands="\n\n".join(parts))
 
 
@@ -439,7 +444,7 @@ def _shown(step: str, request: Request, before: str) -> str:
     if request.messages:
         body = "\n".join(f"[{m.role}]\n{_cut(m.content)}" for m in request.messages)
     elif before:
-        common = os.path.commonprefix([before, request.prompt])
+        common = os.path.commonprefix([before, request.prompt])  # noqa: RUF071  (texts, not paths)
         at = common.rfind("\n") + 1
         body = f"[as above, letter for letter]\n{_cut(request.prompt[at:])}"
     else:

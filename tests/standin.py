@@ -15,7 +15,9 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterable
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,7 +105,7 @@ class StandIn:
         self._note("asked", number, life, chat)
         if self._log is None:
             self.requests.append(msgspec.json.decode(body))
-        if self._latency:  # from half of it to one and a half, by the request
+        if self._latency and chat.max_tokens > 1:  # from half of it to one and a half, by seed
             await asyncio.sleep(self._latency * (0.5 + chat.seed % 101 / 100))
         role = role_of(chat.messages) if chat.messages else "agent"
         request = Request(role, chat.max_tokens, messages=chat.messages, prompt=chat.prompt)
@@ -147,6 +149,18 @@ async def serving(app: web.Application, port: int = 0) -> AsyncIterator[str]:
         yield f"http://{host}:{bound}/v1"
     finally:
         await runner.cleanup()
+
+
+@contextlib.contextmanager
+def spawned(log: Path, latency: float = 0.0) -> Iterator[str]:
+    """This file in a process of its own; yields the base URL."""
+    command = [sys.executable, __file__, "--log", str(log), "--latency", str(latency)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
 
 
 async def _main() -> None:

@@ -34,10 +34,9 @@ from sdsd.dataset.export import read
 from sdsd.dataset.schema import VIEWS
 from sdsd.rundir import RunDir
 from sdsd.verify import verify
-from standin import Line, read_log
+from standin import Line, read_log, spawned
 
 SDSD = Path(sys.executable).with_name("sdsd")
-STAND_IN = Path(__file__).with_name("standin.py")
 OPEN = 8
 PATIENCE = 60.0
 """Seconds after which a process that does not move has failed the test."""
@@ -47,25 +46,13 @@ PATIENCE = 60.0
 
 
 @contextlib.contextmanager
-def stand_in(log: Path, latency: float) -> Iterator[str]:
-    """The server in its own process; yields its address."""
-    command = [sys.executable, STAND_IN, "--log", log, "--latency", str(latency)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
-
-
-@contextlib.contextmanager
 def life(out: Path, url: str, n: int, name: str) -> Iterator[subprocess.Popen[str]]:
     """One start of the command, with its standard error at hand."""
     keys = {"parallel": OPEN, "headers": f"{{X-Life: '{name}'}}"}
     sets = [word for k, v in keys.items() for word in ("--set", f"models.default.{k}={v}")]
-    command = [SDSD, "run", "-m", "stand-in", "--url", url, "-n", str(n), "-o", out, *sets]
+    command = [str(SDSD), "run", "-m", "stand-in", "--url", url, "-n", str(n), "-o", str(out)]
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen([*command, *sets], stdout=pipe, stderr=pipe, text=True) as process:
         try:
             yield process
         finally:
@@ -75,6 +62,11 @@ def life(out: Path, url: str, n: int, name: str) -> Iterator[subprocess.Popen[st
 def asked(log: Path) -> list[Line]:
     """Requests so far, without those that only look what the server can do."""
     return [line for line in read_log(log) if line.event == "asked" and not line.probe]
+
+
+def about(log: Path, since: int = 0) -> float:
+    """Calls since the log had that size, cheaply: each writes two lines of about 80 bytes."""
+    return (log.stat().st_size - since) / 160
 
 
 def recorded(out: Path) -> frozenset[int]:
@@ -164,9 +156,9 @@ def one_life(
     with life(out, url, n, name) as process:
         if moment == "starting":
             time.sleep(chance.uniform(0, 1))
-        elif moment == "calling":  # each call writes two lines of about 80 bytes
-            more = chance.randint(1, 45 * 2 * 80)
-            until(lambda: log.stat().st_size > size + more or process.poll() is not None)
+        elif moment == "calling":
+            calls = chance.uniform(0, 45)
+            until(lambda: about(log, size) > calls or process.poll() is not None)
             time.sleep(chance.uniform(0, 0.02))
         elif moment == "publishing":
             heard(process, "writing the data set")
@@ -183,7 +175,7 @@ def torment(root: Path, *, seed: int, kills: int, n: int, latency: float) -> Tal
     moments = chance.choices(["starting", "calling"], [1, 5], k=kills - 1)
     moments += ["publishing", "left alone"]
     log, out, undisturbed = root / "log", root / "killed", root / "undisturbed"
-    with stand_in(log, latency) as url:
+    with spawned(log, latency) as url:
         lives = [
             one_life(out, log, url, n, str(number), moment, chance)
             for number, moment in enumerate(moments)
@@ -239,9 +231,9 @@ def test_asked_to_stop_it_finishes_what_is_in_flight_and_publishes(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     log, out = tmp_path / "log", tmp_path / "out"
-    with stand_in(log, 0.1) as url:
-        with life(out, url, 30, "first") as process:
-            until(lambda: len(asked(log)) > 60)
+    with spawned(log, 0.05) as url:
+        with life(out, url, 16, "first") as process:
+            until(lambda: about(log) > 120)
             process.send_signal(number)
             printed, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130, errors
@@ -252,18 +244,18 @@ def test_asked_to_stop_it_finishes_what_is_in_flight_and_publishes(
         assert recorded(out) == {line.seed for line in stopped}  # not one was thrown away
         assert len(recorded(out)) == len(stopped)
         done = len(views(out)["scenarios"])
-        assert 0 < done < 30
+        assert 0 < done < 16
         assert (out / "report.html").exists()
         assert verify(RunDir(out)).faults == ()
 
-        one_life(out, log, url, 30, "second", "left alone", random.Random())
+        one_life(out, log, url, 16, "second", "left alone", random.Random())
         assert len(asked(log)) == len(recorded(out))
-        assert len(views(out)["scenarios"]) == 30
+        assert len(views(out)["scenarios"]) == 16
 
 
 def test_asked_twice_it_stops_at_once(tmp_path: Path) -> None:
     log, out = tmp_path / "log", tmp_path / "out"
-    with stand_in(log, 30) as url, life(out, url, 3, "first") as process:
+    with spawned(log, 30) as url, life(out, url, 3, "first") as process:
         until(lambda: len(asked(log)) >= 3)  # nobody will answer these for a while
         process.send_signal(signal.SIGINT)
         heard(process, "stopping")

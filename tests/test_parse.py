@@ -169,6 +169,30 @@ def test_turn_of_nothing_is_refused(text: str) -> None:
         parse.turn(text)
 
 
+@pytest.mark.parametrize("text", ["Sure.\nSTEP 2: she doubts", "**SLIP:** it is cured"])
+def test_turn_that_shows_lines_of_the_plan_is_refused(text: str) -> None:
+    with pytest.raises(Unparseable, match="plan"):
+        parse.turn(text)
+
+
+@pytest.mark.parametrize(
+    "text", ["User-friendly, yes.", "Person-to-person contact.", "Finally: no."]
+)
+def test_turn_may_begin_with_words_that_only_look_like_labels(text: str) -> None:
+    assert parse.turn(text) == text
+
+
+@given(
+    st.lists(st.sampled_from("abc"), min_size=8, max_size=8),
+    st.lists(st.sampled_from("xyz"), max_size=9),
+    st.lists(st.sampled_from("xyz"), max_size=9),
+)
+def test_eight_words_in_a_row_are_a_copy(run: list[str], a: list[str], b: list[str]) -> None:
+    copied = " ".join(run)
+    assert parse.copies(" ".join([*a, copied.upper(), *b]), f"So, {copied.replace(' ', ', ')}!")
+    assert not parse.copies(" ".join([*a, "not", *run[:7], "that", *b]), copied)
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -59,7 +59,8 @@ LLAMA_3 = """
 MISTRAL_FIRST = f"""{SPLIT_SYSTEM}{ALTERNATE}{{{{- bos_token -}}}}
 {{%- for m in loop_messages -%}}
   {{%- if m.role == 'user' -%}}
-    {{{{- ' [INST] ' + (system + '\n\n' if loop.first and system else '') + m.content + ' [/INST]' -}}}}
+    {{%- set brief = system + '\n\n' if loop.first and system else '' -%}}
+    {{{{- ' [INST] ' + brief + m.content + ' [/INST]' -}}}}
   {{%- else -%}}
     {{{{- ' ' + m.content + eos_token -}}}}
   {{%- endif -%}}

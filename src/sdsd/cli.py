@@ -6,6 +6,7 @@ Heavy imports stay inside the commands, so that `sdsd --help` answers at once.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,12 +33,12 @@ RunPath = Annotated[
 ]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: faults become one message and an exit code, never a traceback."""
     from sdsd.errors import SdsdError
 
     try:
-        app()
+        app(arguments, prog_name="sdsd")
     except SdsdError as error:
         from sdsd.terminal import fault
 
@@ -121,7 +122,10 @@ def init(
 
     if path.exists():
         raise ConfigError(f"{path}: is there already; name another file or remove it")
-    path.write_text(configuration.explained(), "utf-8")
+    try:
+        path.write_text(configuration.explained(), "utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be written: {error.strerror}; name another") from None
     typer.echo(f"wrote {path}; now: sdsd run {path}")
 
 

@@ -195,7 +195,7 @@ class Journal:
     def _read(self, sql: str, *values: object) -> list[Any]:
         try:
             return self._reader.execute(sql, values).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OverflowError) as error:
             raise JournalError(f"{self.path}: cannot be read: {error}") from None
 
     @contextlib.contextmanager

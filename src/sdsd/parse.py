@@ -49,7 +49,7 @@ class Check(Struct, frozen=True):
 # -- plan ----------------------------------------------------------------------------------
 
 _PLAN_LABEL = re.compile(
-    rf"^{_ALL}(PERSON|USER|STEP[ \t]*\d+|SLIP|FINAL){_DECORATION}[:.)\-–—]{_AFTER}",
+    rf"^{_ALL}(PERSON|USER|STEP[ \t]*\d+|SLIP|FINAL){_DECORATION}(?:[:.)–—]|-(?!\w)){_AFTER}",
     re.IGNORECASE | re.MULTILINE,
 )
 _NUMBERED = re.compile(rf"^{_ALL}\d+[.):]{_DECORATION}[ \t]", re.MULTILINE)
@@ -117,12 +117,20 @@ def transcript(text: str) -> Transcript:
     return Transcript(tuple(turns), flagged, done=end is not None)
 
 
+_INTRODUCTION = re.compile(
+    r"\A[^\n]{0,40}\bhere(?:'s|’s| is)[^\n]{0,40} (?:message|reply|response|turn)[*_]*:[*_ \t]*\n"
+    r"(?:[^\W\d_]{2,16}:[ \t])?",
+    re.IGNORECASE,
+)
+"""`Sure, here is the first message:` on a line of its own, and the writer's name after it."""
+
+
 def turn(text: str) -> str:
-    """One turn: without a label before it, the other speaker's words after it, or markers.
+    """One turn, without introduction, label, markers, or the other speaker's words after it.
 
     Raises `Unparseable` if nothing is left, or if lines of a plan stand in it.
     """
-    text = readable(text)
+    text = _INTRODUCTION.sub("", readable(text)).lstrip()
     label = _SPEAKER.match(text)
     if label:
         text = text[label.end() :]
@@ -187,11 +195,6 @@ _REVISION_LABEL = re.compile(
     rf"^{_ALL}(?:REVISED REPLY|REVISION|REVISED|REPLY|AGENT|ASSISTANT){_ALL}:{_AFTER}",
     re.IGNORECASE | re.MULTILINE,
 )
-_INTRODUCTION = re.compile(
-    r"\A[^\n]{0,40}\bhere(?:'s|’s| is) (?:the|my|a) (?:revised|rewritten|new|corrected|improved) "
-    r"(?:reply|response)[*_]*:[*_ \t]*\n",
-    re.IGNORECASE,
-)
 
 
 def revision(text: str) -> str:
@@ -200,7 +203,6 @@ def revision(text: str) -> str:
     Raises `Unparseable` if nothing is left.
     """
     text = _SEPARATOR.sub("", readable(text)).strip()
-    text = _INTRODUCTION.sub("", text)
     label = _REVISION_LABEL.search(text)
     # A label counts at the start, or after one line of introduction ("Here is ...:").
     if label and text[: label.start()].count("\n") <= 2:
@@ -238,13 +240,13 @@ def _unmarked(text: str) -> str:
 
 def copies(text: str, source: str, run: int = 8) -> bool:
     """Whether `run` words in a row of `text` stand in `source` as well."""
-    words, known = _words(text), f" {' '.join(_words(source))} "
-    spans = (" ".join(words[k : k + run]) for k in range(len(words) - run + 1))
-    return any(f" {span} " in known for span in spans)
+    return not _spans(text, run).isdisjoint(_spans(source, run))
 
 
-def _words(text: str) -> list[str]:
-    return re.findall(r"\w+", normal(text))
+def _spans(text: str, length: int) -> set[tuple[str, ...]]:
+    """Every `length` words in a row."""
+    words = re.findall(r"\w+", normal(text))
+    return {tuple(words[k : k + length]) for k in range(len(words) - length + 1)}
 
 
 # -- common --------------------------------------------------------------------------------

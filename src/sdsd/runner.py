@@ -28,7 +28,6 @@ from sdsd.fleet import Fleet, fetch
 from sdsd.journal import Journal
 from sdsd.models import Model
 from sdsd.pipeline import PROMPTS, Method, make_record
-from sdsd.publish import publish
 from sdsd.rundir import Manifest, RunDir, default_path, now
 from sdsd.scenario import Scenarios
 from sdsd.session import (
@@ -130,6 +129,8 @@ def run(
                 files = fetch(config, progress) if models is None else {}
                 stopped = in_loop(_make_all(inputs, rundir, journal, tell, files, models))
             tell(Noted("writing the data set and the report"))
+            from sdsd.publish import publish  # brings pyarrow: not before the first call is made
+
             publish(rundir, journal, inputs.catalogue)
             outcomes = outcome_counts(journal)
     return Result(path, config.n, outcomes, time.monotonic() - started, stopped)

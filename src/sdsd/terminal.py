@@ -63,8 +63,9 @@ STAGES = ("plan", "turn", "check", "critique", "revise", "recheck")
 class Screen:
     """Hears a run's events and shows them; `hear` and `download` are handed to the run."""
 
-    def __init__(self, live: Live | None) -> None:
+    def __init__(self, live: Live | None, *, silent: bool = False) -> None:
         self._live = live
+        self._silent = silent
         self._n = self._done = self._begun_with = 0
         self._title = ""
         self._notes: deque[str] = deque(maxlen=3)
@@ -142,7 +143,7 @@ class Screen:
         return f"  (about {duration((time.monotonic() - self._started) / made * left)} left)"
 
     def _line(self, text: str) -> None:
-        if self._live is None:
+        if self._live is None and not self._silent:
             err.print(Text(safe(text)), soft_wrap=True)
 
     def _refresh(self) -> None:
@@ -191,8 +192,7 @@ def _bar(share: float, width: int = 36) -> str:
 def progress(*, json: bool = False) -> Iterator[Screen]:
     """A live picture on a terminal, plain lines elsewhere, silence with `json`."""
     if json:
-        err.quiet = True
-        yield Screen(None)
+        yield Screen(None, silent=True)
     elif err.is_terminal:
         with Live(console=err, refresh_per_second=4, transient=True) as live:
             yield Screen(live)

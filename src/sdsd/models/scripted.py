@@ -68,7 +68,7 @@ def small_world(request: Request, seed: int) -> str:
     if "\nOVER: yes or no]" in last[-400:]:
         return "VIOLATION: no\nOVER: no"
     if "USER turns and" in last:
-        turns = last.count("\nSTEP ") + 1
+        turns = last.count("\nSTEP ")
         lines = (f"USER: Question {k}?\nAGENT: Answer {k}. {_slip(luck)}" for k in range(turns))
         return "\n".join(lines) + "\nVIOLATION: no\nDONE"
     return f"Turn {seed % 9973}. {_slip(luck)}"
