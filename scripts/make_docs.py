@@ -117,9 +117,9 @@ Later ones win:
 At the top level `model: x` is short for `models.default.model: x`. An unknown key is refused by
 name, and so is a value of the wrong type or out of bounds.
 
-Paths (`catalogue.*`, `prompts.*`, a GGUF file) are relative to the working directory of the
-command, not to the configuration file. A run keeps them as they were written, so later commands on
-the same run must find them from where they are started. Absolute paths avoid that.
+The files of `catalogue.*` and `prompts.*` are relative to the configuration that names them, or to
+the working directory if they come from `--set`. A run keeps them as absolute paths, so later commands
+find them from anywhere. A GGUF file is relative to the working directory.
 
 ## Identity and execution
 

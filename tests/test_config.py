@@ -173,7 +173,7 @@ configs = st.builds(
 )
 
 
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(configs)
 def test_a_dump_loads_back(made: Config) -> None:
     loaded = config.load(yaml.safe_load(config.dump(made)))

@@ -77,7 +77,8 @@ class RolesConfig(_Section, frozen=True):
 
 
 class CatalogueConfig(_Section, frozen=True):
-    """Your own lists instead of the packaged ones (YAML, TOML, CSV or JSONL)."""
+    """Your own lists instead of the packaged ones (YAML, TOML, CSV or JSONL). File names are
+    relative to the configuration that names them."""
 
     topics: str = ""
     """A file, or a directory of files, of fields, domains and subareas."""
@@ -151,7 +152,8 @@ class ReviseConfig(_Section, frozen=True):
 
 
 class PromptsConfig(_Section, frozen=True):
-    """Your own prompt files instead of the packaged ones (see `docs/prompts.md`)."""
+    """Your own prompt files instead of the packaged ones (see `docs/prompts.md`). File names are
+    relative to the configuration that names them."""
 
     plan: str = ""
     """Asks for the plan."""
@@ -210,6 +212,7 @@ def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] =
     """
     where = str(source) if isinstance(source, Path) else "configuration"
     tree = _read(source) if isinstance(source, Path) else dict(source or {})
+    tree = _anchored(tree, source.parent if isinstance(source, Path) else Path())
     # `model: x` is all that most runs need to say; an override beats the file.
     model = overrides.get("model", tree.get("model"))
     changes = {k: v for k, v in overrides.items() if k != "model"}
@@ -218,6 +221,7 @@ def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] =
     tree = {k: v for k, v in tree.items() if k != "model"}
     for key, value in changes.items():
         tree = _set(tree, key.split("."), value)
+    tree = _anchored(tree, Path())
     if isinstance(tree.get("models"), dict):
         tree["models"] = {"default": {}, **tree["models"]}
         for name, model in tree["models"].items():  # one by one, so that a fault has its name
@@ -353,6 +357,20 @@ def _yaml(text: str) -> Any:
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         # A 13th month, a key that is a list, a value that holds itself.
         raise ValueError(f": {error}") from None
+
+
+def _anchored(tree: dict[str, Any], base: Path) -> dict[str, Any]:
+    """`tree` with its file names made absolute, so that a run can be continued from anywhere."""
+    for section in ("catalogue", "prompts"):
+        names = tree.get(section)
+        if isinstance(names, dict):
+            full = {
+                key: str((base / Path(name).expanduser()).absolute())
+                for key, name in names.items()
+                if isinstance(name, str) and name
+            }
+            tree = {**tree, section: {**names, **full}}
+    return tree
 
 
 def _set(tree: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:

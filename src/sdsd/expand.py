@@ -36,6 +36,7 @@ _LINE = re.compile(r"^[ \t]*(?:\d+[.):]|[-*•])[ \t]*(.+?)[ \t]*$", re.MULTILIN
 _FORM = re.compile(r"[^\n:;{}<>|]{8,110}")
 _WORDS = (3, 16)
 _ROUNDS = 6
+_OFFERS = 12
 
 
 class Grown(Struct, frozen=True):
@@ -128,7 +129,7 @@ async def grow(
             "field": domain.field,
             "domain": domain.name,
             "subareas": "\n".join(f"- {s}" for s in subareas),
-            "count": str(min(wanted + 3, 12)),
+            "count": str(_OFFERS),  # not what is wanted: a larger goal must find its way back here
         }
         request = Request(
             role="planner",

@@ -61,6 +61,12 @@ def supports(can: Capabilities, protocol: ProtocolName) -> bool:
 def cast(models: Mapping[str, Model], config: Config, parallel: Mapping[str, int]) -> Fleet:
     """Roles to models, as `config.roles` says."""
     names: dict[Role, str] = {role: getattr(config.roles, role) for role in ROLES}
+    for role, name in names.items():
+        if name not in models:
+            raise ConfigError(
+                f"`roles.{role}` names the model `{name}`, which is not among those given "
+                f"({', '.join(models)}); give it too, or name another"
+            )
     return Fleet(
         {role: models[name] for role, name in names.items()},
         {role: parallel[name] for role, name in names.items()},

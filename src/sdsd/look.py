@@ -74,7 +74,8 @@ def record(rundir: RunDir, index: int) -> Record:
 def republish(rundir: RunDir) -> None:
     """Write the data set, the card and the report anew."""
     inputs = read_inputs(rundir.config())
-    with rundir.lock(), Journal(rundir.journal, readonly=True) as journal:
+    # No lock: a run may be going on. Every file is replaced whole, whoever writes it.
+    with Journal(rundir.journal, readonly=True) as journal:
         publish(rundir, journal, inputs.catalogue)
 
 

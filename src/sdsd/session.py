@@ -91,7 +91,8 @@ async def open_session(
             note = lambda text: tell(Noted(text))  # noqa: E731
             fleet = await stack.enter_async_context(fleets.start(config, files, note))
         else:
-            parallel = {k: config.models[k].parallel or fleets.SERVER_PARALLEL for k in own}
+            limits = {name: model.parallel for name, model in config.models.items()}
+            parallel = {name: limits.get(name) or fleets.SERVER_PARALLEL for name in own}
             fleet = fleets.cast(own, config, parallel)
         yield Session(fleet, onion(fleet, config, journal, stopping, watched))
 

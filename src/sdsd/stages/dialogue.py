@@ -150,7 +150,8 @@ async def _continuation(talk: Talk) -> Dialogue:
         prefix = stream
         if speaker == "agent":
             stream += template.to_agent
-            prefix += template.clean(_final_cue(talk, exchange, "cue"))
+            cue = _final_cue(talk, exchange, "cue")
+            prefix += template.clean(f"\n\n{cue}" if cue else "")
             prefix += template.to_agent
         stop = (*template.stops(speaker), *_RUNAWAY)
         request = replace(talk.request("agent"), prompt=prefix, stop=stop)
@@ -186,8 +187,7 @@ async def _roleplay(talk: Talk) -> Dialogue:
         else:
             view, cue = agent_view, ""
             if sees:
-                cue = _final_cue(talk, exchange, "final_cue")
-                cue = cue or "\n\n" + fill("agent_cue", step=step)
+                cue = _final_cue(talk, exchange, "final_cue") or fill("agent_cue", step=step)
         last = view[-1]
         directed = (*view[:-1], Message(last.role, f"{last.content}\n\n{cue}".strip()))
         request = replace(talk.request(speaker), messages=directed, stop=_RUNAWAY)
@@ -237,7 +237,7 @@ async def _exchange(
         messages += [Message("user", said), Message("assistant", reply)]
         state = parse.Check(violated=False, over=False)
         if talk.checked(exchange):
-            state = _state(await check(exchange))
+            state = await _state(check, exchange)
         flagged = state.violated
         stop = talk.stopped(exchange, state)
     return Dialogue(tuple(messages), protocol, stop, flagged)
@@ -273,7 +273,7 @@ async def _turn(
     try:
         said = await parsed(talk.ask, step, request, read, talk.attempts)
     except StageFailed as failed:
-        if failed.cause.startswith("HTTP 400") and "context" in failed.raw:
+        if _is_full(failed):
             raise _Full from None
         raise
     heard.add(parse.normal(said))
@@ -284,16 +284,24 @@ def _final_cue(talk: Talk, exchange: int, section: str) -> str:
     """The direction for the agent's final turn; empty for the others."""
     if exchange < talk.planned:
         return ""
-    cue = talk.prompts.fill(section, slip=talk.plan.slip, principles=talk.principles)
-    return f"\n\n{cue}"
+    return talk.prompts.fill(section, slip=talk.plan.slip, principles=talk.principles)
 
 
-def _state(completion: Completion) -> parse.Check:
-    """A self-check as read; one that cannot be read claims nothing."""
+async def _state(check: Callable[[int], Awaitable[Completion]], exchange: int) -> parse.Check:
+    """A self-check as read; one that cannot be read, or has no room left, claims nothing."""
     try:
-        return parse.check(completion.text)
+        return parse.check((await check(exchange)).text)
     except Unparseable:
-        return parse.Check(violated=False, over=False)
+        pass
+    except StageFailed as failed:
+        if not _is_full(failed):
+            raise
+    return parse.Check(violated=False, over=False)
+
+
+def _is_full(failed: StageFailed) -> bool:
+    """Whether a server refused because the prompt outgrew its context."""
+    return failed.cause.startswith("HTTP 400") and "context" in failed.raw.casefold()
 
 
 def _intact(text: str) -> str:
