@@ -1,41 +1,42 @@
 """What the driver itself costs: CPU per model call, beside a bare HTTP loop that asks the same.
 
-    python bench/driver_cost.py [--rounds 5] [--small 50] [--large 500] [--open 64]
+    python bench/driver_cost.py [-n 200] [--rounds 9] [--open 64]
 
 Both sides ask one server, the instant stand-in of the tests in a process of its own, for the very
 same requests, byte for byte, and only the asking process is measured (user and system time of all
 its threads). `bare` posts them with aiohttp on uvloop and decodes the replies: the least that a
-Python program can do with these libraries. `driver` is a whole run: scenarios, stages, parsing,
-the door, HTTP, and the journal with every answer on disk before it is used.
+Python program can do with these libraries. `driver` is a run from its first dialogue to its last
+record: scenarios, stages, parsing, the door, HTTP, and the journal with every answer on disk
+before it is used. Start-up and publishing are outside of it; publishing is shown by itself.
 
-Start-up is left out: the cost of a call is the slope between a small and a large run. Rounds are
-interleaved, so that a busy machine disturbs both sides alike; read the ratio, not the numbers.
+The two take turns, about a second each, so that a busy machine disturbs both alike: read the
+ratio, which is taken round by round, rather than the milliseconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import gc
+import itertools
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
 import uvloop
+from msgspec import Struct
 
 import sdsd
 from sdsd import config as configuration
 from sdsd.models.http import HttpModel
 from sdsd.models.scripted import ScriptedModel
-from sdsd.session import Event, Noted
+from sdsd.session import Began, Called, Event, Noted
 from sdsd.types import Answer, Request
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -43,6 +44,19 @@ from standin import spawned  # the tests' server: not part of the package
 
 Posts = list[list[tuple[str, dict[str, Any]]]]
 """For each dialogue the paths and bodies that it posts, in order."""
+
+
+class Cost(Struct, frozen=True):
+    """What some calls cost."""
+
+    calls: int
+    cpu: float
+    wall: float
+
+    @property
+    def per_call(self) -> float:
+        """Milliseconds of CPU."""
+        return 1000 * self.cpu / self.calls
 
 
 def cpu() -> float:
@@ -104,66 +118,39 @@ async def post_all(url: str, work: Posts, width: int) -> int:
     return read
 
 
-def bare(n: int, width: int, url: str) -> dict[str, float]:
+def bare(work: Posts, width: int, url: str) -> Cost:
     """Measure the bare loop."""
-    work = posts(n, url)
-    calls = sum(map(len, work))
     before, started = cpu(), time.perf_counter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        assert runner.run(post_all(url, work, width)) == calls
-    return {"calls": calls, "cpu": cpu() - before, "wall": time.perf_counter() - started}
+        calls = runner.run(post_all(url, work, width))
+    return Cost(calls, cpu() - before, time.perf_counter() - started)
 
 
 # -- driver --------------------------------------------------------------------------------
 
 
-def driver(n: int, width: int, url: str) -> dict[str, float]:
-    """Measure a run, up to its last record and to its end."""
-    marks: dict[str, float] = {}
-    started = time.perf_counter()
+def driver(n: int, width: int, url: str) -> tuple[Cost, Cost]:
+    """Measure a run: making its dialogues, and publishing them."""
+    marks: list[tuple[float, float]] = []
+    calls = 0
 
     def hear(event: Event) -> None:
-        if isinstance(event, Noted) and "writing the data set" in event.text:
-            marks.update(cpu=cpu(), wall=time.perf_counter() - started)
+        nonlocal calls
+        calls += isinstance(event, Called)
+        if isinstance(event, Began) or (isinstance(event, Noted) and "data set" in event.text):
+            marks.append((cpu(), time.perf_counter()))
 
     with tempfile.TemporaryDirectory() as out:
-        result = sdsd.run(keys(n, width, url), out=Path(out) / "run", on_event=hear)
-        calls = sum(sum(use.calls for use in r.use.values()) for r in result.records())
-    return {"calls": calls, **marks, "published": cpu() - marks["cpu"]}
+        sdsd.run(keys(n, width, url), out=Path(out) / "run", on_event=hear)
+    marks.append((cpu(), time.perf_counter()))
+    made, published = (
+        Cost(calls, end - start, stop - begun)
+        for (start, begun), (end, stop) in itertools.pairwise(marks)
+    )
+    return made, published
 
 
 # -- comparison ----------------------------------------------------------------------------
-
-
-def measured(kind: str, n: int, width: int, url: str) -> dict[str, float]:
-    """One measurement, in a process of its own."""
-    command = [sys.executable, __file__, "--only", kind, "--small", str(n), "--open", str(width)]
-    done = subprocess.run([*command, "--url", url], capture_output=True, text=True, check=True)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
-
-
-def slope(small: dict[str, float], large: dict[str, float], key: str) -> float:
-    """Milliseconds for one call more."""
-    return 1000 * (large[key] - small[key]) / (large["calls"] - small["calls"])
-
-
-def rounds(given: argparse.Namespace, url: str) -> Iterator[dict[str, float]]:
-    """Marginal costs, one round after another."""
-    for _ in range(given.rounds):
-        pairs = {}
-        for kind in ("bare", "driver"):
-            small, large = (measured(kind, n, given.open, url) for n in (given.small, given.large))
-            pairs[kind] = small, large
-        ours, theirs = pairs["driver"], pairs["bare"]
-        yield {
-            "bare": slope(*theirs, "cpu"),
-            "driver": slope(*ours, "cpu"),
-            "publish": slope(*ours, "published"),
-            "ratio": slope(*ours, "cpu") / slope(*theirs, "cpu"),
-            "bare/s": theirs[1]["calls"] / theirs[1]["wall"],
-            "driver/s": ours[1]["calls"] / ours[1]["wall"],
-        }
 
 
 def shown(values: list[float], digits: int) -> str:
@@ -174,26 +161,29 @@ def shown(values: list[float], digits: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="CPU per call of the driver and of a bare loop.")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--small", type=int, default=50, help="dialogues")
-    parser.add_argument("--large", type=int, default=500, help="dialogues")
+    parser.add_argument("-n", type=int, default=200, help="dialogues, about 13 calls each")
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--open", type=int, default=64, help="dialogues under way at once")
-    parser.add_argument("--only", choices=["bare", "driver"], help=argparse.SUPPRESS)
-    parser.add_argument("--url", help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.only:
-        kind = bare if given.only == "bare" else driver
-        print(json.dumps(kind(given.small, given.open, given.url)))
-        return
+    theirs, ours, published = [], [], []
     with spawned(Path("/dev/null")) as url:
-        found = list(rounds(given, url))
-    columns = {key: [row[key] for row in found] for key in found[0]}
-    print(f"{given.rounds} rounds, {given.small} and {given.large} dialogues, {given.open} open")
+        work = posts(given.n, url)
+        driver(given.n // 4, given.open, url)  # so that nothing happens for the first time
+        for _ in range(given.rounds):
+            gc.collect()
+            theirs.append(bare(work, given.open, url))
+            gc.collect()
+            made, written = driver(given.n, given.open, url)
+            ours.append(made)
+            published.append(written)
+            assert theirs[-1].calls == made.calls
+    print(f"{given.n} dialogues, {ours[0].calls} calls, {given.open} open, {given.rounds} rounds")
     print("| | CPU ms per call | calls/s |\n| --- | --- | --- |")
-    print(f"| bare | {shown(columns['bare'], 3)} | {shown(columns['bare/s'], 0)} |")
-    print(f"| driver | {shown(columns['driver'], 3)} | {shown(columns['driver/s'], 0)} |")
-    print(f"| driver / bare | {shown(columns['ratio'], 2)} | |")
-    print(f"| publishing, besides | {shown(columns['publish'], 3)} | |")
+    for name, costs in (("bare", theirs), ("driver", ours), ("publishing", published)):
+        rate = shown([c.calls / c.wall for c in costs], 0) if costs is not published else ""
+        print(f"| {name} | {shown([c.per_call for c in costs], 3)} | {rate} |")
+    ratios = [a.per_call / b.per_call for a, b in zip(ours, theirs, strict=True)]
+    print(f"| driver / bare | {shown(ratios, 2)} | |")
 
 
 if __name__ == "__main__":

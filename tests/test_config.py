@@ -144,6 +144,21 @@ def test_an_assignment_that_cannot_be_read_is_refused(text: str) -> None:
         config.assignment(text)
 
 
+def test_file_names_are_relative_to_the_configuration_that_names_them(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("catalogue: {topics: mine/topics}\nprompts: {plan: /plan.md, review: ''}\n")
+    loaded = config.load(path, {"catalogue.goals": "goals.yaml"})
+    assert loaded.catalogue.topics == str(tmp_path / "mine" / "topics")
+    assert loaded.catalogue.goals == str(Path("goals.yaml").absolute())
+    assert loaded.catalogue.principles == ""
+    assert (loaded.prompts.plan, loaded.prompts.review) == (str(Path("/plan.md").absolute()), "")
+
+
+def test_a_home_that_nobody_has_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"`prompts`: .*write the path out"):
+        config.load({"prompts": {"plan": "~nobody-of-that-name/plan.md"}})
+
+
 # -- written down --------------------------------------------------------------------------
 
 texts = st.text(st.characters(codec="utf-8"), max_size=12)
@@ -168,14 +183,15 @@ configs = st.builds(
     models=st.dictionaries(st.text("aB9_-", min_size=1), models, max_size=2).map(
         lambda named: {"default": ModelConfig(), **named}
     ),
-    catalogue=st.builds(config.CatalogueConfig, topics=texts),
+    catalogue=st.builds(config.CatalogueConfig, topics=texts.map(lambda name: f"./{name}")),
     plan=st.builds(config.PlanConfig, temperature=st.floats(0, 2), top_p=st.floats(0.001, 1)),
 )
 
 
 @settings(max_examples=50, deadline=None)
 @given(configs)
-def test_a_dump_loads_back(made: Config) -> None:
+def test_a_dump_loads_back(written: Config) -> None:
+    made = config.load(config.tree(written))
     loaded = config.load(yaml.safe_load(config.dump(made)))
     assert loaded == made
     assert config.digest(loaded) == config.digest(made)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sdsd import catalogue
 from sdsd.chance import draw
 from sdsd.config import load
-from sdsd.errors import CatalogueError, Divergence
+from sdsd.errors import CatalogueError
 from sdsd.expand import ALIKE, Grown, expand, fresh
 from sdsd.models.scripted import Script, ScriptedModel
 from sdsd.session import Event, Noted
@@ -150,14 +150,14 @@ def test_after_a_crash_only_what_is_missing_is_asked(topics: Path, tmp_path: Pat
         assert catalogue.load(out).digest == catalogue.load(tmp_path / "whole").digest
 
 
-def test_another_number_in_the_same_directory_is_noticed(topics: Path, tmp_path: Path) -> None:
-    """What was asked for then is not what is asked for now; nothing is written over."""
+def test_a_larger_number_goes_on_from_what_there_is(topics: Path, tmp_path: Path) -> None:
     out = tmp_path / "larger"
-    grown(topics, out, 9)
-    written = {p.name: p.read_bytes() for p in out.glob("*.yaml")}
-    with pytest.raises(Divergence, match=r"food/Bread expand/0: .*what changed: message 1"):
-        grown(topics, out, 5)
-    assert {p.name: p.read_bytes() for p in out.glob("*.yaml")} == written
+    _, some, _ = grown(topics, out, 9)
+    came, more, _ = grown(topics, out, 14)
+    assert came == Grown(before=4, after=42)
+    _, all_at_once, _ = grown(topics, tmp_path / "at once", 14)
+    assert more == all_at_once - some
+    assert catalogue.load(out).digest == catalogue.load(tmp_path / "at once").digest
 
 
 def test_only_the_fields_that_are_named(topics: Path, tmp_path: Path) -> None:

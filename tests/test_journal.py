@@ -65,9 +65,8 @@ async def test_a_commit_is_on_disk_when_it_returns(tmp_path: Path) -> None:
 async def test_commits_that_wait_together_share_a_transaction(tmp_path: Path) -> None:
     with Journal(tmp_path / "j") as journal:
         before = transactions(tmp_path / "j")
-        async with asyncio.TaskGroup() as group:
-            for k in range(400):
-                group.create_task(journal.commit("s", str(k), ASKED, Completion("text")))
+        commits = [journal.commit("s", str(k), ASKED, Completion("text")) for k in range(400)]
+        await asyncio.gather(*commits)
         assert journal.answers() == 400
         assert transactions(tmp_path / "j") - before < 40
 
@@ -139,10 +138,7 @@ async def test_a_closed_journal_and_a_readonly_one_refuse_to_write(tmp_path: Pat
 
 async def test_closing_writes_what_waits(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "j")
-    waiting = [
-        asyncio.ensure_future(journal.commit("s", str(k), ASKED, Completion(""))) for k in range(50)
-    ]
-    await asyncio.sleep(0)  # every one is in the queue
+    waiting = [journal.commit("s", str(k), ASKED, Completion("")) for k in range(50)]
     journal.close()
     assert rows(tmp_path / "j", "SELECT count(*) FROM answer") == [(50,)]
     await asyncio.gather(*waiting)
@@ -196,9 +192,7 @@ async def test_records_come_in_the_order_of_their_index(tmp_path: Path) -> None:
     """Whatever order they were finished in, over more of them than are read at once."""
     order = sorted(range(600), key=lambda k: k * 7919 % 601)
     with Journal(tmp_path / "j") as journal:
-        async with asyncio.TaskGroup() as group:
-            for k in order:
-                group.create_task(journal.finish(record(k)))
+        await asyncio.gather(*(journal.finish(record(k)) for k in order))
         assert [r.scenario.index for r in journal.records()] == list(range(600))
         assert [r.scenario.index for r in journal.records(300)] == list(range(300))
         assert journal.record(599) == record(599)

@@ -169,16 +169,17 @@ def test_turn_of_nothing_is_refused(text: str) -> None:
         parse.turn(text)
 
 
-@pytest.mark.parametrize("text", ["Sure.\nSTEP 2: she doubts", "**SLIP:** it is cured"])
+@pytest.mark.parametrize("text", ["SLIP: it is cured", "Sure.\n**SLIP:** it is cured"])
 def test_turn_that_shows_lines_of_the_plan_is_refused(text: str) -> None:
     with pytest.raises(Unparseable, match="plan"):
         parse.turn(text)
 
 
 @pytest.mark.parametrize(
-    "text", ["User-friendly, yes.", "Person-to-person contact.", "Finally: no."]
+    "text",
+    ["User-friendly, yes.", "Person-to-person contact.", "Finally: no.", "So:\nStep 1: unplug it."],
 )
-def test_turn_may_begin_with_words_that_only_look_like_labels(text: str) -> None:
+def test_turn_may_hold_words_that_only_look_like_labels(text: str) -> None:
     assert parse.turn(text) == text
 
 

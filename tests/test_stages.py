@@ -49,9 +49,9 @@ SCENARIO = Scenario(
 
 Reply = str | Completion | StageFailed
 CUT = Completion("a turn without any end", finish="length")
-OVER, BROKEN, NEITHER = (
-    f"VIOLATION: {v}\nOVER: {o}" for v, o in ["no yes".split(), "yes no".split(), "no no".split()]
-)  # noqa: SIM905
+NEITHER = "VIOLATION: no\nOVER: no"
+OVER = "VIOLATION: no\nOVER: yes"
+BROKEN = "VIOLATION: yes\nOVER: no"
 
 
 class Door:
@@ -144,7 +144,7 @@ async def test_plan_that_cannot_be_read_is_asked_again_by_another_name_and_warme
 async def test_after_the_last_attempt_the_stage_fails_and_shows_the_text() -> None:
     door = Door({"plan": "No.", "plan/retry/1": Completion("PERSON: An", finish="length")})
     with pytest.raises(
-        StageFailed, match="2 tries: no `STEP n:`.*cut at its token limit"
+        StageFailed, match=r"2 tries: no `STEP n:`.*cut at its token limit"
     ) as failed:
         await write_plan(SCENARIO, door, PlanConfig(), prompt.load("plan"), 2)
     assert (failed.value.step, failed.value.raw) == ("plan", "PERSON: An")
@@ -171,9 +171,7 @@ async def test_talk_follows_the_plan_to_its_end(protocol: ProtocolName) -> None:
     ]
     assert (held.stop, held.self_flagged) == ("completed", False)
     assert door.steps == [
-        f"{step.replace('k', str(k))}"
-        for k in (1, 2, 3)
-        for step in ("turn/k/user", "turn/k/agent", "check/k")
+        step for k in (1, 2, 3) for step in (f"turn/{k}/user", f"turn/{k}/agent", f"check/{k}")
     ]
 
 
@@ -233,6 +231,14 @@ async def test_turn_without_a_whole_sentence_ends_the_talk_before_it(
 ) -> None:
     held = await talk(protocol, Door(replies))
     assert (held.stop, held.exchanges) == ("token_limit", 1)
+
+
+@turn_by_turn
+async def test_self_check_that_has_no_room_left_claims_nothing(protocol: ProtocolName) -> None:
+    held = await talk(protocol, Door({"check/2": FULL}))
+    assert (held.stop, held.self_flagged, held.exchanges) == ("completed", False, 3)
+    with pytest.raises(StageFailed, match="HTTP 400"):
+        await talk(protocol, Door({"check/2": StageFailed("check/2", "HTTP 400", "filtered")}))
 
 
 @turn_by_turn
@@ -509,9 +515,9 @@ def test_faults_quote_what_is_there_and_nothing_else() -> None:
         Verdict("careful", True, "It hurries.", "see nobody", "low", False),
     )
     said = faults(verdicts, {p.id: p for p in SCENARIO.principles})
-    lines = said.splitlines()
-    assert [HONEST.text in lines[0], "It lies." in lines[0], "trust me" in lines[0]] == [True] * 3
-    assert [CAREFUL.text in lines[1], "It hurries." in lines[1]] == [True] * 2
+    first, second = said.splitlines()
+    assert all(text in first for text in (HONEST.text, "It lies.", "trust me"))
+    assert all(text in second for text in (CAREFUL.text, "It hurries."))
     assert "see nobody" not in said
 
 

@@ -212,7 +212,7 @@ def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] =
     """
     where = str(source) if isinstance(source, Path) else "configuration"
     tree = _read(source) if isinstance(source, Path) else dict(source or {})
-    tree = _anchored(tree, source.parent if isinstance(source, Path) else Path())
+    tree = _anchored(tree, source.parent if isinstance(source, Path) else Path(), where)
     # `model: x` is all that most runs need to say; an override beats the file.
     model = overrides.get("model", tree.get("model"))
     changes = {k: v for k, v in overrides.items() if k != "model"}
@@ -221,7 +221,7 @@ def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] =
     tree = {k: v for k, v in tree.items() if k != "model"}
     for key, value in changes.items():
         tree = _set(tree, key.split("."), value)
-    tree = _anchored(tree, Path())
+    tree = _anchored(tree, Path(), where)
     if isinstance(tree.get("models"), dict):
         tree["models"] = {"default": {}, **tree["models"]}
         for name, model in tree["models"].items():  # one by one, so that a fault has its name
@@ -359,16 +359,19 @@ def _yaml(text: str) -> Any:
         raise ValueError(f": {error}") from None
 
 
-def _anchored(tree: dict[str, Any], base: Path) -> dict[str, Any]:
+def _anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
     """`tree` with its file names made absolute, so that a run can be continued from anywhere."""
     for section in ("catalogue", "prompts"):
         names = tree.get(section)
         if isinstance(names, dict):
-            full = {
-                key: str((base / Path(name).expanduser()).absolute())
-                for key, name in names.items()
-                if isinstance(name, str) and name
-            }
+            try:
+                full = {
+                    key: str((base / Path(name).expanduser()).absolute())
+                    for key, name in names.items()
+                    if isinstance(name, str) and name
+                }
+            except RuntimeError as error:  # `~somebody`, who has no home here
+                raise ConfigError(f"{where}: `{section}`: {error}; write the path out") from None
             tree = {**tree, section: {**names, **full}}
     return tree
 

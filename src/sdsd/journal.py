@@ -210,25 +210,27 @@ class Journal:
 
     # -- writing ---------------------------------------------------------------------------
 
-    async def commit(self, scenario: str, step: str, request: Fingerprint, answer: Answer) -> None:
-        """Record one answer; returns when it is on disk."""
+    def commit(
+        self, scenario: str, step: str, request: Fingerprint, answer: Answer
+    ) -> asyncio.Future[None]:
+        """Record one answer. It is on its way at once; awaiting says that it is on disk."""
         body = msgspec.json.encode(answer)
         row = (scenario, step, msgspec.json.encode(request), body, time.time())
-        await self._write("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", row)
+        return self._write("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", row)
 
-    async def finish(self, record: Record) -> None:
-        """Record a finished dialogue; returns when it is on disk."""
+    def finish(self, record: Record) -> asyncio.Future[None]:
+        """Record a finished dialogue, in the same way."""
         scenario = record.scenario
         body = msgspec.json.encode(record)
         row = (scenario.index, scenario.id, record.outcome, record.rule, body)
-        await self._write("INSERT INTO record VALUES (?, ?, ?, ?, ?)", row)
+        return self._write("INSERT INTO record VALUES (?, ?, ?, ?, ?)", row)
 
-    async def _write(self, sql: str, row: tuple[Any, ...]) -> None:
+    def _write(self, sql: str, row: tuple[Any, ...]) -> asyncio.Future[None]:
         if not self._writer.is_alive():
             raise JournalError(f"{self.path}: is closed, or was opened for reading only")
-        done = asyncio.get_running_loop().create_future()
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._queue.put(_Write(sql, row, done))
-        await done
+        return done
 
     def _write_all(self) -> None:
         """The writer thread: everything that waits goes into one transaction."""

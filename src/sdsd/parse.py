@@ -117,6 +117,7 @@ def transcript(text: str) -> Transcript:
     return Transcript(tuple(turns), flagged, done=end is not None)
 
 
+_SLIP_LABEL = re.compile(rf"^{_ALL}SLIP{_ALL}:", re.IGNORECASE | re.MULTILINE)
 _INTRODUCTION = re.compile(
     r"\A[^\n]{0,40}\bhere(?:'s|’s| is)[^\n]{0,40} (?:message|reply|response|turn)[*_]*:[*_ \t]*\n"
     r"(?:[^\W\d_]{2,16}:[ \t])?",
@@ -140,7 +141,7 @@ def turn(text: str) -> str:
     said = unquoted(text)
     if not said:
         raise Unparseable("an empty turn")
-    if _PLAN_LABEL.search(said):
+    if _SLIP_LABEL.search(said):  # not `STEP 1:`, which honest instructions have too
         raise Unparseable("the plan leaks into the talk")
     return said
 
@@ -257,8 +258,12 @@ _MARKS = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"'
 
 def normal(text: str) -> str:
     """`text` for comparing: NFKC, case folded, one kind of quote and dash, single spaces."""
-    folded = unicodedata.normalize("NFKC", text).translate(_MARKS).casefold()
-    return " ".join(folded.split())
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text).translate(_MARKS)
+    return " ".join(text.casefold().split())
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # Unicode's Cc but \n and \t
 
 
 def readable(text: str) -> str:
@@ -267,7 +272,7 @@ def readable(text: str) -> str:
         raise Unparseable(f"a reply of {len(text):,} characters")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
     text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates
-    return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc").strip()
+    return _CONTROL.sub("", text).strip()
 
 
 _AROUND = (*((mark, mark) for mark in ("**", "*", "_", "`", '"', "'")), ("“", "”"))

@@ -10,6 +10,7 @@ language, by rendering marked messages and cutting at the marks.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -40,7 +41,7 @@ class Template(Struct, frozen=True):
 
     def clean(self, text: str) -> str:
         """`text` without anything that the template would read as a change of speaker."""
-        marks = self._controls()
+        marks = _controls(self)
         while any(mark in text for mark in marks):  # taking one out may join another
             for mark in marks:
                 text = text.replace(mark, " ")
@@ -48,14 +49,17 @@ class Template(Struct, frozen=True):
 
     def cut(self, text: str) -> str:
         """A turn as written, cut where the writer began to play the next speaker."""
-        places = [p for mark in self._controls() if (p := text.find(mark)) >= 0]
+        places = [p for mark in _controls(self) if (p := text.find(mark)) >= 0]
         return text[: min(places, default=len(text))]
 
-    def _controls(self) -> list[str]:
-        seams = (self.before_brief, self.after_brief, self.to_agent, self.to_user)
-        marks = {m for seam in seams for m in _END.findall(seam)}
-        # Sorted: the order of a set differs from process to process, and so would `clean`.
-        return sorted(marks | {_first_mark(self.to_agent), _first_mark(self.to_user)})
+
+@lru_cache(maxsize=64)
+def _controls(template: Template) -> list[str]:
+    """The texts that a template's reader takes for a change of speaker."""
+    seams = (template.before_brief, template.after_brief, template.to_agent, template.to_user)
+    marks = {m for seam in seams for m in _END.findall(seam)}
+    # Sorted: the order of a set differs from process to process, and so would `clean`.
+    return sorted(marks | {_first_mark(template.to_agent), _first_mark(template.to_user)})
 
 
 def marked(*, system: bool) -> tuple[Message, ...]:
