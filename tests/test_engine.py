@@ -1,7 +1,7 @@
 """The real embedded engine with the real small model: the machinery, not the prose.
 
-The model file (98 MB) is fetched on first use, as a user's would be. Set SDSD_TEST_ENGINE=0 to leave
-these tests out where nothing can be fetched.
+The model file (98 MB) is fetched on first use, as a user's would be. Set SDSD_TEST_ENGINE=0 to
+leave these tests out where nothing can be fetched.
 """
 
 from __future__ import annotations

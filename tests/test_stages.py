@@ -281,7 +281,7 @@ async def test_turn_cut_at_its_limit_keeps_whole_sentences(
         ("USER:", "empty"),
         ("question 1?", "repeats"),
         ("**Answer 1.**", "repeats"),
-        ("STEP 2: They get to point 2.", "plan"),
+        ("SLIP: It is cured.", "plan"),
     ],
 )
 async def test_turn_that_cannot_be_used_is_asked_again(

@@ -63,9 +63,9 @@ STAGES = ("plan", "turn", "check", "critique", "revise", "recheck")
 class Screen:
     """Hears a run's events and shows them; `hear` and `download` are handed to the run."""
 
-    def __init__(self, live: Live | None, *, silent: bool = False) -> None:
-        self._live = live
-        self._silent = silent
+    def __init__(self, *, lines: bool = False, quiet: bool = False) -> None:
+        self._lines = lines
+        self._quiet = quiet
         self._n = self._done = self._begun_with = 0
         self._title = ""
         self._notes: deque[str] = deque(maxlen=3)
@@ -75,7 +75,6 @@ class Screen:
         self._recent: deque[tuple[float, int]] = deque()
         self._outcomes: Counter[str] = Counter()
         self._started = time.monotonic()
-        self._last = ""
         self._told = 0.0
         self._fetching = ""
         self._tenths: dict[str, int] = {}
@@ -97,16 +96,13 @@ class Screen:
             case session.Noted(text):
                 self._notes.append(text)
                 self._line(text)
-        self._refresh()
 
     def download(self, what: str, done: int, total: int) -> None:
         """How far a download or a check of a file is, in bytes."""
         tenth = 10 * done // max(total, 1)
-        if self._live is not None:
-            size = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
-            self._fetching = f"{_bar(done / max(total, 1))} {what}, {size}"
-            self._refresh()
-        elif tenth > self._tenths.get(what, -1):
+        size = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
+        self._fetching = f"{_bar(done / max(total, 1))} {what}, {size}"
+        if tenth > self._tenths.get(what, -1):
             self._tenths[what] = tenth
             self._line(f"{what}: {10 * tenth}% of {total / 1e6:,.0f} MB")
 
@@ -118,7 +114,7 @@ class Screen:
         self._recent.append((now, tokens))
         while self._recent and self._recent[0][0] < now - 30:
             self._recent.popleft()
-        if self._live is None and now - self._told > 20:
+        if now - self._told > 20:
             self._told = now
             calls = " ".join(f"{s} {self._calls[s]}" for s in STAGES if self._calls[s])
             self._line(f"  calls so far: {calls}; {self._rate(now):.1f} tokens/s")
@@ -126,14 +122,15 @@ class Screen:
     def _recorded(self, record: Record) -> None:
         self._done += 1
         self._outcomes[record.outcome] += 1
-        self._last = f"{record.scenario.index}: {headline(record)}"
-        self._line(f"[{self._done}/{self._n}] dialogue {self._last}{self._eta()}")
+        if not self._quiet:  # above the live picture too: it stays when the picture is gone
+            line = f"[{self._done}/{self._n}] dialogue {record.scenario.index}: {headline(record)}{self._eta()}"
+            err.print(Text(safe(line)), soft_wrap=True)
 
     def _rate(self, now: float) -> float:
         if not self._recent:
             return 0.0
         span = max(now - self._recent[0][0], now - max(self._started, now - 30), 1.0)
-        return sum(tokens for _, tokens in self._recent) / span
+        return sum(tokens for _, tokens in list(self._recent)) / span
 
     def _eta(self) -> str:
         made = self._done - self._begun_with
@@ -143,14 +140,11 @@ class Screen:
         return f"  (about {duration((time.monotonic() - self._started) / made * left)} left)"
 
     def _line(self, text: str) -> None:
-        if self._live is None and not self._silent:
+        if self._lines:
             err.print(Text(safe(text)), soft_wrap=True)
 
-    def _refresh(self) -> None:
-        if self._live is not None:
-            self._live.update(self._picture())
-
-    def _picture(self) -> RenderableType:
+    def __rich__(self) -> RenderableType:
+        """The live picture; drawn by the display's own thread, so it copies what it walks over."""
         parts: list[RenderableType] = []
         if self._n:
             now = time.monotonic()
@@ -162,11 +156,9 @@ class Screen:
             rest = f"  {self._rate(now):.1f} tokens/s  {duration(now - self._started)}"
             parts.append(Text.assemble((_bar(share), "cyan"), *head, rest, self._eta()))
             parts.append(self._stages())
-        if self._last:
-            parts.append(Text(safe(f"last: {self._last}"), style="dim", no_wrap=True))
         if self._fetching and not self._n:
             parts.append(Text(self._fetching, style="cyan", no_wrap=True))
-        parts += [Text(safe(note), style="dim", no_wrap=True) for note in self._notes]
+        parts += [Text(safe(note), style="dim", no_wrap=True) for note in list(self._notes)]
         return Panel(Group(*parts), title=Text(safe(self._title) or "sdsd"), title_align="left")
 
     def _stages(self) -> Table:
@@ -191,13 +183,13 @@ def _bar(share: float, width: int = 36) -> str:
 @contextlib.contextmanager
 def progress(*, json: bool = False) -> Iterator[Screen]:
     """A live picture on a terminal, plain lines elsewhere, silence with `json`."""
-    if json:
-        yield Screen(None, silent=True)
-    elif err.is_terminal:
-        with Live(console=err, refresh_per_second=4, transient=True) as live:
-            yield Screen(live)
-    else:
-        yield Screen(None)
+    screen = Screen(lines=not json and not err.is_terminal, quiet=json)
+    if json or not err.is_terminal:
+        yield screen
+        return
+    # Twice a second: drawing costs time that the embedded engine wants.
+    with Live(screen, console=err, refresh_per_second=2, transient=True):
+        yield screen
 
 
 def headline(record: Record) -> str:
