@@ -171,8 +171,8 @@ def test_another_configuration_s_directory(command: Command, finished: Path) -> 
 def test_a_directory_that_another_process_holds(command: Command, finished: Path) -> None:
     with RunDir(finished).lock():
         refused(command("run", "-o", finished, "-n", 8), str(finished), "another process (pid ")
-        refused(command("export", finished), "another process")
         assert "running" in command("status", finished).out
+        assert command("report", finished).code == 0  # looking is allowed at any time
 
 
 @pytest.mark.parametrize("name", ["status", "verify", "export", "report"])

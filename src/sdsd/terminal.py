@@ -123,8 +123,8 @@ class Screen:
         self._done += 1
         self._outcomes[record.outcome] += 1
         if not self._quiet:  # above the live picture too: it stays when the picture is gone
-            line = f"[{self._done}/{self._n}] dialogue {record.scenario.index}: {headline(record)}{self._eta()}"
-            err.print(Text(safe(line)), soft_wrap=True)
+            line = f"[{self._done}/{self._n}] dialogue {record.scenario.index}: {headline(record)}"
+            err.print(Text(safe(line + self._eta())), soft_wrap=True)
 
     def _rate(self, now: float) -> float:
         if not self._recent:
