@@ -521,3 +521,16 @@ def test_a_reply_of_a_megabyte_is_refused_unread() -> None:
     for read in (parse.turn, parse.transcript, parse.check, parse.revision):
         with pytest.raises(Unparseable, match="1,000,000"):
             read("x" * 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "whole"),
+    [
+        ("One. Two. And thr", "One. Two."),
+        ("Tips:\n1. Warm up.\n\n2.", "Tips:\n1. Warm up."),
+        ('She said "no." Then', 'She said "no."'),
+        ("nothing ends here", ""),
+    ],
+)
+def test_a_cut_text_keeps_its_whole_sentences(text: str, whole: str) -> None:
+    assert parse.intact(text) == whole

@@ -239,6 +239,16 @@ def _unmarked(text: str) -> str:
     return " ".join(normal(text).replace("*", "").replace("`", "").split())
 
 
+_SENTENCE_END = re.compile(r"[.!?…][\"')\]”’]*(?=\s|$)|[。！？][\"')\]”’」』]*")
+_LAST_MARKER = re.compile(r"\n[ \t]*(?:\d{1,3}[.)]|[-*•])[ \t]*\Z")
+
+
+def intact(text: str) -> str:
+    """`text` up to its last finished sentence; the number of a list item is none."""
+    ends = [m.end() for m in _SENTENCE_END.finditer(text)]
+    return _LAST_MARKER.sub("", text[: ends[-1]]).rstrip() if ends else ""
+
+
 def copies(text: str, source: str, run: int = 8) -> bool:
     """Whether `run` words in a row of `text` stand in `source` as well."""
     return not _spans(text, run).isdisjoint(_spans(source, run))

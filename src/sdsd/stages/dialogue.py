@@ -11,7 +11,6 @@ so that the conversation itself stays one prefix.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
@@ -37,7 +36,6 @@ from sdsd.types import (
     StopReason,
 )
 
-_SENTENCE_END = re.compile(r"[.!?…][\"')\]”’]*(?=\s|$)|[。！？][\"')\]”’」』]*")
 _CHECK_TOKENS = 16
 _RUNAWAY = ("\nUser:", "\nPerson:", "\nAssistant:")
 """Where a writer goes on with the other side's words. Saves tokens only: parsing cuts there too."""
@@ -119,7 +117,7 @@ async def _transcript(talk: Talk) -> Dialogue:
         written = parse.transcript(completion.text)
         whole = written.done or completion.finish == "stop"
         if not whole:
-            written = parse.transcript(_intact(completion.text))
+            written = parse.transcript(parse.intact(completion.text))
         kept = written.messages[: 2 * talk.config.max_exchanges]
         stop: StopReason = "completed"
         if len(kept) < len(written.messages):
@@ -259,7 +257,7 @@ async def _turn(
         text = parse.readable(completion.text)
         said = cut(text)
         if completion.finish == "length" and said == text:
-            said = _intact(text)
+            said = parse.intact(text)
             if not said:
                 raise _Full
         said = parse.turn(said)
@@ -302,12 +300,6 @@ async def _state(check: Callable[[int], Awaitable[Completion]], exchange: int) -
 def _is_full(failed: StageFailed) -> bool:
     """Whether a server refused because the prompt outgrew its context."""
     return failed.cause.startswith("HTTP 400") and "context" in failed.raw.casefold()
-
-
-def _intact(text: str) -> str:
-    """`text` up to its last finished sentence."""
-    ends = [m.end() for m in _SENTENCE_END.finditer(text)]
-    return text[: ends[-1]] if ends else ""
 
 
 _PROTOCOLS: dict[ProtocolName, Callable[[Talk], Awaitable[Dialogue]]] = {

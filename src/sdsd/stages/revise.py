@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from sdsd import parse
 from sdsd.config import ReviseConfig
 from sdsd.reask import parsed
-from sdsd.types import AskFn, Message, Principle, Request, Verdict
+from sdsd.types import AskFn, Completion, Message, Principle, Request, Verdict
 
 
 def faults(verdicts: Sequence[Verdict], principles: Mapping[str, Principle]) -> str:
@@ -26,11 +26,16 @@ async def write_revision(
     config: ReviseConfig,
     attempts: int,
 ) -> str:
-    """The new turn. `messages` end in the reviser's task (see `sdsd.stages.critique.Case`)."""
+    """The new turn, in whole sentences. `messages` end in the reviser's task (`critique.Case`)."""
     request = Request(
         role="reviser",
         messages=messages,
         max_tokens=config.max_tokens,
         temperature=config.temperature,
     )
-    return await parsed(ask, step, request, lambda c: parse.revision(c.text), attempts)
+
+    def read(completion: Completion) -> str:
+        whole = completion.finish == "stop"
+        return parse.revision(completion.text if whole else parse.intact(completion.text))
+
+    return await parsed(ask, step, request, read, attempts)
