@@ -18,6 +18,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +44,27 @@ CAN = {
     "roleplay": Capabilities(schema=True),
     "transcript": Capabilities(),
 }
+
+
+LISTS = {
+    "topics": [
+        {"field": f, "domains": [{"name": f"{f} {d}", "subareas": [f"{d} {k}" for k in "xyz"]}
+                                 for d in ("trade", "history", "craft")]}
+        for f in ("bread", "roofs")
+    ],
+    "principles": [{"text": f"The assistant should not {v}."} for v in ("lie", "boast", "scorn")],
+    "goals": [{"text": f"The user wants {what}."} for what in ("advice", "a fight", "comfort")],
+}  # fmt: skip
+CATALOGUE: dict[str, Any] = {}
+"""Keys that name files of these lists: a small catalogue, because it is read at every start."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def catalogue(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("catalogue")
+    for name, entries in LISTS.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(entries))
+        CATALOGUE[f"catalogue.{name}"] = str(folder / f"{name}.yaml")
 
 
 class Crash(BaseException):
@@ -82,7 +104,7 @@ def make(
 ) -> tuple[Result, int]:
     """Start or continue a run; what came of it, and how many calls were made."""
     model = World(script, capabilities=CAN[protocol])
-    keys: dict[str, Any] = {"n": n, "open": open, "dialogue.protocol": protocol} | changes
+    keys = CATALOGUE | {"n": n, "open": open, "dialogue.protocol": protocol} | changes
     result = sdsd.run(out=out, models={"default": model}, on_event=on_event, **keys)
     return result, model.asked
 
@@ -142,17 +164,17 @@ def test_a_crash_after_every_single_commit_repeats_nothing(
 ) -> None:
     """Every life of this run makes one commit and dies: the worst there can be."""
     out, lives = tmp_path / "run", 0
-    while crashed(out, 2, 1, protocol=protocol):
+    while crashed(out, 3, 1, protocol=protocol):
         lives += 1
         assert lives < 200
-    total = answers(undisturbed(2, protocol))
+    total = answers(undisturbed(3, protocol))
     assert answers(out) == total
     assert lives >= total  # each answer that was given, and each record, ended a life
-    assert views(out) == views(undisturbed(2, protocol))
+    assert views(out) == views(undisturbed(3, protocol))
     assert verify(RunDir(out)).faults == ()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.data(), st.sampled_from(list(CAN)), st.integers(1, 8))
 def test_after_a_crash_anywhere_only_what_is_missing_is_asked(
     tmp_path_factory: pytest.TempPathFactory,
@@ -187,7 +209,7 @@ def test_what_a_power_cut_leaves_on_disk_is_enough(
             shutil.copytree(out, copies[-1])
             return await super().complete(request, seed)
 
-    keys: dict[str, Any] = {"open": 1, "dialogue.protocol": "continuation"}
+    keys = CATALOGUE | {"open": 1, "dialogue.protocol": "continuation"}
     sdsd.run(n=2, out=out, models={"default": Watched(script)}, **keys)
     assert len(copies) == total
     for k, copy in enumerate(copies):
@@ -205,7 +227,7 @@ def test_the_order_of_completion_does_not_matter(tmp_path: Path, undisturbed: Un
             await asyncio.sleep(seed % 5 / 1000)
             return await super().complete(request, seed)
 
-    keys: dict[str, Any] = {"open": 8, "dialogue.protocol": "continuation"}
+    keys = CATALOGUE | {"open": 8, "dialogue.protocol": "continuation"}
     sdsd.run(n=8, out=tmp_path / "run", models={"default": Late(script)}, **keys)
     assert views(tmp_path / "run") == views(undisturbed(8))
 
@@ -240,7 +262,7 @@ def test_a_model_that_is_gone_stops_the_run_and_the_same_command_goes_on(
             return await super().complete(request, seed)
 
     out = tmp_path / "run"
-    keys: dict[str, Any] = {"open": 3, "dialogue.protocol": "continuation"}
+    keys = CATALOGUE | {"open": 3, "dialogue.protocol": "continuation"}
     with pytest.raises(ModelError, match="the key has run out"):
         sdsd.run(n=8, out=out, models={"default": Dying(script)}, **keys)
     recorded = answers(out)
@@ -275,7 +297,7 @@ def refused(out: Path, *said: str, n: int = 3, **changes: Any) -> None:
     """The run is refused in these words, no model is asked, and no byte is touched."""
     before = content(out)
     model = World(script)
-    keys: dict[str, Any] = {"n": n, "dialogue.protocol": "continuation"} | changes
+    keys = CATALOGUE | {"n": n, "dialogue.protocol": "continuation"} | changes
     with pytest.raises(RunDirError) as caught:
         sdsd.run(out=out, models={"default": model}, **keys)
     for words in (str(out), "--out", *said):
@@ -323,7 +345,7 @@ def test_another_model_under_the_same_name_is_noticed(
     out = tmp_path / "run"
     crashed(out, 2, 5)
     other = World(script, name="another")
-    keys: dict[str, Any] = {"dialogue.protocol": "continuation"}
+    keys = CATALOGUE | {"dialogue.protocol": "continuation"}
     with pytest.raises(Divergence, match="what changed: model"):
         sdsd.run(n=2, out=out, models={"default": other}, **keys)
     assert other.asked == 0

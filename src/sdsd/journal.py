@@ -38,7 +38,7 @@ MIGRATIONS = (
         body     BLOB NOT NULL,  -- Completion or Refusal
         at       REAL NOT NULL,  -- unix time of the answer; for plots only
         PRIMARY KEY (scenario, step)
-    ) WITHOUT ROWID;
+    );
     CREATE TABLE record (
         number   INTEGER PRIMARY KEY,  -- the scenario's index
         scenario TEXT NOT NULL UNIQUE,
