@@ -241,7 +241,7 @@ def dump(config: Config) -> str:
     """The configuration as YAML, every key written out."""
     import yaml
 
-    text: str = yaml.safe_dump(tree(config), sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(tree(config), sort_keys=False)
     return text
 
 
