@@ -563,15 +563,15 @@ def test_the_card_shows_settings_but_no_secrets() -> None:
                     "extra_body": {"token": "s3cret"},
                     "context": 8192,
                 },
-                "v1_5": {"model": "other", "headers": {"x-key": "s3cret"}},
+                "v15": {"model": "other", "headers": {"x-key": "s3cret"}},
             },
             "revise": {"recheck": False},
         }
     )
     head, body = made_card(config)
     assert "language" not in head
-    assert "| models.v1_5.model | other |" in body
-    assert "| models.v1_5.context" not in body
+    assert "| models.v15.model | other |" in body
+    assert "| models.v15.context" not in body
     assert "| seed | 3 |" in body
     assert "| catalogue.goals | mine\\_\\*.yaml |" in body
     assert "| models.default.context | 8192 |" in body

@@ -8,6 +8,7 @@ first, so that code written for the published sets reads ours.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import msgspec
@@ -239,13 +240,20 @@ def _label(kind: Any) -> str:
 def settings(config: Config) -> dict[str, str]:
     """The keys of a run's identity that differ from the defaults, as text.
 
-    What may hold an address or a key is named but never shown.
+    What may hold an address or a key is named but never shown, and of files only their names: a
+    data set that is handed on need not tell how its maker's disk is laid out.
     """
     default = dict(configuration.flat(Config()))
     for name in config.models:
         default |= dict(configuration.flat(ModelConfig(), f"models.{name}."))
+
+    def shown(key: str, value: object) -> str:
+        if _PRIVATE.search(key):
+            return "(set)"
+        return Path(str(value)).name if key.startswith(("catalogue.", "prompts.")) else str(value)
+
     return {
-        key: "(set)" if _PRIVATE.search(key) else str(value)
+        key: shown(key, value)
         for key, value in configuration.flat(config)
         if value != default.get(key) and not configuration.EXECUTION.fullmatch(key)
     }
