@@ -366,7 +366,10 @@ def _anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
         if isinstance(names, dict):
             try:
                 full = {
-                    key: str((base / Path(name).expanduser()).absolute())
+                    # Not `./~x`: that is a file of this name.
+                    key: str(
+                        (base / (Path(name).expanduser() if name[0] == "~" else name)).absolute()
+                    )
                     for key, name in names.items()
                     if isinstance(name, str) and name
                 }
