@@ -249,7 +249,7 @@ def intact(text: str) -> str:
     return _LAST_MARKER.sub("", text[: ends[-1]]).rstrip() if ends else ""
 
 
-def copies(text: str, source: str, run: int = 8) -> bool:
+def copies(text: str, source: str, run: int = 10) -> bool:
     """Whether `run` words in a row of `text` stand in `source` as well."""
     return not _spans(text, run).isdisjoint(_spans(source, run))
 

@@ -264,10 +264,11 @@ async def _turn(
         if parse.normal(said) in heard:
             raise Unparseable("the turn repeats an earlier one")
         if parse.copies(said, script):
-            raise Unparseable("the turn copies the plan")
+            raise Unparseable("the turn copies the plan or a principle")
         return said
 
-    script = "\n".join((talk.plan.person, *talk.plan.steps))  # a slip may be said as it stands
+    # What nobody would say as it stands; a slip may be.
+    script = "\n".join((talk.plan.person, *talk.plan.steps, talk.principles))
     try:
         said = await parsed(talk.ask, step, request, read, talk.attempts)
     except StageFailed as failed:
