@@ -10,17 +10,20 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 import pytest
 from msgspec import Struct
 
-from sdsd import catalogue, config, prompt
+from sdsd import catalogue, config, prompt, run
 from sdsd.ask import Ask, Call
+from sdsd.errors import ModelError
 from sdsd.journal import stage_of
 from sdsd.models.scripted import CHATML, ScriptedModel
 from sdsd.pipeline import PROMPTS, Method, make_record
+from sdsd.runner import require_some
 from sdsd.scenario import Scenarios
 from sdsd.types import (
     ROLES,
@@ -332,3 +335,15 @@ async def test_the_packaged_prompts_and_the_scripted_model_make_records(
         assert msgspec.json.decode(msgspec.json.encode(record), type=Record) == record
     for message in itertools.chain.from_iterable(sent):
         assert not re.search(r"\{\{ *\w+ *\}\}", message.content)
+
+
+@pytest.mark.parametrize("reply", ["", "colourless green ideas", "{}"])
+def test_a_model_that_writes_nothing_of_use_is_named(tmp_path: Path, reply: str) -> None:
+    nonsense = ScriptedModel(lambda request, seed: reply)
+    result = run(n=2, out=tmp_path / "run", models={"default": nonsense})
+    assert result.outcomes == {"failed": 2}
+    assert all(r.failure and r.failure.raw == reply for r in result.records())
+    with pytest.raises(ModelError, match=r"all 2 dialogues failed, the first at plan: unparse"):
+        require_some(result)
+    usual = run(n=2, out=tmp_path / "usual", models={"default": ScriptedModel()})
+    require_some(usual)

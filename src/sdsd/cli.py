@@ -99,6 +99,7 @@ def run(
     """Make a data set, or continue one: run the same command again."""
     from sdsd import config as configuration
     from sdsd import terminal
+    from sdsd.runner import require_some
     from sdsd.runner import run as make
 
     overrides = {"n": n, "model": model, "seed": seed, "models.default.base_url": url}
@@ -110,6 +111,7 @@ def run(
     terminal.finished(result, json=json)
     if result.stopped:
         raise typer.Exit(130)
+    require_some(result)
 
 
 @app.command()

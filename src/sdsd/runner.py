@@ -23,7 +23,7 @@ from sdsd import prompt, weights
 from sdsd.ask import Ask
 from sdsd.catalogue import Catalogue
 from sdsd.config import Config
-from sdsd.errors import RunDirError, SdsdError, Stopped
+from sdsd.errors import ModelError, RunDirError, SdsdError, Stopped
 from sdsd.fleet import Fleet, fetch
 from sdsd.journal import Journal
 from sdsd.models import Model
@@ -134,6 +134,17 @@ def run(
             publish(rundir, journal, inputs.catalogue)
             outcomes = outcome_counts(journal)
     return Result(path, config.n, outcomes, time.monotonic() - started, stopped)
+
+
+def require_some(result: Result) -> None:
+    """Raise `ModelError` if not one dialogue could be made: that is a model's fault, not chance."""
+    if result.done and result.outcomes.get("failed") == result.done:
+        first = next(result.records()).failure
+        cause = f"{first.step}: {first.cause}" if first else "unknown"
+        raise ModelError(
+            f"all {result.done} dialogues failed, the first at {cause}. `sdsd show 0` has the raw "
+            "reply; take a more capable model, another protocol, or prompts that it can follow"
+        )
 
 
 def outcome_counts(journal: Journal) -> dict[str, int]:
