@@ -50,7 +50,8 @@ class ModelConfig(_Section, frozen=True):
     extra_body: dict[str, Any] = {}
     """Added to the body of every request, e.g. a provider's own switches."""
     parallel: Annotated[int, Meta(ge=0)] = 0
-    """Requests in flight at once. 0: 4 for the embedded engine, 64 for a server."""
+    """Requests in flight at once. 0: two for each core (at most 16) for
+    the embedded engine, 64 for a server."""
     context: Annotated[int, Meta(ge=512)] = 4096
     """Embedded engine: tokens of context for each slot."""
     threads: Annotated[int, Meta(ge=0)] = 0

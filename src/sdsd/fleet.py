@@ -108,7 +108,7 @@ async def start(
             if url:
                 parallel[name] = chosen.parallel or SERVER_PARALLEL
             else:
-                parallel[name] = chosen.parallel or llamacpp.DEFAULT_SLOTS
+                parallel[name] = chosen.parallel or llamacpp.default_slots()
                 hashes.update(_known_hash(chosen.model))
                 url = stack.enter_context(_engine(files[name], chosen, parallel[name], note))
             models[name] = await stack.enter_async_context(

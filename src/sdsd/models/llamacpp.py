@@ -15,8 +15,8 @@ from pathlib import Path
 
 from sdsd.errors import WeightsError
 
-DEFAULT_SLOTS = 4
-"""Batching gains little on a CPU beyond this many (see `bench/engine.py`)."""
+MOST_SLOTS = 16
+"""Beyond this many, batching on a CPU was seen to lose."""
 
 
 @contextlib.contextmanager
@@ -28,7 +28,7 @@ def serve(weights: Path, *, slots: int = 0, context: int = 4096, threads: int = 
     """
     import xllamacpp
 
-    slots = slots or DEFAULT_SLOTS
+    slots = slots or default_slots()
     threads = threads or free_threads()
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(weights)
@@ -58,16 +58,26 @@ def serve(weights: Path, *, slots: int = 0, context: int = 4096, threads: int = 
             del server
 
 
+def default_slots() -> int:
+    """Two requests at a time for each core: one is often read while another is written."""
+    return min(MOST_SLOTS, 2 * _cores())
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        return os.cpu_count() or 1
+
+
 def free_threads(sample: float = 0.3) -> int:
     """One thread per core that nobody else keeps busy over `sample` seconds, at least one.
 
     llama.cpp's threads wait by spinning: one more than there are free cores costs most of the
     speed, because each step waits for the thread that got no core.
     """
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        cores = os.cpu_count() or 1
+    cores = _cores()
     return max(1, cores - round(_busy_cores(cores, sample)))
 
 
