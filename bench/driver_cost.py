@@ -80,7 +80,7 @@ def posts(n: int, url: str) -> Posts:
     found: Posts = []
 
     class Listening(ScriptedModel):
-        async def complete(self, request: Request, seed: int) -> Answer:
+        async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
             if request.role == "planner":
                 found.append([])
             path, body = wire._wire(request, seed)

@@ -279,7 +279,7 @@ async def test_once_stopping_nothing_new_is_sent_and_what_is_in_flight_is_kept(
     gate, stopping = Gate(), asyncio.Event()
 
     class Held(ScriptedModel):
-        async def complete(self, request: Request, seed: int) -> Answer:
+        async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
             await gate.send(CALL)
             return Completion("kept")
 

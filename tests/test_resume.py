@@ -84,7 +84,7 @@ def views(path: Path) -> dict[str, list[dict[str, Any]]]:
 class World(ScriptedModel):
     """The packaged small world, with now and then a refusal and a reply that cannot be read."""
 
-    async def complete(self, request: Request, seed: int) -> Answer:
+    async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
         answer = await super().complete(request, seed)
         return Refusal("HTTP 400", "no") if seed % 41 == 0 else answer
 
@@ -204,7 +204,7 @@ def test_what_a_power_cut_leaves_on_disk_is_enough(
     copies: list[Path] = []
 
     class Watched(World):
-        async def complete(self, request: Request, seed: int) -> Answer:
+        async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
             copies.append(tmp_path / f"copy-{self.asked}")
             shutil.copytree(out, copies[-1])
             return await super().complete(request, seed)
@@ -223,7 +223,7 @@ def test_the_order_of_completion_does_not_matter(tmp_path: Path, undisturbed: Un
     """Answers that arrive in any order give the same data set."""
 
     class Late(World):
-        async def complete(self, request: Request, seed: int) -> Answer:
+        async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
             await asyncio.sleep(seed % 5 / 1000)
             return await super().complete(request, seed)
 
@@ -256,7 +256,7 @@ def test_a_model_that_is_gone_stops_the_run_and_the_same_command_goes_on(
     tmp_path: Path, undisturbed: Undisturbed
 ) -> None:
     class Dying(World):
-        async def complete(self, request: Request, seed: int) -> Answer:
+        async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
             if self.asked == 20:
                 raise ModelError("the key has run out")
             return await super().complete(request, seed)

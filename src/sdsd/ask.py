@@ -33,6 +33,8 @@ class Call(Struct, frozen=True):
     request: Request
     seed: int
     asked: Fingerprint
+    dialogue: int = 0
+    """Index of the dialogue: where calls must wait, lower ones go first."""
 
 
 Sender = Callable[[Call], Awaitable[Answer]]
@@ -42,7 +44,8 @@ def complete(models: Mapping[Role, Model]) -> Sender:
     """The core: hand the request to the model that plays its role."""
 
     async def send(call: Call) -> Answer:
-        answer = await models[call.request.role].complete(call.request, call.seed)
+        model = models[call.request.role]
+        answer = await model.complete(call.request, call.seed, call.dialogue)
         if isinstance(answer, Completion) and not answer.text.isascii():
             return replace(answer, text=whole(answer.text))
         return answer
@@ -140,8 +143,10 @@ class Ask:
         recorded: Mapping[str, Entry],
         send: Sender,
         names: Mapping[str, str],
+        dialogue: int = 0,
     ) -> None:
         self.scenario = scenario
+        self._dialogue = dialogue
         self.use: dict[str, StageUse] = {}
         """What the dialogue has cost so far, per stage; the same after a replay."""
         self._seed = seed
@@ -164,7 +169,8 @@ class Ask:
         entry = self._recorded.get(step)
         if entry is None:
             seed = call_seed(self._seed, self.scenario, step)
-            answer = await self._send(Call(self.scenario, step, request, seed, asked))
+            call = Call(self.scenario, step, request, seed, asked, self._dialogue)
+            answer = await self._send(call)
         else:
             self._compare(step, entry.request, asked)
             answer = entry.answer

@@ -99,7 +99,8 @@ async def _grow_all(
         async with open_session(config, journal, stopping, tell, files, models) as session:
             for number, domain in enumerate(domains):
                 key = f"{domain.field}/{domain.name}"
-                ask = Ask(key, config.seed, journal.load(key), session.send, session.names)
+                recorded = journal.load(key)
+                ask = Ask(key, config.seed, recorded, session.send, session.names, number)
                 try:
                     larger = await grow(domain, ask, prompts, taken, per_domain, config)
                 except Stopped:

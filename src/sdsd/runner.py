@@ -215,7 +215,7 @@ class _Drive(Struct, frozen=True):
         scenario = self.inputs.scenarios[index]
         recorded = self.journal.load(scenario.id)
         seed, session = self.inputs.config.seed, self.session
-        ask = Ask(scenario.id, seed, recorded, session.send, session.names)
+        ask = Ask(scenario.id, seed, recorded, session.send, session.names, index)
         record = await make_record(scenario, ask, self.method)
         await self.journal.finish(record)
         self.tell(Recorded(record))

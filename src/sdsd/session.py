@@ -39,9 +39,13 @@ class Began(Struct, frozen=True):
 class Called(Struct, frozen=True):
     """A model answered."""
 
-    stage: str
-    tokens: int
-    seconds: float
+    call: Call
+    answer: Completion
+
+    @property
+    def stage(self) -> str:
+        """The stage that asked."""
+        return stage_of(self.call.step)
 
 
 class Recorded(Struct, frozen=True):
@@ -84,7 +88,7 @@ async def open_session(
 
     def watched(call: Call, answer: Answer) -> None:
         if isinstance(answer, Completion):
-            tell(Called(stage_of(call.step), answer.completion_tokens, answer.seconds))
+            tell(Called(call, answer))
 
     async with contextlib.AsyncExitStack() as stack:
         if own is None:

@@ -89,8 +89,8 @@ class Screen:
                 self._started = time.monotonic()
                 self._title = f"{path} · {protocol} · {slots} open at once"
                 self._line(f"{path}: {done} of {n} dialogues done, {protocol}, {slots} open")
-            case session.Called(stage, tokens, seconds):
-                self._called(stage, tokens, seconds)
+            case session.Called(_, answer):
+                self._called(event.stage, answer.completion_tokens, answer.seconds)
             case session.Recorded(record):
                 self._recorded(record)
             case session.Noted(text):

@@ -42,8 +42,11 @@ class Model(Protocol):
         """What it can do."""
         ...
 
-    async def complete(self, request: Request, seed: int) -> Answer:
+    async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
         """One attempt at one request.
+
+        `dialogue` is the index of the dialogue that asks: its requests share a prefix, and where
+        some must wait, those of lower indexes go first.
 
         Raises `TransientError` for a fault that may pass and `ModelError` for one that concerns
         every request. A permanent no to this one request is returned, as a `Refusal`.

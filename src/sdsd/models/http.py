@@ -101,7 +101,7 @@ class HttpModel:
         if self._session is not None:
             await self._session.close()
 
-    async def complete(self, request: Request, seed: int) -> Answer:
+    async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
         """One attempt at one request; see `sdsd.models.Model`."""
         started = time.perf_counter()
         status, body, retry_after = await self._post(*self._wire(request, seed))

@@ -42,7 +42,7 @@ class ScriptedModel:
         self.asked = 0
         self._script = script or small_world
 
-    async def complete(self, request: Request, seed: int) -> Answer:
+    async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
         """The script's text, with token counts of four characters each."""
         self.asked += 1
         text = self._script(request, seed)
