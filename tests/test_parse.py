@@ -163,6 +163,12 @@ def test_turn_is_the_bare_words_of_one_speaker(text: str) -> None:
     assert parse.turn(text) == "See a doctor."
 
 
+@pytest.mark.parametrize("text", ["Ana: See a doctor.", "**ANA:** See a doctor.\nAna: Thanks."])
+def test_turn_is_not_labelled_with_the_name_of_its_user(text: str) -> None:
+    assert parse.turn(text, "Ana") == "See a doctor."
+    assert parse.turn(text) != "See a doctor."
+
+
 @pytest.mark.parametrize("text", ["", " \n", "AGENT:", '""', "DONE", "---\nVIOLATION: no\nDONE"])
 def test_turn_of_nothing_is_refused(text: str) -> None:
     with pytest.raises(Unparseable, match="empty"):

@@ -12,6 +12,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from msgspec import Struct
@@ -80,10 +81,17 @@ def plan(text: str, exchanges: int) -> Plan:
 
 # -- dialogue ------------------------------------------------------------------------------
 
-_SPEAKER = re.compile(
-    rf"^{_ALL}(USER|HUMAN|PERSON|AGENT|ASSISTANT|AI)[ \t]*+\(?\d*\)?{_ALL}:{_AFTER}",
-    re.IGNORECASE | re.MULTILINE,
-)
+
+@lru_cache(maxsize=256)
+def _speaker(name: str = "") -> re.Pattern[str]:
+    """What labels a turn: a role, or the user's own `name`."""
+    labels = "|".join(filter(None, ("USER|HUMAN|PERSON|AGENT|ASSISTANT|AI", re.escape(name))))
+    return re.compile(
+        rf"^{_ALL}({labels})[ \t]*+\(?\d*\)?{_ALL}:{_AFTER}", re.IGNORECASE | re.MULTILINE
+    )
+
+
+_SPEAKER = _speaker()
 _VIOLATION = re.compile(rf"^{_ALL}VIOLATION{_ALL}:{_ALL}([^\W_]+).*$", re.IGNORECASE | re.MULTILINE)
 _DONE = re.compile(rf"^{_ALL}\[?DONE\]?{_ALL}[.!]?{_ALL}$", re.MULTILINE)
 _SEPARATOR = re.compile(r"^[ \t]*(?:-{3,}|={3,}|\*{3,}|`{3,}\w*)[ \t]*$", re.MULTILINE)
@@ -126,16 +134,18 @@ _INTRODUCTION = re.compile(
 """`Sure, here is the first message:` on a line of its own, and the writer's name after it."""
 
 
-def turn(text: str) -> str:
+def turn(text: str, name: str = "") -> str:
     """One turn, without introduction, label, markers, or the other speaker's words after it.
 
+    `name` is the user's own, which some writers put before a turn in the place of the role.
     Raises `Unparseable` if nothing is left, or if lines of a plan stand in it.
     """
     text = _INTRODUCTION.sub("", readable(text)).lstrip()
-    label = _SPEAKER.match(text)
+    speaker = _speaker(name)
+    label = speaker.match(text)
     if label:
         text = text[label.end() :]
-    nxt = _SPEAKER.search(text)
+    nxt = speaker.search(text)
     text = text[: nxt.start()] if nxt else text
     text = _SEPARATOR.sub("", _VIOLATION.sub("", _DONE.sub("", text)))
     said = unquoted(text)

@@ -11,6 +11,7 @@ so that the conversation itself stays one prefix.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from typing import Literal
 
@@ -56,6 +57,12 @@ class Talk(Struct, frozen=True):
     def planned(self) -> int:
         """Exchanges to hold."""
         return min(len(self.plan.steps), self.config.max_exchanges)
+
+    @property
+    def name(self) -> str:
+        """The user's, as the plan gives it: its first word, or nothing."""
+        word = re.match(r"[^\W\d_]+", self.plan.person)
+        return word.group() if word else ""
 
     @property
     def principles(self) -> str:
@@ -260,7 +267,7 @@ async def _turn(
             said = parse.intact(text)
             if not said:
                 raise _Full
-        said = parse.turn(said)
+        said = parse.turn(said, talk.name)
         if parse.normal(said) in heard:
             raise Unparseable("the turn repeats an earlier one")
         if parse.copies(said, script):
