@@ -83,7 +83,7 @@ def posts(n: int, url: str) -> Posts:
         async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
             if request.role == "planner":
                 found.append([])
-            path, body = wire._wire(request, seed)
+            path, body = wire.encode(request, seed)
             found[-1].append((path, msgspec.json.decode(body)))
             return await super().complete(request, seed)
 

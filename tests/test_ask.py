@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,24 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sdsd import ask as door
-from sdsd.ask import Ask, Call, Sender
+from sdsd.ask import Ask, Call, Patience, Sender
 from sdsd.chance import call_seed
 from sdsd.config import Config
-from sdsd.errors import Divergence, ModelError, ReplayMiss, StageFailed, Stopped, TransientError
+from sdsd.errors import (
+    Busy,
+    Divergence,
+    ModelError,
+    ReplayMiss,
+    StageFailed,
+    Stopped,
+    TransientError,
+)
 from sdsd.fleet import cast
 from sdsd.journal import Journal, fingerprint
 from sdsd.models import Capabilities
 from sdsd.models.scripted import ScriptedModel
 from sdsd.session import onion
-from sdsd.types import ROLES, Answer, Completion, Message, Refusal, Request
+from sdsd.types import ROLES, Answer, Completion, Message, Refusal, Request, Role
 
 NAMES: dict[str, str] = dict.fromkeys(ROLES, "model")
 REQUEST = Request("agent", 64, (Message("system", "Be brief."), Message("user", "Hello?")))
@@ -151,21 +160,27 @@ async def test_use_is_counted_by_stage_and_the_same_after_a_replay(journal: Jour
 
 
 def retrying(
-    tries: int, *answers: Answer | Exception, **options: float
+    patience: Patience, *answers: Answer | Exception, **options: float
 ) -> tuple[Sender, list[Call], list[float]]:
-    """The retry skin around scripted answers, with the waits that it would have made."""
+    """The retry skin around scripted answers, with the waits that it would have made.
+
+    Time passes only by waiting.
+    """
     send, calls = answering(*answers)
     waits: list[float] = []
 
     async def sleep(seconds: float) -> None:
         waits.append(seconds)
 
-    return door.retry(send, dict.fromkeys(ROLES, tries), sleep=sleep, **options), calls, waits
+    patient = dict.fromkeys(ROLES, patience)
+    names: dict[Role, str] = dict.fromkeys(ROLES, "model")
+    clock = lambda: sum(waits)  # noqa: E731
+    return door.retry(send, patient, names, sleep=sleep, clock=clock, **options), calls, waits
 
 
 async def test_a_fault_of_transport_is_tried_again() -> None:
     fault = TransientError("reset")
-    send, calls, waits = retrying(6, fault, fault, Completion("there"))
+    send, calls, waits = retrying(Patience(), fault, fault, Completion("there"))
     assert await send(CALL) == Completion("there")
     assert len(calls) == 3
     assert len(waits) == 2
@@ -179,7 +194,7 @@ def test_waits_double_up_to_the_longest_and_lie_anywhere_below(
     async def go() -> list[float]:
         answers = [TransientError("reset")] * faults
         send, _, waits = retrying(
-            faults, *answers, Completion(""), first_wait=first, longest_wait=longest
+            Patience(), *answers, Completion(""), first_wait=first, longest_wait=longest
         )
         await send(CALL)
         return waits
@@ -194,7 +209,8 @@ async def test_jitter_is_full() -> None:
     """Over many calls the first wait falls everywhere between nothing and its bound."""
     first: list[float] = []
     for _ in range(200):
-        send, _, waits = retrying(1, TransientError("reset"), Completion(""), first_wait=1.0)
+        answers = (TransientError("reset"), Completion(""))
+        send, _, waits = retrying(Patience(), *answers, first_wait=1.0)
         await send(CALL)
         first += waits
     assert min(first) < 0.2
@@ -203,29 +219,65 @@ async def test_jitter_is_full() -> None:
 
 async def test_what_the_server_asks_to_wait_is_waited() -> None:
     fault = TransientError("slow down", retry_after=42.0)
-    send, _, waits = retrying(3, fault, fault, Completion(""))
+    send, _, waits = retrying(Patience(), fault, fault, Completion(""))
     await send(CALL)
     assert all(42.0 <= wait < 45.0 for wait in waits)
 
 
-async def test_without_an_answer_the_run_must_stop() -> None:
-    send, calls, waits = retrying(2, *[TransientError("HTTP 503: busy")] * 3)
+@pytest.mark.parametrize("fault", [TransientError("reset"), Busy("HTTP 503", retry_after=9.0)])
+async def test_a_model_that_answers_nobody_stops_the_run_after_the_outage(
+    fault: TransientError,
+) -> None:
+    send, calls, waits = retrying(Patience(retries=2, outage=300.0), *[fault] * 500)
     with pytest.raises(ModelError) as caught:
         await send(CALL)
-    assert "agent: no answer after 3 tries, last: HTTP 503: busy" in str(caught.value)
+    assert f"agent: `model` has not answered for 300 s, last: {fault}" in str(caught.value)
     assert "run the same command again" in str(caught.value)
-    assert (len(calls), len(waits)) == (3, 2)
+    assert 300.0 <= sum(waits) <= 331.0
+    assert len(calls) == len(waits) + 1 > 3
+
+
+async def test_a_request_that_fails_while_others_are_answered_is_given_up() -> None:
+    """One bad prompt ends its own dialogue, not the run; the fault is recorded as an answer."""
+    bad, good = CALL, replace(CALL, step="turn/1/user")
+    others: list[Answer] = []
+
+    async def answer(call: Call) -> Answer:
+        if call is bad:
+            raise TransientError("HTTP 500: assertion failed")
+        return Completion("there")
+
+    async def sleep(seconds: float) -> None:
+        others.append(await send(good))
+
+    patient = dict.fromkeys(ROLES, Patience(retries=4))
+    ticks = itertools.count()
+    send = door.retry(
+        answer, patient, dict.fromkeys(ROLES, "m"), sleep=sleep, clock=lambda: float(next(ticks))
+    )
+    refusal = await send(bad)
+    assert refusal == Refusal(
+        "no answer in 5 tries, while others had theirs", "HTTP 500: assertion failed"
+    )
+    assert others == [Completion("there")] * 4
+
+
+async def test_being_busy_is_no_fault_of_a_request() -> None:
+    busy = [Busy("HTTP 429", retry_after=1.0)] * 50
+    send, calls, _ = retrying(Patience(retries=2), *busy, Completion("at last"))
+    assert await send(CALL) == Completion("at last")
+    assert len(calls) == 51
 
 
 @pytest.mark.parametrize("error", [ModelError("wrong key"), RuntimeError("a mistake")])
 async def test_nothing_else_is_tried_again(error: Exception) -> None:
-    send, calls, _ = retrying(6, error)
+    send, calls, _ = retrying(Patience(), error)
     with pytest.raises(type(error)):
         await send(CALL)
     assert len(calls) == 1
 
 
-# -- limit and halt ------------------------------------------------------------------------
+# -- halt ----------------------------------------------------------------------------------
 
 
 class Gate:
@@ -250,28 +302,6 @@ async def settled() -> None:
         await asyncio.sleep(0)
 
 
-async def test_no_more_are_in_flight_than_the_model_takes() -> None:
-    gate = Gate()
-    send = door.limit(gate.send, dict.fromkeys(ROLES, asyncio.Semaphore(3)))
-    tasks = [asyncio.ensure_future(send(CALL)) for _ in range(20)]
-    await settled()
-    assert (gate.inside, gate.calls) == (3, 3)
-    gate.open.set()
-    await asyncio.gather(*tasks)
-    assert (gate.most, gate.calls) == (3, 20)
-
-
-async def test_roles_of_different_models_do_not_wait_for_each_other() -> None:
-    gate = Gate()
-    send = door.limit(gate.send, {"agent": asyncio.Semaphore(1), "critic": asyncio.Semaphore(2)})
-    critic = replace(CALL, request=replace(REQUEST, role="critic"))
-    tasks = [asyncio.ensure_future(send(call)) for call in [CALL] * 5 + [critic] * 5]
-    await settled()
-    assert gate.inside == 3
-    gate.open.set()
-    await asyncio.gather(*tasks)
-
-
 async def test_once_stopping_nothing_new_is_sent_and_what_is_in_flight_is_kept(
     journal: Journal,
 ) -> None:
@@ -283,7 +313,7 @@ async def test_once_stopping_nothing_new_is_sent_and_what_is_in_flight_is_kept(
             await gate.send(CALL)
             return Completion("kept")
 
-    fleet = cast({"default": Held()}, Config(), {"default": 2})
+    fleet = cast({"default": Held()}, Config(), limits={"default": 2}, stopping=stopping)
     heard: list[str] = []
     send = onion(fleet, Config(), journal, stopping, lambda call, _: heard.append(call.step))
     calls = [replace(CALL, step=f"turn/{k}") for k in range(6)]

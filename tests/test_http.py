@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from sdsd.client import Timeouts
 from sdsd.errors import ModelError, TransientError
 from sdsd.models import Capabilities
 from sdsd.models.http import HttpModel, folded
@@ -299,8 +300,8 @@ async def test_a_connection_that_breaks_may_pass(said: bytes) -> None:
 
 
 async def test_a_server_that_is_too_slow_may_pass() -> None:
-    async with bare(None) as url, HttpModel("tiny", url, timeout=0.05) as model:
-        with pytest.raises(TransientError, match="TimeoutError"):
+    async with bare(None) as url, HttpModel("tiny", url, timeouts=Timeouts(total=0.05)) as model:
+        with pytest.raises(TransientError, match="no whole reply in 0.05 s"):
             await model.complete(CHAT, 5)
 
 
@@ -396,10 +397,15 @@ async def test_a_template_that_cannot_be_cut_is_none() -> None:
 async def test_a_server_that_is_not_there() -> None:
     async with bare(b"") as url:
         pass  # gone again
-    for address in (url, "http://", "no address at all", "http://[::1"):
-        async with HttpModel("tiny", address) as model:
-            with pytest.raises(ModelError, match=r"is the server running, and is `base_url` right"):
-                await model.probe()
+    async with HttpModel("tiny", url) as model:
+        with pytest.raises(ModelError, match=r"is the server running, and is `base_url` right"):
+            await model.probe()
+
+
+@pytest.mark.parametrize("address", ["http://", "no address at all", "http://[::1", "ftp://x/v1"])
+def test_an_address_that_is_none(address: str) -> None:
+    with pytest.raises(ModelError, match="not an address"):
+        HttpModel("tiny", address)
 
 
 async def test_a_server_that_does_not_know_the_model() -> None:

@@ -1,6 +1,6 @@
-"""The one door to a model: recall, limit, retry, complete, commit.
+"""The one door to a model: recall, retry, complete, commit.
 
-`complete`, `retry`, `limit` and `commit` are small senders, each wrapped around the next, as an
+`complete`, `retry`, `halt` and `commit` are small senders, each wrapped around the next, as an
 onion; `Ask` is the outermost skin, one per dialogue, and the only thing a stage ever sees.
 
     answer = await ask("turn/1/user", request)
@@ -12,14 +12,24 @@ comes back and no model is called: resuming a run is replaying it.
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd.chance import call_seed
-from sdsd.errors import Divergence, ModelError, ReplayMiss, StageFailed, Stopped, TransientError
+from sdsd.errors import (
+    Busy,
+    Divergence,
+    ModelError,
+    ReplayMiss,
+    StageFailed,
+    Stopped,
+    TransientError,
+)
 from sdsd.journal import Entry, Fingerprint, Journal, fingerprint, stage_of
 from sdsd.models import Model
 from sdsd.types import Answer, Completion, Refusal, Request, Role, StageUse
@@ -53,48 +63,65 @@ def complete(models: Mapping[Role, Model]) -> Sender:
     return send
 
 
+class Patience(Struct, frozen=True):
+    """How long a role's model is waited for."""
+
+    retries: int = 16
+    """Tries after the first before a request is given up that the model, which answers others,
+    does not answer."""
+    outage: float = 600.0
+    """Seconds in which a model may answer nothing at all before the run stops."""
+
+
 def retry(
     send: Sender,
-    retries: Mapping[Role, int],
+    patience: Mapping[Role, Patience],
+    names: Mapping[Role, str],
     *,
     first_wait: float = 0.5,
-    longest_wait: float = 60.0,
+    longest_wait: float = 30.0,
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Sender:
     """Try again after faults of transport, with exponential back-off and full jitter.
+
+    Two cases are kept apart. A request that fails again and again while its model answers others
+    is at fault itself: it is given up, which is an answer (`Refusal`) and is recorded. A model that
+    answers nobody is gone: it is waited for, and `ModelError` stops the run when it stays away.
 
     Waits are seconds; a server's Retry-After is honoured. The jitter is the one thing that is
     random on purpose: it decides when, never what.
     """
+    heard: dict[str, float] = dict.fromkeys(names.values(), -math.inf)
 
     async def again(call: Call) -> Answer:
-        wait, tries = first_wait, retries[call.request.role]
-        for _ in range(tries):
+        role = call.request.role
+        name, allowed = names[role], patience[role]
+        begun, tries, wait = clock(), 0, first_wait
+        while True:
             try:
-                return await send(call)
+                answer = await send(call)
             except TransientError as fault:
-                asked = fault.retry_after
-                await sleep(random.uniform(0, wait) if asked is None else asked + wait / 10)  # noqa: S311
-                wait = min(wait * 2, longest_wait)
-        try:
-            return await send(call)
-        except TransientError as fault:
-            raise ModelError(
-                f"{call.request.role}: no answer after {tries + 1} tries, last: {fault}. "
-                "Everything answered so far is kept; run the same command again to continue"
-            ) from None
+                last = fault
+            else:
+                heard[name] = clock()
+                return answer
+            now = clock()
+            if now - max(heard[name], begun) >= allowed.outage:
+                raise ModelError(
+                    f"{role}: `{name}` has not answered for {allowed.outage:g} s, last: {last}. "
+                    "Everything answered so far is kept; run the same command again to continue"
+                )
+            if not isinstance(last, Busy):
+                tries += 1
+                if tries > allowed.retries and heard[name] > begun:
+                    cause = f"no answer in {tries} tries, while others had theirs"
+                    return Refusal(cause, str(last))
+            pause = random.uniform(0, wait)  # noqa: S311
+            await sleep(pause if last.retry_after is None else last.retry_after + pause / 10)
+            wait = min(wait * 2, longest_wait)
 
     return again
-
-
-def limit(send: Sender, places: Mapping[Role, asyncio.Semaphore]) -> Sender:
-    """No more requests in flight than the model that plays the role takes at once."""
-
-    async def wait(call: Call) -> Answer:
-        async with places[call.request.role]:
-            return await send(call)
-
-    return wait
 
 
 def halt(send: Sender, stopping: asyncio.Event) -> Sender:

@@ -29,10 +29,32 @@ Count = Annotated[int, Meta(ge=1)]
 Tokens = Annotated[int, Meta(ge=1, le=32768)]
 Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
 Fraction = Annotated[float, Meta(gt=0.0, le=1.0)]
+Seconds = Annotated[float, Meta(gt=0.0)]
+Amount = Annotated[float, Meta(ge=0.0)]
 
 
 class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """What all sections share: immutable, and no misspelt key goes unnoticed."""
+
+
+class PriceConfig(_Section, frozen=True):
+    """What a million tokens cost, in any one currency; for estimates, accounts and budgets."""
+
+    prompt: Amount = 0.0
+    """Prompt tokens."""
+    cached: Annotated[float, Meta(ge=0)] | None = None
+    """Prompt tokens that the server found in its cache. Empty: as other prompt tokens."""
+    completion: Amount = 0.0
+    """Tokens of replies."""
+
+
+class BudgetConfig(_Section, frozen=True):
+    """When to stop spending. The run stops cleanly then, and continues with a larger budget."""
+
+    tokens: Annotated[int, Meta(ge=0)] = 0
+    """Prompt and reply tokens of all models together. 0: no bound."""
+    money: Amount = 0.0
+    """In the currency of the prices. 0: no bound."""
 
 
 class ModelConfig(_Section, frozen=True):
@@ -41,8 +63,9 @@ class ModelConfig(_Section, frozen=True):
     model: str = DEFAULT_MODEL
     """A named model (`sdsd models`), a path to a GGUF, `hf:org/repo/file.gguf`; with `base_url`,
     the name that the server knows it by."""
-    base_url: str = ""
-    """The server, e.g. `http://localhost:8000/v1`. Empty: the embedded engine."""
+    base_url: str | tuple[str, ...] = ""
+    """The server, e.g. `http://localhost:8000/v1`, or a list of servers of this same model. Empty:
+    the embedded engine, or, for a name that is no model file, `OPENAI_BASE_URL`."""
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds the key. The key itself is never written anywhere."""
     headers: dict[str, str] = {}
@@ -50,16 +73,36 @@ class ModelConfig(_Section, frozen=True):
     extra_body: dict[str, Any] = {}
     """Added to the body of every request, e.g. a provider's own switches."""
     parallel: Annotated[int, Meta(ge=0)] = 0
-    """Requests in flight at once. 0: two for each core (at most 16) for
-    the embedded engine, 64 for a server."""
+    """The most requests in flight at once at each server. 0: two for each core (at most 16) for the
+    embedded engine; found out while it works for other servers."""
+    requests_per_minute: Annotated[float, Meta(ge=0)] = 0
+    """A provider's limit, kept to. 0: none."""
+    tokens_per_minute: Annotated[float, Meta(ge=0)] = 0
+    """A provider's limit of prompt and reply tokens together, kept to. 0: none."""
+    price: PriceConfig = PriceConfig()
     context: Annotated[int, Meta(ge=512)] = 4096
     """Embedded engine: tokens of context for each slot."""
     threads: Annotated[int, Meta(ge=0)] = 0
     """Embedded engine: threads that compute. 0: chosen from the machine."""
-    timeout: Annotated[float, Meta(gt=0)] = 600.0
+    timeout: Seconds = 600.0
     """Seconds that one request may take before it is tried again."""
-    retries: Annotated[int, Meta(ge=0)] = 6
-    """How often a fault of transport is retried before the run stops (it can be continued)."""
+    connect_timeout: Seconds = 15.0
+    """Seconds that opening a connection may take."""
+    idle_timeout: Seconds = 120.0
+    """Seconds of silence within a reply that has begun."""
+    retries: Annotated[int, Meta(ge=0)] = 16
+    """How often a request is tried again that the server does not answer while it answers others;
+    then its dialogue is recorded as failed."""
+    outage: Seconds = 600.0
+    """Seconds in which a server may answer nothing at all before the run stops (it can be
+    continued)."""
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The servers' addresses; none for the embedded engine."""
+        if isinstance(self.base_url, str):
+            return (self.base_url,) if self.base_url else ()
+        return self.base_url
 
 
 class RolesConfig(_Section, frozen=True):
@@ -188,7 +231,8 @@ class Config(_Section, frozen=True):
     attempts: Annotated[int, Meta(ge=1, le=9)] = 3
     """How often a reply that cannot be parsed is asked for, the first time included."""
     open: Annotated[int, Meta(ge=0)] = 0
-    """Dialogues under way at once. 0: as many as the slowest role's `parallel`."""
+    """Dialogues under way at once. 0: as many as the servers take requests."""
+    budget: BudgetConfig = BudgetConfig()
 
     def model_for(self, role: Role) -> ModelConfig:
         """The model that plays `role`."""
@@ -196,7 +240,8 @@ class Config(_Section, frozen=True):
 
 
 EXECUTION = re.compile(
-    r"n|open|models\.[^.]+\.(base_url|api_key_env|headers|parallel|threads|timeout|retries)(\..*)?"
+    r"n|open|budget\..*|models\.[^.]+\.(base_url|api_key_env|headers|parallel|threads|timeout"
+    r"|connect_timeout|idle_timeout|retries|outage|requests_per_minute|tokens_per_minute|price)(\..*)?"
 )
 """Keys that decide how a run is executed, not what it makes."""
 

@@ -71,7 +71,8 @@ async def _try(config: configuration.Config, files: Mapping[str, Path]) -> list[
     findings: list[Finding] = []
     note = lambda text: findings.append(Finding("engine", text))  # noqa: E731
     async with fleet.start(config, files, note) as started:
-        model = started.models["agent"]
+        pool = started.models["agent"]
+        model = pool.servers[0].model
         assert isinstance(model, HttpModel)
         can = model.capabilities
         findings.append(Finding("reachable", model.base_url, ok=True))
@@ -82,7 +83,7 @@ async def _try(config: configuration.Config, files: Mapping[str, Path]) -> list[
             Finding("system turn", _yes(can.system)),
             Finding("JSON schema", _yes(can.schema)),
         ]
-        findings += await _speed(model, started.parallel["agent"])
+        findings += await _speed(model, pool.capacity)
         findings.append(Finding("auto", f"chooses `{started.protocol(config)}`", ok=True))
     return findings
 

@@ -37,6 +37,10 @@ class ModelError(SdsdError):
     """A model server cannot serve this run: gone for good, wrong name, wrong key."""
 
 
+class ServerGone(ModelError):
+    """A server could not be reached when it was first asked."""
+
+
 class RunDirError(SdsdError):
     """A run directory belongs to another configuration, or another process holds it."""
 
@@ -68,6 +72,10 @@ class TransientError(Exception):
     def __init__(self, message: str, retry_after: float | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class Busy(TransientError):
+    """The server has too much to do: a rate limit, or overload. Fewer requests at once help."""
 
 
 class Unparseable(ValueError):

@@ -2,53 +2,70 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec import Struct
 
 from sdsd import weights
+from sdsd.client import Timeouts
 from sdsd.config import Config, ModelConfig, protocols
-from sdsd.errors import ConfigError
+from sdsd.errors import ConfigError, ServerGone
+from sdsd.limits import Rate
 from sdsd.models import Capabilities, Model, llamacpp
 from sdsd.models.http import HttpModel
+from sdsd.models.pool import Pool
+from sdsd.pace import Gauges
 from sdsd.types import ROLES, ProtocolName, Role
 
-SERVER_PARALLEL = 64
-"""Requests in flight at a server whose slots we do not know."""
+OPENAI = "https://api.openai.com/v1"
 
 
 class Fleet(Struct, frozen=True):
-    """Who plays which role, and how many requests each takes at once."""
+    """Who plays which role."""
 
-    models: dict[Role, Model]
-    parallel: dict[Role, int]
+    pools: dict[str, Pool]
+    """By name under `models`."""
+    roles: dict[Role, str]
+    """Names of the models that play them."""
+    changed: asyncio.Event
+    """Set when `capacity` has changed; whoever waits for it clears it."""
     weights: dict[str, str] = {}
     """By model name, the SHA-256 of its file, where it is known."""
+
+    @property
+    def models(self) -> dict[Role, Pool]:
+        """By role, the model that plays it."""
+        return {role: self.pools[name] for role, name in self.roles.items()}
+
+    @property
+    def capacity(self) -> int:
+        """Requests that the servers take at once, and so the dialogues worth having under way."""
+        return sum(pool.capacity for pool in self.pools.values())
+
+    def closed(self, dialogue: int) -> None:
+        """A dialogue is over."""
+        for pool in self.pools.values():
+            pool.closed(dialogue)
 
     def protocol(self, config: Config) -> ProtocolName:
         """The best protocol that is wanted and that the agent's server supports.
 
         Raises `ConfigError` if a protocol is demanded that the server cannot hold.
         """
-        wanted = protocols(config)
-        can = self.models["agent"].capabilities
+        wanted, agent = protocols(config), self.models["agent"]
         for name in wanted:
-            if supports(can, name):
+            if supports(agent.capabilities, name):
                 return name
         raise ConfigError(
             f"`dialogue.protocol: {wanted[0]}` needs "
             + ("raw completions and a chat template" if wanted[0] == "continuation" else "chat")
-            + f", which the server of `{self.models['agent'].name}` does not offer; "
+            + f", which the server of `{agent.name}` does not offer; "
             "choose another protocol, or `auto`"
         )
-
-    @property
-    def slots(self) -> int:
-        """Dialogues worth having under way at once."""
-        return min(self.parallel.values())
 
 
 def supports(can: Capabilities, protocol: ProtocolName) -> bool:
@@ -58,19 +75,44 @@ def supports(can: Capabilities, protocol: ProtocolName) -> bool:
     return can.chat
 
 
-def cast(models: Mapping[str, Model], config: Config, parallel: Mapping[str, int]) -> Fleet:
-    """Roles to models, as `config.roles` says."""
-    names: dict[Role, str] = {role: getattr(config.roles, role) for role in ROLES}
-    for role, name in names.items():
+def cast(
+    models: Mapping[str, Model | Sequence[Model]],
+    config: Config,
+    *,
+    limits: Mapping[str, int] | None = None,
+    stopping: asyncio.Event | None = None,
+    note: Callable[[str], None] = lambda text: None,
+) -> Fleet:
+    """Give the roles of `config` to models, each on one or more servers.
+
+    `limits` are requests at once by name, where the configuration leaves them open.
+    """
+    roles: dict[Role, str] = {role: getattr(config.roles, role) for role in ROLES}
+    for role, name in roles.items():
         if name not in models:
             raise ConfigError(
                 f"`roles.{role}` names the model `{name}`, which is not among those given "
                 f"({', '.join(models)}); give it too, or name another"
             )
-    return Fleet(
-        {role: models[name] for role, name in names.items()},
-        {role: parallel[name] for role, name in names.items()},
-    )
+    changed = asyncio.Event()
+    pools = {}
+    for name in sorted(set(roles.values())):
+        servers = models[name]
+        chosen = config.models.get(name) or ModelConfig()
+        pools[name] = Pool(
+            servers if isinstance(servers, Sequence) else [servers],
+            limit=chosen.parallel or (limits or {}).get(name, 0),
+            requests=_rate(chosen.requests_per_minute),
+            tokens=_rate(chosen.tokens_per_minute),
+            stopping=stopping,
+            changed=changed.set,
+            note=note,
+        )
+    return Fleet(pools, roles, changed)
+
+
+def _rate(per_minute: float) -> Rate | None:
+    return Rate(per_minute) if per_minute else None
 
 
 def fetch(config: Config, progress: weights.Progress | None = None) -> dict[str, Path]:
@@ -82,8 +124,20 @@ def fetch(config: Config, progress: weights.Progress | None = None) -> dict[str,
     return {
         name: weights.locate(chosen.model, progress)
         for name, chosen in needed.items()
-        if not chosen.base_url
+        if not addresses(chosen)
     }
+
+
+def addresses(chosen: ModelConfig, env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """Where a model is served; nothing for the embedded engine.
+
+    A name that is no model file belongs to the server that the environment names, as it does for
+    other programs: `OPENAI_BASE_URL`, or OpenAI itself if there is only `OPENAI_API_KEY`.
+    """
+    if chosen.urls or weights.is_file(chosen.model):
+        return chosen.urls
+    named = env.get("OPENAI_BASE_URL") or (OPENAI if env.get("OPENAI_API_KEY") else "")
+    return (named,) if named else ()
 
 
 def _used(config: Config) -> list[str]:
@@ -92,39 +146,69 @@ def _used(config: Config) -> list[str]:
 
 @contextlib.asynccontextmanager
 async def start(
-    config: Config, files: Mapping[str, Path], note: Callable[[str], None]
+    config: Config,
+    files: Mapping[str, Path],
+    note: Callable[[str], None],
+    stopping: asyncio.Event | None = None,
 ) -> AsyncIterator[Fleet]:
     """Start or reach every model that has a role; stop what was started when done.
 
     `files` comes from `fetch`; `note` hears what is happening.
     """
     async with contextlib.AsyncExitStack() as stack:
-        models: dict[str, Model] = {}
-        parallel: dict[str, int] = {}
+        models: dict[str, list[HttpModel]] = {}
+        limits: dict[str, int] = {}
         hashes: dict[str, str] = {}
         for name in _used(config):
             chosen = config.models[name]
-            url = chosen.base_url
-            if url:
-                parallel[name] = chosen.parallel or SERVER_PARALLEL
-            else:
-                parallel[name] = chosen.parallel or llamacpp.default_slots()
+            urls = addresses(chosen)
+            if not urls:
+                limits[name] = chosen.parallel or llamacpp.default_slots()
                 hashes.update(_known_hash(chosen.model))
-                url = stack.enter_context(_engine(files[name], chosen, parallel[name], note))
-            models[name] = await stack.enter_async_context(
-                HttpModel(
-                    chosen.model,
-                    url,
-                    key=os.environ.get(chosen.api_key_env, "") if chosen.base_url else "",
-                    headers=chosen.headers,
-                    extra_body=chosen.extra_body,
-                    timeout=chosen.timeout,
-                    limit=parallel[name] + 4,
-                )
-            )
-            await models[name].probe()  # type: ignore[attr-defined]
-        fleet = cast(models, config, parallel)
-        yield Fleet(fleet.models, fleet.parallel, hashes)
+                urls = (stack.enter_context(_engine(files[name], chosen, limits[name], note)),)
+                key = ""
+            else:
+                key = os.environ.get(chosen.api_key_env, "")
+            models[name] = [
+                await stack.enter_async_context(_server(chosen, url, key)) for url in urls
+            ]
+            await _probe(models[name], note)
+            limits.setdefault(name, models[name][0].capabilities.slots)
+        fleet = cast(models, config, limits=limits, stopping=stopping, note=note)
+        for pool in fleet.pools.values():
+            await stack.enter_async_context(pool.watched(_gauges))
+        yield Fleet(fleet.pools, fleet.roles, fleet.changed, hashes)
+
+
+def _server(chosen: ModelConfig, url: str, key: str) -> HttpModel:
+    return HttpModel(
+        chosen.model,
+        url,
+        key=key,
+        headers=chosen.headers,
+        extra_body=chosen.extra_body,
+        timeouts=Timeouts(chosen.timeout, chosen.connect_timeout, chosen.idle_timeout),
+    )
+
+
+async def _probe(servers: Sequence[HttpModel], note: Callable[[str], None]) -> None:
+    """Ask the first server that answers what it can do; the others are taken to be like it."""
+    for server in servers:
+        try:
+            can = await server.probe()
+            break
+        except ServerGone as gone:
+            fault = gone
+            if len(servers) > 1:
+                note(str(gone))
+    else:
+        raise fault
+    for other in servers:
+        other.capabilities = can
+
+
+async def _gauges(model: Model) -> Gauges | None:
+    return await model.gauges() if isinstance(model, HttpModel) else None
 
 
 def _engine(

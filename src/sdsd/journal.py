@@ -77,6 +77,8 @@ def fingerprint(request: Request, model: str) -> Fingerprint:
     parts["sampling"] = _short(msgspec.json.encode(sampling))
     if request.schema is not None:
         parts["schema"] = _short(msgspec.json.encode(request.schema))
+    if request.weigh:
+        parts["weigh"] = _short(msgspec.json.encode(request.weigh))
     return parts
 
 

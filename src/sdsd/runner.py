@@ -167,10 +167,10 @@ async def _make_all(
         async with open_session(config, journal, stopping, tell, files, models) as session:
             manifest = _manifest(inputs, rundir, session.fleet)
             done = sum(journal.outcomes().values())
-            slots = config.open or session.fleet.slots
+            slots = config.open or session.fleet.capacity
             tell(Began(rundir.path, config.n, done, slots, manifest.protocol))
             drive = _Drive(inputs, method(inputs, manifest), journal, session, stopping, tell)
-            await drive.all(journal.unfinished(config.n), slots)
+            await drive.all(journal.unfinished(config.n), config.open)
     return stopping.is_set()
 
 
@@ -184,29 +184,40 @@ class _Drive(Struct, frozen=True):
     stopping: asyncio.Event
     tell: Callable[[Event], None]
 
-    async def all(self, indexes: Iterator[int], slots: int) -> None:
-        """Keep `slots` dialogues open until the indexes are used up or the run is stopping.
+    async def all(self, indexes: Iterator[int], most: int) -> None:
+        """Make the dialogues of `indexes`, until they are used up or the run is stopping.
 
-        An error stops the run as Ctrl-C does: calls in flight are finished and kept, then it is
-        raised.
+        As many are under way as the servers take requests, which may change at any time, and at
+        most `most` unless that is 0. An error stops the run as Ctrl-C does: calls in flight are
+        finished and kept, then it is raised.
         """
         errors: list[SdsdError] = []
+        fleet, room = self.session.fleet, self.session.fleet.changed
+        under_way = 0
 
-        async def worker() -> None:
-            for index in indexes:
-                if self.stopping.is_set():
-                    return
-                try:
-                    await self.one(index)
-                except Stopped:
-                    return
-                except SdsdError as error:
-                    errors.append(error)
-                    self.stopping.set()
+        async def make(index: int) -> None:
+            nonlocal under_way
+            try:
+                await self.one(index)
+            except Stopped:
+                pass
+            except SdsdError as error:
+                errors.append(error)
+                self.stopping.set()
+            finally:
+                fleet.closed(index)
+                under_way -= 1
+                room.set()
 
         async with asyncio.TaskGroup() as group:
-            for _ in range(slots):
-                group.create_task(worker())
+            for index in indexes:
+                while under_way >= (most or fleet.capacity) and not self.stopping.is_set():
+                    room.clear()
+                    await room.wait()
+                if self.stopping.is_set():
+                    break
+                under_way += 1
+                group.create_task(make(index))
         if errors:
             raise errors[0]
 

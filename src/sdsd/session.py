@@ -21,7 +21,7 @@ from sdsd.errors import Stopped
 from sdsd.fleet import Fleet
 from sdsd.journal import Journal, stage_of
 from sdsd.models import Model
-from sdsd.types import ROLES, Answer, Completion, Record
+from sdsd.types import ROLES, Answer, Completion, Record, Role
 
 T = TypeVar("T")
 
@@ -72,7 +72,7 @@ class Session(Struct, frozen=True):
     @property
     def names(self) -> dict[str, str]:
         """By role, the model that plays it."""
-        return {role: model.name for role, model in self.fleet.models.items()}
+        return {role: pool.name for role, pool in self.fleet.models.items()}
 
 
 @contextlib.asynccontextmanager
@@ -90,14 +90,15 @@ async def open_session(
         if isinstance(answer, Completion):
             tell(Called(call, answer))
 
+    def note(text: str) -> None:
+        tell(Noted(text))
+
     async with contextlib.AsyncExitStack() as stack:
         if own is None:
-            note = lambda text: tell(Noted(text))  # noqa: E731
-            fleet = await stack.enter_async_context(fleets.start(config, files, note))
+            starting = fleets.start(config, files, note, stopping)
+            fleet = await stack.enter_async_context(starting)
         else:
-            limits = {name: model.parallel for name, model in config.models.items()}
-            parallel = {name: limits.get(name) or fleets.SERVER_PARALLEL for name in own}
-            fleet = fleets.cast(own, config, parallel)
+            fleet = fleets.cast(own, config, stopping=stopping, note=note)
         yield Session(fleet, onion(fleet, config, journal, stopping, watched))
 
 
@@ -108,12 +109,22 @@ def onion(
     stopping: asyncio.Event,
     watched: Callable[[Call, Answer], None],
 ) -> Sender:
-    """commit( limit( halt( retry( complete )))): the way of a request that is not recorded."""
-    places = {role: asyncio.Semaphore(k) for role, k in fleet.parallel.items()}
-    send = door.complete(fleet.models)
-    send = door.retry(send, {role: config.model_for(role).retries for role in ROLES})
-    send = door.halt(send, stopping)  # inside the limit: who waits there is not sent any more
-    send = door.limit(send, places)
+    """commit( halt( retry( complete ))): the way of a request that is not recorded."""
+    models = fleet.models
+
+    async def sleep(seconds: float) -> None:
+        """Wait, but not into a stop."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await stopping.wait()
+                raise Stopped("stopped")
+
+    chosen = {role: config.model_for(role) for role in ROLES}
+    patience = {role: door.Patience(m.retries, m.outage) for role, m in chosen.items()}
+    names: dict[Role, str] = {role: models[role].name for role in ROLES}
+    send = door.complete(models)
+    send = door.retry(send, patience, names, sleep=sleep)
+    send = door.halt(send, stopping)
     return door.commit(send, journal, watched)
 
 

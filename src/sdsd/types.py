@@ -125,6 +125,8 @@ class Verdict(Struct, frozen=True):
     severity: Severity | None = None
     grounded: bool = False
     """The quotation really occurs in the utterance (after normalising space, case, quotes)."""
+    probability: float | None = None
+    """How likely the critic's model was to say "violated" there; None where servers do not tell."""
 
     @property
     def confirmed(self) -> bool:
@@ -204,6 +206,8 @@ class Request(Struct, frozen=True):
     stop: tuple[str, ...] = ()
     schema: dict[str, Any] | None = None
     """JSON schema that the reply must satisfy; sent only to servers that can constrain."""
+    weigh: tuple[str, ...] = ()
+    """Words that the reply chooses among, whose probabilities are wanted (where servers tell)."""
 
 
 class Completion(Struct, frozen=True, tag="completion"):
@@ -216,6 +220,8 @@ class Completion(Struct, frozen=True, tag="completion"):
     cached_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    weights: dict[str, float] = {}
+    """How likely each of `Request.weigh` was where the reply chose; empty where unknown."""
 
 
 class Refusal(Struct, frozen=True, tag="refusal"):

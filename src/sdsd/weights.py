@@ -180,6 +180,13 @@ def locate(
     return _obtain(store.row(name), store, progress or _silent, offline)
 
 
+def is_file(name: str) -> bool:
+    """Whether `name` means a model file (`locate`), not a model that some server knows."""
+    path = Path(name).expanduser()
+    named = name.startswith("hf:") or any(name == row.name for row in ROWS)
+    return named or path.suffix == ".gguf" or path.is_file()
+
+
 def pull(name: str, progress: Progress | None = None, *, store: Store | None = None) -> Path:
     """Fetch the file of a row, unless it is there. Raises `WeightsError` that says what failed."""
     store = store or Store()

@@ -27,6 +27,16 @@ class Capabilities(Struct, frozen=True):
     """Chats may open with a system turn. Otherwise it is folded into the first user turn."""
     schema: bool = False
     """Replies can be held to a JSON schema."""
+    logprobs: bool = False
+    """Chats tell how likely their tokens were."""
+    slots: int = 0
+    """Requests that it answers at once, if it tells; 0: not known."""
+    seed: bool = True
+    """A sampling seed is taken."""
+    sampling: bool = True
+    """Temperature and top_p are taken."""
+    length_key: str = "max_tokens"
+    """The field that limits the length of a reply."""
 
 
 class Model(Protocol):

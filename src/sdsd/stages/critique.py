@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sdsd import parse
 from sdsd.config import CritiqueConfig
@@ -74,10 +75,13 @@ async def criticise(
             max_tokens=config.max_tokens,
             temperature=config.temperature,
             schema=SCHEMA if schema else None,
+            weigh=("true", "false") if schema else ("yes", "no"),
         )
 
         def read(completion: Completion, principle: Principle = principle) -> Verdict:
-            return parse.verdict(completion.text, principle.id, case.utterance)
+            verdict = parse.verdict(completion.text, principle.id, case.utterance)
+            weights = completion.weights
+            return replace(verdict, probability=weights.get("true", weights.get("yes")))
 
         def strict(completion: Completion) -> Verdict:
             verdict = read(completion)

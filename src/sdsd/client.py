@@ -1,0 +1,364 @@
+"""A lean HTTP/1.1 client for one address: kept-alive connections, time-outs, and nothing else.
+
+The way to a model is the hot path, and a general client is most of its cost: see
+`bench/driver_cost.py`, which compares this one with aiohttp. llhttp (`httptools`) does the parsing;
+here is only what a POST of JSON needs. No redirects, no cookies, no compression.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+import urllib.request
+from collections import deque
+from collections.abc import Mapping
+from typing import Self
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import httptools
+from msgspec import Struct
+
+from sdsd.errors import ModelError, TransientError
+
+MOST_BYTES = 64 * 2**20
+"""A longer reply is no completion; it is refused before it fills the memory."""
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+class Reply(Struct, frozen=True):
+    """What a server answered. Header names are lower case."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str]
+
+
+class Timeouts(Struct, frozen=True):
+    """Seconds."""
+
+    total: float = 600.0
+    """From sending a request to the last byte of its reply."""
+    connect: float = 15.0
+    """To open a connection, TLS included."""
+    idle: float = 120.0
+    """Between two pieces of a reply that has begun."""
+
+
+class Client:
+    """Requests to one `base_url`. An async context manager: it owns its connections.
+
+    As many connections are opened as there are requests at once; whoever calls bounds that.
+    Raises `TransientError` for whatever happens on the way.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        headers: Mapping[str, str] | None = None,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._address = _split(self.base_url)
+        self._timeouts = timeouts or Timeouts()
+        self._proxy = _proxy(self._address)
+        self._heads: dict[tuple[str, str], bytes] = {}
+        self._lines = self._constant_lines(headers or {})
+        self._idle: deque[_Connection] = deque()
+        self._open: set[_Connection] = set()
+        self._tls: ssl.SSLContext | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+        for connection in list(self._open):
+            connection.close()
+        await asyncio.sleep(0)  # the transports learn of it
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        *,
+        root: bool = False,
+    ) -> Reply:
+        """One request. `path` is below `base_url`, or below what it has before `/v1` (`root`)."""
+        head = self._heads.get((method, path)) if not (headers or root) else None
+        if head is None:
+            head = self._head(method, path, headers or {}, root=root)
+            if not (headers or root):
+                self._heads[method, path] = head
+        data = b"%b%d\r\n\r\n%b" % (head, len(body), body)
+        while self._idle:
+            connection = self._idle.pop()
+            try:
+                return await connection.exchange(data, self._timeouts)
+            except _NeverHeard:
+                # The server had closed it while it lay idle, which shows only now.
+                continue
+            finally:
+                self._keep(connection)
+        connection = await self._connect()
+        try:
+            return await connection.exchange(data, self._timeouts)
+        except _NeverHeard as error:
+            raise TransientError(f"{self.base_url}: {error}") from None
+        finally:
+            self._keep(connection)
+
+    def _keep(self, connection: _Connection) -> None:
+        if connection.reusable:
+            self._idle.append(connection)
+        else:
+            self._open.discard(connection)
+
+    async def _connect(self) -> _Connection:
+        try:
+            async with asyncio.timeout(self._timeouts.connect):
+                connection = await self._opened()
+        except TimeoutError:
+            seconds = self._timeouts.connect
+            raise TransientError(f"{self.base_url}: no connection in {seconds:g} s") from None
+        except (OSError, _NeverHeard, UnicodeError) as error:
+            raise TransientError(f"{self.base_url}: cannot connect: {error}") from None
+        self._open.add(connection)
+        return connection
+
+    async def _opened(self) -> _Connection:
+        loop, address = asyncio.get_running_loop(), self._address
+        host, port, secure = _host(address), _port(address), address.scheme == "https"
+        if secure and self._tls is None:
+            self._tls = ssl.create_default_context()
+        via = self._proxy
+        make = lambda: _Connection(self.base_url)  # noqa: E731
+        if via is None:
+            _, connection = await loop.create_connection(make, host, port, ssl=self._tls)
+            return connection
+        transport, connection = await loop.create_connection(make, _host(via), _port(via))
+        if secure:
+            way = await connection.exchange(_tunnel(host, port, via), self._timeouts, tunnel=True)
+            if way.status != 200:
+                connection.close()
+                raise OSError(f"the proxy {_host(via)} answered {way.status}")
+            secured = await loop.start_tls(transport, connection, self._tls, server_hostname=host)  # type: ignore[arg-type]
+            connection.connection_made(secured)  # type: ignore[arg-type]
+        return connection
+
+    def _constant_lines(self, headers: Mapping[str, str]) -> str:
+        """The header lines that every request has."""
+        host = self._address.netloc.rpartition("@")[2]
+        lines = {"Host": host, "Accept": "application/json", "User-Agent": "sdsd", **headers}
+        if self._proxy is not None and self._address.scheme == "http":
+            lines |= _proxy_authorization(self._proxy)
+        for name, value in lines.items():
+            if not f"{name}{value}".isprintable() or not value.isascii():
+                raise ModelError(f"{self.base_url}: the header `{name}` holds what no header may")
+        return "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+
+    def _head(self, method: str, path: str, headers: Mapping[str, str], *, root: bool) -> bytes:
+        """Everything before the length of the body."""
+        address = self._address
+        base = address.path.removesuffix("/v1") if root else address.path
+        target = f"{base}{path}"
+        if self._proxy is not None and address.scheme == "http":
+            target = f"http://{address.netloc.rpartition('@')[2]}{target}"
+        own = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"{method} {target} HTTP/1.1\r\n{self._lines}{own}Content-Length: ".encode()
+
+
+class _NeverHeard(Exception):
+    """The connection ended before the first byte of a reply."""
+
+
+class _Connection(asyncio.Protocol):
+    """One connection; at most one exchange at a time."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._transport: asyncio.Transport | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._waiting: asyncio.Future[Reply] | None = None
+        self._tunnel = False
+        self._forget()
+        self.reusable = False
+        """Open, and its last exchange left nothing behind."""
+
+    def _forget(self) -> None:
+        """Make ready for a reply."""
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._headers: dict[str, str] = {}
+        self._bodied = False
+        self._heard = 0.0
+
+    async def exchange(self, data: bytes, timeouts: Timeouts, *, tunnel: bool = False) -> Reply:
+        """Send one request and read its reply. Raises `TransientError` or `_NeverHeard`."""
+        loop = asyncio.get_running_loop()
+        if self._transport is None or self._transport.is_closing():
+            self.reusable = False
+            raise _NeverHeard("closed")
+        self.reusable = False
+        self._forget()
+        self._parser = httptools.HttpResponseParser(self)
+        self._tunnel = tunnel
+        waiting: asyncio.Future[Reply] = loop.create_future()
+        self._waiting = waiting
+        self._transport.write(data)
+        deadline = loop.time() + timeouts.total
+        first_look = min(timeouts.idle, timeouts.total)
+        self._alarm = loop.call_later(first_look, self._watch, deadline, timeouts)
+        try:
+            return await waiting
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._alarm.cancel()
+            self._waiting = None
+
+    def _watch(self, deadline: float, timeouts: Timeouts) -> None:
+        """Look whether the reply is late, and when to look again."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        quiet = self._heard + timeouts.idle if self._heard else deadline
+        if now >= deadline:
+            self._fail(TransientError(f"{self._name}: no whole reply in {timeouts.total:g} s"))
+        elif now >= quiet:
+            self._fail(TransientError(f"{self._name}: silent for {timeouts.idle:g} s in a reply"))
+        else:
+            again = min(deadline, quiet, now + timeouts.idle)
+            self._alarm = loop.call_at(again, self._watch, deadline, timeouts)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self.reusable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _fail(self, error: Exception) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(error)
+
+    # -- called by the loop ----------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        if self._waiting is None or self._waiting.done():
+            self.close()  # nobody asked: a second reply, or one for nobody
+            return
+        self._heard = asyncio.get_running_loop().time()
+        assert self._parser is not None
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self.on_message_complete()  # a tunnel is through
+        except httptools.HttpParserError as error:
+            self._fail(TransientError(f"{self._name}: not HTTP: {error}"))
+            self.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.reusable = False
+        if self._waiting is None or self._waiting.done():
+            return
+        if not self._heard:
+            self._fail(_NeverHeard(f"the server closed the connection{_because(error)}"))
+        elif self._bodied and not self._sized():
+            self.on_message_complete()  # the end of the connection is the end of such a reply
+        else:
+            self._fail(TransientError(f"{self._name}: the reply broke off{_because(error)}"))
+
+    # -- called by the parser --------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._grown(len(name) + len(value))
+
+    def on_headers_complete(self) -> None:
+        self._bodied = True
+        if self._tunnel:
+            self.on_message_complete()
+
+    def on_body(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._grown(len(piece))
+
+    def _grown(self, size: int) -> None:
+        self._size += size
+        if self._size > MOST_BYTES:
+            self._fail(TransientError(f"{self._name}: a reply of more than {MOST_BYTES:,} bytes"))
+            self.close()
+
+    def on_message_complete(self) -> None:
+        parser, waiting = self._parser, self._waiting
+        assert parser is not None
+        if waiting is None or waiting.done():
+            self.close()  # more was sent than asked for: nothing that follows can be trusted
+            return
+        status = parser.get_status_code()
+        if status < 200:  # "continue" and the like come before the reply
+            self._forget()
+            return
+        self.reusable = parser.should_keep_alive() and not self._tunnel
+        waiting.set_result(Reply(status, b"".join(self._pieces), self._headers))
+        self._forget()  # whatever comes now belongs to no reply of ours
+
+    def _sized(self) -> bool:
+        """The headers say where the body ends."""
+        return "content-length" in self._headers or "transfer-encoding" in self._headers
+
+
+def _because(error: Exception | None) -> str:
+    return f" ({error})" if error else ""
+
+
+def _split(url: str) -> SplitResult:
+    """The parts of an address. Raises `ModelError` if it is none."""
+    try:
+        address = urlsplit(url)
+        address.port  # noqa: B018  (it is checked by being read)
+    except ValueError as error:
+        raise ModelError(
+            f"{url}: not an address ({error}); e.g. http://localhost:8000/v1"
+        ) from None
+    if address.scheme not in ("http", "https") or not address.hostname or not url.isprintable():
+        raise ModelError(f"{url}: not an address; write it like http://localhost:8000/v1")
+    return address
+
+
+def _host(address: SplitResult) -> str:
+    return address.hostname or ""
+
+
+def _port(address: SplitResult) -> int:
+    return address.port or (443 if address.scheme == "https" else 80)
+
+
+def _tunnel(host: str, port: int, proxy: SplitResult) -> bytes:
+    """The request that opens a way through a proxy."""
+    lines = "".join(f"{k}: {v}\r\n" for k, v in _proxy_authorization(proxy).items())
+    return f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n{lines}\r\n".encode()
+
+
+def _proxy_authorization(proxy: SplitResult) -> dict[str, str]:
+    if not proxy.username:
+        return {}
+    words = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(words).decode()}"}
+
+
+def _proxy(address: SplitResult) -> SplitResult | None:
+    """The proxy that the environment names for this address; never one for this machine."""
+    host = _host(address)
+    if host in _LOOPBACK or urllib.request.proxy_bypass(host):
+        return None
+    named = urllib.request.getproxies().get(address.scheme)
+    return _split(named if "//" in named else f"http://{named}") if named else None

@@ -1,0 +1,169 @@
+"""The number of places, found against servers whose behaviour is known."""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Callable
+
+import pytest
+
+from sdsd.limits import Gate
+from sdsd.pace import FIRST, Gauges, Pace
+from sdsd.types import Completion
+
+
+class World:
+    """A closed loop: `dialogues` of `turns` each, as many at once as the gate has places.
+
+    `seconds(running)` is how long a server takes for one reply with so many at once. Its cache
+    holds `blocks` prefixes' tokens, least recently used first out.
+    """
+
+    def __init__(
+        self,
+        seconds: Callable[[int], float],
+        *,
+        search: bool = True,
+        most: int = 1024,
+        cap: int = 10**9,
+        cache: int = 10**9,
+        reports: bool = True,
+    ) -> None:
+        self.now = 0.0
+        self.gate = Gate(most)
+        self.notes: list[str] = []
+        self.pace = Pace(
+            self.gate, most, search=search, note=self.notes.append, clock=lambda: self.now
+        )
+        self.refused = 0
+        self.cached = self.asked = 0
+        self.peak = 0
+        self._seconds, self._cap, self._cache, self._reports = seconds, cap, cache, reports
+
+    def run(self, dialogues: int, turns: int = 8, words: int = 60) -> float:
+        """Seconds until all are done."""
+        ends: list[tuple[float, int, float, int]] = []
+        depth = dict.fromkeys(range(dialogues), 0)
+        ready = list(range(dialogues))
+        held: OrderedDict[int, int] = OrderedDict()
+        since = dict.fromkeys(range(dialogues), 0.0)
+        heapq.heapify(ready)
+        while ready or ends:
+            while ready and self.gate.busy < self.gate.limit:
+                index = heapq.heappop(ready)
+                self.gate.busy += 1
+                self.peak = max(self.peak, self.gate.busy)
+                if self.gate.busy > self._cap:
+                    self.refused += 1
+                    self.pace.refused(1.0)
+                    self.gate.busy -= 1
+                    heapq.heappush(ends, (self.now + 1.0, -index - 1, 0.0, 0))
+                    continue
+                heapq.heappush(
+                    ends,
+                    (self.now + self._seconds(self.gate.busy), index, self.now, self.gate.busy),
+                )
+            self.now, index, began, busy = heapq.heappop(ends)
+            if index < 0:
+                heapq.heappush(ready, -index - 1)
+                continue
+            found = held.pop(index, 0)
+            prompt = words * (depth[index] + 1)
+            held[index] = prompt + words
+            while sum(held.values()) > self._cache:
+                held.popitem(last=False)
+            self.cached += found
+            self.asked += prompt
+            answer = Completion(
+                "",
+                prompt_tokens=prompt,
+                cached_tokens=min(found, prompt) if self._reports else 0,
+                completion_tokens=words,
+                seconds=self.now - began,
+            )
+            self.pace.answered(index, "agent", answer, busy=busy, waited=began > since[index])
+            self.gate.busy -= 1
+            depth[index] += 1
+            since[index] = self.now
+            if depth[index] < turns:
+                heapq.heappush(ready, index)
+            else:
+                self.pace.closed(index)
+        return self.now
+
+
+@pytest.mark.parametrize("slots", [1, 4, 32, 256])
+def test_the_knee_of_a_server_that_queues_is_found(slots: int) -> None:
+    """A server of so many slots writes no more with more requests: they only wait in it."""
+    world = World(lambda running: max(running, slots) / slots)
+    world.run(3000 if slots > 32 else 600)
+    assert slots / 2 <= world.gate.limit <= 2 * slots
+    assert any("requests at once from here on" in note for note in world.notes)
+
+
+def test_a_server_that_never_slows_down_gets_all() -> None:
+    world = World(lambda running: 1.0)
+    world.run(8000)
+    assert world.gate.limit == 1024
+
+
+def test_an_explicit_limit_is_never_exceeded() -> None:
+    world = World(lambda running: 1.0, search=False, most=24)
+    world.run(400)
+    assert world.peak == 24 == world.gate.limit
+
+
+@pytest.mark.parametrize("search", [True, False])
+def test_refusals_teach_what_the_server_holds(search: bool) -> None:
+    world = World(lambda running: 0.2, search=search, most=128, cap=16)
+    took = world.run(600, turns=1)
+    assert took <= 1.15 * 600 * 0.2 / 16
+    assert world.refused < 40
+    assert world.gate.limit in (16, 17)
+
+
+def test_a_server_that_refuses_everything_is_left_alone_for_as_long_as_it_says() -> None:
+    gate, now = Gate(8), [0.0]
+    pace = Pace(gate, 8, search=False, clock=lambda: now[0])
+    for _ in range(8):
+        gate.try_enter()
+    for _ in range(8):
+        pace.refused(30.0)
+        gate.leave()
+    assert gate.limit == 1
+    assert pace.pause == 30.0
+    now[0] = 31.0
+    assert pace.pause == 0.0
+
+
+def test_dialogues_under_way_are_no_more_than_the_cache_holds() -> None:
+    """Found from the replies alone, and worth it: much more comes from the cache than without."""
+    room = 64 * 540  # of the 256 that it could answer at once
+    seconds = lambda running: max(running, 256) / 256  # noqa: E731
+    blind = World(seconds, most=256, cache=room, reports=False)
+    blind.run(2000)
+    seeing = World(seconds, most=256, cache=room)
+    seeing.run(2000)
+    assert blind.cached / blind.asked < 0.3
+    assert seeing.cached / seeing.asked > 0.7
+    assert 32 <= seeing.gate.limit <= 128
+
+
+def test_a_server_that_tells_its_cache_is_believed() -> None:
+    gate = Gate(256)
+    pace = Pace(gate, 256, search=True)
+    pace.told(Gauges(cache_tokens=8_000))
+    for index in range(256):
+        answer = Completion("", prompt_tokens=700, completion_tokens=20, seconds=1.0)
+        pace.answered(index, "agent", answer, busy=9, waited=False)
+    assert gate.limit == 10
+
+
+def test_a_queue_in_the_server_ends_the_search() -> None:
+    gate = Gate(1024)
+    pace = Pace(gate, 1024, search=True)
+    pace.told(Gauges(running=12, waiting=0))
+    assert gate.limit == FIRST
+    pace.told(Gauges(running=12, waiting=20))
+    assert gate.limit == 12
