@@ -242,7 +242,7 @@ def test_a_run_against_a_server(command: Command, tmp_path: Path) -> None:
         assert first.code == 0, first
         assert "done: 4 of 4 dialogues, " in first.out
         assert f"report  {out / 'report.html'}\n" in first.out
-        assert f"{out}: 0 of 4 dialogues done, continuation, 64 open" in first.err
+        assert f"{out}: 0 of 4 dialogues done, continuation, 16 open" in first.err
         assert len(re.findall(r"^\[\d/4\] dialogue \d: ", first.err, re.MULTILINE)) == 4
 
         before = len(read_log(tmp_path / "log"))

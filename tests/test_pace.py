@@ -104,7 +104,7 @@ def test_the_knee_of_a_server_that_queues_is_found(slots: int) -> None:
 
 def test_a_server_that_never_slows_down_gets_all() -> None:
     world = World(lambda running: 1.0)
-    world.run(8000)
+    world.run(2500)
     assert world.gate.limit == 1024
 
 

@@ -57,6 +57,21 @@ class BudgetConfig(_Section, frozen=True):
     """In the currency of the prices. 0: no bound."""
 
 
+class ObserveConfig(_Section, frozen=True):
+    """What a run tells while it goes on; see `docs/observability.md`."""
+
+    log: bool = True
+    """Keep `logs/run.jsonl`."""
+    calls: bool = False
+    """A line for each call in the log, too."""
+    metrics: bool = True
+    """Keep `metrics.prom`, for Prometheus."""
+    port: Annotated[int, Meta(ge=0, le=65535)] | None = None
+    """Answer `GET /metrics` on this port of 127.0.0.1. 0: a free one. Empty: none."""
+    content: bool = False
+    """Let texts of prompts and replies into OpenTelemetry's spans."""
+
+
 class ModelConfig(_Section, frozen=True):
     """One model: the embedded engine, or any OpenAI-compatible server."""
 
@@ -233,6 +248,7 @@ class Config(_Section, frozen=True):
     open: Annotated[int, Meta(ge=0)] = 0
     """Dialogues under way at once. 0: as many as the servers take requests."""
     budget: BudgetConfig = BudgetConfig()
+    observe: ObserveConfig = ObserveConfig()
 
     def model_for(self, role: Role) -> ModelConfig:
         """The model that plays `role`."""
@@ -240,7 +256,7 @@ class Config(_Section, frozen=True):
 
 
 EXECUTION = re.compile(
-    r"n|open|budget\..*|models\.[^.]+\.(base_url|api_key_env|headers|parallel|threads|timeout"
+    r"n|open|budget\..*|observe\..*|models\.[^.]+\.(base_url|api_key_env|headers|parallel|threads|timeout"
     r"|connect_timeout|idle_timeout|retries|outage|requests_per_minute|tokens_per_minute|price)(\..*)?"
 )
 """Keys that decide how a run is executed, not what it makes."""

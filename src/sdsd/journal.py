@@ -27,7 +27,7 @@ import msgspec
 from msgspec import Struct
 
 from sdsd.errors import JournalError
-from sdsd.types import Answer, Record, Request
+from sdsd.types import Answer, Completion, Record, Request
 
 MIGRATIONS = (
     """
@@ -48,10 +48,48 @@ MIGRATIONS = (
     );
     CREATE INDEX record_outcome ON record (outcome, rule);
     """,
+    """
+    CREATE TABLE usage (  -- sums over `answer`, so that nobody has to read it all to know them
+        stage  TEXT NOT NULL,
+        role   TEXT NOT NULL,
+        model  TEXT NOT NULL,
+        calls  INTEGER NOT NULL,
+        prompt_tokens     INTEGER NOT NULL,
+        cached_tokens     INTEGER NOT NULL,
+        completion_tokens INTEGER NOT NULL,
+        seconds           REAL NOT NULL,
+        PRIMARY KEY (stage, role, model)
+    );
+    INSERT INTO usage SELECT
+        CASE instr(step, '/') WHEN 0 THEN step ELSE substr(step, 1, instr(step, '/') - 1) END,
+        json_extract(CAST(request AS TEXT), '$.role'),
+        json_extract(CAST(request AS TEXT), '$.model'),
+        count(*),
+        total(json_extract(CAST(body AS TEXT), '$.prompt_tokens')),
+        total(json_extract(CAST(body AS TEXT), '$.cached_tokens')),
+        total(json_extract(CAST(body AS TEXT), '$.completion_tokens')),
+        total(json_extract(CAST(body AS TEXT), '$.seconds'))
+    FROM answer WHERE json_extract(CAST(body AS TEXT), '$.type') = 'completion' GROUP BY 1, 2, 3;
+    """,
 )
 """Schema versions in order; append only. `PRAGMA user_version` counts those applied."""
 
 Fingerprint = dict[str, str]
+
+
+class Usage(Struct, frozen=True):
+    """What a model was asked in one role, for one stage, and answered."""
+
+    stage: str
+    role: str
+    model: str
+    calls: int
+    prompt_tokens: int
+    cached_tokens: int
+    """Of the prompt tokens, those that the server found in its cache."""
+    completion_tokens: int
+    seconds: float
+    """From asking to having the answer, added up."""
 
 
 class Entry(Struct, frozen=True):
@@ -90,6 +128,8 @@ class _Write(Struct):
     sql: str
     row: tuple[Any, ...]
     done: asyncio.Future[None]
+    usage: tuple[Any, ...] | None = None
+    """The fields of `Usage`, to be added to the sums."""
 
 
 class Journal:
@@ -186,6 +226,11 @@ class Journal:
         ((count,),) = self._read("SELECT count(*) FROM answer")
         return int(count)
 
+    def usage(self) -> list[Usage]:
+        """What was asked and answered, by stage, role and model."""
+        rows = self._read("SELECT * FROM usage ORDER BY stage, role, model")
+        return [Usage(*row) for row in rows]
+
     def times(self) -> Iterator[tuple[float, str, int]]:
         """(unix time, stage, completion tokens) of every answer, by time."""
         rows = self._reader.execute("SELECT at, step, body FROM answer ORDER BY at")
@@ -218,7 +263,12 @@ class Journal:
         """Record one answer. It is on its way at once; awaiting says that it is on disk."""
         body = msgspec.json.encode(answer)
         row = (scenario, step, msgspec.json.encode(request), body, time.time())
-        return self._write("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", row)
+        usage = None
+        if isinstance(answer, Completion):
+            key = (stage_of(step), request.get("role", ""), request.get("model", ""))
+            tokens = (answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens)
+            usage = (*key, 1, *tokens, answer.seconds)
+        return self._write("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", row, usage)
 
     def finish(self, record: Record) -> asyncio.Future[None]:
         """Record a finished dialogue, in the same way."""
@@ -227,11 +277,13 @@ class Journal:
         row = (scenario.index, scenario.id, record.outcome, record.rule, body)
         return self._write("INSERT INTO record VALUES (?, ?, ?, ?, ?)", row)
 
-    def _write(self, sql: str, row: tuple[Any, ...]) -> asyncio.Future[None]:
+    def _write(
+        self, sql: str, row: tuple[Any, ...], usage: tuple[Any, ...] | None = None
+    ) -> asyncio.Future[None]:
         if not self._writer.is_alive():
             raise JournalError(f"{self.path}: is closed, or was opened for reading only")
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put(_Write(sql, row, done))
+        self._queue.put(_Write(sql, row, done, usage))
         return done
 
     def _write_all(self) -> None:
@@ -256,12 +308,34 @@ class Journal:
                 connection.execute("BEGIN IMMEDIATE")
                 for write in batch:
                     connection.execute(write.sql, write.row)
+                connection.executemany(_ADD, _sums(batch))
                 connection.execute("COMMIT")
             except Exception as error:  # whatever it is, those who wait must hear of it
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 self._broken = JournalError(f"{self.path}: cannot be written: {_remedy(error)}")
         _tell(batch, self._broken)
+
+
+_ADD = """
+INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
+    calls = calls + excluded.calls,
+    prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    cached_tokens = cached_tokens + excluded.cached_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens,
+    seconds = seconds + excluded.seconds
+"""
+
+
+def _sums(batch: list[_Write]) -> list[tuple[Any, ...]]:
+    """The rows of `usage` that a transaction adds, one for each key."""
+    sums: dict[tuple[Any, ...], tuple[Any, ...]] = {}
+    for write in batch:
+        if write.usage is not None:
+            key, amounts = write.usage[:3], write.usage[3:]
+            known = sums.get(key, (0,) * len(amounts))
+            sums[key] = tuple(a + b for a, b in zip(known, amounts, strict=True))
+    return [(*key, *amounts) for key, amounts in sums.items()]
 
 
 def _remedy(error: Exception) -> str:

@@ -7,8 +7,9 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
+from sdsd.account import money
 from sdsd.errors import RunDirError
-from sdsd.journal import Journal
+from sdsd.journal import Journal, Usage
 from sdsd.publish import collect, publish
 from sdsd.rundir import Manifest, RunDir
 from sdsd.runner import outcome_counts, read_inputs
@@ -23,6 +24,10 @@ class State(Struct, frozen=True):
     outcomes: dict[str, int]
     answers: int
     """Model calls recorded."""
+    usage: list[Usage]
+    """What was asked and answered, by stage, role and model."""
+    money: float
+    """What that cost; 0 where no model has a price."""
     manifest: Manifest | None
     running: bool
     """Another process holds the directory right now."""
@@ -47,12 +52,16 @@ def find(path: Path | None) -> RunDir:
 
 def state(rundir: RunDir) -> State:
     """Counts from the journal, while the run goes on or afterwards."""
+    config = rundir.config()
     with Journal(rundir.journal, readonly=True) as journal:
+        usage = journal.usage()
         return State(
             path=rundir.path,
-            n=rundir.config().n,
+            n=config.n,
             outcomes=outcome_counts(journal),
             answers=journal.answers(),
+            usage=usage,
+            money=money(usage, config),
             manifest=rundir.manifest(),
             running=rundir.held(),
         )

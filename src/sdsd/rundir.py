@@ -5,6 +5,8 @@ manifest.json    what the run was made with: digests, models, protocol, versions
 journal.sqlite   every answer of every model (see `sdsd.journal`)
 data/            the data set, Parquet by view
 report.html      what happened, as pictures
+logs/            what happened, line by line
+metrics.prom     how it is going, for Prometheus
 README.md        the data set's card
 lock             held by the process that writes here
 """

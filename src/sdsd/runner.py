@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 import sdsd
 from sdsd import catalogue as catalogues
@@ -27,6 +28,7 @@ from sdsd.errors import ModelError, RunDirError, SdsdError, Stopped
 from sdsd.fleet import Fleet, fetch
 from sdsd.journal import Journal
 from sdsd.models import Model
+from sdsd.observe import listeners
 from sdsd.pipeline import PROMPTS, Method, make_record
 from sdsd.rundir import Manifest, RunDir, default_path, now
 from sdsd.scenario import Scenarios
@@ -123,7 +125,11 @@ def run(
         if (old := rundir.manifest()) is not None:
             check_manifest(old, inputs, rundir)
         rundir.prepare(config)
-        with Journal(rundir.journal) as journal:
+        wanted = asdict(config.observe)
+        with (
+            listeners(path, tell, version=sdsd.__version__, **wanted) as tell,
+            Journal(rundir.journal) as journal,
+        ):
             stopped = False
             if next(journal.unfinished(config.n), None) is not None:
                 files = fetch(config, progress) if models is None else {}

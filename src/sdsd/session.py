@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from sdsd import ask as door
 from sdsd import fleet as fleets
+from sdsd.account import Account
 from sdsd.ask import Call, Sender
 from sdsd.config import Config
 from sdsd.errors import Stopped
@@ -86,9 +87,21 @@ async def open_session(
 ) -> AsyncIterator[Session]:
     """Start the models of `config` on their `files`, or take your `own`; wrap the onion around."""
 
+    account = Account(config, journal.usage())
+
     def watched(call: Call, answer: Answer) -> None:
         if isinstance(answer, Completion):
             tell(Called(call, answer))
+            account.add(call.request.role, answer)
+            enough()
+
+    def enough() -> None:
+        """Stop when the budget is used up. What is in flight is finished and kept."""
+        if not stopping.is_set() and (why := account.exhausted):
+            stopping.set()
+            tell(Noted(why))
+
+    enough()
 
     def note(text: str) -> None:
         tell(Noted(text))

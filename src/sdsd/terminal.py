@@ -25,6 +25,7 @@ from sdsd.types import Critique, Record, Scenario, Verdict
 if TYPE_CHECKING:
     from sdsd.catalogue import Catalogue
     from sdsd.doctor import Finding
+    from sdsd.journal import Usage
     from sdsd.look import State
     from sdsd.runner import Result
     from sdsd.session import Event
@@ -238,7 +239,8 @@ def status(state: State, *, json: bool) -> None:
     """How far a run is."""
     if json:
         emit({"path": state.path, "n": state.n, "done": state.done, "answers": state.answers,
-              "running": state.running, "outcomes": state.outcomes})  # fmt: skip
+              "running": state.running, "outcomes": state.outcomes, "usage": state.usage,
+              "money": state.money})  # fmt: skip
         return
     now = "running" if state.running else ("complete" if state.done >= state.n else "not running")
     out.print(f"{state.path}: {state.done} of {state.n} dialogues, {now}", soft_wrap=True)
@@ -248,6 +250,24 @@ def status(state: State, *, json: bool) -> None:
     if state.manifest:
         names = sorted(set(state.manifest.models.values()))
         out.print(f"made with {', '.join(names)} by {state.manifest.protocol}", soft_wrap=True)
+    if state.usage:
+        out.print(_spent(state.usage))
+    if state.money:
+        out.print(f"cost so far: {state.money:,.2f}")
+
+
+def _spent(usage: Sequence[Usage]) -> Table:
+    """Calls and tokens by stage and role."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("stage", "role", "model"):
+        table.add_column(name)
+    for name in ("calls", "read", "from cache", "written", "s/call"):
+        table.add_column(name, justify="right")
+    for u in usage:
+        cached = f"{u.cached_tokens / u.prompt_tokens:.0%}" if u.prompt_tokens else "-"
+        numbers = (f"{u.calls:,}", f"{u.prompt_tokens:,}", cached, f"{u.completion_tokens:,}")
+        table.add_row(u.stage, u.role, safe(u.model), *numbers, f"{u.seconds / u.calls:.2f}")
+    return table
 
 
 def verified(verdict: Replay, *, json: bool) -> None:

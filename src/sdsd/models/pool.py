@@ -113,9 +113,9 @@ class Pool:
         server.breaker.begin()
         try:
             answer = await server.model.complete(request, seed, dialogue)
-        except Busy as busy:
+        except Busy as fault:
             server.breaker.answered()
-            server.pace.refused(busy.retry_after)
+            server.pace.refused(fault.retry_after)
             raise
         except TransientError:
             if server.breaker.failed():
