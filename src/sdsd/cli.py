@@ -191,16 +191,19 @@ def show(
 
 @app.command()
 def doctor(
+    config: Annotated[
+        Path | None, typer.Argument(help="A configuration, whose models to try.")
+    ] = None,
     model: Annotated[str, typer.Option("--model", "-m", help="The model to try.")] = "",
     url: Annotated[str, typer.Option("--url", help="A server to try.")] = "",
     json: Json = False,
 ) -> None:
-    """Check the machine and a model: what it can do, how fast, and what `auto` will choose."""
+    """Check the machine and models: what it can do, how fast, and what `auto` will choose."""
     from sdsd import doctor as checks
     from sdsd import terminal
 
     with terminal.progress(json=json) as screen:
-        findings = checks.examine(model, url, screen.download)
+        findings = checks.examine(config, model, url, screen.download)
     terminal.findings(findings, json=json)
     if any(f.ok is False for f in findings):
         raise typer.Exit(2)

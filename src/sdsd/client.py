@@ -57,6 +57,7 @@ class Client:
         base_url: str,
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
+        most_bytes: int = MOST_BYTES,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._address = _split(self.base_url)
@@ -64,6 +65,7 @@ class Client:
         self._proxy = _proxy(self._address)
         self._heads: dict[tuple[str, str], bytes] = {}
         self._lines = self._constant_lines(headers or {})
+        self._most_bytes = most_bytes
         self._idle: deque[_Connection] = deque()
         self._open: set[_Connection] = set()
         self._tls: ssl.SSLContext | None = None
@@ -137,7 +139,7 @@ class Client:
         if secure and self._tls is None:
             self._tls = ssl.create_default_context()
         via = self._proxy
-        make = lambda: _Connection(self.base_url)  # noqa: E731
+        make = lambda: _Connection(self.base_url, self._most_bytes)  # noqa: E731
         if via is None:
             _, connection = await loop.create_connection(make, host, port, ssl=self._tls)
             return connection
@@ -151,8 +153,8 @@ class Client:
             connection.connection_made(secured)  # type: ignore[arg-type]
         return connection
 
-    def _constant_lines(self, headers: Mapping[str, str]) -> str:
-        """The header lines that every request has."""
+    def _constant_lines(self, headers: Mapping[str, str]) -> dict[str, str]:
+        """The headers that every request has."""
         host = self._address.netloc.rpartition("@")[2]
         lines = {"Host": host, "Accept": "application/json", "User-Agent": "sdsd", **headers}
         if self._proxy is not None and self._address.scheme == "http":
@@ -160,7 +162,7 @@ class Client:
         for name, value in lines.items():
             if not f"{name}{value}".isprintable() or not value.isascii():
                 raise ModelError(f"{self.base_url}: the header `{name}` holds what no header may")
-        return "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        return lines
 
     def _head(self, method: str, path: str, headers: Mapping[str, str], *, root: bool) -> bytes:
         """Everything before the length of the body."""
@@ -169,8 +171,9 @@ class Client:
         target = f"{base}{path}"
         if self._proxy is not None and address.scheme == "http":
             target = f"http://{address.netloc.rpartition('@')[2]}{target}"
-        own = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-        return f"{method} {target} HTTP/1.1\r\n{self._lines}{own}Content-Length: ".encode()
+        lines = {**self._lines, **headers}.items()
+        shown = "".join(f"{name}: {value}\r\n" for name, value in lines)
+        return f"{method} {target} HTTP/1.1\r\n{shown}Content-Length: ".encode()
 
 
 class _NeverHeard(Exception):
@@ -180,8 +183,8 @@ class _NeverHeard(Exception):
 class _Connection(asyncio.Protocol):
     """One connection; at most one exchange at a time."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, most_bytes: int) -> None:
+        self._name, self._most_bytes = name, most_bytes
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._waiting: asyncio.Future[Reply] | None = None
@@ -293,8 +296,9 @@ class _Connection(asyncio.Protocol):
 
     def _grown(self, size: int) -> None:
         self._size += size
-        if self._size > MOST_BYTES:
-            self._fail(TransientError(f"{self._name}: a reply of more than {MOST_BYTES:,} bytes"))
+        if self._size > self._most_bytes:
+            most = f"{self._most_bytes:,}"
+            self._fail(TransientError(f"{self._name}: a reply of more than {most} bytes"))
             self.close()
 
     def on_message_complete(self) -> None:

@@ -72,6 +72,19 @@ class ObserveConfig(_Section, frozen=True):
     """Let texts of prompts and replies into OpenTelemetry's spans."""
 
 
+class BatchConfig(_Section, frozen=True):
+    """The rounds of `transport: batch`."""
+
+    most: Annotated[int, Meta(ge=1)] = 50_000
+    """Requests in one round, and so dialogues under way at once."""
+    gather: Seconds = 2.0
+    """A round is sent after so many seconds without a new request."""
+    window: str = "24h"
+    """The time the provider is given, as it wants it written."""
+    poll: Seconds = 15.0
+    """Seconds between two looks at a batch, at first."""
+
+
 class ModelConfig(_Section, frozen=True):
     """One model: the embedded engine, or any OpenAI-compatible server."""
 
@@ -85,6 +98,10 @@ class ModelConfig(_Section, frozen=True):
     """The environment variable that holds the key. The key itself is never written anywhere."""
     headers: dict[str, str] = {}
     """Sent with every request to `base_url`."""
+    transport: Literal["online", "batch"] = "online"
+    """`batch`: through the provider's batch interface, in rounds that may take hours each and often
+    cost half; see `docs/models.md`."""
+    batch: BatchConfig = BatchConfig()
     extra_body: dict[str, Any] = {}
     """Added to the body of every request, e.g. a provider's own switches."""
     parallel: Annotated[int, Meta(ge=0)] = 0
@@ -257,7 +274,7 @@ class Config(_Section, frozen=True):
 
 EXECUTION = re.compile(
     r"n|open|budget\..*|observe\..*|models\.[^.]+\.(base_url|api_key_env|headers|parallel|threads|timeout"
-    r"|connect_timeout|idle_timeout|retries|outage|requests_per_minute|tokens_per_minute|price)(\..*)?"
+    r"|transport|batch|connect_timeout|idle_timeout|retries|outage|requests_per_minute|tokens_per_minute|price)(\..*)?"
 )
 """Keys that decide how a run is executed, not what it makes."""
 

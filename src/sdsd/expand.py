@@ -72,7 +72,9 @@ def expand(
     rundir = RunDir(out / ".expand")
     with rundir.lock(), Journal(rundir.journal) as journal:
         files = fetch(config, progress) if models is None else {}
-        work = _grow_all(chosen, loaded, config, per_domain, journal, tell, files, models)
+        work = _grow_all(
+            chosen, loaded, config, per_domain, journal, tell, files, rundir.models, models
+        )
         grown = in_loop(work)
     _write_files(out, grown)
     return Grown(
@@ -88,6 +90,7 @@ async def _grow_all(
     journal: Journal,
     tell: Callable[[Event], None],
     files: Mapping[str, Path],
+    folder: Path,
     models: Mapping[str, Model] | None,
 ) -> list[Domain]:
     """Every domain, grown. One after the other: each is compared with all that came before."""
@@ -96,7 +99,7 @@ async def _grow_all(
     taken = [s for d in loaded.domains for s in d.subareas]
     grown: list[Domain] = []
     with interruptible(stopping, tell):
-        async with open_session(config, journal, stopping, tell, files, models) as session:
+        async with open_session(config, journal, stopping, tell, files, folder, models) as session:
             for number, domain in enumerate(domains):
                 key = f"{domain.field}/{domain.name}"
                 recorded = journal.load(key)

@@ -8,17 +8,21 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
+import msgspec
 from msgspec import Struct
 
+from sdsd import config as configuration
 from sdsd import weights
-from sdsd.client import Timeouts
+from sdsd.client import Client, Timeouts
 from sdsd.config import Config, ModelConfig, protocols
 from sdsd.errors import ConfigError, ServerGone
 from sdsd.limits import Rate
-from sdsd.models import Capabilities, Model, llamacpp
+from sdsd.models import Capabilities, Model, Served, llamacpp
+from sdsd.models.batch import BatchModel, Terms
 from sdsd.models.http import HttpModel
 from sdsd.models.pool import Pool
 from sdsd.pace import Gauges
+from sdsd.rundir import write
 from sdsd.types import ROLES, ProtocolName, Role
 
 OPENAI = "https://api.openai.com/v1"
@@ -27,7 +31,7 @@ OPENAI = "https://api.openai.com/v1"
 class Fleet(Struct, frozen=True):
     """Who plays which role."""
 
-    pools: dict[str, Pool]
+    pools: dict[str, Served]
     """By name under `models`."""
     roles: dict[Role, str]
     """Names of the models that play them."""
@@ -37,7 +41,7 @@ class Fleet(Struct, frozen=True):
     """By model name, the SHA-256 of its file, where it is known."""
 
     @property
-    def models(self) -> dict[Role, Pool]:
+    def models(self) -> dict[Role, Served]:
         """By role, the model that plays it."""
         return {role: self.pools[name] for role, name in self.roles.items()}
 
@@ -80,23 +84,26 @@ def cast(
     config: Config,
     *,
     limits: Mapping[str, int] | None = None,
+    served: Mapping[str, Served] | None = None,
     stopping: asyncio.Event | None = None,
     note: Callable[[str], None] = lambda text: None,
 ) -> Fleet:
     """Give the roles of `config` to models, each on one or more servers.
 
-    `limits` are requests at once by name, where the configuration leaves them open.
+    `limits` are requests at once by name, where the configuration leaves them open; what is
+    `served` already is taken as it is.
     """
+    served = served or {}
     roles: dict[Role, str] = {role: getattr(config.roles, role) for role in ROLES}
     for role, name in roles.items():
-        if name not in models:
+        if name not in models and name not in served:
             raise ConfigError(
                 f"`roles.{role}` names the model `{name}`, which is not among those given "
                 f"({', '.join(models)}); give it too, or name another"
             )
     changed = asyncio.Event()
-    pools = {}
-    for name in sorted(set(roles.values())):
+    pools = dict(served)
+    for name in sorted(set(roles.values()) - served.keys()):
         servers = models[name]
         chosen = config.models.get(name) or ModelConfig()
         pools[name] = Pool(
@@ -149,14 +156,17 @@ async def start(
     config: Config,
     files: Mapping[str, Path],
     note: Callable[[str], None],
+    folder: Path,
     stopping: asyncio.Event | None = None,
 ) -> AsyncIterator[Fleet]:
     """Start or reach every model that has a role; stop what was started when done.
 
-    `files` comes from `fetch`; `note` hears what is happening.
+    `files` comes from `fetch`; `note` hears what is happening; in `folder` is kept what models
+    need to remember.
     """
     async with contextlib.AsyncExitStack() as stack:
         models: dict[str, list[HttpModel]] = {}
+        served: dict[str, Served] = {}
         limits: dict[str, int] = {}
         hashes: dict[str, str] = {}
         for name in _used(config):
@@ -174,9 +184,13 @@ async def start(
             ]
             await _probe(models[name], note)
             limits.setdefault(name, models[name][0].capabilities.slots)
-        fleet = cast(models, config, limits=limits, stopping=stopping, note=note)
+            if chosen.transport == "batch":
+                batches = _batches(models[name][0], chosen, config, folder / name, note, stopping)
+                served[name] = await stack.enter_async_context(batches)
+        fleet = cast(models, config, limits=limits, served=served, stopping=stopping, note=note)
         for pool in fleet.pools.values():
-            await stack.enter_async_context(pool.watched(_gauges))
+            if isinstance(pool, Pool):
+                await stack.enter_async_context(pool.watched(_gauges))
         yield Fleet(fleet.pools, fleet.roles, fleet.changed, hashes)
 
 
@@ -189,6 +203,74 @@ def _server(chosen: ModelConfig, url: str, key: str) -> HttpModel:
         extra_body=chosen.extra_body,
         timeouts=Timeouts(chosen.timeout, chosen.connect_timeout, chosen.idle_timeout),
     )
+
+
+@contextlib.asynccontextmanager
+async def _batches(
+    online: HttpModel,
+    chosen: ModelConfig,
+    config: Config,
+    folder: Path,
+    note: Callable[[str], None],
+    stopping: asyncio.Event | None,
+) -> AsyncIterator[BatchModel]:
+    """The batch interface of the server that `online` speaks to."""
+    online.capabilities = _remembered(online.capabilities, folder / "capabilities.json")
+    headers = dict(chosen.headers)
+    if key := os.environ.get(chosen.api_key_env, ""):
+        headers["Authorization"] = f"Bearer {key}"
+    client = Client(online.base_url, headers, Timeouts(total=3600.0), most_bytes=2**30)
+    terms = chosen.batch
+    async with (
+        client,
+        BatchModel(
+            chosen.model,
+            _Plain(client),
+            online.encode,
+            online.decode,
+            state=folder,
+            run=configuration.digest(config)[:16],
+            capabilities=online.capabilities,
+            note=note,
+            terms=Terms(gather=terms.gather, most=terms.most, window=terms.window, poll=terms.poll),
+        ) as model,
+        asyncio.TaskGroup() as group,
+    ):
+
+        async def close() -> None:
+            """Do not make who stops the run wait for a batch: the next start collects it."""
+            if stopping is not None:
+                await stopping.wait()
+                await model.close()
+
+        closing = group.create_task(close())
+        yield model
+        closing.cancel()
+
+
+def _remembered(found: Capabilities, path: Path) -> Capabilities:
+    """What was found at the first start.
+
+    The bodies of requests are their names in a batch: they must not change with a probe.
+    """
+    if path.exists():
+        return msgspec.json.decode(path.read_bytes(), type=Capabilities)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, msgspec.json.encode(found))
+    return found
+
+
+class _Plain:
+    """A client as the batch interface wants it."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def request(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}
+    ) -> tuple[int, bytes]:
+        reply = await self._client.request(method, path, body, headers)
+        return reply.status, reply.body
 
 
 async def _probe(servers: Sequence[HttpModel], note: Callable[[str], None]) -> None:

@@ -6,6 +6,7 @@ journal.sqlite   every answer of every model (see `sdsd.journal`)
 data/            the data set, Parquet by view
 report.html      what happened, as pictures
 logs/            what happened, line by line
+models/          what models need to remember: batches under way, say
 metrics.prom     how it is going, for Prometheus
 README.md        the data set's card
 lock             held by the process that writes here
@@ -70,6 +71,7 @@ class RunDir:
         self.data = path / "data"
         self.report = path / "report.html"
         self.card = path / "README.md"
+        self.models = path / "models"
         self._lock = path / "lock"
 
     def exists(self) -> bool:

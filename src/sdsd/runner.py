@@ -170,7 +170,9 @@ async def _make_all(
     config = inputs.config
     stopping = asyncio.Event()
     with interruptible(stopping, tell):
-        async with open_session(config, journal, stopping, tell, files, models) as session:
+        async with open_session(
+            config, journal, stopping, tell, files, rundir.models, models
+        ) as session:
             manifest = _manifest(inputs, rundir, session.fleet)
             done = sum(journal.outcomes().values())
             slots = config.open or session.fleet.capacity

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
@@ -83,13 +84,19 @@ async def open_session(
     stopping: asyncio.Event,
     tell: Callable[[Event], None],
     files: Mapping[str, Path],
+    folder: Path,
     own: Mapping[str, Model] | None = None,
 ) -> AsyncIterator[Session]:
-    """Start the models of `config` on their `files`, or take your `own`; wrap the onion around."""
+    """Start the models of `config` on their `files`, or take your `own`; wrap the onion around.
+
+    In `folder` is kept what models need to remember.
+    """
 
     account = Account(config, journal.usage())
 
     def watched(call: Call, answer: Answer) -> None:
+        model = models[call.request.role]
+        model.recorded(call.request, call.seed, call.dialogue)
         if isinstance(answer, Completion):
             tell(Called(call, answer))
             account.add(call.request.role, answer)
@@ -108,10 +115,11 @@ async def open_session(
 
     async with contextlib.AsyncExitStack() as stack:
         if own is None:
-            starting = fleets.start(config, files, note, stopping)
+            starting = fleets.start(config, files, note, folder, stopping)
             fleet = await stack.enter_async_context(starting)
         else:
             fleet = fleets.cast(own, config, stopping=stopping, note=note)
+        models = fleet.models
         yield Session(fleet, onion(fleet, config, journal, stopping, watched))
 
 
@@ -133,7 +141,10 @@ def onion(
                 raise Stopped("stopped")
 
     chosen = {role: config.model_for(role) for role in ROLES}
-    patience = {role: door.Patience(m.retries, m.outage) for role, m in chosen.items()}
+    patience = {
+        role: door.Patience(m.retries, math.inf if m.transport == "batch" else m.outage)
+        for role, m in chosen.items()
+    }
     names: dict[Role, str] = {role: models[role].name for role in ROLES}
     send = door.complete(models)
     send = door.retry(send, patience, names, sleep=sleep)

@@ -1,6 +1,8 @@
 """Models: whatever answers requests. This module is the contract, its siblings are the family.
 
 http       any OpenAI-compatible server
+pool       the same model on one server or several, with what paces and balances them
+batch      a provider's batch interface: answers in bulk, later, for less
 llamacpp   starts the embedded engine, which is then such a server
 scripted   answers from a script, without a server: for tests, examples and trying things out
 """
@@ -61,4 +63,21 @@ class Model(Protocol):
         Raises `TransientError` for a fault that may pass and `ModelError` for one that concerns
         every request. A permanent no to this one request is returned, as a `Refusal`.
         """
+        ...
+
+
+class Served(Model, Protocol):
+    """A model as a run uses it: it says how much it takes, and hears what became of it."""
+
+    @property
+    def capacity(self) -> int:
+        """Requests that it takes at once, as of now."""
+        ...
+
+    def recorded(self, request: Request, seed: int, dialogue: int) -> None:
+        """The answer to this call is on disk."""
+        ...
+
+    def closed(self, dialogue: int) -> None:
+        """A dialogue is over; nothing more will be asked for it."""
         ...

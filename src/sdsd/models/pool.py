@@ -98,6 +98,9 @@ class Pool:
         """Requests that all servers together are given at once, as of now."""
         return sum(server.gate.limit for server in self.servers)
 
+    def recorded(self, request: Request, seed: int, dialogue: int) -> None:
+        """Nothing is kept here that an answer on disk would make superfluous."""
+
     def closed(self, dialogue: int) -> None:
         """A dialogue is over."""
         if (home := self._homes.pop(dialogue, None)) is not None:
