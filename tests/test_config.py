@@ -234,6 +234,16 @@ EXECUTION = {
     "models.default.threads": 4,
     "models.default.timeout": 4.0,
     "models.default.retries": 4,
+    "models.default.chat_template": "/mine.jinja",
+    "models.default.launch": "vllm",
+    "models.default.arguments": ["--dtype=half"],
+    "models.default.start_timeout": 9.0,
+    "models.default.restarts": 9,
+    "models.default.transport": "batch",
+    "models.default.batch.most": 9,
+    "models.default.batch.gather": 9.0,
+    "models.default.batch.window": "1h",
+    "models.default.batch.poll": 9.0,
     "models.default.connect_timeout": 9.0,
     "models.default.idle_timeout": 9.0,
     "models.default.outage": 9.0,
@@ -315,3 +325,9 @@ def test_auto_prefers_the_growing_stream() -> None:
     assert config.protocols(Config()) == ("continuation", "roleplay")
     chosen = config.load({"dialogue": {"protocol": "transcript"}})
     assert config.protocols(chosen) == ("transcript",)
+
+
+@pytest.mark.parametrize("other", [{"base_url": "http://a/v1"}, {"transport": "batch"}])
+def test_a_launched_server_is_the_only_one_of_its_model(other: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"`models.default` has .*take one of them out"):
+        config.load({"models": {"default": {"launch": "vllm", **other}}})

@@ -13,7 +13,7 @@ import hashlib
 import itertools
 import re
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -98,6 +98,17 @@ class ModelConfig(_Section, frozen=True):
     """The environment variable that holds the key. The key itself is never written anywhere."""
     headers: dict[str, str] = {}
     """Sent with every request to `base_url`."""
+    chat_template: str = ""
+    """Where the model's chat template is, for `continuation` at servers that do not tell it: a
+    `.jinja` file, a `tokenizer_config.json`, a directory with either, or a GGUF."""
+    launch: Literal["", "vllm"] = ""
+    """`vllm`: start `vllm serve` for this model, watch it, and stop it at the end."""
+    arguments: tuple[str, ...] = ()
+    """More arguments for the program that is launched, e.g. `--tensor-parallel-size=2`."""
+    start_timeout: Seconds = 1800.0
+    """Seconds that a launched server may take to load and compile."""
+    restarts: Annotated[int, Meta(ge=0)] = 3
+    """How often a launched server is started again after it died."""
     transport: Literal["online", "batch"] = "online"
     """`batch`: through the provider's batch interface, in rounds that may take hours each and often
     cost half; see `docs/models.md`."""
@@ -113,7 +124,7 @@ class ModelConfig(_Section, frozen=True):
     """A provider's limit of prompt and reply tokens together, kept to. 0: none."""
     price: PriceConfig = PriceConfig()
     context: Annotated[int, Meta(ge=512)] = 4096
-    """Embedded engine: tokens of context for each slot."""
+    """Tokens of context: of each slot of the embedded engine, or of a launched server."""
     threads: Annotated[int, Meta(ge=0)] = 0
     """Embedded engine: threads that compute. 0: chosen from the machine."""
     timeout: Seconds = 600.0
@@ -272,10 +283,12 @@ class Config(_Section, frozen=True):
         return self.models[getattr(self.roles, role)]
 
 
-EXECUTION = re.compile(
-    r"n|open|budget\..*|observe\..*|models\.[^.]+\.(base_url|api_key_env|headers|parallel|threads|timeout"
-    r"|transport|batch|connect_timeout|idle_timeout|retries|outage|requests_per_minute|tokens_per_minute|price)(\..*)?"
-)
+_SERVING = (
+    "base_url", "api_key_env", "headers", "parallel", "requests_per_minute", "tokens_per_minute",
+    "price", "threads", "timeout", "connect_timeout", "idle_timeout", "retries", "outage",
+    "chat_template", "launch", "arguments", "start_timeout", "restarts", "transport", "batch",
+)  # fmt: skip
+EXECUTION = re.compile(rf"n|open|(budget|observe)\..*|models\.[^.]+\.({'|'.join(_SERVING)})(\..*)?")
 """Keys that decide how a run is executed, not what it makes."""
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -440,22 +453,33 @@ def _yaml(text: str) -> Any:
 
 def _anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
     """`tree` with its file names made absolute, so that a run can be continued from anywhere."""
+
+    def full(names: Any, keys: Iterable[str], section: str) -> Any:
+        if not isinstance(names, dict):
+            return names
+        found = {k: names[k] for k in keys if isinstance(names.get(k), str) and names[k]}
+        return {
+            **names,
+            **{k: _absolute(v, base, f"{where}: `{section}`") for k, v in found.items()},
+        }
+
     for section in ("catalogue", "prompts"):
-        names = tree.get(section)
-        if isinstance(names, dict):
-            try:
-                full = {
-                    # Not `./~x`: that is a file of this name.
-                    key: str(
-                        (base / (Path(name).expanduser() if name[0] == "~" else name)).absolute()
-                    )
-                    for key, name in names.items()
-                    if isinstance(name, str) and name
-                }
-            except RuntimeError as error:  # `~somebody`, who has no home here
-                raise ConfigError(f"{where}: `{section}`: {error}; write the path out") from None
-            tree = {**tree, section: {**names, **full}}
+        if section in tree:
+            tree = {**tree, section: full(tree[section], tree[section] or (), section)}
+    models = tree.get("models")
+    if isinstance(models, dict):
+        found = {k: full(m, ("chat_template",), f"models.{k}") for k, m in models.items()}
+        tree = {**tree, "models": found}
     return tree
+
+
+def _absolute(name: str, base: Path, where: str) -> str:
+    """A file name of the configuration in the directory `base`."""
+    try:  # not `./~x`: that is a file of this name
+        path = Path(name).expanduser() if name[0] == "~" else Path(name)
+    except RuntimeError as error:  # `~somebody`, who has no home here
+        raise ConfigError(f"{where}: {error}; write the path out") from None
+    return str((base / path).absolute())
 
 
 def _set(tree: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
@@ -525,6 +549,15 @@ def _check(config: Config, where: str) -> None:
         if not MODEL_NAME.fullmatch(name):
             raise ConfigError(
                 f"{where}: `models` has the name `{name}`; use letters, digits, `_` and `-`"
+            )
+        if model.launch and model.base_url:
+            raise ConfigError(
+                f"{where}: `models.{name}` has both `launch` and `base_url`; take one of them out"
+            )
+        if model.transport == "batch" and model.launch:
+            raise ConfigError(
+                f"{where}: `models.{name}` has `transport: batch`, which a launched server does not "
+                "offer; take one of them out"
             )
         if not model.model.strip():
             raise ConfigError(f"{where}: `models.{name}.model` is empty; name a model")

@@ -10,17 +10,19 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
+from sdsd import chat_template, weights
 from sdsd import config as configuration
-from sdsd import weights
 from sdsd.client import Client, Timeouts
 from sdsd.config import Config, ModelConfig, protocols
 from sdsd.errors import ConfigError, ServerGone
 from sdsd.limits import Rate
-from sdsd.models import Capabilities, Model, Served, llamacpp
+from sdsd.models import Capabilities, Model, Served, llamacpp, vllm
 from sdsd.models.batch import BatchModel, Terms
 from sdsd.models.http import HttpModel
 from sdsd.models.pool import Pool
+from sdsd.models.vllm import Patient
 from sdsd.pace import Gauges
 from sdsd.rundir import write
 from sdsd.types import ROLES, ProtocolName, Role
@@ -131,7 +133,7 @@ def fetch(config: Config, progress: weights.Progress | None = None) -> dict[str,
     return {
         name: weights.locate(chosen.model, progress)
         for name, chosen in needed.items()
-        if not addresses(chosen)
+        if not chosen.launch and not addresses(chosen)
     }
 
 
@@ -165,33 +167,65 @@ async def start(
     need to remember.
     """
     async with contextlib.AsyncExitStack() as stack:
-        models: dict[str, list[HttpModel]] = {}
+        models: dict[str, Sequence[Model]] = {}
         served: dict[str, Served] = {}
         limits: dict[str, int] = {}
         hashes: dict[str, str] = {}
         for name in _used(config):
-            chosen = config.models[name]
-            urls = addresses(chosen)
+            chosen, own = config.models[name], folder / name
+            if chosen.launch:
+                models[name] = [await _launched(stack, chosen, own, note)]
+                continue
+            urls, key = addresses(chosen), os.environ.get(chosen.api_key_env, "")
             if not urls:
                 limits[name] = chosen.parallel or llamacpp.default_slots()
                 hashes.update(_known_hash(chosen.model))
-                urls = (stack.enter_context(_engine(files[name], chosen, limits[name], note)),)
-                key = ""
-            else:
-                key = os.environ.get(chosen.api_key_env, "")
-            models[name] = [
-                await stack.enter_async_context(_server(chosen, url, key)) for url in urls
-            ]
-            await _probe(models[name], note)
-            limits.setdefault(name, models[name][0].capabilities.slots)
+                engine = _engine(files[name], chosen, limits[name], note)
+                urls, key = (stack.enter_context(engine),), ""
+            servers = [await _reached(stack, chosen, url, key) for url in urls]
+            await _probe(servers, chosen, note)
+            limits.setdefault(name, servers[0].capabilities.slots)
+            models[name] = servers
             if chosen.transport == "batch":
-                batches = _batches(models[name][0], chosen, config, folder / name, note, stopping)
+                batches = _batches(servers[0], chosen, config, own, note, stopping)
                 served[name] = await stack.enter_async_context(batches)
         fleet = cast(models, config, limits=limits, served=served, stopping=stopping, note=note)
         for pool in fleet.pools.values():
             if isinstance(pool, Pool):
                 await stack.enter_async_context(pool.watched(_gauges))
         yield Fleet(fleet.pools, fleet.roles, fleet.changed, hashes)
+
+
+async def _reached(
+    stack: contextlib.AsyncExitStack, chosen: ModelConfig, url: str, key: str
+) -> HttpModel:
+    return await stack.enter_async_context(_server(chosen, url, key))
+
+
+async def _launched(
+    stack: contextlib.AsyncExitStack,
+    chosen: ModelConfig,
+    folder: Path,
+    note: Callable[[str], None],
+) -> Patient:
+    """A vLLM server of our own, and the way to it."""
+    note(f"starting vLLM for {chosen.model}; its output is in {folder / 'vllm.log'}")
+    server = await stack.enter_async_context(
+        vllm.serve(
+            chosen.model,
+            log=folder / "vllm.log",
+            arguments=chosen.arguments,
+            context=chosen.context,
+            parallel=chosen.parallel,
+            start_timeout=chosen.start_timeout,
+            restarts=chosen.restarts,
+            note=note,
+            gave_up=note,
+        )
+    )
+    model = await _reached(stack, chosen, server.base_url, "")
+    await _probe([model], chosen, note)
+    return Patient(model, server)
 
 
 def _server(chosen: ModelConfig, url: str, key: str) -> HttpModel:
@@ -273,7 +307,9 @@ class _Plain:
         return reply.status, reply.body
 
 
-async def _probe(servers: Sequence[HttpModel], note: Callable[[str], None]) -> None:
+async def _probe(
+    servers: Sequence[HttpModel], chosen: ModelConfig, note: Callable[[str], None]
+) -> None:
     """Ask the first server that answers what it can do; the others are taken to be like it."""
     for server in servers:
         try:
@@ -285,11 +321,21 @@ async def _probe(servers: Sequence[HttpModel], note: Callable[[str], None]) -> N
                 note(str(gone))
     else:
         raise fault
+    found = None
+    if chosen.chat_template:
+        found = chat_template.learn(Path(chosen.chat_template))
+    elif can.completions and can.template is None:
+        found = await chat_template.from_server(server.post, chosen.model)
+    if found is not None:
+        can = replace(can, template=found[0], system=found[1])
     for other in servers:
         other.capabilities = can
 
 
 async def _gauges(model: Model) -> Gauges | None:
+    if isinstance(model, Patient):
+        await model.server.up()
+        model = model.model
     return await model.gauges() if isinstance(model, HttpModel) else None
 
 

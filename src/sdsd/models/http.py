@@ -205,6 +205,16 @@ class HttpModel:
         self.capabilities = found
         return found
 
+    async def post(self, path: str, asked: Mapping[str, object]) -> dict[str, object] | None:
+        """What a route below the server's root says to some JSON; None if it is not JSON's 200."""
+        try:
+            reply = await self.client.request("POST", path, _encode(asked), root=True)
+            if reply.status != 200:
+                return None
+            return msgspec.json.decode(reply.body, type=dict[str, object])
+        except (TransientError, msgspec.DecodeError, UnicodeError):
+            return None
+
     async def gauges(self) -> Gauges | None:
         """What the server tells about itself in `/metrics`; None if nothing."""
         try:
@@ -251,14 +261,8 @@ class HttpModel:
 
     async def _template(self, *, system: bool) -> Template | None:
         """The server's chat template, learnt by having it render marked messages."""
-        body = _encode({"messages": marked(system=system)})
-        try:
-            reply = await self.client.request("POST", "/apply-template", body, root=True)
-            if reply.status != 200:
-                return None
-            return cut(str(msgspec.json.decode(reply.body)["prompt"]))
-        except (TransientError, msgspec.DecodeError, UnicodeError, KeyError, TypeError):
-            return None
+        said = await self.post("/apply-template", {"messages": marked(system=system)})
+        return cut(str(said["prompt"])) if said and "prompt" in said else None
 
 
 _PING = (Message("user", "Say yes."),)

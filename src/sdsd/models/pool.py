@@ -17,6 +17,8 @@ from sdsd.models import Capabilities, Model
 from sdsd.pace import MOST, Gauges, Pace
 from sdsd.types import Answer, Completion, Request
 
+_LOOKS = 3
+"""How often a server is asked for its own figures that never tells any."""
 POLL = 1.0
 """Seconds between two looks at a server's own figures."""
 
@@ -195,8 +197,13 @@ class Pool:
         """Meanwhile, look at what the servers tell about themselves and pace by it."""
 
         async def watch(server: Server) -> None:
-            while (gauges := await look(server.model)) is not None or server.breaker.open:
-                if gauges is not None:
+            silent, ever = 0, False
+            while ever or silent < _LOOKS:
+                gauges = await look(server.model)
+                if gauges is None:
+                    silent += 1
+                else:
+                    ever = True
                     server.pace.told(gauges)
                 await asyncio.sleep(every)
 
