@@ -29,7 +29,7 @@ PROMPT = "Write about lighthouse number {k}. " + "The keeper trims the lamp and 
 
 async def closed_loop(name: str, url: str, slots: int, rounds: int) -> tuple[float, float]:
     """(tokens written per second, tokens read per second by the first request alone)."""
-    async with HttpModel(name, url, limit=slots) as model:
+    async with HttpModel(name, url) as model:
 
         async def one(k: int) -> Completion:
             answer = await model.complete(

@@ -53,8 +53,9 @@ def role_of(messages: Iterable[Message]) -> Role:
     last = rest[-1].content if rest else first.content
     if first.content.startswith(prompt.load("plan").sections["system"]):
         return "planner"
-    if first.content.startswith(prompt.load("review").sections["system"]):
-        task = prompt.load("review").sections["revise"].partition("{{")[0]
+    review = prompt.load("review").sections
+    if first.content.startswith(review["system"]) or last.startswith(review["aside"]):
+        task = review["revise"].partition("{{")[0]
         return "reviser" if task in last else "critic"
     return "agent"
 

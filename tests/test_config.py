@@ -322,7 +322,10 @@ def test_differences_name_key_and_both_values() -> None:
 
 
 def test_auto_prefers_the_growing_stream() -> None:
-    assert config.protocols(Config()) == ("continuation", "roleplay")
+    assert config.protocols(Config()) == ("continuation", "chat")
+    blind = config.load({"dialogue": {"agent_sees_plan": False}})
+    two = config.load({"models": {"other": {}}, "roles": {"user": "other"}})
+    assert config.protocols(blind) == config.protocols(two) == ("roleplay",)
     chosen = config.load({"dialogue": {"protocol": "transcript"}})
     assert config.protocols(chosen) == ("transcript",)
 

@@ -41,6 +41,7 @@ TIMES = ("seconds",)
 """Columns that say how long something took; they may differ."""
 CAN = {
     "continuation": None,
+    "chat": Capabilities(schema=True),
     "roleplay": Capabilities(schema=True),
     "transcript": Capabilities(),
 }
@@ -158,7 +159,7 @@ Undisturbed = Callable[..., Path]
 # -- the law -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("protocol", ["transcript", "continuation", "roleplay"])
+@pytest.mark.parametrize("protocol", ["transcript", "continuation", "chat", "roleplay"])
 def test_a_crash_after_every_single_commit_repeats_nothing(
     tmp_path: Path, undisturbed: Undisturbed, protocol: str
 ) -> None:

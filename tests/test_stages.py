@@ -111,7 +111,7 @@ def written(exchanges: int, ending: str = "VIOLATION: no\nDONE") -> str:
     return "".join(lines) + ending
 
 
-turn_by_turn = pytest.mark.parametrize("protocol", ["continuation", "roleplay"])
+turn_by_turn = pytest.mark.parametrize("protocol", ["continuation", "chat", "roleplay"])
 
 
 # -- plan ----------------------------------------------------------------------------------

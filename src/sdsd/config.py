@@ -154,7 +154,8 @@ class RolesConfig(_Section, frozen=True):
     planner: str = "default"
     """Writes the plan."""
     user: str = "default"
-    """Writes the user's turns (`roleplay` only; else the agent's model writes both sides)."""
+    """Writes the user's turns (`roleplay` only; else the agent's model writes both sides). A model
+    of its own makes `auto` choose `roleplay`."""
     agent: str = "default"
     """Writes the agent's turns."""
     critic: str = "default"
@@ -198,7 +199,7 @@ class PlanConfig(_Section, frozen=True):
 class DialogueConfig(_Section, frozen=True):
     """The conversation."""
 
-    protocol: Literal["auto", "transcript", "continuation", "roleplay"] = "auto"
+    protocol: Literal["auto", "transcript", "continuation", "chat", "roleplay"] = "auto"
     """How it is held; see `docs/method.md`. `auto` picks by what the agent's server can do."""
     max_exchanges: Count = 8
     """No dialogue grows longer than this, whatever its plan says."""
@@ -207,7 +208,7 @@ class DialogueConfig(_Section, frozen=True):
     principles less often."""
     self_check: Literal["every", "last", "never"] = "every"
     """After which agent turns the speaking model is asked whether a principle was broken and
-    whether the talk is over (`continuation` and `roleplay`)."""
+    whether the talk is over (all but `transcript`)."""
     max_tokens: Tokens = 160
     """Length of one turn, at most; a `transcript` gets this many for every turn planned."""
     temperature: Temperature = 0.8
@@ -248,6 +249,8 @@ class PromptsConfig(_Section, frozen=True):
     """Asks for a whole dialogue at once."""
     continuation: str = ""
     """Opens the growing stream, and checks it."""
+    chat: str = ""
+    """The one chat in which both sides are written, and the check."""
     roleplay: str = ""
     """The two views, and the check."""
     review: str = ""
@@ -545,6 +548,10 @@ def _check(config: Config, where: str) -> None:
             f"{where}: `scenarios.exchanges` asks for up to {most}, but `dialogue.max_exchanges` "
             f"is {config.dialogue.max_exchanges}; raise the one or lower the other"
         )
+    _check_models(config, where)
+
+
+def _check_models(config: Config, where: str) -> None:
     for name, model in config.models.items():
         if not MODEL_NAME.fullmatch(name):
             raise ConfigError(
@@ -556,8 +563,8 @@ def _check(config: Config, where: str) -> None:
             )
         if model.transport == "batch" and model.launch:
             raise ConfigError(
-                f"{where}: `models.{name}` has `transport: batch`, which a launched server does not "
-                "offer; take one of them out"
+                f"{where}: `models.{name}` has `transport: batch` and `launch`, whose servers "
+                "have no batches; take one of them out"
             )
         if not model.model.strip():
             raise ConfigError(f"{where}: `models.{name}.model` is empty; name a model")
@@ -566,4 +573,8 @@ def _check(config: Config, where: str) -> None:
 def protocols(config: Config) -> tuple[ProtocolName, ...]:
     """The protocols that may be used, best first."""
     wanted = config.dialogue.protocol
-    return ("continuation", "roleplay") if wanted == "auto" else (wanted,)
+    if wanted != "auto":
+        return (wanted,)
+    if config.roles.user != config.roles.agent or not config.dialogue.agent_sees_plan:
+        return ("roleplay",)  # the others have one model write both sides, from one brief
+    return ("continuation", "chat")

@@ -10,6 +10,7 @@ with the door locked verifies it. Nothing here knows of files, servers or other 
 from __future__ import annotations
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sdsd import parse
 from sdsd.ask import Ask
@@ -17,7 +18,7 @@ from sdsd.config import Config
 from sdsd.errors import StageFailed
 from sdsd.prompt import Prompt
 from sdsd.stages.critique import Case, criticise
-from sdsd.stages.dialogue import Talk, hold
+from sdsd.stages.dialogue import Talk, hold, opened
 from sdsd.stages.plan import write_plan
 from sdsd.stages.revise import faults, write_revision
 from sdsd.template import Template
@@ -34,7 +35,7 @@ from sdsd.types import (
     Scenario,
 )
 
-PROMPTS = ("plan", "transcript", "continuation", "roleplay", "review")
+PROMPTS = ("plan", "transcript", "continuation", "chat", "roleplay", "review")
 
 
 class Method(Struct, frozen=True):
@@ -48,6 +49,8 @@ class Method(Struct, frozen=True):
     """The chat template's seams, for `continuation`."""
     schema: bool = False
     """The critic's server can hold a reply to a JSON schema."""
+    shared: bool = False
+    """Critic and reviser are the agent's own model: they read on in the chat that it held."""
 
 
 class _Draft:
@@ -90,7 +93,8 @@ async def _make(draft: _Draft, scenario: Scenario, ask: Ask, method: Method) -> 
     talk = Talk(scenario, draft.plan, ask, config.dialogue, voice, tries, method.template)
     draft.dialogue = await hold(method.protocol, talk)
 
-    original = Case(draft.dialogue.messages[:-1], draft.dialogue.utterance)
+    opening = opened(talk) if method.protocol == "chat" and method.shared else ()
+    original = Case(draft.dialogue.messages[:-1], draft.dialogue.utterance, opening)
     draft.critique = await _judge(original, scenario, ask, "critique", method)
     if draft.critique.clean:
         return "filtered", "no_violation"
@@ -120,7 +124,7 @@ async def _repair(
         if not config.recheck:
             draft.revisions += (Revision(text),)
             return "accepted", ""
-        case = Case(original.before, text)
+        case = replace(original, utterance=text)
         critique = await _judge(case, scenario, ask, f"recheck/{number}", method)
         draft.revisions += (Revision(text, critique),)
         if critique.clean:

@@ -58,6 +58,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """The chat template's seams that `continuation` was held with."""
     schema: bool = False
     """Whether the critic's server was asked to hold replies to a JSON schema."""
+    shared: bool = False
+    """Whether critic and reviser are the agent's own model."""
 
 
 class RunDir:

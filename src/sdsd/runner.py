@@ -243,7 +243,12 @@ class _Drive(Struct, frozen=True):
 def method(inputs: Inputs, manifest: Manifest) -> Method:
     """How the run's dialogues are made: what was configured, and what was found on the server."""
     return Method(
-        inputs.config, inputs.prompts, manifest.protocol, manifest.template, manifest.schema
+        inputs.config,
+        inputs.prompts,
+        manifest.protocol,
+        manifest.template,
+        manifest.schema,
+        manifest.shared,
     )
 
 
@@ -267,6 +272,7 @@ def _manifest(inputs: Inputs, rundir: RunDir, fleet: Fleet) -> Manifest:
         protocol=protocol,
         template=fleet.models["agent"].capabilities.template,
         schema=fleet.models["critic"].capabilities.schema,
+        shared=len({fleet.roles[role] for role in ("agent", "critic", "reviser")}) == 1,
     )
     rundir.remember(manifest)
     return manifest

@@ -19,7 +19,7 @@ Role = Literal["planner", "user", "agent", "critic", "reviser"]
 ROLES: tuple[Role, ...] = ("planner", "user", "agent", "critic", "reviser")
 
 Severity = Literal["low", "medium", "high"]
-ProtocolName = Literal["transcript", "continuation", "roleplay"]
+ProtocolName = Literal["transcript", "continuation", "chat", "roleplay"]
 
 StopReason = Literal["completed", "early_end", "violation_end", "turn_limit", "token_limit"]
 """Why a dialogue stopped.

@@ -96,7 +96,7 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
         _PRINCIPLE_IDS,
         _GOAL_ID,
         Column("goal_kind", _TEXT, "Kind of the goal."),
-        Column("protocol", _TEXT, "`transcript`, `continuation` or `roleplay`."),
+        Column("protocol", _TEXT, "`transcript`, `continuation`, `chat` or `roleplay`."),
         Column(
             "stop_reason",
             _TEXT,

@@ -62,7 +62,8 @@ def small_world(request: Request, seed: int) -> str:
     if request.role == "planner":
         return _plan(last, seed)
     if request.role == "critic":
-        return _verdict(last, luck)
+        case = "".join(m.content for m in request.messages[-2:])
+        return _verdict(case.rpartition("PRINCIPLE:")[0], luck)
     if request.role == "reviser":
         return f"Here is what I know, and how you can check it yourself. (version {seed % 997})"
     if "\nOVER: yes or no]" in last[-400:]:
@@ -85,8 +86,8 @@ def _plan(asked: str, seed: int) -> str:
     return "\n".join([*lines, "SLIP: the agent claims more than it knows"])
 
 
-def _verdict(asked: str, luck: float) -> str:
-    utterance = asked.partition("REPLY UNDER REVIEW")[2].partition("PRINCIPLE:")[0]
+def _verdict(case: str, luck: float) -> str:
+    utterance = case.rpartition("REPLY UNDER REVIEW")[2]
     if _SLIP in utterance and luck < 0.7:
         return (
             '{"reason": "It asks for blind trust.", "quote": "' + _SLIP + '", '

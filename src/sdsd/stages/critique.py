@@ -37,9 +37,14 @@ class Case(Struct, frozen=True):
 
     before: tuple[Message, ...]
     utterance: str
+    opening: tuple[Message, ...] = ()
+    """What the chat began with that the dialogue was held in, if the review goes on in it."""
 
     def messages(self, prompts: Prompt, task: str) -> tuple[Message, ...]:
         """The chat that critic and reviser share, with `task` at its end."""
+        if self.opening:
+            said = (*self.opening, *self.before, Message("assistant", self.utterance))
+            return (*said, Message("user", f"{prompts.fill('aside')}\n\n{task}"))
         case = prompts.fill("case", conversation=spoken(self.before), utterance=self.utterance)
         return (Message("system", prompts.fill("system")), Message("user", f"{case}\n\n{task}"))
 

@@ -1,7 +1,8 @@
-"""Dialogue: one model, or two, hold the planned conversation. Three ways to do it.
+"""Dialogue: one model, or two, hold the planned conversation. Four ways to do it.
 
 transcript     one completion writes the whole conversation as labelled text
 continuation   one growing stream in the model's own chat format; it writes both sides
+chat           one growing chat, the agent's; the user's turns are asked for from within it
 roleplay       two chats, one for each side, with the roles exchanged in the user's
 
 Whatever the way, the result alternates user and agent and ends on the agent, and says why it
@@ -174,6 +175,39 @@ async def _continuation(talk: Talk) -> Dialogue:
     return await _exchange(talk, "continuation", speak, check)
 
 
+# -- chat ----------------------------------------------------------------------------------
+
+
+def opened(talk: Talk) -> tuple[Message, ...]:
+    """What a dialogue's one chat begins with, for all who read it."""
+    return (Message("system", talk.prompts.fill("brief", **talk.outline)),)
+
+
+async def _chat(talk: Talk) -> Dialogue:
+    fill = talk.prompts.fill
+    chat = list(opened(talk))
+    heard: set[str] = set()
+
+    async def speak(speaker: Literal["user", "agent"], exchange: int) -> str:
+        if speaker == "user":
+            asked = (*chat, Message("user", fill("user_cue", number=str(exchange))))
+        else:
+            cue = _final_cue(talk, exchange, "cue")
+            last = Message("user", f"{chat[-1].content}\n\n{cue}".strip())
+            asked = (*chat[:-1], last)
+        request = replace(talk.request("agent"), messages=asked, stop=_RUNAWAY)
+        said = await _turn(talk, f"turn/{exchange}/{speaker}", request, heard)
+        chat.append(Message("user" if speaker == "user" else "assistant", said))
+        return said
+
+    async def check(exchange: int) -> Completion:
+        question = Message("user", fill("check", principles=talk.principles))
+        request = Request("agent", _CHECK_TOKENS, messages=(*chat, question), temperature=0.0)
+        return await talk.ask(f"check/{exchange}", request)
+
+    return await _exchange(talk, "chat", speak, check)
+
+
 # -- roleplay ------------------------------------------------------------------------------
 
 
@@ -313,5 +347,6 @@ def _is_full(failed: StageFailed) -> bool:
 _PROTOCOLS: dict[ProtocolName, Callable[[Talk], Awaitable[Dialogue]]] = {
     "transcript": _transcript,
     "continuation": _continuation,
+    "chat": _chat,
     "roleplay": _roleplay,
 }

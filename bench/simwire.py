@@ -1,0 +1,247 @@
+"""What goes over the wire of `simulator.py`: requests as they come, replies good and bad."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from simengine import CHARS
+from simhttp import head
+from simoptions import Positive
+from simworld import Turn
+
+DEFAULT_MODEL = "sim"
+_DRIP = 16
+"""Bytes of a piece of a body that drips."""
+
+encode = msgspec.json.Encoder().encode
+
+
+class Asked(Struct):
+    """The body of a request for completions."""
+
+    model: str = ""
+    messages: list[Turn] = []
+    prompt: str = ""
+    max_tokens: Positive | None = None
+    max_completion_tokens: Positive | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    stop: str | list[str] | None = None
+    logprobs: bool | int | None = None
+    top_logprobs: int | None = None
+    response_format: dict[str, Any] | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens of the reply, at most, if that is said."""
+        return self.max_tokens or self.max_completion_tokens
+
+    @property
+    def stops(self) -> list[str]:
+        """Texts before which the reply ends."""
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return [stop for stop in stops if stop]
+
+    @property
+    def schema(self) -> Any:
+        """The JSON schema that the reply must satisfy, or None."""
+        wanted = self.response_format or {}
+        if wanted.get("type") == "json_object":
+            return {"type": "object"}
+        shape = wanted.get("json_schema")
+        return shape.get("schema") if isinstance(shape, dict) else None
+
+
+decode = msgspec.json.Decoder(Asked).decode
+
+
+class Choice(Struct):
+    """One reply as written."""
+
+    text: str
+    tokens: int
+    finish: Literal["stop", "length"]
+
+
+class Refused(Exception):
+    """A no, as a response says it."""
+
+    def __init__(
+        self, status: int, message: str, kind: str, code: object, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = error(message, kind, code)
+        self.headers = {} if retry_after is None else {"Retry-After": f"{retry_after:g}"}
+
+
+def error(message: str, kind: str, code: object) -> dict[str, Any]:
+    """An error in OpenAI's form."""
+    return {"error": {"message": message, "type": kind, "param": None, "code": code}}
+
+
+def bad(message: str) -> Refused:
+    """The no to a request that makes no sense here."""
+    return Refused(400, message, "BadRequestError", 400)
+
+
+def too_long(context: int, prompt_tokens: int, limit: int) -> Refused:
+    """The no to a request that does not fit into the context, as vLLM words it."""
+    return bad(
+        f"This model's maximum context length is {context} tokens. However, you requested "
+        f"{prompt_tokens + limit} tokens ({prompt_tokens} in the messages, {limit} in the "
+        "completion). Please reduce the length of the messages or completion."
+    )
+
+
+def body(
+    asked: Asked, number: int, choices: list[Choice], prompt_tokens: int, cached_tokens: int
+) -> dict[str, Any]:
+    """The response to a request that went well: a chat's if it has messages."""
+    written = sum(choice.tokens for choice in choices)
+    return {
+        "id": f"cmpl-{number}",
+        "object": "chat.completion" if asked.messages else "text_completion",
+        "created": int(time.time()),
+        "model": asked.model or DEFAULT_MODEL,
+        "choices": [_choice(asked, k, choice) for k, choice in enumerate(choices)],
+        "usage": {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": written,
+            "total_tokens": prompt_tokens + written,
+            "prompt_tokens_details": {"cached_tokens": cached_tokens},
+        },
+    }
+
+
+def _choice(asked: Asked, index: int, choice: Choice) -> dict[str, Any]:
+    chat = bool(asked.messages)
+    written: dict[str, Any] = {"index": index, "finish_reason": choice.finish}
+    if chat:
+        written["message"] = {"role": "assistant", "content": choice.text}
+    else:
+        written["text"] = choice.text
+    if asked.logprobs is not None and asked.logprobs is not False:
+        most = int((asked.top_logprobs if chat else asked.logprobs) or 0)
+        written["logprobs"] = _logprobs(choice.text, min(20, most), chat=chat)
+    return written
+
+
+def _logprobs(text: str, most: int, *, chat: bool) -> dict[str, Any]:
+    """The same confidence for every token, in the form of chats or of raw completions."""
+    offsets = list(range(0, len(text), CHARS))
+    tokens = [text[at : at + CHARS] for at in offsets]
+    others = [(f"<{k}>", -2.5 - k) for k in range(1, most)]
+    if not chat:
+        tops = [dict([(token, -0.1), *others]) for token in tokens]
+        return {
+            "tokens": tokens,
+            "token_logprobs": [-0.1] * len(tokens),
+            "top_logprobs": tops if most else None,
+            "text_offset": offsets,
+        }
+    rest = [_entry(*other) for other in others]
+    entries = [_entry(token, -0.1) for token in tokens]
+    return {"content": [{**e, "top_logprobs": [e, *rest] if most else []} for e in entries]}
+
+
+def _entry(token: str, logprob: float) -> dict[str, Any]:
+    encoded = list(token.encode("utf-8", "replace"))
+    return {"token": token, "logprob": logprob, "bytes": encoded}
+
+
+# -- records ------------------------------------------------------------------------------
+
+
+class Line(Struct, frozen=True):
+    """One line of the log: a request that is over."""
+
+    number: int
+    digest: str
+    """Hex digest of the path and the body, byte for byte."""
+    outcome: str
+    """`answered`, `aborted` (the client left), `refused`, or the kind of its fault."""
+    status: int
+    """0 if none was sent."""
+
+
+class Stats(Struct):
+    """What happened since the start or the last reset. Requests are those for completions."""
+
+    requests: int = 0
+    answered: int = 0
+    aborted: int = 0
+    """The client left before the answer was there."""
+    refused: int = 0
+    faults: dict[str, int] = msgspec.field(default_factory=dict)
+    """By kind. Each request ends as answered, aborted, refused or as a fault."""
+    prompt_tokens: int = 0
+    """This and the next four: of sequences that were written to their end."""
+    cached_tokens: int = 0
+    computed_tokens: int = 0
+    """Prompt tokens that were not cached."""
+    least_tokens: int = 0
+    """Prompt tokens that would have been computed with an unlimited cache."""
+    completion_tokens: int = 0
+    running: int = 0
+    running_peak: int = 0
+    waiting: int = 0
+    waiting_peak: int = 0
+    in_flight: int = 0
+    in_flight_peak: int = 0
+    busy_seconds: float = 0.0
+    """Real seconds in which the engine took steps; none with `instant`."""
+    cpu_seconds: float = 0.0
+    """What this process has used since it began, to see that it is not the limit."""
+    first_request: float | None = None
+    """On the system's monotonic clock, as `last_reply`."""
+    last_reply: float | None = None
+    tokens_per_second: float = 0.0
+    """Completion tokens from the first request to the last reply."""
+    series: list[float] = msgspec.field(default_factory=list)
+    """Completion tokens per second, by ten seconds from the first request on."""
+
+
+# -- faults --------------------------------------------------------------------------------
+
+
+def failure(fault: str, retry_after: float) -> tuple[int, bytes]:
+    """Status and response of a fault in which the engine takes no part."""
+    if fault == "html":
+        page = b"<!DOCTYPE html><html><body><h1>We will be right back</h1></body></html>"
+        return 200, head(200, len(page), "text/html") + page
+    status = int(fault[:3])
+    wait = {"Retry-After": f"{retry_after:g}"} if fault == "429" else {}
+    data = encode(error(f"Simulated fault {fault}.", "simulated_fault", status))
+    return status, head(status, len(data), headers=wait) + data
+
+
+def spoilt(fault: str, whole: dict[str, Any]) -> bytes:
+    """The response with `whole` as its body, with a fault that comes in one piece."""
+    if fault == "empty-choices":
+        whole = {**whole, "choices": []}
+    if fault == "null-content":
+        whole = {**whole, "choices": [_silent(choice) for choice in whole["choices"]]}
+    data = encode(whole)
+    if fault == "truncated":
+        data = data[: len(data) // 2]
+    return (head(200, len(data)) + data) * (2 if fault == "duplicate" else 1)
+
+
+def _silent(choice: dict[str, Any]) -> dict[str, Any]:
+    if "text" in choice:
+        return {**choice, "text": None}
+    return {**choice, "message": {"role": "assistant", "content": None}}
+
+
+def pieces(fault: str, whole: dict[str, Any]) -> list[bytes]:
+    """The response with `whole` as its body, in the pieces in which it dribbles."""
+    data = encode(whole)
+    begun = head(200, len(data))
+    if fault == "slow-headers":
+        return [*begun.splitlines(keepends=True), data]
+    return [begun, *(data[at : at + _DRIP] for at in range(0, len(data), _DRIP))]
