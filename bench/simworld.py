@@ -26,11 +26,22 @@ Kind = Literal[
 ]
 
 
+class Part(Struct, frozen=True):
+    """A piece of a message's content."""
+
+    text: str = ""
+
+
 class Turn(Struct, frozen=True):
-    """One message of a chat, as it comes over the wire."""
+    """One message of a chat, as it comes over the wire; its content may come in pieces."""
 
     role: str
-    content: str
+    content: Any
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.content, str):
+            parts = msgspec.convert(self.content, list[Part])
+            msgspec.structs.force_setattr(self, "content", "".join(part.text for part in parts))
 
 
 def chatml(messages: Sequence[Turn]) -> str:
@@ -83,7 +94,7 @@ def kind_of_chat(messages: Sequence[Turn]) -> Kind:
 
 def task(messages: Sequence[Turn]) -> str:
     """What is to be done: the last message, with the reply under review if it stands before it."""
-    last = messages[-1].content
+    last: str = messages[-1].content
     if last.startswith(_ASIDE) and len(messages) > 1:
         return f"REPLY UNDER REVIEW\n\n{messages[-2].content}{last.removeprefix(_ASIDE)}"
     return last

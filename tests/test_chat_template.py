@@ -157,7 +157,10 @@ def test_seams_do_not_depend_on_the_day(tmp_path: Path) -> None:
 
 def test_json_is_written_as_it_is() -> None:
     source = "{{ messages[0].content | tojson }}{{ {'a': [1]} | tojson(indent=1) }}"
-    assert chat_template.render(source, (Message("user", "<é&'>"),)) == '"<é&\'>"{\n "a": [\n  1\n ]\n}'
+    assert (
+        chat_template.render(source, (Message("user", "<é&'>"),))
+        == '"<é&\'>"{\n "a": [\n  1\n ]\n}'
+    )
 
 
 @pytest.mark.parametrize(
@@ -217,7 +220,9 @@ class TestFiles:
         configured(tmp_path, "old")
         assert chat_template.source(tmp_path).text == "old"
         (tmp_path / "chat_template.jinja").write_text("new é", encoding="utf-8")
-        assert chat_template.source(tmp_path) == chat_template.source(tmp_path / "chat_template.jinja")
+        assert chat_template.source(tmp_path) == chat_template.source(
+            tmp_path / "chat_template.jinja"
+        )
         assert chat_template.source(tmp_path) == chat_template.Source("new é", SPECIAL)
 
     def test_a_lone_template_cannot_know_its_tokens(self, tmp_path: Path) -> None:
@@ -402,7 +407,9 @@ async def test_a_server_of_tokens_shows_the_same_seams(
 ) -> None:
     template, takes_system = TEMPLATES[family]
     server = Server(template, adds_bos="bos_token" in template)
-    assert await chat_template.from_server(server.post, "tiny") == chat_template.learn(models[family])
+    assert await chat_template.from_server(server.post, "tiny") == chat_template.learn(
+        models[family]
+    )
     assert all(asked["model"] == "tiny" for asked in server.asked)
     assert takes_system or len(server.asked) > 3
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
 
 from sdsd.limits import Gate
-from sdsd.pace import FIRST, Gauges, Pace
+from sdsd.pace import FIRST, RAMP, Gauges, Pace
 from sdsd.types import Completion
 
 
@@ -49,6 +50,7 @@ class World:
         held: OrderedDict[int, int] = OrderedDict()
         since = dict.fromkeys(range(dialogues), 0.0)
         heapq.heapify(ready)
+        tick = 0.0
         while ready or ends:
             while ready and self.gate.busy < self.gate.limit:
                 index = heapq.heappop(ready)
@@ -64,6 +66,9 @@ class World:
                     ends,
                     (self.now + self._seconds(self.gate.busy), index, self.now, self.gate.busy),
                 )
+            if tick <= ends[0][0]:
+                self.now, tick = tick, tick + RAMP if self.pace.tick() else math.inf
+                continue
             self.now, index, began, busy = heapq.heappop(ends)
             if index < 0:
                 heapq.heappush(ready, -index - 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -22,8 +21,6 @@ from sdsd.errors import ModelError, TransientError
 from sdsd.models.http import HttpModel
 from sdsd.models.scripted import CHATML
 from sdsd.types import Completion, Message, Refusal, Request
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "bench"))
 from simengine import BLOCK, CHARS, Engine, Job, PrefixCache, Speed, chained, count, lengthened
 from simoptions import FaultKind, Options, arguments, parsed
 from simulator import Simulator, serving, spawned

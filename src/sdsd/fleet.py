@@ -190,9 +190,7 @@ async def start(
                 batches = _batches(servers[0], chosen, config, own, note, stopping)
                 served[name] = await stack.enter_async_context(batches)
         fleet = cast(models, config, limits=limits, served=served, stopping=stopping, note=note)
-        for pool in fleet.pools.values():
-            if isinstance(pool, Pool):
-                await stack.enter_async_context(pool.watched(_gauges))
+        await watch(stack, fleet)
         yield Fleet(fleet.pools, fleet.roles, fleet.changed, hashes)
 
 
@@ -226,6 +224,13 @@ async def _launched(
     model = await _reached(stack, chosen, server.base_url, "")
     await _probe([model], chosen, note)
     return Patient(model, server)
+
+
+async def watch(stack: contextlib.AsyncExitStack, fleet: Fleet) -> None:
+    """Have the pace of every pool kept until the stack ends."""
+    for pool in fleet.pools.values():
+        if isinstance(pool, Pool):
+            await stack.enter_async_context(pool.watched(_gauges))
 
 
 def _server(chosen: ModelConfig, url: str, key: str) -> HttpModel:

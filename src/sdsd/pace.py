@@ -25,6 +25,8 @@ from msgspec import Struct
 from sdsd.limits import Clock, Gate
 from sdsd.types import Completion, Role
 
+RAMP = 0.1
+"""Seconds between two doublings before the first refusal."""
 FIRST = 16
 """Requests at once to begin with, where nothing is known."""
 MOST = 1024
@@ -85,8 +87,7 @@ class Pace:
         `busy` requests, this one included, were at the server when it was sent. `waited`: it stood
         in the queue before that, so its prefix may be gone.
         """
-        gate = self._gate
-        pressed = busy >= 0.9 * gate.limit
+        gate, pressed = self._gate, self._pressed(busy)
         self._refusals.accepted(pressed=pressed)
         if self._knee and pressed and self._knee.limit == gate.limit:
             found = self._knee.answered(busy, answer.completion_tokens, answer.seconds)
@@ -110,7 +111,19 @@ class Pace:
             self._memory.told(gauges.cache_tokens)
         if self._knee and gauges.waiting > max(4.0, 0.1 * gauges.running):
             self._knee.queueing(int(gauges.running))
+        elif self._knee and self._pressed(self._gate.busy):
+            self._knee.queueless()
         self._set()
+
+    def tick(self) -> bool:
+        """Time has passed: `RAMP` seconds. False when there is no more use in telling that."""
+        more = self._refusals.ramp(self._most, pressed=self._pressed(self._gate.busy))
+        self._set()
+        return more
+
+    def _pressed(self, busy: int) -> bool:
+        """Whether the limit is what holds requests back."""
+        return busy >= 0.9 * self._gate.limit
 
     def closed(self, dialogue: int) -> None:
         """A dialogue is over; its prefix is of no more use."""
@@ -137,8 +150,8 @@ class Pace:
 class _Refusals:
     """The bound that refusals set: found by slow start, then additive increase.
 
-    Before the first refusal every reply under full load raises it by one, which doubles it in the
-    time of one request, as TCP does.
+    A refusal comes at once, whatever an answer takes. So before the first one the bound doubles
+    every `RAMP` seconds under full load, and not only when answers come.
     """
 
     _SHORTEST, _LONGEST = 1.0, 60.0
@@ -172,14 +185,20 @@ class _Refusals:
         self._since = 0
         if not pressed:
             return
-        if not self._ever:
-            self.limit += self.limit < MOST
-        elif self._clock() >= self._next:
+        if self._ever and self._clock() >= self._next:
             if self._raised:  # and that was fine
                 self._every = max(self._every / 2, self._SHORTEST)
             self.limit += 1
             self._raised = True
             self._next = self._clock() + self._every
+
+    def ramp(self, most: int, *, pressed: bool) -> bool:
+        """Double, if nothing was refused yet; False when that is over."""
+        if self._ever or self.limit >= most:
+            return False
+        if pressed:
+            self.limit = min(2 * self.limit, most)
+        return True
 
     @property
     def pause(self) -> float:
@@ -265,6 +284,13 @@ class _Knee:
         self._step = 0.0
         known = ", ".join(f"{rate:,.0f} tokens/s at {n}" for n, rate in sorted(self._rates.items()))
         return f"{limit} requests at once from here on ({known})"
+
+    def queueless(self) -> None:
+        """The server is full by our limit, and has no queue: go on without measuring."""
+        if self._step == 2.0 and self.limit < self._most:
+            self._rates.clear()
+            self._before = 0
+            self._begin(min(2 * self.limit, self._most))
 
     def queueing(self, running: int) -> None:
         """The server's own queue grows: it answers no more than `running` at once."""

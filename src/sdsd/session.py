@@ -119,6 +119,7 @@ async def open_session(
             fleet = await stack.enter_async_context(starting)
         else:
             fleet = fleets.cast(own, config, stopping=stopping, note=note)
+            await fleets.watch(stack, fleet)
         models = fleet.models
         yield Session(fleet, onion(fleet, config, journal, stopping, watched))
 

@@ -14,11 +14,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from sdsd.errors import Busy, Stopped, TransientError
 from sdsd.limits import Breaker, Clock, Gate, Rate
 from sdsd.models import Capabilities, Model
-from sdsd.pace import MOST, Gauges, Pace
+from sdsd.pace import MOST, RAMP, Gauges, Pace
 from sdsd.types import Answer, Completion, Request
 
 _LOOKS = 3
 """How often a server is asked for its own figures that never tells any."""
+_SOON = 0.1
+"""Seconds by which the first looks lie further and further apart, up to `POLL`."""
 POLL = 1.0
 """Seconds between two looks at a server's own figures."""
 
@@ -194,10 +196,14 @@ class Pool:
     async def watched(
         self, look: Callable[[Model], Awaitable[Gauges | None]], every: float = POLL
     ) -> AsyncIterator[None]:
-        """Meanwhile, look at what the servers tell about themselves and pace by it."""
+        """Meanwhile, let time pass for the servers' pace, which also hears what they tell."""
+
+        async def ramp(server: Server) -> None:
+            while server.pace.tick():  # noqa: ASYNC110  (what happens is that time passes)
+                await asyncio.sleep(RAMP)
 
         async def watch(server: Server) -> None:
-            silent, ever = 0, False
+            silent, looks, ever = 0, 0, False
             while ever or silent < _LOOKS:
                 gauges = await look(server.model)
                 if gauges is None:
@@ -205,9 +211,12 @@ class Pool:
                 else:
                     ever = True
                     server.pace.told(gauges)
-                await asyncio.sleep(every)
+                # The first looks are quick, while it is being found out what the server takes.
+                looks += 1
+                await asyncio.sleep(min(every, looks * _SOON))
 
-        tasks = [asyncio.create_task(watch(server)) for server in self.servers]
+        jobs = [job(server) for server in self.servers for job in (watch, ramp)]
+        tasks = [asyncio.create_task(job) for job in jobs]
         try:
             yield
         finally:

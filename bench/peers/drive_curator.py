@@ -1,0 +1,85 @@
+"""bespokelabs-curator: a round for each stage, one `curator.LLM` over a data set of dialogues.
+
+Its own simulation of two agents holds one dialogue per object and is no way to hold many. Rate
+limits are set out of reach, `max_concurrent_requests` to what is allowed under way; replies that
+were cut at their length count, as they do everywhere here (it would ask for them again). Each
+round begins with one empty request, by which it looks for rate limits; it is not counted.
+
+Telemetry is off (TELEMETRY_ENABLED=false), the hosted viewer is by default. Its tokenizer's
+vocabulary, which it would fetch, is the copy that its dependency litellm brings along.
+
+Resume: its cache, by default, with the cache in the given directory.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import measure
+
+os.environ["TELEMETRY_ENABLED"] = "false"  # all are read when it is imported
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "true"
+
+import litellm
+from bespokelabs import curator
+from datasets import Dataset
+from workload import MODEL, STAGES, Messages, Row, Stage, due, messages, new_row, put
+
+_VOCABULARIES = Path(litellm.__file__).parent / "litellm_core_utils" / "tokenizers"
+_UNLIMITED = 10**9
+
+
+class OneStage(curator.LLM):
+    """One stage of all dialogues."""
+
+    stage: Stage
+
+    def prompt(self, row: Row) -> Messages:
+        """What the model is asked."""
+        return messages(self.stage, row)
+
+    def parse(self, row: Row, text: str) -> Row:
+        """The dialogue with the reply in its place."""
+        return put(self.stage, row, text)
+
+
+def llm(job: measure.Job, stage: Stage) -> OneStage:
+    """The object of a round."""
+    backend: dict[str, Any] = {
+        "base_url": job.url,
+        "api_key": "none",
+        "max_concurrent_requests": job.open,
+        "max_requests_per_minute": _UNLIMITED,
+        "max_tokens_per_minute": _UNLIMITED,
+        "invalid_finish_reasons": ["content_filter"],
+    }
+    made = OneStage(
+        model_name=MODEL,
+        backend="openai",
+        backend_params=backend,
+        generation_params={"max_tokens": stage.max_tokens, "temperature": stage.temperature},
+    )
+    made.stage = stage
+    return made
+
+
+def main() -> None:
+    job = measure.job()
+    os.environ["CURATOR_CACHE_DIR"] = str(job.state)
+    os.environ["TIKTOKEN_CACHE_DIR"] = str(_VOCABULARIES)
+    rows = [new_row(index) for index in range(job.n)]
+    clock = measure.Clock()
+    for stage in STAGES:
+        asking = [row for row in rows if due(stage, row)]
+        if asking:
+            made = llm(job, stage)(Dataset.from_list(asking)).dataset.to_list()
+            rows = sorted(
+                [row for row in rows if not due(stage, row)] + made, key=lambda row: row["index"]
+            )
+    clock.stop(job, "bespokelabs-curator", rows)
+
+
+if __name__ == "__main__":
+    main()

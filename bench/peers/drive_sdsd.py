@@ -1,0 +1,54 @@
+"""sdsd itself: a whole run, from its scenarios to the published data set.
+
+Its scenarios are its own; four exchanges, one principle, no self-checks, one revision that is not
+rechecked make the same calls of each dialogue. `roleplay` sends two views of the conversation as
+the others do, `continuation` one growing stream. What it asks to find out what the server can do
+is not counted. There is no telemetry.
+
+Resume: the same call again, with the same directory.
+"""
+
+from __future__ import annotations
+
+import json
+
+import measure
+from workload import EXCHANGES, MODEL, PLAN_TOKENS, Row
+
+import sdsd
+from sdsd.types import Record
+
+
+def row_of(record: Record) -> Row:
+    """A record as a dialogue."""
+    assert record.plan, f"{record.scenario.id}: {record.failure}"
+    assert record.dialogue, f"{record.scenario.id}: {record.failure}"
+    assert record.critique, f"{record.scenario.id}: {record.failure}"
+    revision = record.revisions[0].text if record.revisions else ""
+    return {
+        "index": record.scenario.index,
+        "plan": record.plan.text,
+        "said": [message.content for message in record.dialogue.messages],
+        "verdict": json.dumps({"violated": bool(record.critique.violations)}),
+        "revision": revision,
+    }
+
+
+def main() -> None:
+    job = measure.job("roleplay", "continuation")
+    config = {
+        "n": job.n,
+        "open": job.open,
+        "scenarios": {"exchanges": [EXCHANGES, EXCHANGES], "principles": [1, 1]},
+        "plan": {"max_tokens": PLAN_TOKENS},
+        "dialogue": {"protocol": job.variant, "self_check": "never"},
+        "revise": {"rounds": 1, "recheck": False},
+        "models": {"default": {"model": MODEL, "base_url": job.url, "parallel": job.open}},
+    }
+    clock = measure.Clock()
+    result = sdsd.run(config, out=job.state / "run")
+    clock.stop(job, "sdsd", [row_of(record) for record in result.records()])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,261 @@
+"""The work that every peer is given: plan, eight turns, critique, and a revision where one is due.
+
+Standard library only, for each peer lives in an environment of its own. The texts are those of the
+project's prompt files, put together as the `roleplay` protocol does: two views of one
+conversation, with the roles exchanged in the user's. A peer that follows `STAGES` sends, letter
+for letter, what every other such peer sends.
+
+One dialogue is one `Row`, a plain JSON value, so that peers that keep rows in tables can carry it:
+
+    for stage in STAGES:
+        if due(stage, row):
+            row = put(stage, row, answer_of_the_model(messages(stage, row)))
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+Messages = list[dict[str, str]]
+Row = dict[str, Any]
+"""`index` and `about`, the scenario; and as far as it has come: `plan`, `said` (turns in order),
+`verdict`, `revision`."""
+
+MODEL = "sim"
+EXCHANGES = 4
+PLAN_TOKENS = 400
+"""More than a plan has: one that is cut has fewer steps, and makes a shorter dialogue in sdsd."""
+
+_ROOT = Path(__file__).resolve().parents[2] / "src" / "sdsd"
+_SECTION = re.compile(r"^## +(\w+) *$", re.MULTILINE)
+_SLOT = re.compile(r"\{\{ *(\w+) *\}\}")
+_PRINCIPLE = re.compile(r"^  text: (.+)$", re.MULTILINE)
+_SUBAREA = re.compile(r"^ +(- name:|-) (.+)$", re.MULTILINE)
+
+
+class Stage(NamedTuple):
+    """One step of every dialogue."""
+
+    name: str
+    kind: str
+    """`plan`, `user`, `agent`, `critique` or `revision`."""
+    exchange: int
+    """Counted from 1; 0 outside the conversation."""
+    max_tokens: int
+    temperature: float
+
+
+class Scenario(NamedTuple):
+    """What one dialogue is about."""
+
+    domain: str
+    subarea: str
+    goal: str
+    principle: str
+
+
+class Plan(NamedTuple):
+    """The planner's reply, read."""
+
+    person: str
+    steps: list[str]
+    slip: str
+
+
+def _stages() -> tuple[Stage, ...]:
+    turns = [
+        Stage(f"{kind}_{k}", kind, k, 160, 0.8)
+        for k in range(1, EXCHANGES + 1)
+        for kind in ("user", "agent")
+    ]
+    return (
+        Stage("plan", "plan", 0, PLAN_TOKENS, 0.7),
+        *turns,
+        Stage("critique", "critique", 0, 200, 0.0),
+        Stage("revision", "revision", 0, 220, 0.5),
+    )
+
+
+STAGES = _stages()
+"""In order. All but the plan's length are the project's defaults."""
+
+
+# -- scenarios -----------------------------------------------------------------------------
+
+
+def new_row(index: int) -> Row:
+    """A dialogue of which nothing is made yet."""
+    about = scenario(index)._asdict()
+    return {"index": index, "about": about, "plan": "", "said": [], "verdict": "", "revision": ""}
+
+
+def scenario(index: int) -> Scenario:
+    """What dialogue `index` is about: neighbours differ in everything."""
+    topics, texts, goals = _topics(), _texts("principles"), _texts("goals")
+    domain, subarea = topics[index * 7 % len(topics)]
+    return Scenario(domain, subarea, goals[index % len(goals)], texts[index * 5 % len(texts)])
+
+
+@cache
+def _topics() -> list[tuple[str, str]]:
+    """(domain, subarea), of the packaged catalogue. Its lists are plain enough to read by line."""
+    found: list[tuple[str, str]] = []
+    for path in sorted((_ROOT / "data" / "topics").glob("*.yaml")):
+        domain = ""
+        for mark, text in _SUBAREA.findall(path.read_text("utf-8")):
+            if mark == "-":
+                found.append((domain, text))
+            else:
+                domain = text
+    return found
+
+
+@cache
+def _texts(name: str) -> list[str]:
+    return _PRINCIPLE.findall((_ROOT / "data" / f"{name}.yaml").read_text("utf-8"))
+
+
+# -- prompts -------------------------------------------------------------------------------
+
+
+def due(stage: Stage, row: Row) -> bool:
+    """Whether the dialogue needs this stage: a revision is for what the critic objects to."""
+    return stage.kind != "revision" or violated(row["verdict"])
+
+
+def messages(stage: Stage, row: Row) -> Messages:
+    """What the model is asked."""
+    return _MESSAGES[stage.kind](stage, row)
+
+
+def put(stage: Stage, row: Row, text: str) -> Row:
+    """`row` with the model's reply in its place."""
+    key = {"plan": "plan", "critique": "verdict", "revision": "revision"}.get(stage.kind)
+    if key is None:
+        return {**row, "said": [*row["said"], text.strip()]}
+    return {**row, key: text.strip()}
+
+
+def messages_for_plan(_: Stage, row: Row) -> Messages:
+    """The planner's prompt."""
+    about = row["about"]
+    steps = ", ".join(f"a STEP {k} line" for k in range(1, EXCHANGES + 1))
+    values = {**about, "principles": f"1. {about['principle']}", "steps": steps}
+    return _chat(_fill("plan", "system"), _fill("plan", "user", **values))
+
+
+def messages_for_user(stage: Stage, row: Row) -> Messages:
+    """The user's view: what it said is `assistant` here."""
+    plan = read_plan(row["plan"])
+    system = _fill("roleplay", "user_system", **_outline(plan, row))
+    view = _chat(system, _fill("roleplay", "user_start"))
+    view += _turns(row, user="assistant", agent="user")
+    return _cued(view, _fill("roleplay", "user_cue", step=_step(plan, stage)))
+
+
+def messages_for_agent(stage: Stage, row: Row) -> Messages:
+    """The agent's view, with the slip as its direction in the last turn."""
+    plan = read_plan(row["plan"])
+    view = [{"role": "system", "content": _fill("roleplay", "agent_system", **_outline(plan, row))}]
+    view += _turns(row, user="user", agent="assistant")
+    if stage.exchange == EXCHANGES:
+        values = {"slip": plan.slip, "principles": row["about"]["principle"]}
+        return _cued(view, _fill("roleplay", "final_cue", **values))
+    return _cued(view, _fill("roleplay", "agent_cue", step=_step(plan, stage)))
+
+
+def messages_for_critique(_: Stage, row: Row) -> Messages:
+    """The critic's prompt."""
+    task = _fill("review", "judge_json", principle=row["about"]["principle"])
+    return _review(row, task)
+
+
+def messages_for_revision(_: Stage, row: Row) -> Messages:
+    """The reviser's prompt, which begins as the critic's does."""
+    verdict = read_verdict(row["verdict"])
+    principle = row["about"]["principle"]
+    fault = f'- "{principle}" {verdict["reason"]} Offending words: "{verdict["quote"]}"'
+    return _review(row, _fill("review", "revise", faults=fault))
+
+
+_MESSAGES: dict[str, Callable[[Stage, Row], Messages]] = {
+    "plan": messages_for_plan,
+    "user": messages_for_user,
+    "agent": messages_for_agent,
+    "critique": messages_for_critique,
+    "revision": messages_for_revision,
+}
+
+
+def _chat(system: str, user: str) -> Messages:
+    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
+
+
+def _outline(plan: Plan, row: Row) -> dict[str, str]:
+    steps = "\n".join(f"{k}. {step}" for k, step in enumerate(plan.steps, 1))
+    return {"subarea": row["about"]["subarea"], "person": plan.person, "steps": steps}
+
+
+def _step(plan: Plan, stage: Stage) -> str:
+    return plan.steps[min(stage.exchange, len(plan.steps)) - 1]
+
+
+def _turns(row: Row, *, user: str, agent: str) -> Messages:
+    roles = (user, agent)
+    return [{"role": roles[k % 2], "content": said} for k, said in enumerate(row["said"])]
+
+
+def _cued(view: Messages, cue: str) -> Messages:
+    """The direction rides on the last message, for this one call."""
+    last = view[-1]
+    return [*view[:-1], {"role": last["role"], "content": f"{last['content']}\n\n{cue}"}]
+
+
+def _review(row: Row, task: str) -> Messages:
+    *before, utterance = row["said"]
+    lines = (f"{('USER', 'AGENT')[k % 2]}: {said}" for k, said in enumerate(before))
+    case = _fill("review", "case", conversation="\n\n".join(lines), utterance=utterance)
+    return _chat(_fill("review", "system"), f"{case}\n\n{task}")
+
+
+def _fill(name: str, section: str, **values: str) -> str:
+    return _SLOT.sub(lambda slot: values[slot.group(1)], sections(name)[section])
+
+
+@cache
+def sections(name: str) -> dict[str, str]:
+    """A prompt file by section."""
+    text = (_ROOT / "stages" / "prompts" / f"{name}.md").read_text("utf-8")
+    _, *rest = _SECTION.split(text)
+    return dict(zip(rest[::2], (body.strip() for body in rest[1::2]), strict=True))
+
+
+# -- replies -------------------------------------------------------------------------------
+
+
+def read_plan(text: str) -> Plan:
+    """The `PERSON:`, `STEP n:` and `SLIP:` lines of a plan."""
+    fields = [line.partition(": ") for line in text.splitlines() if ": " in line]
+    named = {label: value for label, _, value in fields}
+    steps = [value for label, _, value in fields if label.startswith("STEP ")]
+    return Plan(named.get("PERSON", ""), steps or [text], named.get("SLIP", text))
+
+
+def read_verdict(text: str) -> dict[str, Any]:
+    """The critic's JSON object; one that cannot be read claims nothing."""
+    nothing = {"reason": "", "quote": "", "violated": False}
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return nothing
+    return {**nothing, **found} if isinstance(found, dict) else nothing
+
+
+def violated(text: str) -> bool:
+    """Whether the critic objects, so that a revision is due."""
+    return read_verdict(text)["violated"] is True
