@@ -165,10 +165,17 @@ def test_a_server_that_tells_its_cache_is_believed() -> None:
     assert gate.limit == 10
 
 
-def test_a_queue_in_the_server_ends_the_search() -> None:
+def test_a_server_that_tells_its_queue_is_filled_without_measuring() -> None:
     gate = Gate(1024)
     pace = Pace(gate, 1024, search=True)
-    pace.told(Gauges(running=12, waiting=0))
-    assert gate.limit == FIRST
-    pace.told(Gauges(running=12, waiting=20))
-    assert gate.limit == 12
+    for _ in range(5):  # no replies yet, but nothing waits either
+        gate.busy = gate.limit
+        pace.tick()
+        pace.told(Gauges(running=gate.busy, waiting=0))
+    assert gate.limit == 32 * FIRST
+    gate.busy = gate.limit
+    for _ in range(2):
+        pace.told(Gauges(running=300, waiting=212))
+    assert gate.limit == 32 * FIRST  # it may be prompts that are being read
+    pace.told(Gauges(running=300, waiting=212))
+    assert gate.limit == 300

@@ -31,8 +31,10 @@ FIRST = 16
 """Requests at once to begin with, where nothing is known."""
 MOST = 1024
 """Never more than this at one server, unless the user says so."""
-_GAIN = 1.10
+_GAIN = 1.05
 """Doubling the limit must make so much more of the tokens per second to be worth it."""
+_QUEUES = 3
+"""Looks in a row that make a queue one; the prompts of those just let in wait for a moment."""
 _FILL = 0.9
 """Share of the cache that dialogues under way may fill; the rest is for those just finished."""
 _LOST = 0.5
@@ -109,10 +111,8 @@ class Pace:
         """The server told about itself."""
         if self._memory:
             self._memory.told(gauges.cache_tokens)
-        if self._knee and gauges.waiting > max(4.0, 0.1 * gauges.running):
-            self._knee.queueing(int(gauges.running))
-        elif self._knee and self._pressed(self._gate.busy):
-            self._knee.queueless()
+        if self._knee:
+            self._knee.told(gauges, pressed=self._pressed(self._gate.busy))
         self._set()
 
     def tick(self) -> bool:
@@ -226,10 +226,13 @@ class _Knee:
         """Factor to the next limit; 0: the knee is found."""
         self._before = 0
         """The limit that this one is compared with."""
+        self._queues = 0
+        """Looks in a row that saw a queue in the server; -1: what it tells is of no more use."""
         self._begin(first)
 
     def _begin(self, limit: int) -> None:
         self.limit = limit
+        self._skip = limit // 4  # these shared the server with the prompts of those just let in
         self._answers = 0
         self._work = self._seconds = 0.0
         self._began = self._clock()
@@ -242,6 +245,9 @@ class _Knee:
                 self._go(1.25)
             return ""
         if busy > 1.1 * self.limit:  # it began at another limit
+            return ""
+        if self._skip > 0:
+            self._skip -= 1
             return ""
         self._answers += 1
         self._work += busy * tokens
@@ -285,18 +291,26 @@ class _Knee:
         known = ", ".join(f"{rate:,.0f} tokens/s at {n}" for n, rate in sorted(self._rates.items()))
         return f"{limit} requests at once from here on ({known})"
 
-    def queueless(self) -> None:
-        """The server is full by our limit, and has no queue: go on without measuring."""
-        if self._step == 2.0 and self.limit < self._most:
+    def told(self, gauges: Gauges, *, pressed: bool) -> None:
+        """While the server, full by our limit, has no queue, the limit doubles unmeasured.
+
+        From where a queue stays, the search goes on by measuring.
+        """
+        if self._queues < 0:
+            return
+        if gauges.waiting <= max(4.0, 0.1 * gauges.running):
+            self._queues = 0
+            if pressed and self.limit < self._most:
+                self._rates.clear()
+                self._before = 0
+                self._begin(min(2 * self.limit, self._most))
+            return
+        self._queues += 1
+        if self._queues == _QUEUES:
+            self._queues = -1
             self._rates.clear()
             self._before = 0
-            self._begin(min(2 * self.limit, self._most))
-
-    def queueing(self, running: int) -> None:
-        """The server's own queue grows: it answers no more than `running` at once."""
-        if self._step and running:
-            self._begin(max(1, min(self.limit, running)))
-            self._step = 0.0
+            self._begin(max(1, min(self.limit, int(gauges.running))))
 
 
 class _Memory:
