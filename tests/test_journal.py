@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdsd.errors import JournalError
-from sdsd.journal import MIGRATIONS, Entry, Journal, fingerprint, stage_of
+from sdsd.journal import MIGRATIONS, Entry, Journal, Usage, fingerprint, stage_of
 from sdsd.types import Answer, Completion, Goal, Message, Record, Refusal, Request, Scenario
 
 REQUEST = Request("agent", 64, (Message("user", "Hello?"),))
@@ -316,3 +316,43 @@ def test_a_fingerprint_names_the_part_that_changed() -> None:
     assert changed(prompt="Once") == ["prompt"]
     assert changed(role="agent") == ["role"]
     assert fingerprint(chat, "m")["model"] != fingerprint(chat, "other")["model"]
+
+
+# -- sums and migrations -------------------------------------------------------------------
+
+
+def asked(role: str) -> dict[str, str]:
+    return {"role": role, "model": "m"}
+
+
+async def test_what_was_asked_is_summed_by_stage_and_role(tmp_path: Path) -> None:
+    answer = Completion("x", prompt_tokens=10, cached_tokens=4, completion_tokens=3, seconds=0.5)
+    with Journal(tmp_path / "j") as journal:
+        await asyncio.gather(
+            *(journal.commit(f"s{k}", f"turn/{k}/user", asked("user"), answer) for k in range(50)),
+            journal.commit("s", "plan", asked("planner"), answer),
+            journal.commit("s", "critique/1", asked("critic"), Refusal("HTTP 400")),
+        )
+        sums = [Usage("plan", "planner", "m", 1, 10, 4, 3, 0.5)]
+        sums += [Usage("turn", "user", "m", 50, 500, 200, 150, 25.0)]
+        assert journal.usage() == sums
+        await journal.commit("t", "plan", asked("planner"), answer)
+        assert journal.usage()[0] == Usage("plan", "planner", "m", 2, 20, 8, 6, 1.0)
+
+
+async def test_an_older_journal_is_brought_up_to_date(tmp_path: Path) -> None:
+    """The sums that a migration makes are those that would have been kept."""
+    answer = Completion("x", prompt_tokens=10, cached_tokens=4, completion_tokens=3, seconds=0.5)
+    with Journal(tmp_path / "j") as journal:
+        for k in range(5):
+            await journal.commit("s", f"turn/{k}", asked("user"), answer)
+        await journal.commit("s", "plan", asked("planner"), answer)
+        await journal.commit("s", "check/1", asked("agent"), Refusal("HTTP 400"))
+        kept = journal.usage()
+    with closing(sqlite3.connect(tmp_path / "j")) as connection:
+        connection.executescript("DROP TABLE usage; PRAGMA user_version = 1;")
+    with pytest.raises(JournalError, match=r"of an older sdsd.*`sdsd run`"):
+        Journal(tmp_path / "j", readonly=True)
+    with Journal(tmp_path / "j") as journal:
+        assert journal.usage() == kept
+        assert journal.answers() == 7

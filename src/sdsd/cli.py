@@ -94,6 +94,9 @@ def run(
         list[str] | None,
         typer.Option("--set", help="Any key: --set dialogue.protocol=roleplay. Repeatable."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only estimate calls, tokens, time and money.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Make a data set, or continue one: run the same command again."""
@@ -106,6 +109,12 @@ def run(
     overrides = {k: v for k, v in overrides.items() if v is not None}
     overrides |= dict(configuration.assignment(c) for c in changes or [])
     chosen = configuration.load(config, overrides)
+    if dry_run:
+        from sdsd.estimate import estimate
+        from sdsd.rundir import default_path
+
+        terminal.estimate(estimate(chosen, out or default_path(chosen, Path.cwd())), json=json)
+        return
     with terminal.progress(json=json) as screen:
         result = make(chosen, out=out, on_event=screen.hear, progress=screen.download)
     terminal.finished(result, json=json)

@@ -395,7 +395,12 @@ def _migrate(connection: sqlite3.Connection) -> None:
 
 def _check_version(connection: sqlite3.Connection, path: Path) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version != len(MIGRATIONS):
+    if version < len(MIGRATIONS):
+        raise JournalError(
+            f"{path}: journal version {version} of an older sdsd, {len(MIGRATIONS)} is current; "
+            "`sdsd run` with the same configuration brings it up to date"
+        )
+    if version > len(MIGRATIONS):
         raise JournalError(
             f"{path}: journal version {version}, this program knows {len(MIGRATIONS)}; "
             "use the sdsd that wrote it, or a newer one"

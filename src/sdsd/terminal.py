@@ -25,6 +25,7 @@ from sdsd.types import Critique, Record, Scenario, Verdict
 if TYPE_CHECKING:
     from sdsd.catalogue import Catalogue
     from sdsd.doctor import Finding
+    from sdsd.estimate import Estimate
     from sdsd.journal import Usage
     from sdsd.look import State
     from sdsd.runner import Result
@@ -264,10 +265,32 @@ def _spent(usage: Sequence[Usage]) -> Table:
     for name in ("calls", "read", "from cache", "written", "s/call"):
         table.add_column(name, justify="right")
     for u in usage:
-        cached = f"{u.cached_tokens / u.prompt_tokens:.0%}" if u.prompt_tokens else "-"
+        cached = f"{u.cached_tokens / u.prompt_tokens:.0%}" if u.cached_tokens else "-"
+        each = f"{u.seconds / u.calls:.2f}" if u.calls and u.seconds else "-"
         numbers = (f"{u.calls:,}", f"{u.prompt_tokens:,}", cached, f"{u.completion_tokens:,}")
-        table.add_row(u.stage, u.role, safe(u.model), *numbers, f"{u.seconds / u.calls:.2f}")
+        table.add_row(u.stage, u.role, safe(u.model), *numbers, each)
     return table
+
+
+_RATES = (50, 1_000, 20_000)
+"""Tokens written per second: a laptop, one GPU, a few."""
+
+
+def estimate(found: Estimate, *, json: bool) -> None:
+    """What a run is going to take."""
+    if json:
+        emit(found)
+        return
+    out.print(f"{found.left:,} dialogues to make; estimated from {found.basis}", soft_wrap=True)
+    if not found.calls:
+        return
+    out.print(_spent(found.usage))
+    read, written = found.prompt_tokens, found.completion_tokens
+    out.print(f"in all {found.calls:,} calls, {read:,} tokens read, {written:,} written")
+    if found.money:
+        out.print(f"cost   {found.money:,.2f}, without what a cache saves")
+    times = ", ".join(f"{duration(written / rate)} at {rate:,}" for rate in _RATES)
+    out.print(f"time   {times} tokens written per second (`sdsd doctor` measures)")
 
 
 def verified(verdict: Replay, *, json: bool) -> None:

@@ -1,0 +1,99 @@
+"""What a run spends, and where it stops spending."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sdsd
+from sdsd import config as configuration
+from sdsd.account import Account, cost, money
+from sdsd.config import PriceConfig
+from sdsd.estimate import estimate
+from sdsd.journal import Usage
+from sdsd.models.scripted import ScriptedModel
+from sdsd.session import Event, Noted
+from sdsd.types import Completion
+
+PRICES: dict[str, Any] = {
+    "models": {"default": {"price": {"prompt": 2.0, "cached": 0.5, "completion": 10.0}}}
+}
+
+
+def test_what_tokens_cost() -> None:
+    price = PriceConfig(prompt=2.0, cached=0.5, completion=10.0)
+    assert cost(price, 1_000_000, 400_000, 100_000) == pytest.approx(1.2 + 0.2 + 1.0)
+    assert cost(PriceConfig(prompt=2.0), 1_000_000, 400_000, 9) == pytest.approx(2.0)
+    assert cost(price, 10, 20, 0) == pytest.approx(20 * 0.5 / 1e6)  # a server that miscounts
+
+
+def test_an_account_goes_on_from_what_was_spent_before() -> None:
+    config = configuration.load({**PRICES, "budget": {"tokens": 1000, "money": 0.01}})
+    before = [Usage("plan", "planner", "m", 1, 500, 0, 100, 1.0)]
+    account = Account(config, before)
+    assert account.tokens == 600
+    assert account.money == pytest.approx(money(before, config)) == pytest.approx(0.002)
+    assert account.exhausted == ""
+    account.add("agent", Completion("", prompt_tokens=100, completion_tokens=299))
+    assert account.exhausted == ""
+    account.add("agent", Completion("", prompt_tokens=1))
+    assert "the budget of 1,000 tokens is used up (1,000)" in account.exhausted
+    assert "raise `budget.tokens`" in account.exhausted
+
+
+def run(tmp_path: Path, n: int, **keys: Any) -> tuple[sdsd.Result, ScriptedModel, list[str]]:
+    notes: list[str] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Noted):
+            notes.append(event.text)
+
+    model = ScriptedModel()
+    overrides = {key.replace("__", "."): value for key, value in keys.items()}
+    chosen = configuration.load({**PRICES, "n": n, "open": 4}, overrides)
+    result = sdsd.run(chosen, out=tmp_path / "run", models={"default": model}, on_event=hear)
+    return result, model, notes
+
+
+@pytest.mark.parametrize("budget", [{"budget__tokens": 20_000}, {"budget__money": 0.05}])
+def test_a_budget_stops_a_run_cleanly_and_a_larger_one_continues_it(
+    tmp_path: Path, budget: dict[str, Any]
+) -> None:
+    first, model, notes = run(tmp_path, 20, **budget)
+    assert first.stopped
+    assert 0 < first.done < 20
+    assert any("is used up" in note for note in notes)
+    asked = model.asked
+
+    again, model, notes = run(tmp_path, 20, **budget)
+    assert (again.stopped, again.done, model.asked) == (True, first.done, 0)
+    assert any("is used up" in note for note in notes)
+
+    whole, model, _ = run(tmp_path, 20)
+    assert (whole.stopped, whole.done) == (False, 20)
+    other, fresh, _ = run(tmp_path / "other", 20)
+    assert whole.outcomes == other.outcomes
+    assert asked + model.asked == fresh.asked
+
+
+def test_an_estimate_of_a_new_run_is_near_what_it_takes(tmp_path: Path) -> None:
+    found = estimate(configuration.load({**PRICES, "n": 60}), tmp_path / "run")
+    assert found.left == 60
+    assert "rehearsal of 30 dialogues by `continuation`" in found.basis
+    result, model, _ = run(tmp_path, 60)
+    assert result.done == 60
+    assert found.calls == pytest.approx(model.asked, rel=0.1)
+    assert found.money > 0
+
+
+def test_an_estimate_of_a_run_under_way_goes_by_what_it_took(tmp_path: Path) -> None:
+    run(tmp_path, 10)
+    config = configuration.load({**PRICES, "n": 30, "open": 4})
+    found = estimate(config, tmp_path / "run")
+    assert (found.left, found.basis) == (20, "the 10 dialogues that this run has made")
+    _, model, _ = run(tmp_path, 30)
+    assert found.calls == pytest.approx(model.asked, rel=0.2)
+    done = estimate(config, tmp_path / "run")
+    assert (done.left, done.calls, done.money) == (0, 0, 0.0)
