@@ -180,6 +180,12 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
         Column("quote", _TEXT, "The words that the critic gives as evidence; may be empty."),
         Column("grounded", _BOOL, "The quotation really occurs in the turn."),
         Column("confirmed", _BOOL, "`violated` and `grounded`: what counts as a violation."),
+        Column(
+            "probability",
+            _REAL,
+            "How likely the critic's model was to say that it is violated; null where servers do "
+            "not tell.",
+        ),
         Column("reason", _TEXT, "Why, in the critic's words."),
     ),
     "scenarios": (

@@ -144,6 +144,7 @@ def _verdicts(record: Record, models: Models) -> Iterator[Row]:
                 "quote": verdict.quote,
                 "grounded": verdict.grounded,
                 "confirmed": verdict.confirmed,
+                "probability": verdict.probability,
                 "reason": verdict.reason,
             }
 
