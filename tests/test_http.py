@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,8 +18,9 @@ from aiohttp import web
 from sdsd.client import Timeouts
 from sdsd.errors import ModelError, TransientError
 from sdsd.models import Capabilities
-from sdsd.models.http import HttpModel, folded
+from sdsd.models.http import HttpModel, folded, gauges
 from sdsd.models.scripted import CHATML
+from sdsd.pace import Gauges
 from sdsd.types import Answer, Completion, Message, Refusal, Request
 from standin import StandIn, chatml, serving
 
@@ -441,3 +443,119 @@ async def test_the_key_comes_from_the_environment_and_is_written_nowhere(tmp_pat
     written = [path for path in out.rglob("*") if path.is_file()]
     assert len(written) > 5
     assert [path for path in written if key.encode() in path.read_bytes()] == []
+
+
+# -- how sure a model was ------------------------------------------------------------------
+
+
+def said(*tokens: tuple[str, float, dict[str, float]]) -> dict[str, Any]:
+    """A choice's logprobs, as servers write them."""
+    return {
+        "content": [
+            {
+                "token": token,
+                "logprob": logprob,
+                "top_logprobs": [{"token": t, "logprob": p} for t, p in others.items()],
+            }
+            for token, logprob, others in tokens
+        ]
+    }
+
+
+JUDGE = Request("critic", 32, (Message("user", "Broken?"),), weigh=("yes", "no"))
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "weights"),
+    [
+        (
+            said(
+                ("VIOLATED", -0.1, {}),
+                (" no", math.log(0.2), {" yes": math.log(0.6), " no": math.log(0.2)}),
+                ("\n", -0.1, {"yes": -0.1}),
+            ),
+            {"yes": 0.75, "no": 0.25},
+        ),
+        # The last choice counts, whatever a reason says before it.
+        (
+            said(("no", -0.1, {}), ("Yes", -0.5, {"Yes": -0.5, "YES": -0.5, "x": -9})),
+            {"yes": 1.0, "no": 0.0},
+        ),
+        (said(("no", -2.0, {"yes": -2.0})), {"yes": 0.5, "no": 0.5}),
+        (said(("maybe", -0.1, {"yes": -0.1})), {}),
+        (said(("no", -9999.0, {})), {}),
+        ({"content": None}, {}),
+        (None, {}),
+    ],
+)
+async def test_how_likely_each_of_some_words_was(
+    logprobs: dict[str, Any] | None, weights: dict[str, float]
+) -> None:
+    choice = {"finish_reason": "stop", "message": {"content": "x"}, "logprobs": logprobs}
+    async with answered_by(saying(200, reply(choices=[choice]))) as model:
+        model.capabilities = Capabilities(logprobs=True)
+        answer = await model.complete(JUDGE, 5)
+    assert isinstance(answer, Completion)
+    assert answer.weights == pytest.approx(weights)
+
+
+def test_logprobs_are_asked_for_where_they_are_known_and_wanted() -> None:
+    model = HttpModel("tiny", "http://localhost/v1")
+    for can, request, asked in ((True, JUDGE, True), (False, JUDGE, False), (True, CHAT, False)):
+        model.capabilities = Capabilities(logprobs=can)
+        assert ("logprobs" in json.loads(model.encode(request, 1)[1])) == asked
+
+
+# -- servers with wordings of their own ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("refused", "length_key", "seed", "sampling"),
+    [
+        (set(), "max_tokens", True, True),
+        ({"seed"}, "max_tokens", False, True),
+        ({"max_tokens"}, "max_completion_tokens", True, True),
+        ({"max_tokens", "temperature"}, "max_completion_tokens", True, False),
+        ({"seed", "top_p", "max_tokens"}, "max_completion_tokens", False, False),
+    ],
+)
+async def test_fields_that_a_server_refuses_are_left_out(
+    refused: set[str], length_key: str, seed: bool, sampling: bool
+) -> None:
+    async def picky(http: web.Request) -> web.Response:
+        if http.path != "/v1/chat/completions":
+            return web.Response(status=404)
+        if refused & (await http.json()).keys():
+            return web.json_response({"error": "unsupported parameter"}, status=400)
+        return web.Response(text=reply())
+
+    async with answered_by(picky) as model:
+        can = await model.probe()
+        assert (can.chat, can.completions) == (True, False)
+        assert (can.length_key, can.seed, can.sampling) == (length_key, seed, sampling)
+        assert isinstance(await model.complete(CHAT, 5), Completion)
+
+
+METRICS = """
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 12.0
+vllm:num_requests_running{engine="1",model_name="m"} 3.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 1e1
+vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="2048",other="x"} 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (METRICS, Gauges(15.0, 10.0, 32768)),
+        ('sglang:num_running_reqs 4\nsglang:num_queue_reqs{a="b"} 2.0\n', Gauges(4.0, 2.0)),
+        ("llamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n", Gauges(1.0, 0.0)),
+        ("python_info 1\n", None),
+        ("", None),
+        ("vllm:num_requests_running{ NaN\nvllm:num_requests_running ..\n", None),
+    ],
+)
+def test_what_servers_tell_about_themselves(text: str, found: Gauges | None) -> None:
+    assert gauges(text) == found

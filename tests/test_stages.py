@@ -7,6 +7,7 @@ turn is told is gone from the next.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,11 +15,11 @@ import pytest
 
 from sdsd import prompt
 from sdsd.config import CritiqueConfig, DialogueConfig, PlanConfig, ReviseConfig
-from sdsd.errors import StageFailed
+from sdsd.errors import StageFailed, Stopped
 from sdsd.models.scripted import CHATML
 from sdsd.reask import parsed
 from sdsd.stages.critique import Case, criticise
-from sdsd.stages.dialogue import Talk, hold
+from sdsd.stages.dialogue import Talk, hold, opened
 from sdsd.stages.plan import write_plan
 from sdsd.stages.revise import faults, write_revision
 from sdsd.types import (
@@ -344,6 +345,35 @@ async def test_no_turn_of_a_stream_can_play_the_other_speaker() -> None:
     assert [m.content for m in held.messages[1:4:2]] == ["Fine.", "Fine, too."]
 
 
+# -- dialogue, one chat --------------------------------------------------------------------
+
+
+async def test_all_who_read_a_chat_share_what_stands_before() -> None:
+    """Speakers, self-check, critic and reviser: each request begins as the chat stands then."""
+    door = Door()
+    whole, review = plan(3), prompt.load("review")
+    dialogue = Talk(SCENARIO, whole, door, DialogueConfig(), prompt.load("chat"), 3, CHATML)
+    held = await hold("chat", dialogue)
+    chat = (*opened(dialogue), *held.messages)
+    for step, request in door.requests.items():
+        stage, number, *speaker = step.split("/")
+        told = 1 + 2 * int(number) if stage == "check" else 2 * int(number) - (speaker == ["user"])
+        assert request.role == "agent"
+        if speaker == ["agent"]:  # a cue, if there is one, follows the person's own words
+            assert request.messages[: told - 1] == chat[: told - 1]
+            assert request.messages[-1].content.startswith(chat[told - 1].content)
+            assert len(request.messages) == told
+        else:
+            assert request.messages[:-1] == chat[:told]
+            assert request.messages[-1].role == "user"
+    case = Case(held.messages[:-1], held.utterance, opened(dialogue))
+    for task in (review.fill("judge_text", principle="p"), review.fill("revise", faults="f")):
+        messages = case.messages(review, task)
+        assert messages[:-1] == chat
+        assert messages[-1].content == f"{review.fill('aside')}\n\n{task}"
+    assert not any(whole.slip in m.content for m in chat)  # the critic must not know
+
+
 # -- dialogue, two views -------------------------------------------------------------------
 
 
@@ -504,6 +534,82 @@ async def test_critic_that_says_neither_yes_nor_no_fails_the_stage() -> None:
     with pytest.raises(StageFailed, match="violated") as failed:
         await judge(door, 2)
     assert (failed.value.step, failed.value.raw) == ("critique/2", "Hm?")
+
+
+class Crowd(Door):
+    """Answers after everybody who is going to ask has asked, and knows how many that were."""
+
+    def __init__(self, replies: Mapping[str, Reply]) -> None:
+        super().__init__(replies)
+        self.inside = self.most = 0
+
+    async def __call__(self, step: str, request: Request) -> Completion:
+        self.inside += 1
+        for _ in range(5):
+            await asyncio.sleep(0)
+        self.most = max(self.most, self.inside)
+        self.inside -= 1
+        return await super().__call__(step, request)
+
+
+FOUR = tuple(Principle(f"p{k}", f"Principle {k}.", "family", "category") for k in range(4))
+
+
+@pytest.mark.parametrize(("burst", "most"), [(False, 1), (True, 3)])
+async def test_all_verdicts_but_the_first_may_be_asked_for_at_once(burst: bool, most: int) -> None:
+    door = Crowd({f"critique/{k}": CLEAN for k in range(1, 5)})
+    critique = await criticise(
+        CASE, FOUR, door, "critique", CritiqueConfig(), prompt.load("review"), 3,
+        schema=False, burst=burst,
+    )  # fmt: skip
+    assert [v.principle for v in critique.verdicts] == ["p0", "p1", "p2", "p3"]
+    assert door.most == most
+    assert door.steps[0] == "critique/1"
+
+
+@pytest.mark.parametrize("burst", [False, True])
+@pytest.mark.parametrize(
+    ("faults", "raised"),
+    [
+        ({3: StageFailed("critique/3", "b"), 2: StageFailed("critique/2", "a")}, "critique/2: a"),
+        ({2: StageFailed("critique/2", "a"), 4: Stopped("stop")}, "stop"),
+    ],
+)
+async def test_a_verdict_that_fails_leaves_none_unasked(
+    burst: bool, faults: dict[int, Exception], raised: str
+) -> None:
+    """What is recorded is the same whether they are asked for together or in turn."""
+    replies: dict[str, Any] = {f"critique/{k}": faults.get(k, CLEAN) for k in range(1, 5)}
+
+    door = Door({k: v for k, v in replies.items() if not isinstance(v, Stopped)})
+
+    async def ask(step: str, request: Request) -> Completion:
+        if isinstance(replies[step], Stopped):
+            door.requests[step] = request
+            raise replies[step]
+        return await door(step, request)
+
+    with pytest.raises((StageFailed, Stopped), match=raised):
+        await criticise(
+            CASE, FOUR, ask, "critique", CritiqueConfig(), prompt.load("review"), 1,
+            schema=False, burst=burst,
+        )  # fmt: skip
+    assert sorted(door.requests) == [f"critique/{k}" for k in range(1, 5)]
+
+
+@pytest.mark.parametrize(
+    ("schema", "weights"), [(True, {"true": 0.9, "false": 0.1}), (False, {"yes": 0.9, "no": 0.1})]
+)
+async def test_a_verdict_keeps_how_sure_the_critic_s_model_was(
+    schema: bool, weights: dict[str, float]
+) -> None:
+    json = '{"reason": "Fine.", "quote": "", "violated": false, "severity": "none"}'
+    sure = Completion(json if schema else CLEAN, weights=weights)
+    unsure = Completion(json if schema else CLEAN)
+    door = Door({"critique/1": sure, "critique/2": unsure})
+    assert [v.probability for v in await judge(door, schema=schema)] == [0.9, None]
+    for request in door.requests.values():
+        assert request.weigh == tuple(weights)
 
 
 # -- revise --------------------------------------------------------------------------------

@@ -49,6 +49,8 @@ class Method(Struct, frozen=True):
     """The chat template's seams, for `continuation`."""
     schema: bool = False
     """The critic's server can hold a reply to a JSON schema."""
+    burst: bool = False
+    """The critic's server shares a prefix between requests at once. Decides when, never what."""
     shared: bool = False
     """Critic and reviser are the agent's own model: they read on in the chat that it held."""
 
@@ -144,4 +146,5 @@ async def _judge(case: Case, scenario: Scenario, ask: Ask, stage: str, method: M
         method.prompts["review"],
         method.config.attempts,
         schema=method.schema,
+        burst=method.burst,
     )

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 import sdsd
 from sdsd import catalogue as catalogues
@@ -177,7 +177,10 @@ async def _make_all(
             done = sum(journal.outcomes().values())
             slots = config.open or session.fleet.capacity
             tell(Began(rundir.path, config.n, done, slots, manifest.protocol))
-            drive = _Drive(inputs, method(inputs, manifest), journal, session, stopping, tell)
+            critic = session.fleet.models["critic"].capabilities
+            # llama.cpp's slots do not share: it tells how many there are, others do not.
+            how = replace(method(inputs, manifest), burst=not critic.slots)
+            drive = _Drive(inputs, how, journal, session, stopping, tell)
             await drive.all(journal.unfinished(config.n), config.open)
     return stopping.is_set()
 
@@ -248,7 +251,7 @@ def method(inputs: Inputs, manifest: Manifest) -> Method:
         manifest.protocol,
         manifest.template,
         manifest.schema,
-        manifest.shared,
+        shared=manifest.shared,
     )
 
 

@@ -1,23 +1,28 @@
 """Critique: one verdict for each principle on one agent turn, with a quotation as evidence.
 
 The critic sees the conversation and the turn, not the plan: it must not know what was intended.
-The conversation stands before the principle, so all verdicts on a turn share one prefix; they are
-asked one after the other, because only a prefix that has been computed can be shared.
+The conversation stands before the principle, so all verdicts on a turn share one prefix. Only a
+prefix that has been computed can be shared: the first verdict goes alone, the others after it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd import parse
 from sdsd.config import CritiqueConfig
-from sdsd.errors import Unparseable
+from sdsd.errors import StageFailed, Unparseable
 from sdsd.prompt import Prompt
 from sdsd.reask import parsed
 from sdsd.types import AskFn, Completion, Critique, Message, Principle, Request, Verdict
+
+T = TypeVar("T")
 
 SCHEMA = {
     "type": "object",
@@ -65,14 +70,17 @@ async def criticise(
     attempts: int,
     *,
     schema: bool,
+    burst: bool = False,
 ) -> Critique:
     """A verdict for each principle; `stage` prefixes the step names (`critique`, `recheck/1`).
 
     A claim whose quotation is not in the utterance is asked again. If the last attempt still
-    cannot quote, the claim is kept, but not `grounded`.
+    cannot quote, the claim is kept, but not `grounded`. With `burst` the verdicts after the first
+    are asked for at once: the first has had the prefix computed that they share. Without it they
+    come one after the other, for engines whose slots do not share.
     """
-    verdicts = []
-    for number, principle in enumerate(principles, 1):
+
+    async def judge(number: int, principle: Principle) -> Verdict:
         task = prompts.fill("judge_json" if schema else "judge_text", principle=principle.text)
         request = Request(
             role="critic",
@@ -83,7 +91,7 @@ async def criticise(
             weigh=("true", "false") if schema else ("yes", "no"),
         )
 
-        def read(completion: Completion, principle: Principle = principle) -> Verdict:
+        def read(completion: Completion) -> Verdict:
             verdict = parse.verdict(completion.text, principle.id, case.utterance)
             weights = completion.weights
             return replace(verdict, probability=weights.get("true", weights.get("yes")))
@@ -94,6 +102,33 @@ async def criticise(
                 raise Unparseable("the quotation is not in the reply")
             return verdict
 
-        step = f"{stage}/{number}"
-        verdicts.append(await parsed(ask, step, request, strict, attempts, last=read))
-    return Critique(tuple(verdicts))
+        return await parsed(ask, f"{stage}/{number}", request, strict, attempts, last=read)
+
+    first, *others = [partial(judge, number, p) for number, p in enumerate(principles, 1)]
+    return Critique((await first(), *(await together(others, at_once=burst))))
+
+
+async def together(jobs: Sequence[Callable[[], Awaitable[T]]], *, at_once: bool) -> list[T]:
+    """The results in order. Raises the first failure, in the same order.
+
+    Each is brought to its end even if another one fails: so the steps that are asked, and with
+    them the recording, do not depend on which came first.
+    """
+
+    async def ended(job: Callable[[], Awaitable[T]]) -> T | Exception:
+        try:
+            return await job()
+        except Exception as error:  # raised below
+            return error
+
+    if at_once:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(ended(job)) for job in jobs]
+        results = [task.result() for task in tasks]
+    else:
+        results = [await ended(job) for job in jobs]
+    failures = [result for result in results if isinstance(result, Exception)]
+    # What stops the run goes before what ends this dialogue.
+    for failure in sorted(failures, key=lambda error: isinstance(error, StageFailed)):
+        raise failure
+    return [result for result in results if not isinstance(result, Exception)]
