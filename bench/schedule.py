@@ -74,10 +74,10 @@ def recorded(n: int, protocol: str) -> Posts:
     return posts
 
 
-async def post_all(url: str, work: Posts, *, per_call: bool) -> None:
-    """Post everything; the semaphore is for a call or for a dialogue."""
-    call = asyncio.Semaphore(OPEN)
-    whole = asyncio.Semaphore(len(work) if per_call else OPEN)
+async def post_all(url: str, work: Posts, *, per_call: bool, most: int = OPEN) -> None:
+    """Post everything; the semaphore of `most` is for a call or for a dialogue."""
+    call = asyncio.Semaphore(most)
+    whole = asyncio.Semaphore(len(work) if per_call else most)
 
     async def dialogue(session: aiohttp.ClientSession, posts: list[tuple[str, bytes]]) -> None:
         async with whole:
@@ -86,7 +86,7 @@ async def post_all(url: str, work: Posts, *, per_call: bool) -> None:
                     assert response.status == 200
                     await response.read()
 
-    connector = aiohttp.TCPConnector(limit=OPEN)
+    connector = aiohttp.TCPConnector(limit=most)
     async with (
         aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout()) as session,
         asyncio.TaskGroup() as group,
@@ -95,11 +95,11 @@ async def post_all(url: str, work: Posts, *, per_call: bool) -> None:
             group.create_task(dialogue(session, posts))
 
 
-def bare(url: str, work: Posts, *, per_call: bool) -> float:
+def bare(url: str, work: Posts, *, per_call: bool, most: int = OPEN) -> float:
     """Seconds of a bare loop."""
     started = time.perf_counter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(post_all(url, work, per_call=per_call))
+        runner.run(post_all(url, work, per_call=per_call, most=most))
     return time.perf_counter() - started
 
 

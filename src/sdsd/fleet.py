@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -149,6 +150,14 @@ def addresses(chosen: ModelConfig, env: Mapping[str, str] = os.environ) -> tuple
     return (named,) if named else ()
 
 
+def key_for(chosen: ModelConfig, env: Mapping[str, str] = os.environ) -> str:
+    """The key for a model's servers; that of the hub for the hub's, unless another is named."""
+    hub = all(urlsplit(url).hostname == "router.huggingface.co" for url in chosen.urls)
+    if chosen.urls and hub and chosen.api_key_env == ModelConfig().api_key_env:
+        return env.get("HF_TOKEN", "")
+    return env.get(chosen.api_key_env, "")
+
+
 def _used(config: Config) -> list[str]:
     return sorted({getattr(config.roles, role) for role in ROLES})
 
@@ -176,7 +185,7 @@ async def start(
             if chosen.launch:
                 models[name] = [await _launched(stack, chosen, own, note)]
                 continue
-            urls, key = addresses(chosen), os.environ.get(chosen.api_key_env, "")
+            urls, key = addresses(chosen), key_for(chosen)
             if not urls:
                 limits[name] = chosen.parallel or llamacpp.default_slots()
                 hashes.update(_known_hash(chosen.model))
@@ -256,7 +265,7 @@ async def _batches(
     """The batch interface of the server that `online` speaks to."""
     online.capabilities = _remembered(online.capabilities, folder / "capabilities.json")
     headers = dict(chosen.headers)
-    if key := os.environ.get(chosen.api_key_env, ""):
+    if key := key_for(chosen):
         headers["Authorization"] = f"Bearer {key}"
     client = Client(online.base_url, headers, Timeouts(total=3600.0), most_bytes=2**30)
     terms = chosen.batch

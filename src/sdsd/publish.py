@@ -31,6 +31,19 @@ def collect(journal: Journal, config: Config, catalogue: Catalogue) -> figures.F
     )
 
 
+def published(rundir: RunDir, journal: Journal) -> bool:
+    """Whether all of the journal's records are in what was written last.
+
+    Records never change, so their number tells.
+    """
+    if not (rundir.report.exists() and rundir.card.exists()):
+        return False
+    try:
+        return export.count(rundir.data, "scenarios") == sum(journal.outcomes().values())
+    except SdsdError:
+        return False
+
+
 def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> None:
     """Write `data/`, `README.md` and `report.html` of a run, from what it has so far."""
     manifest = rundir.manifest()

@@ -21,6 +21,7 @@ import sdsd
 from sdsd import catalogue as catalogues
 from sdsd import config as configuration
 from sdsd import prompt, weights
+from sdsd.account import Account
 from sdsd.ask import Ask
 from sdsd.catalogue import Catalogue
 from sdsd.config import Config
@@ -130,14 +131,17 @@ def run(
             listeners(path, tell, version=sdsd.__version__, **wanted) as tell,
             Journal(rundir.journal) as journal,
         ):
-            stopped = False
+            stopped, before = False, sum(journal.outcomes().values())
             if next(journal.unfinished(config.n), None) is not None:
                 files = fetch(config, progress) if models is None else {}
                 stopped = in_loop(_make_all(inputs, rundir, journal, tell, files, models))
-            tell(Noted("writing the data set and the report"))
-            from sdsd.publish import publish  # brings pyarrow: not before the first call is made
+            new = sum(journal.outcomes().values()) - before
+            if new:
+                tell(Noted("writing the data set and the report"))
+            from sdsd.publish import publish, published  # brings pyarrow, which nothing else needs
 
-            publish(rundir, journal, inputs.catalogue)
+            if new or not published(rundir, journal):
+                publish(rundir, journal, inputs.catalogue)
             outcomes = outcome_counts(journal)
     return Result(path, config.n, outcomes, time.monotonic() - started, stopped)
 
@@ -168,6 +172,9 @@ async def _make_all(
 ) -> bool:
     """Make what is missing. True if asked to stop before the end."""
     config = inputs.config
+    if why := Account(config, journal.usage()).exhausted:  # before any server is started
+        tell(Noted(why))
+        return True
     stopping = asyncio.Event()
     with interruptible(stopping, tell):
         async with open_session(

@@ -100,15 +100,10 @@ async def open_session(
         if isinstance(answer, Completion):
             tell(Called(call, answer))
             account.add(call.request.role, answer)
-            enough()
-
-    def enough() -> None:
-        """Stop when the budget is used up. What is in flight is finished and kept."""
-        if not stopping.is_set() and (why := account.exhausted):
-            stopping.set()
-            tell(Noted(why))
-
-    enough()
+            # What is in flight is finished and kept.
+            if not stopping.is_set() and (why := account.exhausted):
+                stopping.set()
+                tell(Noted(why))
 
     def note(text: str) -> None:
         tell(Noted(text))

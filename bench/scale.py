@@ -1,0 +1,113 @@
+"""Does a run's memory grow with its size, and how long does a large one take to go on?
+
+    python bench/scale.py [--sizes 1000 10000 100000] [--open 256]
+
+Each size is a run of its own, in a process of its own, against the simulator answering at once.
+`making` is the peak of resident memory until the last dialogue was made, `publishing` the peak when
+data set and report are written too (pyarrow alone is a good part of that). Then the largest run is
+started again, with nothing left to do, and once more with ten dialogues more: `resume` is the time
+from the start of the process to the first new call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import sdsd
+from sdsd.session import Began, Called, Event, Noted
+from simoptions import Options
+from simulator import spawned
+
+
+def peak() -> float:
+    """Most resident memory of this process so far, in MB."""
+    status = Path("/proc/self/status").read_text()
+    return float(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def made(url: str, n: int, opened: int, out: Path) -> dict[str, Any]:
+    """Make, or continue, a run; what it took."""
+    started = time.perf_counter()
+    found: dict[str, Any] = {"first_call": None, "began": None, "making": 0.0, "calls": 0}
+
+    def hear(event: Event) -> None:
+        now = time.perf_counter() - started
+        if isinstance(event, Called):
+            found["calls"] += 1
+            found["first_call"] = found["first_call"] or now
+        elif isinstance(event, Began):
+            found["began"] = now
+        elif isinstance(event, Noted) and "data set" in event.text:
+            found["making"], found["made"] = peak(), now
+
+    model = {"model": "sim", "base_url": url, "parallel": opened}
+    result = sdsd.run(
+        {
+            "n": n,
+            "models": {"default": model},
+            "scenarios": {"exchanges": [4, 4], "principles": [1, 1]},
+            "dialogue": {"protocol": "chat", "self_check": "never"},
+            "revise": {"rounds": 1, "recheck": False},
+        },
+        out=out,
+        on_event=hear,
+    )
+    journal = (out / "journal.sqlite").stat().st_size / 1e6
+    whole = time.perf_counter() - started
+    return {**found, "publishing": peak(), "seconds": whole, "done": result.done, "MB": journal}
+
+
+def _child(pipe: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    pipe.send(json.dumps(work(*arguments)))
+
+
+def alone(work: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """`work` in a fresh process."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_child, args=(theirs, work, arguments))
+    process.start()
+    found: dict[str, Any] = json.loads(ours.recv())
+    process.join()
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000])
+    parser.add_argument("--open", type=int, default=256)
+    given = parser.parse_args()
+    print("| dialogues | calls | making, s | making, MB | publishing, s | publishing, MB |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    with tempfile.TemporaryDirectory() as folder:
+        for n in given.sizes:
+            out = Path(folder) / f"run-{n}"
+            with spawned(Options(instant=True, blocks=0)) as url:
+                run = alone(made, url, n, given.open, out)
+                assert run["done"] == n
+                writing = run["seconds"] - run["made"]
+                print(
+                    f"| {n:,} | {run['calls']:,} | {run['made']:.1f} | {run['making']:.0f} | "
+                    f"{writing:.1f} | {run['publishing']:.0f} |",
+                    flush=True,
+                )
+        with spawned(Options(instant=True, blocks=0)) as url:
+            nothing = alone(made, url, n, given.open, out)
+            more = alone(made, url, n + 10, given.open, out)
+    print(f"again, nothing to do: {nothing['seconds']:.1f} s, {nothing['calls']} calls")
+    print(
+        f"again, ten more: first call after {more['first_call']:.2f} s, {more['calls']} calls, "
+        f"{more['seconds']:.1f} s in all with publishing anew; journal {more['MB']:,.0f} MB"
+    )
+
+
+if __name__ == "__main__":
+    main()
