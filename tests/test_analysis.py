@@ -20,7 +20,8 @@ from sdsd.analysis.figures import PAPER, Figures, balance, collect, kappa, rate,
 from sdsd.analysis.report import render
 from sdsd.analysis.samples import changes, find, merged
 from sdsd.analysis.timeline import Timeline
-from sdsd.config import Config, DialogueConfig, ReviseConfig
+from sdsd.config import Config, DialogueConfig, ReviseConfig, load
+from sdsd.journal import Usage
 from sdsd.rundir import Manifest
 from sdsd.types import (
     ROLES,
@@ -637,3 +638,25 @@ def test_memory_does_not_grow_with_the_run() -> None:
 
     peak(10)
     assert peak(4_000) < peak(500) + 400_000
+
+
+# -- what it cost --------------------------------------------------------------------------
+
+SPENT = (
+    Usage("critique", "critic", "judge<b>", 2, 3_000_000, 1_000_000, 100, 1.0),
+    Usage("plan", "planner", "writer", 4, 1_000_000, 0, 500_000, 8.0),
+    Usage("recheck", "critic", "judge<b>", 1, 1_000_000, 1_000_000, 100, 2.0),
+)
+
+
+@pytest.mark.parametrize("priced", [False, True])
+def test_what_each_role_was_asked_and_what_it_cost(priced: bool) -> None:
+    price = {"price": {"prompt": 2.0, "cached": 1.0, "completion": 10.0}} if priced else {}
+    config = load({"models": {"default": price}})
+    found = collect([record(0), record(1)], [], config, PRINCIPLES, DOMAINS, SPENT)
+    assert found.money == pytest.approx((2 * 2 + 1 + 2 + 5 + 1 + 0.002) if priced else 0.0)
+    page = render(found, None, config, [])
+    assert "judge&lt;b&gt;" in page
+    assert "judge<b>" not in page
+    assert "50%" in page.partition("Models by role")[2]  # of 4 million read by the critic
+    assert ("13.00" in page) == ("6.5010 for each verified pair" in page) == priced

@@ -27,7 +27,12 @@ _AMONG = 200
 def collect(journal: Journal, config: Config, catalogue: Catalogue) -> figures.Figures:
     """The figures of a run so far."""
     return figures.collect(
-        journal.records(), journal.times(), config, catalogue.principles, catalogue.domains
+        journal.records(),
+        journal.times(),
+        config,
+        catalogue.principles,
+        catalogue.domains,
+        journal.usage(),
     )
 
 

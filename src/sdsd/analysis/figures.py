@@ -14,8 +14,10 @@ from typing import Literal
 
 from msgspec import Struct
 
+from sdsd.account import money
 from sdsd.analysis.timeline import Clock, Timeline, in_order
 from sdsd.config import Config
+from sdsd.journal import Usage
 from sdsd.types import (
     Critique,
     Dialogue,
@@ -225,6 +227,10 @@ class Figures(Struct, frozen=True, kw_only=True):
     fields: Balance
     domains: Balance
     stages: dict[str, StageUse]
+    usage: tuple[Usage, ...]
+    """By stage, role and model; unlike `stages`, dialogues under way are in it."""
+    money: float
+    """What `usage` cost, in the currency of the prices; 0 where no model has one."""
     failures: tuple[FailureCount, ...]
     examples: tuple[FailureExample, ...]
     lengths: Lengths
@@ -297,6 +303,7 @@ def collect(
     config: Config,
     catalogue_principles: Sequence[Principle],
     catalogue_domains: Sequence[Domain],
+    usage: Sequence[Usage] = (),
 ) -> Figures:
     """The figures of a run, in one pass over its records and one over its answers.
 
@@ -309,7 +316,7 @@ def collect(
     line = Timeline(pause=timeout)
     for at, stage, tokens in times:
         line.add(at, stage, tokens)
-    return tally.figures(catalogue_domains, line.clock(tally.mean_call()))
+    return tally.figures(catalogue_domains, line.clock(tally.mean_call()), usage)
 
 
 _FUNNEL: tuple[tuple[str, Callable[[Record], bool]], ...] = (
@@ -376,7 +383,7 @@ class _Tally:
         calls = sum(use["calls"] for use in self._use.values())
         return sum(self._seconds.values()) / calls if calls else 0.0
 
-    def figures(self, domains: Sequence[Domain], clock: Clock) -> Figures:
+    def figures(self, domains: Sequence[Domain], clock: Clock, usage: Sequence[Usage]) -> Figures:
         held, judged = self._funnel["held"], self._funnel["judged"]
         started = self._funnel["started"]
         messages = sum(2 * exchanges * n for exchanges, n in self._exchanges.items())
@@ -402,6 +409,8 @@ class _Tally:
             fields=balance(self._fields, Counter(d.field for d in domains)),
             domains=balance(self._domains, Counter(_place(d.field, d.name) for d in domains)),
             stages={stage: self._stage(stage) for stage in in_order(self._use)},
+            usage=tuple(usage),
+            money=money(usage, self._config),
             failures=tuple(
                 FailureCount(stage, cause, n) for (stage, cause), n in self._failures.most_common()
             ),

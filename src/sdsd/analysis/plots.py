@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from sdsd.account import money
 from sdsd.analysis import svg
 from sdsd.analysis.figures import PAPER, PAPER_PRINCIPLES, Balance, Figures, PrincipleCount, Rate
 from sdsd.analysis.page import FEW, details, pair, section, table, within
 from sdsd.analysis.samples import STOPS, words
 from sdsd.analysis.svg import Band, Column, Part, Row
 from sdsd.analysis.text import count, duration, esc, interval, percent, plural, short
+from sdsd.config import Config
+from sdsd.journal import Usage
 
 _SHOWN = 40  # principles in the plot; the table has them all
 _MOST_COLUMNS = 300
@@ -326,6 +329,34 @@ def tokens(figures: Figures) -> str:
         svg.legend(key),
         details("As a table", table(head, body)),
     )
+
+
+def spent(figures: Figures, config: Config) -> str:
+    """What each role's model was asked, and what that cost; nothing if no model was called."""
+    if not figures.usage:
+        return ""
+    roles: dict[tuple[str, str], list[Usage]] = {}
+    for use in figures.usage:
+        roles.setdefault((use.role, use.model), []).append(use)
+    body = []
+    for (role, model), uses in roles.items():
+        prompt, cached, written = (
+            sum(getattr(u, f"{kind}_tokens") for u in uses)
+            for kind in ("prompt", "cached", "completion")
+        )
+        each = sum(u.seconds for u in uses) / sum(u.calls for u in uses)
+        row = [esc(role), esc(model), count(sum(u.calls for u in uses)), count(prompt)]
+        row += [percent(cached / prompt) if prompt else "-", count(written), duration(each)]
+        body.append(row + ([f"{money(uses, config):,.2f}"] if figures.money else []))
+    head = ["Role", "Model", "Calls", "Read", "From cache", "Written", "A call"]
+    lead = "Every answer that was recorded, those of dialogues under way included."
+    if figures.money:
+        head.append("Cost")
+        pairs = figures.step("accepted")
+        lead += f" All of it cost {figures.money:,.2f}" + (
+            f", {figures.money / pairs:,.4f} for each verified pair." if pairs else "."
+        )
+    return section("Models by role", lead, table(head, body))
 
 
 def times(figures: Figures) -> str:

@@ -68,6 +68,7 @@ def _sections(figures: Figures, config: Config) -> list[str]:
         plots.principles(figures),
         plots.topics(figures),
         pair(plots.tokens(figures), plots.times(figures)),
+        plots.spent(figures, config),
     ]
 
 
