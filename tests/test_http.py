@@ -231,6 +231,12 @@ async def test_retry_after_in_seconds_is_read(header: str, seconds: float | None
     assert caught.value.retry_after == seconds
 
 
+async def test_no_credit_is_no_overload() -> None:
+    body = '{"error": {"code": "insufficient_quota", "message": "You exceeded your quota."}}'
+    with pytest.raises(ModelError, match="HTTP 429 .*insufficient_quota"):
+        await asked(saying(429, body))
+
+
 @pytest.mark.parametrize("status", [401, 402, 403, 404, 405])
 async def test_what_concerns_every_request_stops_the_run(status: int) -> None:
     with pytest.raises(ModelError) as caught:

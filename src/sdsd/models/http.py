@@ -168,9 +168,9 @@ class HttpModel:
 
     def _refused(self, status: int, body: bytes, retry_after: float | None) -> Refusal:
         said = body[:500].decode("utf-8", "replace")
-        if status in _BUSY:
+        if status in _BUSY and b"insufficient_quota" not in body:  # OpenAI's word for: no credit
             raise Busy(f"{self.base_url}: HTTP {status}: {said}", retry_after)
-        if status in _MAY_PASS or status >= 500:
+        if status in _MAY_PASS or (status >= 500 and status not in _BUSY):
             raise TransientError(f"{self.base_url}: HTTP {status}: {said}", retry_after)
         if status in _THIS_REQUEST:
             return Refusal(f"HTTP {status}", said)

@@ -341,7 +341,9 @@ async def _state(check: Callable[[int], Awaitable[Completion]], exchange: int) -
 
 def _is_full(failed: StageFailed) -> bool:
     """Whether a server refused because the prompt outgrew its context."""
-    return failed.cause.startswith("HTTP 400") and "context" in failed.raw.casefold()
+    said = failed.raw.casefold()
+    refused = failed.cause.startswith(("HTTP 400", "HTTP 413", "HTTP 422"))
+    return refused and any(word in said for word in ("context", "max_new_tokens", "too long"))
 
 
 _PROTOCOLS: dict[ProtocolName, Callable[[Talk], Awaitable[Dialogue]]] = {
