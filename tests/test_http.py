@@ -233,7 +233,7 @@ async def test_retry_after_in_seconds_is_read(header: str, seconds: float | None
 
 async def test_no_credit_is_no_overload() -> None:
     body = '{"error": {"code": "insufficient_quota", "message": "You exceeded your quota."}}'
-    with pytest.raises(ModelError, match="HTTP 429 .*insufficient_quota"):
+    with pytest.raises(ModelError, match=r"HTTP 429 .*insufficient_quota"):
         await asked(saying(429, body))
 
 
