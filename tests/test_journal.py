@@ -350,7 +350,7 @@ async def test_an_older_journal_is_brought_up_to_date(tmp_path: Path) -> None:
         await journal.commit("s", "check/1", asked("agent"), Refusal("HTTP 400"))
         kept = journal.usage()
     with closing(sqlite3.connect(tmp_path / "j")) as connection:
-        connection.executescript("DROP TABLE usage; PRAGMA user_version = 1;")
+        connection.executescript("DROP TABLE usage; DROP TABLE sum; PRAGMA user_version = 1;")
     with pytest.raises(JournalError, match=r"of an older sdsd.*`sdsd run`"):
         Journal(tmp_path / "j", readonly=True)
     with Journal(tmp_path / "j") as journal:

@@ -70,6 +70,10 @@ MIGRATIONS = (
         total(json_extract(CAST(body AS TEXT), '$.completion_tokens')),
         total(json_extract(CAST(body AS TEXT), '$.seconds'))
     FROM answer WHERE json_extract(CAST(body AS TEXT), '$.type') = 'completion' GROUP BY 1, 2, 3;
+    CREATE TABLE sum (  -- figures of the making that no record holds
+        name  TEXT PRIMARY KEY,
+        value REAL NOT NULL
+    );
     """,
 )
 """Schema versions in order; append only. `PRAGMA user_version` counts those applied."""
@@ -231,6 +235,10 @@ class Journal:
         rows = self._read("SELECT * FROM usage ORDER BY stage, role, model")
         return [Usage(*row) for row in rows]
 
+    def sums(self) -> dict[str, float]:
+        """What was added under each name."""
+        return dict(self._read("SELECT name, value FROM sum"))
+
     def times(self) -> Iterator[tuple[float, str, int]]:
         """(unix time, stage, completion tokens) of every answer, by time."""
         rows = self._reader.execute("SELECT at, step, body FROM answer ORDER BY at")
@@ -276,6 +284,15 @@ class Journal:
         body = msgspec.json.encode(record)
         row = (scenario.index, scenario.id, record.outcome, record.rule, body)
         return self._write("INSERT INTO record VALUES (?, ?, ?, ?, ?)", row)
+
+    def add(self, name: str, value: float) -> asyncio.Future[None]:
+        """Add to a sum, in the same way."""
+        row = (name, value)
+        return self._write(
+            "INSERT INTO sum VALUES (?, ?) "
+            "ON CONFLICT DO UPDATE SET value = value + excluded.value",
+            row,
+        )
 
     def _write(
         self, sql: str, row: tuple[Any, ...], usage: tuple[Any, ...] | None = None

@@ -33,6 +33,7 @@ def collect(journal: Journal, config: Config, catalogue: Catalogue) -> figures.F
         catalogue.principles,
         catalogue.domains,
         journal.usage(),
+        journal.sums(),
     )
 
 

@@ -223,7 +223,7 @@ class _Drive(Struct, frozen=True):
                 errors.append(error)
                 self.stopping.set()
             finally:
-                fleet.closed(index)
+                self.session.closed(index)
                 under_way -= 1
                 room.set()
 

@@ -19,6 +19,7 @@ from sdsd import fleet as fleets
 from sdsd.account import Account
 from sdsd.ask import Call, Sender
 from sdsd.config import Config
+from sdsd.economy import Economy
 from sdsd.errors import Stopped
 from sdsd.fleet import Fleet
 from sdsd.journal import Journal, stage_of
@@ -70,6 +71,12 @@ class Session(Struct, frozen=True):
 
     fleet: Fleet
     send: Sender
+    economy: Economy
+
+    def closed(self, dialogue: int) -> None:
+        """A dialogue is over."""
+        self.fleet.closed(dialogue)
+        self.economy.closed(dialogue)
 
     @property
     def names(self) -> dict[str, str]:
@@ -92,7 +99,7 @@ async def open_session(
     In `folder` is kept what models need to remember.
     """
 
-    account = Account(config, journal.usage())
+    account, economy = Account(config, journal.usage()), Economy()
 
     def watched(call: Call, answer: Answer) -> None:
         model = models[call.request.role]
@@ -100,6 +107,7 @@ async def open_session(
         if isinstance(answer, Completion):
             tell(Called(call, answer))
             account.add(call.request.role, answer)
+            economy.answered(call, answer)
             # What is in flight is finished and kept.
             if not stopping.is_set() and (why := account.exhausted):
                 stopping.set()
@@ -116,7 +124,9 @@ async def open_session(
             fleet = fleets.cast(own, config, stopping=stopping, note=note)
             await fleets.watch(stack, fleet)
         models = fleet.models
-        yield Session(fleet, onion(fleet, config, journal, stopping, watched))
+        yield Session(fleet, onion(fleet, config, journal, stopping, watched), economy)
+        for name, value in economy.sums().items():
+            await journal.add(name, value)
 
 
 def onion(

@@ -231,6 +231,9 @@ class Figures(Struct, frozen=True, kw_only=True):
     """By stage, role and model; unlike `stages`, dialogues under way are in it."""
     money: float
     """What `usage` cost, in the currency of the prices; 0 where no model has one."""
+    least: float | None
+    """Prompt tokens computed, in multiples of the least possible, over a sample of the dialogues;
+    None where servers do not say what they found in their caches."""
     failures: tuple[FailureCount, ...]
     examples: tuple[FailureExample, ...]
     lengths: Lengths
@@ -304,6 +307,7 @@ def collect(
     catalogue_principles: Sequence[Principle],
     catalogue_domains: Sequence[Domain],
     usage: Sequence[Usage] = (),
+    sums: Mapping[str, float] = {},
 ) -> Figures:
     """The figures of a run, in one pass over its records and one over its answers.
 
@@ -316,7 +320,13 @@ def collect(
     line = Timeline(pause=timeout)
     for at, stage, tokens in times:
         line.add(at, stage, tokens)
-    return tally.figures(catalogue_domains, line.clock(tally.mean_call()), usage)
+    return tally.figures(catalogue_domains, line.clock(tally.mean_call()), usage, sums)
+
+
+def _of_least(sums: Mapping[str, float]) -> float | None:
+    """Computed prompt tokens in multiples of the least, from the journal's sums."""
+    cached, least = sums.get("sampled_cached", 0.0), sums.get("sampled_least", 0.0)
+    return (sums["sampled_prompt"] - cached) / least if cached and least else None
 
 
 _FUNNEL: tuple[tuple[str, Callable[[Record], bool]], ...] = (
@@ -383,7 +393,13 @@ class _Tally:
         calls = sum(use["calls"] for use in self._use.values())
         return sum(self._seconds.values()) / calls if calls else 0.0
 
-    def figures(self, domains: Sequence[Domain], clock: Clock, usage: Sequence[Usage]) -> Figures:
+    def figures(
+        self,
+        domains: Sequence[Domain],
+        clock: Clock,
+        usage: Sequence[Usage],
+        sums: Mapping[str, float],
+    ) -> Figures:
         held, judged = self._funnel["held"], self._funnel["judged"]
         started = self._funnel["started"]
         messages = sum(2 * exchanges * n for exchanges, n in self._exchanges.items())
@@ -411,6 +427,7 @@ class _Tally:
             stages={stage: self._stage(stage) for stage in in_order(self._use)},
             usage=tuple(usage),
             money=money(usage, self._config),
+            least=_of_least(sums),
             failures=tuple(
                 FailureCount(stage, cause, n) for (stage, cause), n in self._failures.most_common()
             ),

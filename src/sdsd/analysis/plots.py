@@ -320,6 +320,11 @@ def tokens(figures: Figures) -> str:
         f"{short(prompt)} tokens were read, {percent(cached / prompt) if prompt else '0%'} of them "
         f"from the prefix cache; {short(written)} were written."
     )
+    if figures.least is not None:
+        lead += (
+            f" A cache without end would have left the least to compute; it was "
+            f"{figures.least:.2f} times that, in a sample of the dialogues."
+        )
     key = [("t-a", "prompt, computed"), ("t-a3", "prompt, from cache"), ("t-c", "written")]
     head = ["Stage", "Calls", "Prompt, computed", "Prompt, cached", "Written"]
     return section(
