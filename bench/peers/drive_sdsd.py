@@ -2,8 +2,8 @@
 
 Its scenarios are its own; four exchanges, one principle, no self-checks, one revision that is not
 rechecked make the same calls of each dialogue. `roleplay` sends two views of the conversation as
-the others do, `continuation` one growing stream. What it asks to find out what the server can do
-is not counted. There is no telemetry.
+the others do, `continuation` one growing stream, `chat` one growing chat. What it asks to find out
+what the server can do is not counted. There is no telemetry.
 
 Resume: the same call again, with the same directory.
 """
@@ -35,7 +35,7 @@ def row_of(record: Record) -> Row:
 
 
 def main() -> None:
-    job = measure.job("roleplay", "continuation")
+    job = measure.job("roleplay", "continuation", "chat")
     config = {
         "n": job.n,
         "open": job.open,

@@ -64,6 +64,7 @@ PEERS = {
         "sdialog, shared models", "sdialog", "shared", own_prompts=True, resumes=False
     ),
     "sdsd": Peer("sdsd, roleplay", "sdsd", "roleplay", own_prompts=True, probes=4),
+    "sdsd-chat": Peer("sdsd, chat", "sdsd", "chat", own_prompts=True, probes=4),
     "sdsd-continuation": Peer(
         "sdsd, continuation", "sdsd", "continuation", own_prompts=True, probes=4
     ),
