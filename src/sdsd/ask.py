@@ -97,7 +97,8 @@ def retry(
     async def again(call: Call) -> Answer:
         role = call.request.role
         name, allowed = names[role], patience[role]
-        begun, tries, wait = clock(), 0, first_wait
+        begun = since = clock()
+        tries, wait = 0, first_wait
         while True:
             try:
                 answer = await send(call)
@@ -112,11 +113,15 @@ def retry(
                     f"{role}: `{name}` has not answered for {allowed.outage:g} s, last: {last}. "
                     "Everything answered so far is kept; run the same command again to continue"
                 )
-            if not isinstance(last, Busy):
+            others = heard[name] > since  # while this request failed once more
+            if not isinstance(last, Busy) and (others or not tries):
                 tries += 1
-                if tries > allowed.retries and heard[name] > begun:
+                if tries > allowed.retries and others:
                     cause = f"no answer in {tries} tries, while others had theirs"
                     return Refusal(cause, str(last))
+            if others:  # the model has no need of a long pause
+                wait = first_wait
+            since = now
             pause = random.uniform(0, wait)  # noqa: S311
             await sleep(pause if last.retry_after is None else last.retry_after + pause / 10)
             wait = min(wait * 2, longest_wait)

@@ -154,7 +154,7 @@ class _Refusals:
     every `RAMP` seconds under full load, and not only when answers come.
     """
 
-    _SHORTEST, _LONGEST = 1.0, 60.0
+    _SHORTEST, _LONGEST = 1.0, 15.0
 
     def __init__(self, limit: int, clock: Clock) -> None:
         self.limit = limit
@@ -172,12 +172,12 @@ class _Refusals:
         now = self._clock()
         held = busy - 1  # all that are there but the one that was refused
         self.limit = max(1, min(self.limit, held))
-        if self._since:  # not even one more was taken
+        if self._since and not held:  # not even one was taken
             self._paused = max(self._paused, now + (retry_after or 0.0))
         self._ever = True
         self._since += 1
         if self._raised:  # the last raise was too much
-            self._every = min(self._every * 2, self._LONGEST)
+            self._every = min(self._every * 4, self._LONGEST)
             self._raised = False
         self._next = now + self._every
 

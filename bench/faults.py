@@ -1,0 +1,574 @@
+"""What a run survives, and whether anything is lost or asked twice: the matrix of faults.
+
+    python bench/faults.py [--dialogues 60] [--kinds 429 reset ...]
+
+Every kind of fault of the simulator at 1, 10 and 50 % of requests, each with a whole run; then one
+of three servers killed and brought back, all of them gone for a minute, and a server that refuses
+what is too much. A run is judged by what it leaves behind: the requests that its journal stands for
+are made once more (`left`) and looked up in the server's log by their digests (`audit`).
+
+A reply counts as *delivered* if the server wrote the whole of it and it is a completion. Delivered
+and not recorded is *lost*; recorded and never delivered is *invented*; both must be none. A reply
+without text (`null-content`) is delivered: it is recorded, and its stage asks again under another
+seed, so such dialogues may differ from those of a run without faults. So may those with a request
+that was given up; they are recorded as failed, and counted by cause below the table. No others may.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import math
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import msgspec
+from msgspec import Struct
+
+import sdsd
+from sdsd import ask as door
+from sdsd.ask import Ask, locked
+from sdsd.chance import call_seed, draw
+from sdsd.dataset.export import read
+from sdsd.dataset.schema import VIEWS
+from sdsd.journal import Journal
+from sdsd.models import Capabilities
+from sdsd.models.http import HttpModel
+from sdsd.models.pool import Pool
+from sdsd.pipeline import make_record
+from sdsd.rundir import RunDir
+from sdsd.runner import Inputs, Result, method, read_inputs
+from sdsd.session import Began, Called, Event
+from sdsd.types import ROLES, Answer, Completion, Message, Record, Refusal, Request
+from sdsd.verify import verify
+
+sys.path.insert(0, str(Path(__file__).parent))
+from simoptions import FaultKind, Options
+from simulator import Simulator
+from simwire import DEFAULT_MODEL, Line
+
+KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
+RATES = (0.01, 0.1, 0.5)
+AT_ONCE = 16
+"""Runs of the matrix under way at once: most of their time they wait for another try."""
+PLACES = 4
+"""Requests at once at each server that is killed."""
+TIMED: tuple[FaultKind, ...] = ("hang", "drip")
+"""Faults that only a time-out of the client ends."""
+QUICK: dict[str, Any] = {"instant": True, "blocks": 0, "violations": 0.6, "retry_after": 0.05}
+"""Options of a simulator that answers at once. Without a cache, no figure depends on the order."""
+ENGINE: dict[str, Any] = {**QUICK, "instant": False, "time_scale": 0.2}
+"""Options of one that takes its time: a call is about 0.1 s."""
+
+T = TypeVar("T")
+Contents = dict[int, list[Any]]
+"""By index of the dialogue, its rows in all views."""
+
+
+# -- servers and runs ----------------------------------------------------------------------
+
+
+class Host:
+    """A simulator in a thread of its own, with its log. A context manager."""
+
+    def __init__(self, log: Path, **options: Any) -> None:
+        self.log = log
+        self._simulator = Simulator(Options(log=str(log), **options))
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="simulator")
+
+    def __enter__(self) -> Host:
+        self._thread.start()
+        self._do(self._simulator.start())
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+        self._simulator.close()
+
+    @property
+    def url(self) -> str:
+        """The base URL."""
+        return self._simulator.url
+
+    def stop(self) -> None:
+        """Kill it."""
+        self._do(self._simulator.stop())
+
+    def restart(self) -> None:
+        """Bring it back, on the same port."""
+        self._do(self._simulator.restart())
+
+    def fail(self, faults: Mapping[FaultKind, float]) -> None:
+        """From now on, requests meet these faults at these rates."""
+        address = self.url.removesuffix("/v1") + "/sim/faults"
+        with urllib.request.urlopen(address, json.dumps(faults).encode()):
+            pass
+
+    def lines(self) -> list[Line]:
+        """Its log: completions and how they ended."""
+        decode = msgspec.json.Decoder(Line).decode
+        return [decode(line) for line in self.log.read_bytes().splitlines()]
+
+    def probed(self, key: str = "") -> frozenset[str]:
+        """Digests of the requests by which a run finds out what the server can do."""
+
+        async def probe() -> None:
+            async with HttpModel(DEFAULT_MODEL, self.url, key=key) as model:
+                await model.probe()
+
+        asyncio.run(probe())
+        return frozenset(line.digest for line in self.lines())
+
+    def _do(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+def keys(n: int, hosts: Sequence[Host], **model: Any) -> dict[str, Any]:
+    """The configuration of a run of small dialogues, about five calls each."""
+    urls = [host.url for host in hosts]
+    return {
+        "n": n,
+        "models": {"default": {"model": DEFAULT_MODEL, "base_url": urls, **model}},
+        "scenarios": {"exchanges": [1, 2], "principles": [1, 1]},
+        "dialogue": {"protocol": "chat", "self_check": "never"},
+        "observe": {"log": False, "metrics": False},
+    }
+
+
+def undisturbed(folder: Path, n: int) -> Contents:
+    """The data set of a run without faults."""
+    with Host(folder / "log", **QUICK) as host:
+        sdsd.run(keys(n, [host]), out=folder / "run")
+    return contents(folder / "run")
+
+
+def lucky(rate: float) -> int:
+    """A seed of the plan of faults by which one of the requests after the first 20 fails early."""
+    seeds = range(1000)
+    return next(s for s in seeds if any(draw(s, k) / 2**64 < rate for k in range(20, 50)))
+
+
+# -- what a run leaves behind --------------------------------------------------------------
+
+
+class Post(Struct, frozen=True):
+    """A request that the journal stands for."""
+
+    dialogue: int
+    digest: str
+    """As in the server's log."""
+
+
+class _Posting(Ask):
+    """The door of a replay, which notes what was posted."""
+
+    def __init__(self, index: int, scenario: str, inputs: Inputs, journal: Journal) -> None:
+        self.recorded = journal.load(scenario)
+        names: dict[str, str] = dict.fromkeys(ROLES, DEFAULT_MODEL)
+        super().__init__(scenario, inputs.config.seed, self.recorded, locked, names)
+        self._index, self._run_seed = index, inputs.config.seed
+        self.posts: list[Post] = []
+        self.given_up = self.silent = False
+
+    async def __call__(self, step: str, request: Request) -> Completion:
+        path, body = _WRITER.encode(request, call_seed(self._run_seed, self.scenario, step))
+        digest = blake2b(b"/v1" + path.encode() + body, digest_size=8).hexdigest()
+        answer = self.recorded[step].answer
+        if isinstance(answer, Refusal) and not answer.cause.startswith("HTTP "):
+            self.given_up = True
+        else:
+            self.posts.append(Post(self._index, digest))
+            self.silent |= isinstance(answer, Completion) and not answer.text
+        return await super().__call__(step, request)
+
+
+_WRITER = HttpModel(DEFAULT_MODEL, "http://127.0.0.1/v1", capabilities=Capabilities(schema=True))
+"""Writes the bodies of requests as a run writes them for the simulator."""
+
+
+class Left(Struct, frozen=True):
+    """What the journal of a finished run holds."""
+
+    posts: list[Post]
+    """In each dialogue in the order in which they were asked; without those given up."""
+    given_up: frozenset[int]
+    """Dialogues with a request that the client gave up, which is recorded as its answer."""
+    answers: int
+    records: list[Record]
+    silent: frozenset[int]
+    """Dialogues with a recorded reply that has no text."""
+
+
+def left(out: Path) -> Left:
+    """Read the journal of a finished run, and make its requests once more."""
+    rundir = RunDir(out)
+    inputs, manifest = read_inputs(rundir.config()), rundir.manifest()
+    assert manifest is not None
+    posts: list[Post] = []
+    silent, given_up = set(), set()
+    with Journal(rundir.journal, readonly=True) as journal, asyncio.Runner() as loop:
+        records = list(journal.records())
+        for record in records:
+            index = record.scenario.index
+            ask = _Posting(index, record.scenario.id, inputs, journal)
+            loop.run(make_record(record.scenario, ask, method(inputs, manifest)))
+            posts += ask.posts
+            if ask.silent:
+                silent.add(index)
+            if ask.given_up:
+                given_up.add(index)
+        answers = journal.answers()
+        return Left(posts, frozenset(given_up), answers, records, frozenset(silent))
+
+
+def contents(out: Path) -> Contents:
+    """The data set of a run without times."""
+    found: Contents = {}
+    for view in VIEWS:
+        for row in read(out / "data", view):
+            row.pop("seconds", None)
+            found.setdefault(row["index"], []).append((view, row))
+    return found
+
+
+class Account(Struct, frozen=True):
+    """What the server's log says beside what the journal says, probes left out."""
+
+    requests: int
+    injected: int
+    """Requests that met a fault of the simulator's plan."""
+    refusals: int
+    """Answers 429 and 503."""
+    recorded: int
+    twice: int
+    """Recorded more than once."""
+    lost: int
+    """Delivered, and not recorded for that."""
+    invented: int
+    """Recorded, and never delivered."""
+
+
+def delivered(line: Line) -> bool:
+    """The server wrote the whole of an answer: a completion, or a no for good."""
+    if line.outcome in ("drip", "slow-headers"):
+        return line.status == 200
+    return line.outcome in ("answered", "duplicate", "null-content") or line.status == 400
+
+
+def audit(left: Left, lines: Iterable[Line], probes: frozenset[str]) -> Account:
+    """Hold the journal against the server's log."""
+    lines = [line for line in lines if line.digest not in probes]
+    came = Counter(line.digest for line in lines if delivered(line))
+    kept = Counter(post.digest for post in left.posts)
+    return Account(
+        requests=len(lines),
+        injected=sum(line.outcome in KINDS for line in lines),
+        refusals=sum(line.status in (429, 503) for line in lines),
+        recorded=left.answers,
+        twice=left.answers - len(left.given_up) - len(kept),
+        lost=(came - kept).total(),
+        invented=(kept - came).total(),
+    )
+
+
+class Judged(Struct, frozen=True):
+    """A run that is over, held against the servers' logs and an undisturbed run."""
+
+    account: Account
+    outcomes: dict[str, int]
+    """By `accepted`, `filtered`, `failed`."""
+    causes: dict[str, int]
+    """Why dialogues failed."""
+    missing: int
+    """Dialogues without a record."""
+    differing: frozenset[int]
+    """Dialogues whose rows are not those of the undisturbed run."""
+    silent: frozenset[int]
+    """Dialogues with a reply that has no text."""
+    given_up: frozenset[int]
+    """Dialogues with a request that was given up."""
+    unverified: tuple[str, ...]
+    """What `sdsd verify` finds."""
+    moves: dict[int, int]
+    """By dialogue, how often it went from one server to another."""
+    seconds: float
+
+    def wrong(self, cut: int = 0) -> list[str]:
+        """What must not be, as words; nothing if all is well.
+
+        `cut` replies may be lost: those that can have been on their way when a server was killed.
+        """
+        account = self.account
+        found = {
+            "recorded twice": account.twice,
+            "lost": max(0, account.lost - cut),
+            "invented": account.invented,
+            "missing": self.missing,
+            "other than undisturbed": len(self.differing - self.silent - self.given_up),
+        }
+        return [f"{count} {what}" for what, count in found.items() if count] + [*self.unverified]
+
+
+def judge(result: Result, hosts: Sequence[Host], probes: frozenset[str], clean: Contents) -> Judged:
+    """Judge a run that was made on these servers."""
+    found, rows = left(result.path), contents(result.path)
+    logs = [host.lines() for host in hosts]
+    served = {line.digest: k for k, log in enumerate(logs) for line in log if delivered(line)}
+    ways: dict[int, list[int]] = {}
+    for post in found.posts:
+        ways.setdefault(post.dialogue, []).append(served.get(post.digest, -1))
+    return Judged(
+        account=audit(found, (line for log in logs for line in log), probes),
+        outcomes=dict(Counter(record.outcome for record in found.records)),
+        causes=dict(Counter(r.failure.cause for r in found.records if r.failure)),
+        missing=result.n - len(found.records),
+        differing=frozenset(k for k in clean if clean[k] != rows.get(k)),
+        silent=found.silent,
+        given_up=found.given_up,
+        unverified=verify(RunDir(result.path)).faults,
+        moves={k: sum(a != b for a, b in pairwise(way)) for k, way in ways.items()},
+        seconds=result.seconds,
+    )
+
+
+# -- what is done to runs ------------------------------------------------------------------
+
+
+def trial(
+    folder: Path, kind: FaultKind, rate: float, clean: Contents, lift: float = math.inf
+) -> Judged:
+    """A run whose requests meet one fault, from its first dialogue on.
+
+    After `lift` seconds the fault is over.
+    """
+    patience = {"timeout": 1.0 if kind in TIMED else 60.0}
+    with Host(folder / "log", **QUICK, fault_seed=lucky(rate)) as host:
+        probes = host.probed()
+        over = threading.Timer(min(lift, threading.TIMEOUT_MAX), host.fail, [{}])
+
+        def hear(event: Event) -> None:
+            if isinstance(event, Began):
+                host.fail({kind: rate})
+                over.start()
+
+        try:
+            result = sdsd.run(
+                keys(len(clean), [host], **patience), out=folder / "run", on_event=hear
+            )
+        finally:
+            over.cancel()
+        return judge(result, [host], probes, clean)
+
+
+class Outage:
+    """Hears a run, and kills servers in the middle of it.
+
+    That happens after `after` answers; `gone` seconds later they are back, on the same ports.
+    """
+
+    def __init__(self, hosts: Sequence[Host], after: int, gone: float = math.inf) -> None:
+        self._hosts, self._after = hosts, after
+        self._back = threading.Timer(gone, self._restart) if gone < math.inf else None
+        self.before = 0
+        """Answers of these servers before they were killed."""
+
+    def __call__(self, event: Event) -> None:
+        self._after -= isinstance(event, Called)
+        if self._after or not isinstance(event, Called):
+            return
+        for host in self._hosts:
+            host.stop()
+            self.before += sum(map(delivered, host.lines()))
+        if self._back is not None:
+            self._back.start()
+
+    def over(self) -> None:
+        """Wait until they are back."""
+        if self._back is not None:
+            self._back.join()
+
+    def _restart(self) -> None:
+        for host in self._hosts:
+            host.restart()
+
+
+class Disturbed(Struct, frozen=True):
+    """A run some of whose servers were gone for a while."""
+
+    judged: Judged
+    before: int
+    """Answers of the servers that went, until then."""
+    after: int
+    """Since they came back."""
+    served: list[int]
+    """Answers by server."""
+
+
+def disturbed(
+    folder: Path, clean: Contents, servers: int, die: int, gone: float, **model: Any
+) -> Disturbed:
+    """A run on some servers, of which the first `die` are gone for `gone` seconds in the middle."""
+    with contextlib.ExitStack() as stack:
+        hosts = [stack.enter_context(Host(folder / f"log-{k}", **ENGINE)) for k in range(servers)]
+        probes = hosts[0].probed()
+        outage = Outage(hosts[:die], len(clean), gone)
+        result = sdsd.run(
+            keys(len(clean), hosts, parallel=PLACES, **model), out=folder / "run", on_event=outage
+        )
+        outage.over()
+        judged = judge(result, hosts, probes, clean)
+        served = [sum(map(delivered, host.lines())) for host in hosts]
+    return Disturbed(judged, outage.before, sum(served[:die]) - outage.before, served)
+
+
+class Capped(Struct, frozen=True):
+    """Many calls at a server that takes few at once and refuses the rest."""
+
+    answered: int
+    refusals: int
+    seconds: float
+    ideal: float
+    """Seconds if every place were taken all the time."""
+
+
+def capped(log: Path, *, calls: int = 600, cap: int = 16, limit: int = 128) -> Capped:
+    """Calls of 0.2 s each, by a client that may have `limit` under way, at a server with a cap."""
+    tokens, step = 32, 0.00625
+    engine = {"a": 1000 * step, "b": 0.0, "c": 0.0, "blocks": 0}
+    request = Request("agent", tokens, (Message("user", "Go on."),))
+
+    async def all_of_them(url: str) -> tuple[list[Answer], float]:
+        async with HttpModel(DEFAULT_MODEL, url) as model:
+            pool = Pool([model], limit=limit)
+            async with pool.watched(HttpModel.gauges):  # type: ignore[arg-type]
+                send = door.retry(
+                    door.complete({"agent": pool}),
+                    {"agent": door.Patience()},
+                    {"agent": DEFAULT_MODEL},
+                )
+                asked = [
+                    door.Call(str(k), "turn", request, k, {}, dialogue=k) for k in range(calls)
+                ]
+                started = time.perf_counter()
+                answers = await asyncio.gather(*map(send, asked))
+                return answers, time.perf_counter() - started
+
+    with Host(log, **engine, cap=cap, retry_after=1.0) as host:
+        answers, seconds = asyncio.run(all_of_them(host.url))
+        refusals = sum(line.status == 429 for line in host.lines())
+    good = sum(isinstance(a, Completion) and a.completion_tokens == tokens for a in answers)
+    return Capped(good, refusals, seconds, calls * tokens * step / cap)
+
+
+# -- the table -----------------------------------------------------------------------------
+
+HEADS = (
+    "fault", "rate", "requests", "faults", "refusals", "recorded", "recorded twice", "lost",
+    "accepted/filtered/failed", "seconds", "data set equal",
+)  # fmt: skip
+
+
+def cells(kind: str, rate: float, judged: Judged) -> list[str]:
+    """A row of the table."""
+    account = judged.account
+    outcomes = "/".join(str(judged.outcomes.get(o, 0)) for o in ("accepted", "filtered", "failed"))
+    odd = len(judged.differing)
+    silent = f" ({len(judged.differing & judged.silent)} with null replies)" if odd else ""
+    return [
+        kind, f"{rate:.0%}", f"{account.requests:,}", f"{account.injected:,}",
+        f"{account.refusals:,}", f"{account.recorded:,}", f"{account.twice}", f"{account.lost}",
+        outcomes, f"{judged.seconds:.1f}", f"all but {odd}{silent}" if odd else "yes",
+    ]  # fmt: skip
+
+
+def line(words: Sequence[str]) -> str:
+    """A line of a Markdown table."""
+    return f"| {' | '.join(words)} |"
+
+
+def told(judged: Judged) -> str:
+    """A judgement in words, for what is no row of the table."""
+    account = judged.account
+    return (
+        f"{judged.seconds:.1f} s, {account.requests} requests, {account.recorded} recorded, "
+        f"{account.twice} twice, {account.lost} lost, "
+        f"data set {'DIFFERENT' if judged.differing else 'equal'}"
+    )
+
+
+def matrix(root: Path, kinds: Sequence[FaultKind], clean: Contents) -> Iterator[str]:
+    """Run it; yields the lines of the table, and below it what does not hold."""
+    plan = [(kind, rate) for kind in kinds for rate in RATES]
+
+    def run(fault: tuple[FaultKind, float]) -> Judged:
+        kind, rate = fault
+        folder = root / f"{kind}-{rate}"
+        folder.mkdir()
+        return trial(folder, kind, rate, clean)
+
+    yield line(HEADS)
+    yield line(["---"] * len(HEADS))
+    below = []
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        for (kind, rate), judged in zip(plan, pool.map(run, plan), strict=True):
+            yield line(cells(kind, rate, judged))
+            where = f"{kind} at {rate:.0%}"
+            below += [f"{where}: failed: {cause} ({k})" for cause, k in judged.causes.items()]
+            below += [f"{where}: WRONG: {wrong}" for wrong in judged.wrong()]
+    yield ""
+    yield from below
+
+
+def scenarios(root: Path, clean: Contents, minute: float) -> Iterator[str]:
+    """What else is done to runs; yields a line for each."""
+    for name in ("one", "all"):
+        (root / name).mkdir()
+    one = disturbed(root / "one", clean, servers=3, die=1, gone=1.0)
+    moved = sorted(Counter(one.judged.moves.values()).items())
+    moves = ", ".join(f"{count} dialogues moved {k} times" for k, count in moved)
+    yield f"One of three killed for 1 s: {told(one.judged)}; {one.served} answers by server; "
+    yield f"the killed one gave {one.before} before and {one.after} after; {moves}"
+    gone = disturbed(root / "all", clean, servers=3, die=3, gone=minute)
+    yield f"All three gone for {minute:g} s: {told(gone.judged)}"
+    found = [*one.judged.wrong(cut=PLACES), *gone.judged.wrong(cut=3 * PLACES)]
+    yield from (f"WRONG: {wrong}" for wrong in found)
+    cap = capped(root / "capped-log")
+    yield (
+        f"600 calls of 0.2 s, up to 128 at once, at a server that takes 16: {cap.seconds:.2f} s, "
+        f"{cap.seconds / cap.ideal:.2f} x ideal, {cap.refusals} refusals, {cap.answered} answered"
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--dialogues", type=int, default=60, help="of each run, five calls each")
+    parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS)
+    parser.add_argument("--outage", type=float, default=60.0, help="seconds without any server")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        clean = undisturbed(root, given.dialogues)
+        for text in matrix(root, given.kinds, clean):
+            print(text, flush=True)
+        for text in scenarios(root, clean, given.outage):
+            print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()
