@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import inspect
+import itertools
 import os
 import re
 import sys
@@ -37,6 +38,7 @@ from sdsd.models.scripted import CHATML
 from sdsd.types import (
     Completion,
     Goal,
+    Message,
     Principle,
     ProtocolName,
     Request,
@@ -62,6 +64,7 @@ def made() -> dict[Path, str]:
                 "plan": examples("continuation", "plan"),
                 "transcript": examples("transcript", "turn/all"),
                 "continuation": examples("continuation", "turn/2/user", "turn/2/agent", "check/2"),
+                "chat": examples("chat", "turn/2/user", "turn/2/agent", "check/2", "critique/1"),
                 "roleplay": examples("roleplay", "turn/2/user", "turn/2/agent"),
                 "critique": examples("continuation", "critique/1"),
                 "revise": examples("continuation", "revise/1"),
@@ -125,9 +128,8 @@ find them from anywhere. A GGUF file is relative to the working directory.
 
 The column "identity" says whether a value decides *what* is made. A run directory belongs to one
 set of these values, and `sdsd run` refuses to continue it with others. The rest decides only *how*
-the run is executed and may change between two starts: `n`, `open`, and of every model
-`base_url`, `api_key_env`, `headers`, `parallel`, `threads`, `timeout`, `retries`. See
-[resume.md](resume.md).
+the run is executed and may change between two starts (see [resume.md](resume.md)):
+{execution}.
 
 {sections}
 
@@ -138,15 +140,21 @@ the run is executed and may change between two starts: `n`, `open`, and of every
 - `scenarios.principles` and `scenarios.exchanges` are [least, most], in that order.
 - The most exchanges of a plan are no more than `dialogue.max_exchanges`.
 - The most principles of a dialogue are no more than the catalogue holds.
+- A model has `launch` or `base_url`, not both, and no `launch` with `transport: batch`.
+- `arguments` of a launched server say neither where it listens nor as what it serves.
 - `dialogue.protocol`, unless `auto`, is one that the agent's server can hold.
 
 ## Environment
 
 | variable | for |
 | --- | --- |
-| the one that `api_key_env` names | The key of a server. Read when the run starts, never written anywhere. |
+| the one that `api_key_env` names | The key of a server (`OPENAI_API_KEY` unless another is named). Read when the run starts, never written anywhere. |
+| `OPENAI_BASE_URL` | The server of models that have no `base_url` and whose name is no model file. If it is not set and `OPENAI_API_KEY` is, that is OpenAI's own; see [servers.md](servers.md#pointing-at-a-server). |
+| `HF_TOKEN` | The key where `base_url` is the router of the Hugging Face hub and no other variable is named. |
 | `SDSD_CACHE` | Where model files are kept; see [models.md](models.md). |
-| `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY` | Honoured for requests to servers. |
+| `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY` | Honoured for requests to servers, but not for those on this machine. |
+| `OTEL_EXPORTER_OTLP_ENDPOINT` and others of OpenTelemetry | Where traces and metrics are sent. Without it nothing is; see [observability.md](observability.md#opentelemetry). |
+| `VLLM_NO_USAGE_STATS` | Set to 1 for a vLLM that sdsd launches, unless you set it. |
 | `HF_ENDPOINT`, `HF_HUB_OFFLINE`, the hub's token | Honoured where a model comes from the Hugging Face hub. |
 """
 
@@ -161,52 +169,78 @@ def configuration() -> str:
         value = getattr(default, field.name)
         if field.name == "models":
             text = f"{texts['Config']['models']} {texts['ModelConfig']['']}"
-            sections.append(_section("models.<name>", text, config.ModelConfig(), texts))
+            sections += _sections("models.<name>", text, config.ModelConfig(), texts)
         elif isinstance(value, Struct):
             text = texts[type(value).__name__][""]
-            sections.append(_section(field.name, text, value, texts))
+            sections += _sections(field.name, text, value, texts)
         else:
             top.append(_row(field, "", value, texts["Config"]))
     head = f"## Top level\n\n{table(_HEAD, top)}"
-    return _CONFIGURATION.format(note=NOTE, sections="\n\n".join([head, *sections]))
+    return _CONFIGURATION.format(
+        note=NOTE, sections="\n\n".join([head, *sections]), execution=_execution()
+    )
+
+
+def _execution() -> str:
+    """In words, the keys that are no part of a run's identity."""
+    free = config.EXECUTION.fullmatch
+    keys = [key for key in config.Config.__struct_fields__ if free(key)]
+    whole = [key for key in config.Config.__struct_fields__ if free(f"{key}.any")]
+    serving = [k for k in config.ModelConfig.__struct_fields__ if free(f"models.default.{k}")]
+    first, second, third = (", ".join(f"`{k}`" for k in group) for group in (keys, whole, serving))
+    return textwrap.fill(f"{first}, all of {second}, and of every model {third}", 98)
 
 
 _HEAD = ("key", "value", "default", "identity", "meaning")
 
 
-def _section(name: str, text: str, value: Struct, texts: dict[str, dict[str, str]]) -> str:
-    fields = kinds.type_info(type(value)).fields  # type: ignore[attr-defined]
-    meanings = texts[type(value).__name__]
-    rows = [_row(field, f"{name}.", getattr(value, field.name), meanings) for field in fields]
-    return f"## `{name}`\n\n{text}\n\n{table(_HEAD, rows)}"
+def _sections(
+    name: str, text: str, value: Struct, texts: dict[str, dict[str, str]]
+) -> Iterator[str]:
+    """A section, and one for each section in it."""
+    meanings, rows, below = texts[type(value).__name__], [], []
+    for field in kinds.type_info(type(value)).fields:  # type: ignore[attr-defined]
+        inner = getattr(value, field.name)
+        if isinstance(inner, Struct):
+            below.append((f"{name}.{field.name}", texts[type(inner).__name__][""], inner))
+        else:
+            rows.append(_row(field, f"{name}.", inner, meanings))
+    yield f"## `{name}`\n\n{text}\n\n{table(_HEAD, rows)}"
+    for section in below:
+        yield from _sections(*section, texts)
 
 
 def _row(field: Any, prefix: str, value: object, meanings: dict[str, str]) -> tuple[str, ...]:
     dotted = f"{prefix}{field.name}".replace("<name>", "default")
     identity = "no" if config.EXECUTION.fullmatch(dotted) else "yes"
-    shown = msgspec.json.encode(value).decode().replace(",", ", ")
-    return (f"`{field.name}`", value_kind(field.type), f"`{shown}`", identity, meanings[field.name])
+    shown = "" if value is None else msgspec.json.encode(value).decode().replace(",", ", ")
+    default = f"`{shown}`" if shown else "empty"
+    return (f"`{field.name}`", value_kind(field.type), default, identity, meanings[field.name])
 
 
 def value_kind(kind: Any) -> str:
     """A type with its bounds, in words."""
+    plain: dict[Any, str] = {
+        kinds.BoolType: "true or false",
+        kinds.StrType: "text",
+        kinds.NoneType: "empty",
+    }
     match kind:
-        case kinds.BoolType():
-            return "true or false"
         case kinds.IntType():
             return f"integer{_bounds(kind)}"
         case kinds.FloatType():
             return f"number{_bounds(kind)}"
-        case kinds.StrType():
-            return "text"
         case kinds.LiteralType():
-            return ", ".join(f"`{v}`" for v in _as_written(kind.values))
+            return ", ".join(f"`{v}`" if v else "empty" for v in _as_written(kind.values))
         case kinds.TupleType():
             return f"list of {len(kind.item_types)}: {value_kind(kind.item_types[0])}"
+        case kinds.VarTupleType():
+            return f"list of {value_kind(kind.item_type)}"
+        case kinds.UnionType():
+            return " or ".join(map(value_kind, kind.types))
         case kinds.DictType():
-            inner = " of text" if isinstance(kind.value_type, kinds.StrType) else ""
-            return f"mapping{inner}"
-    raise TypeError(f"no words for {kind}")
+            return "mapping of text" if isinstance(kind.value_type, kinds.StrType) else "mapping"
+    return plain[type(kind)]
 
 
 def _as_written(values: tuple[Any, ...]) -> list[Any]:
@@ -245,7 +279,7 @@ last written to.
 | --- | --- |
 | 0 | Done. |
 | 2 | Somebody must act: the message says on what. Also wrong options, faults found by `verify`, and a `doctor` that found something bad. |
-| 130 | Stopped by Ctrl-C or SIGTERM. What was answered is kept; the same command goes on. |
+| 130 | Stopped by Ctrl-C or SIGTERM, or because the budget is used up. What was answered is kept; the same command goes on (with a larger budget). |
 
 {commands}
 """
@@ -318,6 +352,7 @@ _FILLED_WITH = {
     "faults": "The claimed violations, a line each: principle, reason and the quotation, if found.",
     "field": "The domain's field.",
     "goal": "The text of the scenario's goal.",
+    "number": "The number of the exchange, and so of the plan's STEP.",
     "person": "The plan's PERSON.",
     "plan": "The whole plan as the planner wrote it, SLIP included.",
     "principle": "The text of the one principle that is judged.",
@@ -418,6 +453,7 @@ def example_requests(protocol: ProtocolName) -> dict[str, Request]:
         protocol,
         CHATML if protocol == "continuation" else None,
         schema=True,
+        shared=True,
     )
     record = asyncio.run(pipeline.make_record(_SCENARIO, teller, method))  # type: ignore[arg-type]
     if record.outcome != "accepted":
@@ -430,27 +466,33 @@ def examples(protocol: ProtocolName, *steps: str) -> Callable[[], str]:
 
     def text() -> str:
         requests = example_requests(protocol)
-        shown, before = [], ""
-        for step in steps:
-            shown.append(_shown(step, requests[step], before))
-            before = before or requests[step].prompt
+        first = requests[steps[0]]
+        shown = [_shown(step, requests[step], first) for step in steps]
         return "\n\n".join(shown)
 
     return text
 
 
-def _shown(step: str, request: Request, before: str) -> str:
-    """One step; of a growing stream only what is new since `before`."""
+def _shown(step: str, request: Request, first: Request) -> str:
+    """One step; of what it has in common with the `first` one shown, only that it has."""
     if request.messages:
-        body = "\n".join(f"[{m.role}]\n{_cut(m.content)}" for m in request.messages)
-    elif before:
-        common = os.path.commonprefix([before, request.prompt])  # noqa: RUF071  (texts, not paths)
+        same = 0 if request is first else _alike(request.messages, first.messages)
+        again = [f"[the first {same} messages as above, letter for letter]"] if same else []
+        lines = [f"[{m.role}]\n{_cut(m.content)}" for m in request.messages[same:]]
+        body = "\n".join([*again, *lines])
+    elif request is first:
+        body = _cut(request.prompt)
+    else:
+        common = os.path.commonprefix([first.prompt, request.prompt])  # noqa: RUF071  (texts, not paths)
         at = common.rfind("\n") + 1
         body = f"[as above, letter for letter]\n{_cut(request.prompt[at:])}"
-    else:
-        body = _cut(request.prompt)
     reply = _cut(_REPLIES[step])
     return f"Step `{step}` sends\n\n```text\n{body}\n```\n\nand gets\n\n```text\n{reply}\n```"
+
+
+def _alike(a: Sequence[Message], b: Sequence[Message]) -> int:
+    """How many messages two chats begin with alike."""
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(a, b)))  # noqa: B905
 
 
 def _cut(text: str) -> str:

@@ -30,7 +30,7 @@ from sdsd.cli import app
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
-PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.glob("*.md"), ROOT / "bench" / "README.md"])
 SOURCE = ROOT / "src" / "sdsd"
 NOT_RUN = "<!-- not run:"
 
@@ -118,6 +118,14 @@ def test_every_module_is_named() -> None:
     for path in SOURCE.rglob("*.py"):
         name = path.relative_to(SOURCE).with_suffix("").as_posix().removesuffix("/__init__")
         assert f"`{name}`" in page, name
+
+
+def test_every_key_that_may_change_is_named(make_docs: ModuleType) -> None:
+    page = text(DOCS / "configuration.md")
+    listed = page.partition("## Identity and execution\n")[2].partition("\n## ")[0]
+    for key, _ in config.flat(config.Config()):
+        first = key.removeprefix("models.default.").partition(".")[0]
+        assert (f"`{first}`" in listed) == bool(config.EXECUTION.fullmatch(key)), key
 
 
 def test_every_outcome_rule_and_stop_is_explained() -> None:
@@ -216,6 +224,13 @@ def test_every_test_that_is_named_is_there() -> None:
         ), (file, name)
 
 
+def test_every_bench_is_explained() -> None:
+    readme, page = text(ROOT / "bench" / "README.md"), text(DOCS / "benchmarks.md")
+    for path in sorted((ROOT / "bench").glob("*.py")):
+        assert f"`{path.name}`" in readme, path.name
+        assert path.name.startswith("sim") or f"`bench/{path.name}`" in page, path.name
+
+
 # -- commands ------------------------------------------------------------------------------
 
 
@@ -273,7 +288,7 @@ def test_every_python_block_compiles(page: Path) -> None:
         compile(block, f"{page.name}, block {number}", "exec")
 
 
-@pytest.mark.parametrize("page", ["tutorial.md", "prompts.md"])
+@pytest.mark.parametrize("page", ["tutorial.md", "prompts.md", "servers.md"])
 def test_every_configuration_shown_is_one(page: str) -> None:
     found = blocks(DOCS / page, "yaml")
     assert found
