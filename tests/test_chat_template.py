@@ -246,9 +246,9 @@ class TestFiles:
                 chat_template.source(path)
 
     def test_a_template_without_seams_says_why(self, tmp_path: Path) -> None:
-        with pytest.raises(WeightsError, match=r"loses or moves.*roleplay"):
+        with pytest.raises(WeightsError, match=r"loses or moves.*chat"):
             chat_template.learn(configured(tmp_path, "{{ messages[0].content }}"))
-        with pytest.raises(WeightsError, match=r"never.*roleplay"):
+        with pytest.raises(WeightsError, match=r"never.*chat"):
             chat_template.learn(configured(tmp_path, "{{ raise_exception('never') }}"))
 
 

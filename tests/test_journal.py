@@ -351,8 +351,8 @@ async def test_an_older_journal_is_brought_up_to_date(tmp_path: Path) -> None:
         kept = journal.usage()
     with closing(sqlite3.connect(tmp_path / "j")) as connection:
         connection.executescript("DROP TABLE usage; DROP TABLE sum; PRAGMA user_version = 1;")
-    with pytest.raises(JournalError, match=r"of an older sdsd.*`sdsd run`"):
-        Journal(tmp_path / "j", readonly=True)
+    with Journal(tmp_path / "j", readonly=True) as journal:  # to be read as it is
+        assert (journal.answers(), journal.usage(), journal.sums()) == (7, [], {})
     with Journal(tmp_path / "j") as journal:
         assert journal.usage() == kept
         assert journal.answers() == 7

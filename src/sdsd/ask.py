@@ -145,8 +145,9 @@ def commit(send: Sender, journal: Journal, watched: Callable[[Call, Answer], Non
 
     async def durable(call: Call) -> Answer:
         answer = await send(call)
-        # Shielded: once paid for, an answer is written even if the dialogue is being torn down.
-        await asyncio.shield(journal.commit(call.scenario, call.step, call.asked, answer))
+        # On its way before it is awaited: once paid for, an answer is written even if the dialogue
+        # is being torn down.
+        await journal.commit(call.scenario, call.step, call.asked, answer)
         watched(call, answer)
         return answer
 

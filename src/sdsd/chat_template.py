@@ -121,7 +121,7 @@ def learn(path: Path) -> tuple[Template, bool]:
             return template, system
     raise WeightsError(
         f"{path}: no seams can be cut out of its chat template ({why}); "
-        "`dialogue.protocol: roleplay` needs none"
+        "`dialogue.protocol: chat` needs none"
     )
 
 

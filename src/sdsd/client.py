@@ -23,15 +23,23 @@ from sdsd.errors import ModelError, TransientError
 
 MOST_BYTES = 64 * 2**20
 """A longer reply is no completion; it is refused before it fills the memory."""
+_SIZING = (b"content-length", b"transfer-encoding")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Reply(Struct, frozen=True):
-    """What a server answered. Header names are lower case."""
+    """What a server answered."""
 
     status: int
     body: bytes
-    headers: dict[str, str]
+    headers: list[tuple[bytes, bytes]]
+    """As they came; see `header`."""
+
+    def header(self, name: str) -> str | None:
+        """The header of that name (lower case), if there is one."""
+        found = (value for key, value in self.headers if key.lower() == name.encode())
+        value = next(found, None)
+        return None if value is None else value.decode("latin-1")
 
 
 class Timeouts(Struct, frozen=True):
@@ -197,7 +205,7 @@ class _Connection(asyncio.Protocol):
         """Make ready for a reply."""
         self._pieces: list[bytes] = []
         self._size = 0
-        self._headers: dict[str, str] = {}
+        self._headers: list[tuple[bytes, bytes]] = []
         self._bodied = False
         self._heard = 0.0
 
@@ -282,7 +290,7 @@ class _Connection(asyncio.Protocol):
     # -- called by the parser --------------------------------------------------------------
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        self._headers.append((name, value))
         self._grown(len(name) + len(value))
 
     def on_headers_complete(self) -> None:
@@ -317,7 +325,7 @@ class _Connection(asyncio.Protocol):
 
     def _sized(self) -> bool:
         """The headers say where the body ends."""
-        return "content-length" in self._headers or "transfer-encoding" in self._headers
+        return any(key.lower() in _SIZING for key, _ in self._headers)
 
 
 def _because(error: Exception | None) -> str:

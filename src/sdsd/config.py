@@ -111,7 +111,7 @@ class ModelConfig(_Section, frozen=True):
     """How often a launched server is started again after it died."""
     transport: Literal["online", "batch"] = "online"
     """`batch`: through the provider's batch interface, in rounds that may take hours each and often
-    cost half; see `docs/models.md`."""
+    cost half; see `docs/servers.md`."""
     batch: BatchConfig = BatchConfig()
     extra_body: dict[str, Any] = {}
     """Added to the body of every request, e.g. a provider's own switches."""
@@ -560,6 +560,11 @@ def _check_models(config: Config, where: str) -> None:
         if model.launch and model.base_url:
             raise ConfigError(
                 f"{where}: `models.{name}` has both `launch` and `base_url`; take one of them out"
+            )
+        if model.transport == "batch" and len(model.urls) > 1:
+            raise ConfigError(
+                f"{where}: `models.{name}` has `transport: batch` and several addresses; a batch "
+                "is made at one: leave one in `base_url`"
             )
         if model.transport == "batch" and model.launch:
             raise ConfigError(

@@ -153,7 +153,7 @@ class Journal:
                 self._reader = opened.enter_context(_connect(path, readonly))
                 if not readonly:
                     _migrate(self._reader)
-                _check_version(self._reader, path)
+                self._version = _version(self._reader, path)
                 self._connection = opened.enter_context(_connect(path, readonly))
                 self._opened = opened.pop_all()
         except sqlite3.Error as error:
@@ -232,12 +232,14 @@ class Journal:
 
     def usage(self) -> list[Usage]:
         """What was asked and answered, by stage, role and model."""
+        if self._version < 2:  # opened for reading: an older program's, without these sums
+            return []
         rows = self._read("SELECT * FROM usage ORDER BY stage, role, model")
         return [Usage(*row) for row in rows]
 
     def sums(self) -> dict[str, float]:
         """What was added under each name."""
-        return dict(self._read("SELECT name, value FROM sum"))
+        return dict(self._read("SELECT name, value FROM sum")) if self._version > 1 else {}
 
     def times(self) -> Iterator[tuple[float, str, int]]:
         """(unix time, stage, completion tokens) of every answer, by time."""
@@ -410,15 +412,12 @@ def _migrate(connection: sqlite3.Connection) -> None:
         connection.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
 
 
-def _check_version(connection: sqlite3.Connection, path: Path) -> None:
+def _version(connection: sqlite3.Connection, path: Path) -> int:
+    """The schema's. Raises `JournalError` if this program does not know it."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version < len(MIGRATIONS):
-        raise JournalError(
-            f"{path}: journal version {version} of an older sdsd, {len(MIGRATIONS)} is current; "
-            "`sdsd run` with the same configuration brings it up to date"
-        )
     if version > len(MIGRATIONS):
         raise JournalError(
             f"{path}: journal version {version}, this program knows {len(MIGRATIONS)}; "
             "use the sdsd that wrote it, or a newer one"
         )
+    return int(version)

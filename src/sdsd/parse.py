@@ -261,13 +261,15 @@ def intact(text: str) -> str:
 
 def copies(text: str, source: str, run: int = 10) -> bool:
     """Whether `run` words in a row of `text` stand in `source` as well."""
-    return not _spans(text, run).isdisjoint(_spans(source, run))
+    spans = _spans(text, run)
+    return bool(spans) and not spans.isdisjoint(_spans(source, run))
 
 
-def _spans(text: str, length: int) -> set[tuple[str, ...]]:
+@lru_cache(maxsize=512)  # a source is compared with every turn of its dialogue
+def _spans(text: str, length: int) -> frozenset[tuple[str, ...]]:
     """Every `length` words in a row."""
     words = re.findall(r"\w+", normal(text))
-    return {tuple(words[k : k + length]) for k in range(len(words) - length + 1)}
+    return frozenset(tuple(words[k : k + length]) for k in range(len(words) - length + 1))
 
 
 # -- common --------------------------------------------------------------------------------

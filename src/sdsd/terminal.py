@@ -290,7 +290,7 @@ def estimate(found: Estimate, *, json: bool) -> None:
     if found.money:
         out.print(f"cost   {found.money:,.2f}, without what a cache saves")
     times = ", ".join(f"{duration(written / rate)} at {rate:,}" for rate in _RATES)
-    out.print(f"time   {times} tokens written per second (`sdsd doctor` measures)")
+    out.print(f"time   {times} tokens written per second (`sdsd doctor` measures)", soft_wrap=True)
 
 
 def verified(verdict: Replay, *, json: bool) -> None:

@@ -4,6 +4,7 @@ http       any OpenAI-compatible server
 pool       the same model on one server or several, with what paces and balances them
 batch      a provider's batch interface: answers in bulk, later, for less
 llamacpp   starts the embedded engine, which is then such a server
+vllm       starts `vllm serve`, watches it and stops it
 scripted   answers from a script, without a server: for tests, examples and trying things out
 """
 

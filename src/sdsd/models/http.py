@@ -337,9 +337,7 @@ def gauges(text: str) -> Gauges | None:
     if not found:
         return None
     labels = _CACHE.search(text)
-    sizes = dict(
-        re.findall(r'(num_gpu_blocks|block_size)="(\d{1,12})"', labels[1] if labels else "")
-    )
+    sizes = dict(_SIZE.findall(labels[1] if labels else ""))
     cache = int(sizes.get("num_gpu_blocks", 0)) * int(sizes.get("block_size", 0))
     return Gauges(running, waiting, cache)
 
@@ -355,6 +353,6 @@ def folded(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 def _retry_after(reply: Reply) -> float | None:
     """Seconds, if the server named a number of them."""
     try:
-        return max(0.0, float(reply.headers["retry-after"]))
-    except (KeyError, ValueError):
+        return max(0.0, float(reply.header("retry-after") or ""))
+    except ValueError:
         return None
