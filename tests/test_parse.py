@@ -153,6 +153,7 @@ def test_transcript_reads_back_what_was_written_in_form(
         "See a doctor.",
         "  AGENT: See a doctor.\n\nUSER: Thanks!\nAGENT: Bye.",
         "**Assistant:** See a doctor.\nVIOLATION: no\nDONE",
+        "The person: See a doctor.\nThe assistant: Bye.",
         '"See a doctor."',
         "“See a doctor.”\n---",
         "```\nSee a doctor.\n```",

@@ -87,7 +87,8 @@ def _speaker(name: str = "") -> re.Pattern[str]:
     """What labels a turn: a role, or the user's own `name`."""
     labels = "|".join(filter(None, ("USER|HUMAN|PERSON|AGENT|ASSISTANT|AI", re.escape(name))))
     return re.compile(
-        rf"^{_ALL}({labels})[ \t]*+\(?\d*\)?{_ALL}:{_AFTER}", re.IGNORECASE | re.MULTILINE
+        rf"^{_ALL}(?:THE[ \t]++)?({labels})[ \t]*+\(?\d*\)?{_ALL}:{_AFTER}",
+        re.IGNORECASE | re.MULTILINE,
     )
 
 
