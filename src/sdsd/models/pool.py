@@ -75,7 +75,7 @@ class Pool:
                 model,
                 limit or MOST,
                 search=not limit,
-                note=lambda text, model=model: note(f"{_place(model)}: {text}"),  # type: ignore[misc]
+                note=lambda text, model=model: note(f"{_address(model)}: {text}"),  # type: ignore[misc]
                 changed=changed,
                 clock=clock,
             )
@@ -126,7 +126,9 @@ class Pool:
             raise
         except TransientError:
             if server.breaker.failed():
-                self._note(f"{_place(server.model)}: does not answer; it is tried again by itself")
+                self._note(
+                    f"{_address(server.model)}: does not answer; it is tried again by itself"
+                )
             raise
         except BaseException:
             server.breaker.abandoned()
@@ -161,12 +163,12 @@ class Pool:
             if not server.gate.try_enter():
                 waited = True
                 await server.gate.enter(dialogue)
-            if self._stopping is not None and self._stopping.is_set():
-                server.gate.leave()
-                raise Stopped("stopped")
             if pause := server.pace.pause:
                 waited = True
                 await self._pause(server, pause)
+            if self._stopping is not None and self._stopping.is_set():
+                server.gate.leave()
+                raise Stopped("stopped")
             if server.breaker.allows():
                 return server, waited
             server.gate.leave()  # it failed while we waited
@@ -225,6 +227,6 @@ class Pool:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _place(model: Model) -> str:
+def _address(model: Model) -> str:
     """Where a model is, for people."""
     return str(getattr(model, "base_url", model.name))
