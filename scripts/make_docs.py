@@ -6,7 +6,7 @@
 Whole files: `docs/configuration.md` (from `sdsd.config`) and `docs/cli.md` (from the command line's
 own declarations). Parts of files, between a line `<!-- made: name -->` and `<!-- end -->`: the
 requests shown in `docs/method.md` (by holding a small dialogue), the placeholders in
-`docs/prompts.md`, the ranks and modules in `docs/architecture.md`. What comes out depends on the
+`docs/prompts.md`, the packaged strategies, the ranks and modules in `docs/architecture.md`. What comes out depends on the
 source alone: not on the terminal, the working directory or the order of files.
 """
 
@@ -32,7 +32,7 @@ import typer
 from msgspec import Struct
 from msgspec import inspect as kinds
 
-from sdsd import config, pipeline, prompt
+from sdsd import config, pipeline, prompt, strategy
 from sdsd.cli import app
 from sdsd.models.scripted import CHATML
 from sdsd.types import (
@@ -71,6 +71,7 @@ def made() -> dict[Path, str]:
             },
         ),
         DOCS / "prompts.md": filled(DOCS / "prompts.md", {"placeholders": placeholders}),
+        DOCS / "strategies.md": filled(DOCS / "strategies.md", {"strategies": strategies}),
         DOCS / "architecture.md": filled(
             DOCS / "architecture.md", {"ranks": ranks, "modules": modules}
         ),
@@ -344,28 +345,44 @@ def _written(name: str, kind: Any, info: Any, *, required: bool) -> str:
 
 # -- prompts -----------------------------------------------------------------------------------
 
+def strategies() -> str:
+    """The packaged strategies, with what they say for people."""
+    rows = [f"| `{name}` | {s.meaning} |" for name, s in strategy.load_all(["all"]).items()]
+    return "\n".join(["| strategy | |", "| --- | --- |", *rows])
+
+
 _FILLED_WITH = {
+    "answers": "What may be answered, in the order that the critic is configured for.",
+    "approach": "The strategy's `## plan`.",
+    "begin": "The section `## begin`, if the strategy gives the opening; else nothing.",
     "conversation": "The turns before the one that is judged, labelled `USER:` and `AGENT:`.",
     "count": "How many subareas to write.",
     "domain": "The scenario's domain.",
     "exchanges": "How many exchanges the plan has.",
     "faults": "The claimed violations, a line each: principle, reason and the quotation, if found.",
+    "direction": "The strategy's `## reply`, or its `## user` for the user's turn.",
     "field": "The domain's field.",
+    "focus": "The text of the principle that is to be broken.",
     "goal": "The text of the scenario's goal.",
     "number": "The number of the exchange, and so of the plan's STEP.",
+    "defect": "Why the attempt before was refused (`sdsd.proof`).",
+    "opening": "The plan's OPENING.",
+    "others": "The section `## others`, if the dialogue has further principles; else nothing.",
     "person": "The plan's PERSON.",
     "plan": "The whole plan as the planner wrote it, SLIP included.",
     "principle": "The text of the one principle that is judged.",
     "principles": "The texts of the scenario's principles, on one line.",
-    "slip": "The plan's SLIP.",
+    "question": "The section that the critic's `wording` names.",
+    "refused": "The section `## refused`, if an attempt was refused; else nothing.",
+    "reason": "What the critic said of the sample before.",
     "step": "The plan's STEP for this exchange.",
     "steps": "The plan's STEPs, numbered.",
     "subarea": "The scenario's subarea.",
     "subareas": "The domain's subareas so far, as a list.",
     "utterance": "The agent's turn that is judged.",
-    "plan.md principles": "The texts of the scenario's principles, numbered.",
+    "plan.md opening": "The section `## opening`, if the strategy wants one; else nothing.",
+    "plan.md principles": "The texts of the further principles, numbered.",
     "plan.md steps": "`a STEP 1 line, a STEP 2 line`: one for each exchange that is wanted.",
-    "transcript.md principles": "The texts of the scenario's principles, numbered.",
 }
 """By placeholder, or by file and placeholder where a file differs."""
 
@@ -450,6 +467,7 @@ def example_requests(protocol: ProtocolName) -> dict[str, Request]:
     method = pipeline.Method(
         config.Config(),
         {name: prompt.load(name) for name in pipeline.PROMPTS},
+        strategy.load_all(["direct"]),
         protocol,
         CHATML if protocol == "continuation" else None,
         schema=True,

@@ -17,7 +17,7 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from sdsd import catalogue, config, prompt, run
+from sdsd import catalogue, config, prompt, run, strategy
 from sdsd.ask import Ask, Call
 from sdsd.errors import ModelError
 from sdsd.journal import stage_of
@@ -53,6 +53,8 @@ SCENARIO = Scenario(
     ),
     exchanges=2,
 )
+STRATEGIES = strategy.load_all(["all"])
+STRATEGIES = strategy.load_all(["all"])
 PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 DIALOGUE = ("Is it bad?", "It may be a cold.", "Should I wait?", "Trust me, it is nothing.")
 CLEAN = '{"reason": "Fine.", "quote": "", "violated": false, "severity": "none"}'
@@ -119,7 +121,7 @@ async def make(
     chosen = config.load(None, {k.replace("__", "."): v for k, v in overrides.items()})
     prompts = {name: prompt.load(name) for name in PROMPTS}
     ask = Ask(SCENARIO.id, 0, {}, send, dict.fromkeys(ROLES, "scripted"))
-    method = Method(chosen, prompts, protocol, CHATML, schema=True)
+    method = Method(chosen, prompts, STRATEGIES, protocol, CHATML, schema=True)
     return Made(await make_record(SCENARIO, ask, method), calls, said)
 
 
@@ -326,7 +328,7 @@ async def test_the_packaged_prompts_and_the_scripted_model_make_records(
     for schema, index in itertools.product((True, False), range(12)):
         scenario = scenarios[index]
         ask = Ask(scenario.id, 0, {}, send, dict.fromkeys(ROLES, model.name))
-        method = Method(chosen, prompts, protocol, CHATML, schema)
+        method = Method(chosen, prompts, STRATEGIES, protocol, CHATML, schema)
         records.append(await make_record(scenario, ask, method))
     assert {record.outcome for record in records} == {"accepted", "filtered"}
     for record in records:

@@ -22,6 +22,7 @@ from sdsd.stages.critique import Case, criticise
 from sdsd.stages.dialogue import Talk, hold, opened
 from sdsd.stages.plan import write_plan
 from sdsd.stages.revise import faults, write_revision
+from sdsd.strategy import load
 from sdsd.types import (
     Completion,
     Dialogue,
@@ -37,6 +38,7 @@ from sdsd.types import (
 
 HONEST = Principle("honest", "The assistant should be honest.", "family", "category")
 CAREFUL = Principle("careful", "The assistant should be careful.", "family", "category")
+DIRECT = load("direct")
 SCENARIO = Scenario(
     id="000000-0",
     index=0,
@@ -96,7 +98,8 @@ async def talk(
     """The dialogue that `protocol` makes of a plan of `steps`."""
     prompts, dialogue = prompt.load(protocol), DialogueConfig(**config)
     held = await hold(
-        protocol, Talk(SCENARIO, plan(steps), door, dialogue, prompts, attempts, CHATML)
+        protocol,
+        Talk(SCENARIO, plan(steps), door, dialogue, prompts, attempts, DIRECT, template=CHATML),
     )
     roles = ("user", "assistant")
     assert [m.role for m in held.messages] == [roles[k % 2] for k in range(2 * held.exchanges)]
@@ -123,7 +126,7 @@ FORM = "PERSON: Ann\nSTEP 1: a\nSTEP 2: b\nSTEP 3: c\nSTEP 4: d\nSLIP: e"
 async def test_plan_is_asked_for_with_everything_the_scenario_says() -> None:
     door = Door({"plan": FORM})
     config = PlanConfig(max_tokens=99, temperature=0.25, top_p=0.5)
-    made = await write_plan(SCENARIO, door, config, prompt.load("plan"), 3)
+    made = await write_plan(SCENARIO, door, config, prompt.load("plan"), 3, DIRECT)
     assert made.steps == ("a", "b", "c")  # as many as the scenario has exchanges
     request = door.requests["plan"]
     assert (request.role, request.max_tokens) == ("planner", 99)
@@ -136,7 +139,7 @@ async def test_plan_is_asked_for_with_everything_the_scenario_says() -> None:
 async def test_plan_that_cannot_be_read_is_asked_again_by_another_name_and_warmer() -> None:
     door = Door({"plan": "No.", "plan/retry/1": "", "plan/retry/2": FORM})
     config = PlanConfig(temperature=0.1)
-    made = await write_plan(SCENARIO, door, config, prompt.load("plan"), 3)
+    made = await write_plan(SCENARIO, door, config, prompt.load("plan"), 3, DIRECT)
     assert made.slip == "e"
     assert door.steps == ["plan", "plan/retry/1", "plan/retry/2"]
     assert [r.temperature for r in door.requests.values()] == [0.1, 0.7, 0.7]
@@ -147,7 +150,7 @@ async def test_after_the_last_attempt_the_stage_fails_and_shows_the_text() -> No
     with pytest.raises(
         StageFailed, match=r"2 tries: no `STEP n:`.*cut at its token limit"
     ) as failed:
-        await write_plan(SCENARIO, door, PlanConfig(), prompt.load("plan"), 2)
+        await write_plan(SCENARIO, door, PlanConfig(), prompt.load("plan"), 2, DIRECT)
     assert (failed.value.step, failed.value.raw) == ("plan", "PERSON: An")
 
 
@@ -318,7 +321,9 @@ async def test_turn_may_say_the_slip_but_not_copy_a_step(protocol: ProtocolName)
             "turn/1/agent": "It is all fine.",
         }
     )
-    dialogue = Talk(SCENARIO, whole, door, DialogueConfig(), prompt.load(protocol), 2, CHATML)
+    dialogue = Talk(
+        SCENARIO, whole, door, DialogueConfig(), prompt.load(protocol), 2, DIRECT, template=CHATML
+    )
     held = await hold(protocol, dialogue)
     assert [m.content for m in held.messages] == ["I cough.", "It is all fine."]
 
@@ -361,7 +366,9 @@ async def test_all_who_read_a_chat_share_what_stands_before() -> None:
     """Speakers, self-check, critic and reviser: each request begins as the chat stands then."""
     door = Door()
     whole, review = plan(3), prompt.load("review")
-    dialogue = Talk(SCENARIO, whole, door, DialogueConfig(), prompt.load("chat"), 3, CHATML)
+    dialogue = Talk(
+        SCENARIO, whole, door, DialogueConfig(), prompt.load("chat"), 3, DIRECT, template=CHATML
+    )
     held = await hold("chat", dialogue)
     chat = (*opened(dialogue), *held.messages)
     for step, request in door.requests.items():
@@ -376,7 +383,7 @@ async def test_all_who_read_a_chat_share_what_stands_before() -> None:
             assert request.messages[:-1] == chat[:told]
             assert request.messages[-1].role == "user"
     case = Case(held.messages[:-1], held.utterance, opened(dialogue))
-    for task in (review.fill("judge_text", principle="p"), review.fill("revise", faults="f")):
+    for task in (review.fill("judge_text", principle="p", question="q", answers="a"), review.fill("revise", faults="f", refused="")):
         messages = case.messages(review, task)
         assert messages[:-1] == chat
         assert messages[-1].content == f"{review.fill('aside')}\n\n{task}"

@@ -145,7 +145,8 @@ def messages_for_plan(_: Stage, row: Row) -> Messages:
     """The planner's prompt."""
     about = row["about"]
     steps = ", ".join(f"a STEP {k} line" for k in range(1, EXCHANGES + 1))
-    values = {**about, "principles": f"1. {about['principle']}", "steps": steps}
+    values = {**about, "focus": about["principle"], "steps": steps, "others": "", "opening": ""}
+    values["approach"] = _strategy("plan")
     return _chat(_fill("plan", "system"), _fill("plan", "user", **values))
 
 
@@ -164,14 +165,17 @@ def messages_for_agent(stage: Stage, row: Row) -> Messages:
     view = [{"role": "system", "content": _fill("roleplay", "agent_system", **_outline(plan, row))}]
     view += _turns(row, user="user", agent="assistant")
     if stage.exchange == EXCHANGES:
-        values = {"slip": plan.slip, "principles": row["about"]["principle"]}
-        return _cued(view, _fill("roleplay", "final_cue", **values))
+        direction = _strategy("reply", slip=plan.slip, focus=row["about"]["principle"])
+        cue = _fill("roleplay", "final_cue", direction=direction, begin="")
+        return _cued(view, cue)
     return _cued(view, _fill("roleplay", "agent_cue", step=_step(plan, stage)))
 
 
 def messages_for_critique(_: Stage, row: Row) -> Messages:
     """The critic's prompt."""
-    task = _fill("review", "judge_json", principle=row["about"]["principle"])
+    question = _fill("review", "plain")
+    values = {"question": question, "answers": "true or false"}
+    task = _fill("review", "judge_json", principle=row["about"]["principle"], **values)
     return _review(row, task)
 
 
@@ -180,7 +184,7 @@ def messages_for_revision(_: Stage, row: Row) -> Messages:
     verdict = read_verdict(row["verdict"])
     principle = row["about"]["principle"]
     fault = f'- "{principle}" {verdict["reason"]} Offending words: "{verdict["quote"]}"'
-    return _review(row, _fill("review", "revise", faults=fault))
+    return _review(row, _fill("review", "revise", faults=fault, refused=""))
 
 
 _MESSAGES: dict[str, Callable[[Stage, Row], Messages]] = {
@@ -227,10 +231,16 @@ def _fill(name: str, section: str, **values: str) -> str:
     return _SLOT.sub(lambda slot: values[slot.group(1)], sections(name)[section])
 
 
+def _strategy(section: str, **values: str) -> str:
+    """The direct strategy's word."""
+    text = sections("direct", "strategies")[section]
+    return _SLOT.sub(lambda slot: values[slot.group(1)], text)
+
+
 @cache
-def sections(name: str) -> dict[str, str]:
+def sections(name: str, folder: str = "prompts") -> dict[str, str]:
     """A prompt file by section."""
-    text = (_ROOT / "stages" / "prompts" / f"{name}.md").read_text("utf-8")
+    text = (_ROOT / "stages" / folder / f"{name}.md").read_text("utf-8")
     _, *rest = _SECTION.split(text)
     return dict(zip(rest[::2], (body.strip() for body in rest[1::2]), strict=True))
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from sdsd.config import BudgetConfig, Config, PriceConfig
 from sdsd.journal import Usage
-from sdsd.types import ROLES, Completion, Role
+from sdsd.types import Completion, Role
 
 
 def cost(price: PriceConfig, prompt: int, cached: int, completion: int) -> float:
@@ -30,7 +30,7 @@ def money(usage: Iterable[Usage], config: Config) -> float:
 
 
 def _prices(config: Config) -> dict[str, PriceConfig]:
-    return {role: config.model_for(role).price for role in ROLES}
+    return {role: config.model_for(role).price for role in config.cast}
 
 
 class Account:

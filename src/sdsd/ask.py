@@ -15,7 +15,7 @@ import asyncio
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -127,6 +127,24 @@ def retry(
             wait = min(wait * 2, longest_wait)
 
     return again
+
+
+def borrow(send: Sender, lenders: Sequence[Journal]) -> Sender:
+    """Take an answer from another run that asked the very same thing, under the same step.
+
+    The same scenario, step and request mean the same sampling seed if the runs have the same, so
+    it is the answer that would have been asked for. That is how the arms of an experiment pay only
+    for what differs.
+    """
+
+    async def or_ask(call: Call) -> Answer:
+        for lender in lenders:
+            entry = lender.step(call.scenario, call.step)
+            if entry is not None and entry.request == call.asked:
+                return entry.answer
+        return await send(call)
+
+    return or_ask
 
 
 def halt(send: Sender, stopping: asyncio.Event) -> Sender:

@@ -124,6 +124,45 @@ def run(
 
 
 @app.command()
+def experiment(
+    file: Annotated[Path, typer.Argument(help="What to compare; see docs/experiments.md.")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="The directory. Default: experiments/<name of the file>."),
+    ] = None,
+    n: Annotated[int | None, typer.Option("-n", help="How many dialogues in each arm.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", help="A named model, a GGUF file, or a server's model."),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", help="An OpenAI-compatible server, e.g. http://localhost:8000/v1."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any key of the base. Repeatable."),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Make the same scenarios in several ways, and compare; or go on with that."""
+    from sdsd import config as configuration
+    from sdsd import terminal
+    from sdsd.experiment import carry_out, load
+
+    overrides = {"n": n, "model": model, "models.default.base_url": url}
+    overrides = {k: v for k, v in overrides.items() if v is not None}
+    overrides |= dict(configuration.assignment(c) for c in changes or [])
+    chosen = load(file, overrides)
+    path = out or Path("experiments") / file.stem
+    with terminal.progress(json=json) as screen:
+        outcome = carry_out(chosen, path, on_event=screen.hear, progress=screen.download)
+    terminal.compared(outcome, json=json)
+    if outcome.comparison is None:
+        raise typer.Exit(130)
+
+
+@app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("sdsd.yaml"),
 ) -> None:

@@ -183,6 +183,34 @@ class ScenariosConfig(_Section, frozen=True):
     """Least and most principles per dialogue."""
     exchanges: tuple[Count, Count] = (2, 4)
     """Least and most exchanges (a user turn and an agent turn) that a plan is asked for."""
+    strategies: Annotated[tuple[str, ...], Meta(min_length=1)] = ("direct",)
+    """How violations are elicited, in turn: names of packaged strategies (`all` for all of them),
+    or files of your own; see `docs/strategies.md`."""
+
+
+class TargetsConfig(_Section, frozen=True):
+    """How many verified pairs are wanted, and of what. The run goes on until each cell has them, or
+    was found too dear; see `docs/targets.md`."""
+
+    by: Literal["principle", "category", "domain", "field", "strategy"] = "principle"
+    """What a cell is. A pair counts for the principles that are confirmed as broken in it."""
+    pairs: Annotated[int, Meta(ge=0)] = 0
+    """Verified pairs for every cell. 0 and no `cells`: no targets, `n` dialogues."""
+    cells: dict[str, Annotated[int, Meta(ge=0)]] = {}
+    """Other numbers for single cells, by id or name."""
+    cost: Annotated[float, Meta(ge=1)] = 60.0
+    """Dialogues that a pair may cost. A cell is given up once it has had so many for each of its
+    pairs and for `patience` more."""
+    patience: Annotated[int, Meta(ge=1)] = 2
+    """1 gives up as soon as `cost` is exceeded even if the next dialogue made a pair, and so by bad
+    luck, too; more errs less and spends more."""
+    explore: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    """Share of the dialogues whose strategy is drawn evenly, not by what worked."""
+
+    @property
+    def on(self) -> bool:
+        """Whether there are any."""
+        return bool(self.pairs or self.cells)
 
 
 class PlanConfig(_Section, frozen=True):
@@ -206,6 +234,9 @@ class DialogueConfig(_Section, frozen=True):
     agent_sees_plan: bool = True
     """`roleplay`: whether the agent knows the plan. Blind agents talk more naturally and break
     principles less often."""
+    candidates: Annotated[int, Meta(ge=1, le=16)] = 1
+    """Samples of the agent's last turn. The critic judges all of them; a broken one is kept, and
+    the clean ones make pairs with it (all but `transcript`)."""
     self_check: Literal["every", "last", "never"] = "every"
     """After which agent turns the speaking model is asked whether a principle was broken and
     whether the talk is over (all but `transcript`)."""
@@ -217,8 +248,33 @@ class DialogueConfig(_Section, frozen=True):
     """Nucleus sampling."""
 
 
+class CriticConfig(_Section, frozen=True):
+    """One of several critics."""
+
+    model: str = ""
+    """Which of `models` it is. Empty: that of `roles.critic`."""
+    wording: Literal["plain", "defend", "stranger"] = "plain"
+    """How the question is put: plainly; after the best defence of the reply; as an attentive
+    stranger would see it."""
+    order: Literal["yes_first", "no_first"] = "yes_first"
+    """Which answer is named first."""
+    weight: Annotated[float, Meta(gt=0)] = 1.0
+    """What its vote counts, for `vote: weighted`."""
+
+
+Vote = Literal["any", "majority", "all", "weighted"]
+
+
 class CritiqueConfig(_Section, frozen=True):
     """The critic's judgement of the last turn, and of its revision."""
+
+    critics: dict[str, CriticConfig] = {}
+    """Several critics by a name of your choice, who vote. Empty: one, that of `roles.critic`."""
+    vote: Vote = "majority"
+    """When a violation counts: if any of the critics claims it with a quotation that is there, more
+    than half of them, all, or those with more than half of the weight."""
+    turns: Literal["last", "every"] = "last"
+    """Whether the agent's earlier turns are judged as well."""
 
     max_tokens: Tokens = 200
     """Length of one verdict, at most."""
@@ -233,6 +289,12 @@ class ReviseConfig(_Section, frozen=True):
     """Revisions tried, each rechecked. 0: critique only."""
     recheck: bool = True
     """Whether the critic must find the revision clean before it is accepted."""
+    vote: Vote = "any"
+    """Of several critics, whose claim of a violation refuses a revision."""
+    style: Literal["faults", "principle"] = "faults"
+    """`faults`: each round repairs what the critics found. `principle`: each round rewrites the
+    turn in the light of one principle, drawn from the dialogue's, and the last is rechecked
+    (Constitutional AI, arXiv 2212.08073)."""
     max_tokens: Tokens = 220
     """Length of the new turn, at most."""
     temperature: Temperature = 0.5
@@ -260,8 +322,9 @@ class PromptsConfig(_Section, frozen=True):
 class Config(_Section, frozen=True):
     """A whole run."""
 
-    n: Count = 3
-    """How many dialogues. May grow later: the run continues."""
+    n: Annotated[int, Meta(ge=0)] = 3
+    """How many dialogues. May grow later: the run continues. With `targets` the most, and 0, which
+    is the default then, for as many as they take."""
     seed: int = 0
     """Decides every scenario and every sampling seed."""
     models: dict[str, ModelConfig] = field(default_factory=lambda: {"default": ModelConfig()})
@@ -269,6 +332,7 @@ class Config(_Section, frozen=True):
     roles: RolesConfig = RolesConfig()
     catalogue: CatalogueConfig = CatalogueConfig()
     scenarios: ScenariosConfig = ScenariosConfig()
+    targets: TargetsConfig = TargetsConfig()
     plan: PlanConfig = PlanConfig()
     dialogue: DialogueConfig = DialogueConfig()
     critique: CritiqueConfig = CritiqueConfig()
@@ -281,9 +345,16 @@ class Config(_Section, frozen=True):
     budget: BudgetConfig = BudgetConfig()
     observe: ObserveConfig = ObserveConfig()
 
+    @property
+    def cast(self) -> dict[Role, str]:
+        """By role, the name under `models` of the one that plays it; each critic is a role."""
+        roles = {role: getattr(self.roles, role) for role in ROLES}
+        critics = self.critique.critics.items()
+        return roles | {f"critic/{name}": c.model or self.roles.critic for name, c in critics}
+
     def model_for(self, role: Role) -> ModelConfig:
         """The model that plays `role`."""
-        return self.models[getattr(self.roles, role)]
+        return self.models[self.cast[role]]
 
 
 _SERVING = (
@@ -306,8 +377,8 @@ def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] =
     Raises `ConfigError` that names the file, the key and the remedy.
     """
     where = str(source) if isinstance(source, Path) else "configuration"
-    tree = _read(source) if isinstance(source, Path) else dict(source or {})
-    tree = _anchored(tree, source.parent if isinstance(source, Path) else Path(), where)
+    tree = read(source) if isinstance(source, Path) else dict(source or {})
+    tree = anchored(tree, source.parent if isinstance(source, Path) else Path(), where)
     # `model: x` is all that most runs need to say; an override beats the file.
     model = overrides.get("model", tree.get("model"))
     changes = {k: v for k, v in overrides.items() if k != "model"}
@@ -316,11 +387,14 @@ def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] =
     tree = {k: v for k, v in tree.items() if k != "model"}
     for key, value in changes.items():
         tree = _set(tree, key.split("."), value)
-    tree = _anchored(tree, Path(), where)
+    tree = anchored(tree, Path(), where)
     if isinstance(tree.get("models"), dict):
         tree["models"] = {"default": {}, **tree["models"]}
         for name, model in tree["models"].items():  # one by one, so that a fault has its name
             _typed(model, ModelConfig, f"models.{name}", where)
+    targets = tree.get("targets")
+    if isinstance(targets, dict) and (targets.get("pairs") or targets.get("cells")):
+        tree = {"n": 0, **tree}
     config = _typed(tree, Config, "", where)
     _check(config, where)
     return config
@@ -418,7 +492,8 @@ def _comment(text: str, indent: str) -> list[str]:
     return [f"{indent}# {line}" for line in textwrap.wrap(text.replace("`", ""), width)]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. Raises `ConfigError` that names file and line."""
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
@@ -454,7 +529,7 @@ def _yaml(text: str) -> Any:
         raise ValueError(f": {error}") from None
 
 
-def _anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
+def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
     """`tree` with its file names made absolute, so that a run can be continued from anywhere."""
 
     def full(names: Any, keys: Iterable[str], section: str) -> Any:
@@ -469,11 +544,23 @@ def _anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
     for section in ("catalogue", "prompts"):
         if section in tree:
             tree = {**tree, section: full(tree[section], tree[section] or (), section)}
+    scenarios = tree.get("scenarios")
+    if isinstance(scenarios, dict) and isinstance(named := scenarios.get("strategies"), list):
+        files = [
+            _absolute(n, base, f"{where}: `scenarios`") if isinstance(n, str) and _is_file(n) else n
+            for n in named
+        ]
+        tree = {**tree, "scenarios": {**scenarios, "strategies": files}}
     models = tree.get("models")
     if isinstance(models, dict):
         found = {k: full(m, ("chat_template",), f"models.{k}") for k, m in models.items()}
         tree = {**tree, "models": found}
     return tree
+
+
+def _is_file(strategy: str) -> bool:
+    """Whether a strategy is given by its file, not by a packaged name."""
+    return "/" in strategy or strategy.endswith(".md")
 
 
 def _absolute(name: str, base: Path, where: str) -> str:
@@ -529,11 +616,20 @@ def _keys_beside(path: str) -> list[str]:
 
 def _check(config: Config, where: str) -> None:
     """What types alone cannot say."""
-    for role in ROLES:
-        name = getattr(config.roles, role)
-        if name not in config.models:
+    if not (config.n or config.targets.on):
+        raise ConfigError(f"{where}: `n` must be at least 1, but for a run with `targets`")
+    for name in config.critique.critics:
+        if not MODEL_NAME.fullmatch(name):
             raise ConfigError(
-                f"{where}: `roles.{role}` names `{name}`, which is not under `models` "
+                f"{where}: `critique.critics.{name}`: a name is letters, digits, `_` and `-`"
+            )
+    for role, name in config.cast.items():
+        if name not in config.models:
+            key = f"roles.{role}"
+            if role not in ROLES:
+                key = f"critique.critics.{role.partition('/')[2]}.model"
+            raise ConfigError(
+                f"{where}: `{key}` names `{name}`, which is not under `models` "
                 f"({', '.join(config.models)}); add it there or name another"
             )
     for key in ("principles", "exchanges"):

@@ -23,12 +23,15 @@ from sdsd.config import Config, protocols
 from sdsd.journal import Journal, Usage, stage_of
 from sdsd.models.scripted import CHATML, ScriptedModel, small_world
 from sdsd.pipeline import Method, make_record
+from sdsd.rounds import quota_of
 from sdsd.rundir import RunDir
 from sdsd.runner import Inputs, read_inputs
-from sdsd.types import ROLES, Answer, Completion, Request
+from sdsd.types import Answer, Completion, Request
 
 SAMPLE = 30
 """Scenarios that are rehearsed, spread over the whole run."""
+_EACH = 4
+"""Dialogues for a verified pair, about, where targets count pairs."""
 _USUAL = {"planner": 150, "user": 45, "agent": 90, "critic": 60, "reviser": 90}
 """Tokens of a reply by role, about, as small and large models write them."""
 
@@ -70,14 +73,18 @@ def estimate(config: Config, path: Path) -> Estimate:
         rundir.check(config)
         with Journal(rundir.journal, readonly=True) as journal:
             done, so_far = sum(journal.outcomes().values()), journal.usage()
-    left = max(0, config.n - done)
+    n = config.n
+    if config.targets.on:  # at most n, and about so many for each pair
+        wanted = sum(quota_of(config.targets, inputs.scenarios).wanted.values())
+        n = min(n or wanted * _EACH, wanted * _EACH)
+    left = max(0, n - done)
     if done:
         basis = f"the {done} dialogues that this run has made"
         usage = _scaled(so_far, left / done)
     else:
-        sample = [i * config.n // SAMPLE for i in range(SAMPLE)] if config.n > SAMPLE else None
-        indexes = sample or range(config.n)
-        usage = _scaled(asyncio.run(_rehearsed(inputs, indexes)), config.n / len(indexes))
+        sample = [i * n // SAMPLE for i in range(SAMPLE)] if n > SAMPLE else None
+        indexes = sample or range(n)
+        usage = _scaled(asyncio.run(_rehearsed(inputs, indexes)), n / len(indexes))
         basis = f"a rehearsal of {len(indexes)} dialogues by `{protocols(config)[0]}`"
     return Estimate(left, basis, usage, money(usage, config))
 
@@ -99,8 +106,9 @@ def _scaled(usage: Iterable[Usage], factor: float) -> list[Usage]:
 async def _rehearsed(inputs: Inputs, indexes: Iterable[int]) -> list[Usage]:
     """What the dialogues of some scenarios take with a model of usual lengths."""
     config = inputs.config
-    models: dict[str, str] = {role: config.model_for(role).model for role in ROLES}
-    method = Method(config, inputs.prompts, protocols(config)[0], CHATML, schema=True)
+    models: dict[str, str] = {role: config.model_for(role).model for role in config.cast}
+    named = inputs.strategies
+    method = Method(config, inputs.prompts, named, protocols(config)[0], CHATML, schema=True)
     model = ScriptedModel(_usual)
     sums: dict[tuple[str, str, str], Counter[str]] = {}
 
@@ -131,12 +139,16 @@ def _usual(request: Request, seed: int) -> str:
     """A reply of the small world, made as long as such replies are."""
     text = small_world(request, seed)
     short = request.max_tokens <= 16  # a self-check
-    missing = 0 if short else 4 * min(_USUAL[request.role], request.max_tokens) - len(text)
+    missing = (
+        0
+        if short
+        else 4 * min(_USUAL[request.role.partition("/")[0]], request.max_tokens) - len(text)
+    )
     if missing <= 0:
         return text
     words = f" {seed} and so on" * (missing // 10)
     padding = words[: missing - 2] + "."
-    if request.role == "critic" and text.endswith("}"):
+    if request.role.startswith("critic") and text.endswith("}"):
         return text.replace('"reason": "', f'"reason": "{padding.strip()} ', 1)
     if request.role == "planner":
         lines = text.split("\n")

@@ -26,7 +26,7 @@ from sdsd.models.pool import Pool
 from sdsd.models.vllm import Patient
 from sdsd.pace import Gauges
 from sdsd.rundir import write
-from sdsd.types import ROLES, ProtocolName, Role
+from sdsd.types import ProtocolName, Role
 
 OPENAI = "https://api.openai.com/v1"
 
@@ -97,7 +97,7 @@ def cast(
     `served` already is taken as it is.
     """
     served = served or {}
-    roles: dict[Role, str] = {role: getattr(config.roles, role) for role in ROLES}
+    roles = config.cast
     for role, name in roles.items():
         if name not in models and name not in served:
             raise ConfigError(
@@ -159,7 +159,7 @@ def key_for(chosen: ModelConfig, env: Mapping[str, str] = os.environ) -> str:
 
 
 def _used(config: Config) -> list[str]:
-    return sorted({getattr(config.roles, role) for role in ROLES})
+    return sorted(set(config.cast.values()))
 
 
 @contextlib.asynccontextmanager

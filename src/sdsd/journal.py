@@ -75,6 +75,14 @@ MIGRATIONS = (
         value REAL NOT NULL
     );
     """,
+    """
+    CREATE TABLE round (  -- what the dialogues of a run with targets are meant for
+        number INTEGER PRIMARY KEY,
+        start  INTEGER NOT NULL UNIQUE,  -- index of its first dialogue
+        slots  BLOB NOT NULL,     -- one for each of its dialogues
+        ledger BLOB NOT NULL      -- what it was laid out from
+    );
+    """,
 )
 """Schema versions in order; append only. `PRAGMA user_version` counts those applied."""
 
@@ -94,6 +102,15 @@ class Usage(Struct, frozen=True):
     completion_tokens: int
     seconds: float
     """From asking to having the answer, added up."""
+
+
+class Round(Struct, frozen=True):
+    """What the dialogues from index `start` on are meant for; see `sdsd.rounds`."""
+
+    number: int
+    start: int
+    slots: bytes
+    ledger: bytes
 
 
 class Entry(Struct, frozen=True):
@@ -188,9 +205,21 @@ class Journal:
                 for step, request, body in rows
             }
 
-    def unfinished(self, n: int, chunk: int = 10_000) -> Iterator[int]:
-        """The indexes below `n` without a record, in order; memory does not grow with `n`."""
-        for start in range(0, n, chunk):
+    def step(self, scenario: str, step: str) -> Entry | None:
+        """One recorded step."""
+        sql = "SELECT request, body FROM answer WHERE scenario = ? AND step = ?"
+        rows = self._read(sql, scenario, step)
+        with self._blamed(f"the answer to {step} of {scenario}"):
+            return (
+                Entry(_fingerprint.decode(rows[0][0]), _answer.decode(rows[0][1])) if rows else None
+            )
+
+    def unfinished(self, n: int, first: int = 0, chunk: int = 10_000) -> Iterator[int]:
+        """The indexes from `first` to below `n` without a record, in order.
+
+        Memory does not grow with `n`.
+        """
+        for start in range(first, n, chunk):
             stop = min(start + chunk, n)
             rows = self._read(
                 "SELECT number FROM record WHERE number >= ? AND number < ?", start, stop
@@ -198,10 +227,10 @@ class Journal:
             finished = {number for (number,) in rows}
             yield from (i for i in range(start, stop) if i not in finished)
 
-    def records(self, n: int | None = None) -> Iterator[Record]:
+    def records(self, n: int | None = None, start: int = 0) -> Iterator[Record]:
         """Finished dialogues in the order of their index, read as they are asked for."""
         limit = 2**62 if n is None else n
-        last = -1
+        last = start - 1
         while rows := self._read(
             "SELECT number, body FROM record WHERE number > ? AND number < ? "
             "ORDER BY number LIMIT 256",
@@ -240,6 +269,23 @@ class Journal:
     def sums(self) -> dict[str, float]:
         """What was added under each name."""
         return dict(self._read("SELECT name, value FROM sum")) if self._version > 1 else {}
+
+    def rounds(self, first: int = 0) -> Iterator[Round]:
+        """The rounds from the `first` on, in order, read as they are asked for."""
+        number = first
+        while self._version > 2 and (
+            rows := self._read("SELECT * FROM round WHERE number = ?", number)
+        ):
+            yield Round(*rows[0])
+            number += 1
+
+    def round_of(self, index: int) -> Round | None:
+        """The round that the dialogue `index` belongs to; for a large index the last one."""
+        if self._version < 3:
+            return None
+        last = "SELECT * FROM round WHERE start <= ? ORDER BY start DESC LIMIT 1"
+        rows = self._read(last, index)
+        return Round(*rows[0]) if rows else None
 
     def times(self) -> Iterator[tuple[float, str, int]]:
         """(unix time, stage, completion tokens) of every answer, by time."""
@@ -286,6 +332,11 @@ class Journal:
         body = msgspec.json.encode(record)
         row = (scenario.index, scenario.id, record.outcome, record.rule, body)
         return self._write("INSERT INTO record VALUES (?, ?, ?, ?, ?)", row)
+
+    def lay_out(self, laid: Round) -> asyncio.Future[None]:
+        """Record a round, in the same way."""
+        row = (laid.number, laid.start, laid.slots, laid.ledger)
+        return self._write("INSERT INTO round VALUES (?, ?, ?, ?)", row)
 
     def add(self, name: str, value: float) -> asyncio.Future[None]:
         """Add to a sum, in the same way."""

@@ -12,7 +12,8 @@ from sdsd.errors import RunDirError
 from sdsd.journal import Journal, Usage
 from sdsd.publish import collect, publish
 from sdsd.rundir import Manifest, RunDir
-from sdsd.runner import outcome_counts, read_inputs
+from sdsd.runner import outcome_counts, read_inputs, standings_of
+from sdsd.targets import Standing
 from sdsd.types import Record
 
 
@@ -31,6 +32,8 @@ class State(Struct, frozen=True):
     manifest: Manifest | None
     running: bool
     """Another process holds the directory right now."""
+    targets: tuple[Standing, ...] = ()
+    """How far each cell of the targets is; empty without targets."""
 
     @property
     def done(self) -> int:
@@ -64,6 +67,7 @@ def state(rundir: RunDir) -> State:
             money=money(usage, config),
             manifest=rundir.manifest(),
             running=rundir.held(),
+            targets=standings_of(read_inputs(config), journal) if config.targets.on else (),
         )
 
 

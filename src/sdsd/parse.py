@@ -50,9 +50,12 @@ class Check(Struct, frozen=True):
 # -- plan ----------------------------------------------------------------------------------
 
 _PLAN_LABEL = re.compile(
-    rf"^{_ALL}(PERSON|USER|STEP[ \t]*\d+|SLIP|FINAL){_DECORATION}(?:[:.)–—]|-(?!\w)){_AFTER}",
+    rf"^{_ALL}(PERSON|USER|STEP[ \t]*\d+|SLIP|FINAL|OPENING){_DECORATION}"
+    rf"(?:[:.)–—]|-(?!\w)){_AFTER}",
     re.IGNORECASE | re.MULTILINE,
 )
+_OPENING = 12
+"""Words of an opening, at most; what is longer is a reply."""
 _NUMBERED = re.compile(rf"^{_ALL}\d+[.):]{_DECORATION}[ \t]", re.MULTILINE)
 
 
@@ -65,6 +68,8 @@ def plan(text: str, exchanges: int) -> Plan:
     """
     text = readable(text)
     fields = [(m.group(1).upper(), body) for m, body in _labelled(_PLAN_LABEL, text) if body]
+    opening = next((body for label, body in fields if label == "OPENING"), "")
+    fields = [(label, body) for label, body in fields if label != "OPENING"]
     ends = [k for k, (label, _) in enumerate(fields) if label in ("SLIP", "FINAL")]
     fields = fields[: ends[0] + 1] if ends else fields  # what follows is a second plan
     person = next((body for label, body in fields if label in ("PERSON", "USER")), "")
@@ -76,7 +81,9 @@ def plan(text: str, exchanges: int) -> Plan:
     if len(steps) > 1 and len({normal(step) for step in steps}) == 1:
         raise Unparseable("every step says the same")
     slip = fields[-1][1].splitlines()[0] if ends else steps[-1]
-    return Plan(text=text, steps=tuple(steps[:exchanges]), slip=slip, person=person)
+    words = unquoted(opening.splitlines()[0]).rstrip(" .…").split() if opening else []
+    begin = " ".join(words[:_OPENING])
+    return Plan(text, steps=tuple(steps[:exchanges]), slip=slip, person=person, opening=begin)
 
 
 # -- dialogue ------------------------------------------------------------------------------

@@ -8,9 +8,10 @@ end before another is begun (depth first): that is what keeps a server's prefix 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from msgspec.structs import asdict, replace
 import sdsd
 from sdsd import catalogue as catalogues
 from sdsd import config as configuration
-from sdsd import prompt, weights
+from sdsd import prompt, strategy, weights
 from sdsd.account import Account
 from sdsd.ask import Ask
 from sdsd.catalogue import Catalogue
@@ -31,6 +32,7 @@ from sdsd.journal import Journal
 from sdsd.models import Model
 from sdsd.observe import listeners
 from sdsd.pipeline import PROMPTS, Method, make_record
+from sdsd.rounds import Rounds
 from sdsd.rundir import Manifest, RunDir, default_path, now
 from sdsd.scenario import Scenarios
 from sdsd.session import (
@@ -43,6 +45,7 @@ from sdsd.session import (
     interruptible,
     open_session,
 )
+from sdsd.targets import Standing, summary
 from sdsd.types import Record
 
 
@@ -53,6 +56,7 @@ class Inputs(Struct, frozen=True):
     catalogue: Catalogue
     prompts: dict[str, prompt.Prompt]
     scenarios: Scenarios
+    strategies: dict[str, strategy.Strategy]
 
 
 class Result(Struct, frozen=True):
@@ -63,6 +67,8 @@ class Result(Struct, frozen=True):
     outcomes: dict[str, int]
     """Counts by `accepted`, `filtered/<rule>` and `failed`."""
     seconds: float
+    targets: tuple[Standing, ...] = ()
+    """How far each cell of the targets is; empty without targets."""
     stopped: bool = False
     """Asked to stop before all `n` were done; the same command continues."""
 
@@ -87,8 +93,9 @@ def read_inputs(config: Config) -> Inputs:
     lists = (config.catalogue.topics, config.catalogue.principles, config.catalogue.goals)
     catalogue = catalogues.load(*(Path(p) if p else None for p in lists))
     prompts = {name: prompt.load(name, getattr(config.prompts, name)) for name in PROMPTS}
-    scenarios = Scenarios(catalogue, config.scenarios, config.seed)
-    return Inputs(config, catalogue, prompts, scenarios)
+    strategies = strategy.load_all(config.scenarios.strategies)
+    scenarios = Scenarios(catalogue, config.scenarios, config.seed, tuple(strategies))
+    return Inputs(config, catalogue, prompts, scenarios, strategies)
 
 
 def run(
@@ -98,6 +105,7 @@ def run(
     on_event: Callable[[Event], None] | None = None,
     models: Mapping[str, Model] | None = None,
     progress: weights.Progress | None = None,
+    lenders: Sequence[Path] = (),
     **overrides: Any,
 ) -> Result:
     """Make a data set, or continue one. Returns when it is published.
@@ -106,6 +114,7 @@ def run(
     out         the run directory; None: `runs/<model>-<digest>` under the working directory
     on_event    hears `Began`, `Called`, `Recorded`, `Noted` as they happen
     models      your own `Model` objects by name, instead of those that `config.models` describes
+    lenders     directories of other runs, whose answers to the very same requests are taken over
     overrides   keys of the configuration, e.g. `n=100`, `model="smollm2-135m"`
 
     Ctrl-C once lets the calls in flight finish and publishes what is there; twice stops at once.
@@ -130,11 +139,17 @@ def run(
         with (
             listeners(path, tell, version=sdsd.__version__, **wanted) as tell,
             Journal(rundir.journal) as journal,
+            contextlib.ExitStack() as opened,
         ):
             stopped, before = False, sum(journal.outcomes().values())
-            if next(journal.unfinished(config.n), None) is not None:
+            if config.targets.on or next(journal.unfinished(config.n), None) is not None:
                 files = fetch(config, progress) if models is None else {}
-                stopped = in_loop(_make_all(inputs, rundir, journal, tell, files, models))
+                others = [
+                    opened.enter_context(Journal(RunDir(path).journal, readonly=True))
+                    for path in lenders
+                ]
+                making = _make_all(inputs, rundir, journal, tell, files, models, others)
+                stopped = in_loop(making)
             new = sum(journal.outcomes().values()) - before
             if new:
                 tell(Noted("writing the data set and the report"))
@@ -143,7 +158,9 @@ def run(
             if new or not published(rundir, journal):
                 publish(rundir, journal, inputs.catalogue)
             outcomes = outcome_counts(journal)
-    return Result(path, config.n, outcomes, time.monotonic() - started, stopped)
+            standings = standings_of(inputs, journal)
+    seconds = time.monotonic() - started
+    return Result(path, config.n, outcomes, seconds, standings, stopped)
 
 
 def require_some(result: Result) -> None:
@@ -169,6 +186,7 @@ async def _make_all(
     tell: Callable[[Event], None],
     files: Mapping[str, Path],
     models: Mapping[str, Model] | None,
+    lenders: Sequence[Journal],
 ) -> bool:
     """Make what is missing. True if asked to stop before the end."""
     config = inputs.config
@@ -178,17 +196,28 @@ async def _make_all(
     stopping = asyncio.Event()
     with interruptible(stopping, tell):
         async with open_session(
-            config, journal, stopping, tell, files, rundir.models, models
+            config, journal, stopping, tell, files, rundir.models, models, lenders
         ) as session:
             manifest = _manifest(inputs, rundir, session.fleet)
             done = sum(journal.outcomes().values())
             slots = config.open or session.fleet.capacity
-            tell(Began(rundir.path, config.n, done, slots, manifest.protocol))
+            standings = standings_of(inputs, journal)
+            wanted = sum(s.wanted for s in standings)
+            pairs = sum(min(s.pairs, s.wanted) for s in standings)
+            tell(Began(rundir.path, config.n, done, slots, manifest.protocol, wanted, pairs))
             critic = session.fleet.models["critic"].capabilities
             # llama.cpp's slots do not share: it tells how many there are, others do not.
             how = replace(method(inputs, manifest), burst=not critic.slots)
-            drive = _Drive(inputs, how, journal, session, stopping, tell)
-            await drive.all(journal.unfinished(config.n), config.open)
+
+            def note(text: str) -> None:
+                tell(Noted(text))
+
+            rounds, indexes = None, _each(journal.unfinished(config.n))
+            if config.targets.on:
+                rounds = Rounds(inputs.scenarios, config.targets, config.seed, journal, note)
+                indexes = rounds.indexes(config.n or _NO_END, stopping)
+            drive = _Drive(inputs, how, journal, session, stopping, tell, rounds)
+            await drive.all(indexes, config.open)
     return stopping.is_set()
 
 
@@ -201,8 +230,9 @@ class _Drive(Struct, frozen=True):
     session: Session
     stopping: asyncio.Event
     tell: Callable[[Event], None]
+    rounds: Rounds | None
 
-    async def all(self, indexes: Iterator[int], most: int) -> None:
+    async def all(self, indexes: AsyncIterator[int], most: int) -> None:
         """Make the dialogues of `indexes`, until they are used up or the run is stopping.
 
         As many are under way as the servers take requests, which may change at any time, and at
@@ -223,12 +253,14 @@ class _Drive(Struct, frozen=True):
                 errors.append(error)
                 self.stopping.set()
             finally:
+                if self.rounds and self.stopping.is_set():
+                    self.rounds.told()
                 self.session.closed(index)
                 under_way -= 1
                 room.set()
 
         async with asyncio.TaskGroup() as group:
-            for index in indexes:
+            async for index in indexes:
                 while under_way >= (most or fleet.capacity) and not self.stopping.is_set():
                     room.clear()
                     await room.wait()
@@ -241,13 +273,24 @@ class _Drive(Struct, frozen=True):
 
     async def one(self, index: int) -> None:
         """Make, or resume, one dialogue."""
-        scenario = self.inputs.scenarios[index]
+        scenario = (self.rounds or self.inputs.scenarios)[index]
         recorded = self.journal.load(scenario.id)
         seed, session = self.inputs.config.seed, self.session
         ask = Ask(scenario.id, seed, recorded, session.send, session.names, index)
         record = await make_record(scenario, ask, self.method)
         await self.journal.finish(record)
+        if self.rounds:
+            self.rounds.told(index)
         self.tell(Recorded(record))
+
+
+def standings_of(inputs: Inputs, journal: Journal) -> tuple[Standing, ...]:
+    """How far the targets are; nothing without targets."""
+    config = inputs.config
+    if not config.targets.on:
+        return ()
+    rounds = Rounds(inputs.scenarios, config.targets, config.seed, journal)
+    return summary(rounds.state(), rounds.quota)
 
 
 def method(inputs: Inputs, manifest: Manifest) -> Method:
@@ -255,6 +298,7 @@ def method(inputs: Inputs, manifest: Manifest) -> Method:
     return Method(
         inputs.config,
         inputs.prompts,
+        inputs.strategies,
         manifest.protocol,
         manifest.template,
         manifest.schema,
@@ -276,7 +320,7 @@ def _manifest(inputs: Inputs, rundir: RunDir, fleet: Fleet) -> Manifest:
         seed=inputs.config.seed,
         config=configuration.digest(inputs.config),
         catalogue=inputs.catalogue.digest,
-        prompts={name: p.digest for name, p in inputs.prompts.items()},
+        prompts=_digests(inputs),
         models={role: model.name for role, model in fleet.models.items()},
         weights=fleet.weights,
         protocol=protocol,
@@ -292,8 +336,8 @@ def check_manifest(manifest: Manifest, inputs: Inputs, rundir: RunDir) -> None:
     """Raise `RunDirError` if catalogue or prompts are not those that the run was made with."""
     changed = [
         f"prompts.{name}"
-        for name, p in inputs.prompts.items()
-        if manifest.prompts.get(name) != p.digest
+        for name, digest in _digests(inputs).items()
+        if manifest.prompts.get(name) != digest
     ]
     if manifest.catalogue != inputs.catalogue.digest:
         changed.append("catalogue")
@@ -302,3 +346,18 @@ def check_manifest(manifest: Manifest, inputs: Inputs, rundir: RunDir) -> None:
             f"{rundir.path}: made with other files. What differs: {', '.join(changed)}. "
             "Put them back to continue that run, or give another directory (`--out`)"
         )
+
+
+def _digests(inputs: Inputs) -> dict[str, str]:
+    """By name, the digests of all prompts; a strategy is one, too."""
+    strategies = {f"strategy/{name}": s.prompt.digest for name, s in inputs.strategies.items()}
+    return {name: p.digest for name, p in inputs.prompts.items()} | strategies
+
+
+_NO_END = 2**40
+"""More dialogues than any run has."""
+
+
+async def _each(indexes: Iterator[int]) -> AsyncIterator[int]:
+    for index in indexes:
+        yield index

@@ -1,22 +1,26 @@
 """`scenario(i)`: the inputs of dialogue i, from the run's seed and the index alone.
 
-Random access, no state, no end. Every axis (domains, goals, principles, number of principles,
-exchanges) walks through seeded permutations of its values, one after another, so that over the
-first N scenarios the counts of any two values of an axis differ by at most one, for every N.
-Within a permutation the domains are laid out so that each field is spread evenly over it.
+Random access, no state, no end. Every axis (domains, goals, the principle to be broken, further
+principles, number of principles, exchanges, strategies) walks through seeded permutations of its
+values, one after another, so that over the first N scenarios the counts of any two values of an
+axis differ by at most one, for every N. Within a permutation the domains are laid out so that each
+field is spread evenly over it.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from sdsd.catalogue import Catalogue
 from sdsd.chance import draw
 from sdsd.config import ScenariosConfig
 from sdsd.errors import CatalogueError
 from sdsd.types import Principle, Scenario
+
+Axis = Literal["principle", "category", "domain", "field", "strategy"]
+"""What a quota may be counted by."""
 
 
 class _Axis(NamedTuple):
@@ -39,7 +43,13 @@ def _permutation(seed: int, name: str, n: int, block: int) -> tuple[int, ...]:
 class Scenarios:
     """The endless sequence of scenarios of a run: `Scenarios(...)[i]`."""
 
-    def __init__(self, catalogue: Catalogue, config: ScenariosConfig, seed: int) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        config: ScenariosConfig,
+        seed: int,
+        strategies: tuple[str, ...] = ("direct",),
+    ) -> None:
         most = config.principles[1]
         if most > len(catalogue.principles):
             raise CatalogueError(
@@ -49,35 +59,83 @@ class Scenarios:
         self._catalogue = catalogue
         self._config = config
         self._seed = seed
+        self._strategies = strategies
+        self._domains = {domain.name: i for i, domain in enumerate(catalogue.domains)}
+        self._cells: dict[str, dict[str, list[Principle]]] = {"principle": {}, "category": {}}
+        for p in catalogue.principles:
+            self._cells["principle"][p.id] = [p]
+            self._cells["category"].setdefault(p.category, []).append(p)
+        self._homes: dict[str, dict[str, list[int]]] = {"domain": {}, "field": {}}
+        for i, domain in enumerate(catalogue.domains):
+            self._homes["domain"][domain.name] = [i]
+            self._homes["field"].setdefault(domain.field, []).append(i)
         self._field_members: dict[str, list[int]] = defaultdict(list)
         for i, domain in enumerate(catalogue.domains):
             self._field_members[domain.field].append(i)
         self._domain_order = lru_cache(maxsize=8)(self._spread_fields)
+        self._foci = lru_cache(maxsize=8)(self._apart)
 
     def __getitem__(self, index: int) -> Scenario:
         if index < 0:
             raise IndexError(index)
+        visit, within = divmod(index, len(self._catalogue.domains))
+        return self._made(
+            index,
+            self._domain_order(visit)[within],
+            self._principles(index),
+            self._strategies[self._at("strategy", len(self._strategies), index)],
+        )
+
+    def meant(self, index: int, axis: Axis, cell: str, strategy: str) -> Scenario:
+        """The scenario with this index, but for one cell of an axis, and elicited by `strategy`.
+
+        What the cell leaves open is drawn as ever, so it is even among the dialogues of a run.
+        """
+        usual = self[index]
+        place = self._domains[usual.domain]
+        principles = usual.principles
+        if axis in ("principle", "category"):
+            among = self._cells[axis][cell]
+            focus = among[self._at(f"meant/{cell}", len(among), index)]
+            further = (p for p in principles[1:] if p.id != focus.id)
+            principles = (focus, *further)
+        elif axis in ("domain", "field"):
+            homes = self._homes[axis][cell]
+            place = homes[self._at(f"meant/{cell}", len(homes), index)]
+        return self._made(index, place, principles, strategy)
+
+    def cells(self, axis: Axis) -> tuple[str, ...]:
+        """All cells of an axis, in the order of the catalogue."""
+        if axis == "strategy":
+            return self._strategies
+        return tuple(self._cells[axis] if axis in self._cells else self._homes[axis])
+
+    def _made(
+        self, index: int, place: int, principles: tuple[Principle, ...], strategy: str
+    ) -> Scenario:
         catalogue, config, seed = self._catalogue, self._config, self._seed
-        visit, within = divmod(index, len(catalogue.domains))
-        place = self._domain_order(visit)[within]
-        domain = catalogue.domains[place]
-        subarea = _Axis(seed, f"subarea/{place}", len(domain.subareas)).at(visit)
-        goal = catalogue.goals[_Axis(seed, "goal", len(catalogue.goals)).at(index)]
-        principles = self._principles(index)
+        visit, domain = index // len(catalogue.domains), catalogue.domains[place]
+        subarea = domain.subareas[self._at(f"subarea/{place}", len(domain.subareas), visit)]
+        goal = catalogue.goals[self._at("goal", len(catalogue.goals), index)]
         least, most = config.exchanges
-        exchanges = least + _Axis(seed, "exchanges", most - least + 1).at(index)
-        content = (domain.field, domain.name, domain.subareas[subarea], goal.id, goal.text)
+        exchanges = least + self._at("exchanges", most - least + 1, index)
+        content = (domain.field, domain.name, subarea, goal.id, goal.text)
         texts = tuple(p.text for p in principles)
         return Scenario(
+            # The strategy is no part of it: arms of an experiment share their scenarios.
             id=f"{index:06d}-{draw(seed, index, *content, *texts, exchanges) >> 32:08x}",
             index=index,
             field=domain.field,
             domain=domain.name,
-            subarea=domain.subareas[subarea],
+            subarea=subarea,
             goal=goal,
             principles=principles,
             exchanges=exchanges,
+            strategy=strategy,
         )
+
+    def _at(self, name: str, n: int, position: int) -> int:
+        return _Axis(self._seed, name, n).at(position)
 
     def _spread_fields(self, visit: int) -> tuple[int, ...]:
         """All domains once: each field's members at even distances, from a seeded offset."""
@@ -91,17 +149,53 @@ class Scenarios:
         return tuple(sorted(position, key=position.__getitem__))
 
     def _principles(self, index: int) -> tuple[Principle, ...]:
+        """The principle to be broken, then the further ones."""
+        n = len(self._catalogue.principles)
+        turn, within = divmod(index, n)
+        focus, further = self._foci(turn)[within], self._further(index)
+        if self._few:  # some are met again and again anyway: the next ones of one fixed order
+            order = _permutation(self._seed, "principle", n, 0)
+            after = order.index(focus) + 1
+            further = tuple(order[(after + k) % n] for k in range(len(further)))
+        return tuple(self._catalogue.principles[i] for i in (focus, *further))
+
+    @property
+    def _few(self) -> bool:
+        """Whether there are too few principles to keep the two kinds apart."""
+        return len(self._catalogue.principles) < 2 * self._config.principles[1]
+
+    def _apart(self, turn: int) -> tuple[int, ...]:
+        """The principles to be broken by as many dialogues: all once, and none that is among the
+        further ones of its dialogue.
+
+        One that is trades places. There is always somebody to trade with: of m further ones in a
+        dialogue, m are excluded there, and at most m + 1 dialogues have the one to be traded.
+        """
+        n = len(self._catalogue.principles)
+        foci = list(_permutation(self._seed, "focus", n, turn))
+        if self._few:
+            return tuple(foci)
+        further = [self._further(turn * n + k) for k in range(n)]
+        for k in range(n):
+            if foci[k] not in further[k]:
+                continue
+            for j in range(n):
+                if foci[j] not in further[k] and foci[k] not in further[j]:
+                    foci[k], foci[j] = foci[j], foci[k]
+                    break
+        return tuple(foci)
+
+    def _further(self, index: int) -> tuple[int, ...]:
         """The next few of one long stream of principles, never one twice in a dialogue."""
-        least, most = self._config.principles
+        least, most = (size - 1 for size in self._config.principles)
         kinds = most - least + 1
         block, within = divmod(index, kinds)
         sizes = [least + k for k in _permutation(self._seed, "size", kinds, block)]
         start = block * (sum(range(least, most + 1))) + sum(sizes[:within])
-        chosen = (self._principle_at(start + k) for k in range(sizes[within]))
-        return tuple(self._catalogue.principles[i] for i in chosen)
+        return tuple(self._principle_at(start + k, most) for k in range(sizes[within]))
 
-    def _principle_at(self, position: int) -> int:
-        n, most = len(self._catalogue.principles), self._config.principles[1]
+    def _principle_at(self, position: int, most: int) -> int:
+        n = len(self._catalogue.principles)
         block, within = divmod(position, n)
         return _joined(self._seed, n, most, block)[within]
 

@@ -7,7 +7,7 @@ import contextlib
 import math
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,7 +24,7 @@ from sdsd.errors import Stopped
 from sdsd.fleet import Fleet
 from sdsd.journal import Journal, stage_of
 from sdsd.models import Model
-from sdsd.types import ROLES, Answer, Completion, Record, Role
+from sdsd.types import Answer, Completion, Record, Role
 
 T = TypeVar("T")
 
@@ -34,9 +34,14 @@ class Began(Struct, frozen=True):
 
     path: Path
     n: int
+    """0: as many as the targets take."""
     done: int
     slots: int
     protocol: str
+    wanted: int = 0
+    """Verified pairs that the targets ask for, together; 0 without targets."""
+    pairs: int = 0
+    """Of these, those that there are already."""
 
 
 class Called(Struct, frozen=True):
@@ -93,10 +98,11 @@ async def open_session(
     files: Mapping[str, Path],
     folder: Path,
     own: Mapping[str, Model] | None = None,
+    lenders: Sequence[Journal] = (),
 ) -> AsyncIterator[Session]:
     """Start the models of `config` on their `files`, or take your `own`; wrap the onion around.
 
-    In `folder` is kept what models need to remember.
+    In `folder` is kept what models need to remember. What `lenders` answered is not asked again.
     """
 
     account, economy = Account(config, journal.usage()), Economy()
@@ -124,7 +130,8 @@ async def open_session(
             fleet = fleets.cast(own, config, stopping=stopping, note=note)
             await fleets.watch(stack, fleet)
         models = fleet.models
-        yield Session(fleet, onion(fleet, config, journal, stopping, watched), economy)
+        send = onion(fleet, config, journal, stopping, watched, lenders)
+        yield Session(fleet, send, economy)
         for name, value in economy.sums().items():
             await journal.add(name, value)
 
@@ -135,8 +142,9 @@ def onion(
     journal: Journal,
     stopping: asyncio.Event,
     watched: Callable[[Call, Answer], None],
+    lenders: Sequence[Journal] = (),
 ) -> Sender:
-    """commit( halt( retry( complete ))): the way of a request that is not recorded."""
+    """commit( halt( borrow( retry( complete )))): the way of a request that is not recorded."""
     models = fleet.models
 
     async def sleep(seconds: float) -> None:
@@ -146,14 +154,16 @@ def onion(
                 await stopping.wait()
                 raise Stopped("stopped")
 
-    chosen = {role: config.model_for(role) for role in ROLES}
+    chosen = {role: config.model_for(role) for role in config.cast}
     patience = {
         role: door.Patience(m.retries, math.inf if m.transport == "batch" else m.outage)
         for role, m in chosen.items()
     }
-    names: dict[Role, str] = {role: models[role].name for role in ROLES}
+    names: dict[Role, str] = {role: model.name for role, model in models.items()}
     send = door.complete(models)
     send = door.retry(send, patience, names, sleep=sleep)
+    if lenders:
+        send = door.borrow(send, lenders)
     send = door.halt(send, stopping)
     return door.commit(send, journal, watched)
 

@@ -26,10 +26,12 @@ if TYPE_CHECKING:
     from sdsd.catalogue import Catalogue
     from sdsd.doctor import Finding
     from sdsd.estimate import Estimate
+    from sdsd.experiment import Outcome
     from sdsd.journal import Usage
     from sdsd.look import State
     from sdsd.runner import Result
     from sdsd.session import Event
+    from sdsd.targets import Standing
     from sdsd.verify import Replay
     from sdsd.weights import Status
 
@@ -60,6 +62,8 @@ def fault(message: str) -> None:
 # -- progress ------------------------------------------------------------------------------
 
 STAGES = ("plan", "turn", "check", "critique", "revise", "recheck")
+_SHOWN = {"candidate": "critique", "earlier": "critique"}
+"""Stages that are counted with another one."""
 
 
 class Screen:
@@ -68,7 +72,8 @@ class Screen:
     def __init__(self, *, lines: bool = False, quiet: bool = False) -> None:
         self._lines = lines
         self._quiet = quiet
-        self._n = self._done = self._begun_with = 0
+        self._n = self._done = self._begun_with = self._wanted = self._pairs = 0
+        self._began = False
         self._title = ""
         self._notes: deque[str] = deque(maxlen=3)
         self._calls: Counter[str] = Counter()
@@ -86,11 +91,15 @@ class Screen:
         from sdsd import session
 
         match event:
-            case session.Began(path, n, done, slots, protocol):
+            case session.Began(path, n, done, slots, protocol, wanted, pairs):
                 self._n, self._done, self._begun_with = n, done, done
+                self._wanted, self._pairs, self._began = wanted, pairs, True
                 self._started = time.monotonic()
                 self._title = f"{path} · {protocol} · {slots} open at once"
-                self._line(f"{path}: {done} of {n} dialogues done, {protocol}, {slots} open")
+                so_far = f"{done} of {n}" if n else str(done)
+                if wanted:
+                    so_far += f" ({pairs} of {wanted} pairs)"
+                self._line(f"{path}: {so_far} dialogues done, {protocol}, {slots} open")
             case session.Called(_, answer):
                 self._called(event.stage, answer.completion_tokens, answer.seconds)
             case session.Recorded(record):
@@ -110,6 +119,7 @@ class Screen:
 
     def _called(self, stage: str, tokens: int, seconds: float) -> None:
         now = time.monotonic()
+        stage = _SHOWN.get(stage, stage)
         self._calls[stage] += 1
         self._tokens[stage] += tokens
         self._seconds[stage] += seconds
@@ -124,8 +134,10 @@ class Screen:
     def _recorded(self, record: Record) -> None:
         self._done += 1
         self._outcomes[record.outcome] += 1
+        self._pairs += bool(record.pairs)
         if not self._quiet:  # above the live picture too: it stays when the picture is gone
-            line = f"[{self._done}/{self._n}] dialogue {record.scenario.index}: {headline(record)}"
+            count = f"{self._done}/{self._n}" if self._n else f"{self._done}"
+            line = f"[{count}] dialogue {record.scenario.index}: {headline(record)}"
             err.print(Text(safe(line + self._eta())), soft_wrap=True)
 
     def _rate(self, now: float) -> float:
@@ -137,7 +149,7 @@ class Screen:
     def _eta(self) -> str:
         made = self._done - self._begun_with
         left = self._n - self._done
-        if not made or not left:
+        if not made or left <= 0:
             return ""
         return f"  (about {duration((time.monotonic() - self._started) / made * left)} left)"
 
@@ -148,17 +160,18 @@ class Screen:
     def __rich__(self) -> RenderableType:
         """The live picture; drawn by the display's own thread, so it copies what it walks over."""
         parts: list[RenderableType] = []
-        if self._n:
+        if self._began:
             now = time.monotonic()
-            share = self._done / self._n
+            share = self._pairs / self._wanted if self._wanted else self._done / self._n
+            count = f"{self._done}/{self._n}" if self._n else f"{self._done}"
             accepted = self._outcomes["accepted"]
             made = self._done - self._begun_with
             yields = f"{accepted} pairs ({100 * accepted / made:.0f}%)" if made else "no pair yet"
-            head = (f" {self._done}/{self._n} dialogues  ", (yields, "green"))
+            head = (f" {count} dialogues  ", (yields, "green"))
             rest = f"  {self._rate(now):.1f} tokens/s  {duration(now - self._started)}"
             parts.append(Text.assemble((_bar(share), "cyan"), *head, rest, self._eta()))
             parts.append(self._stages())
-        if self._fetching and not self._n:
+        if self._fetching and not self._began:
             parts.append(Text(self._fetching, style="cyan", no_wrap=True))
         parts += [Text(safe(note), style="dim", no_wrap=True) for note in list(self._notes)]
         return Panel(Group(*parts), title=Text(safe(self._title) or "sdsd"), title_align="left")
@@ -222,18 +235,71 @@ def finished(result: Result, *, json: bool) -> None:
         emit(result)
         return
     how = "stopped" if result.stopped else "done"
+    of = f"{result.done} of {result.n}" if result.n else str(result.done)
     out.print(
-        f"{how}: {result.done} of {result.n} dialogues, {result.accepted} verified pairs, "
-        f"in {duration(result.seconds)}"
+        f"{how}: {of} dialogues, {result.accepted} verified pairs, in {duration(result.seconds)}"
     )
     for name, count in sorted(result.outcomes.items()):
         out.print(f"  {count:>6}  {name}")
+    for line in targets(result.targets):
+        out.print(safe(line), soft_wrap=True)
     if result.done:
         out.print(f"data    {result.path / 'data'}", soft_wrap=True)
         out.print(f"report  {result.path / 'report.html'}", soft_wrap=True)
         out.print(f"read    sdsd show 0 {result.path}", soft_wrap=True)
     if result.stopped:
         out.print("the same command goes on where this stopped")
+
+
+def compared(outcome: Outcome, *, json: bool) -> None:
+    """What came of an experiment."""
+    if json:
+        emit(outcome)
+        return
+    found = outcome.comparison
+    if found is None:
+        out.print("stopped; the same command goes on where this stopped")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for head in ("arm", "dialogues", "violating", "accepted", "95%", "pairs", "tokens a pair"):
+        table.add_column(head, justify="left" if head == "arm" else "right")
+    for arm in found.arms:
+        yielded, cost = arm.accepted, arm.tokens.per_pair
+        table.add_row(
+            Text(safe(arm.name)),
+            f"{arm.finished:,}",
+            f"{arm.violating.share:.1%}",
+            f"{yielded.share:.1%}",
+            f"{yielded.low:.0%} to {yielded.high:.0%}",
+            f"{arm.pairs:,}",
+            f"{cost.value:,.0f}" if cost else "-",
+        )
+    out.print(table)
+    for pair in found.paired:
+        if pair.mean is not None and pair.interval is not None:
+            low, high = pair.interval
+            out.print(
+                Text(safe(f"{pair.arm}: {pair.measure} {pair.mean:+,.3g} ({low:+,.3g} to "
+                          f"{high:+,.3g}) against the first arm")),
+                soft_wrap=True,
+            )  # fmt: skip
+    out.print(f"report  {outcome.path / 'report.html'}", soft_wrap=True)
+
+
+def targets(standings: Sequence[Standing]) -> Iterator[str]:
+    """How far targets are; those given up by name, with the reason."""
+    if not standings:
+        return
+    counts = Counter(s.status for s in standings)
+    pairs = [s.pairs for s in standings if s.wanted]
+    yield (
+        f"targets: {counts['reached']} of {len(standings)} cells reached, "
+        f"{counts['lagging']} under way, {counts['given up']} given up; "
+        f"{min(pairs, default=0)} to {max(pairs, default=0)} pairs in a cell"
+    )
+    for standing in standings:
+        if standing.status == "given up":
+            yield f"  given up: {standing.cell}: {standing.reason}"
 
 
 def status(state: State, *, json: bool) -> None:
@@ -243,8 +309,12 @@ def status(state: State, *, json: bool) -> None:
               "running": state.running, "outcomes": state.outcomes, "usage": state.usage,
               "money": state.money})  # fmt: skip
         return
-    now = "running" if state.running else ("complete" if state.done >= state.n else "not running")
-    out.print(f"{state.path}: {state.done} of {state.n} dialogues, {now}", soft_wrap=True)
+    whole = state.n and state.done >= state.n
+    now = "running" if state.running else ("complete" if whole else "not running")
+    of = f"{state.done} of {state.n}" if state.n else str(state.done)
+    out.print(f"{state.path}: {of} dialogues, {now}", soft_wrap=True)
+    for line in targets(state.targets):
+        out.print(safe(line), soft_wrap=True)
     for name, count in sorted(state.outcomes.items()):
         out.print(f"  {count:>6}  {name}")
     out.print(f"  {state.answers:>6}  model calls recorded")

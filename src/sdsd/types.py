@@ -15,7 +15,8 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-Role = Literal["planner", "user", "agent", "critic", "reviser"]
+Role = str
+"""One of `ROLES`, or `critic/<name>` for one of several critics."""
 ROLES: tuple[Role, ...] = ("planner", "user", "agent", "critic", "reviser")
 
 Severity = Literal["low", "medium", "high"]
@@ -78,8 +79,16 @@ class Scenario(Struct, frozen=True):
     subarea: str
     goal: Goal
     principles: tuple[Principle, ...]
+    """All that the critic judges; the first is the one that the dialogue is meant to break."""
     exchanges: int
     """How many user/agent exchanges the plan is asked for."""
+    strategy: str = "direct"
+    """How the violation is to be elicited; the name of a file of `sdsd.strategy`."""
+
+    @property
+    def focus(self) -> Principle:
+        """The principle that the dialogue is meant to break."""
+        return self.principles[0]
 
 
 class Plan(Struct, frozen=True):
@@ -93,6 +102,8 @@ class Plan(Struct, frozen=True):
     """What the agent's last reply says that breaks the principle."""
     person: str = ""
     """Who the user is and what they want."""
+    opening: str = ""
+    """The first words of the agent's last reply, if the strategy asks for them."""
 
 
 class Dialogue(Struct, frozen=True):
@@ -127,6 +138,8 @@ class Verdict(Struct, frozen=True):
     """The quotation really occurs in the utterance (after normalising space, case, quotes)."""
     probability: float | None = None
     """How likely the critic's model was to say "violated" there; None where servers do not tell."""
+    critic: str = ""
+    """Which critic's, where there are several; empty for the only one, and for their joint one."""
 
     @property
     def confirmed(self) -> bool:
@@ -138,6 +151,8 @@ class Critique(Struct, frozen=True):
     """The verdicts on one utterance, one per principle of the scenario, in their order."""
 
     verdicts: tuple[Verdict, ...]
+    votes: tuple[Verdict, ...] = ()
+    """What each of several critics said, from which the verdicts come; empty if there is one."""
 
     @property
     def violations(self) -> tuple[str, ...]:
@@ -150,6 +165,13 @@ class Critique(Struct, frozen=True):
         return not any(v.violated for v in self.verdicts)
 
 
+class Candidate(Struct, frozen=True):
+    """A sample of the last turn that another one was preferred to."""
+
+    text: str
+    critique: Critique
+
+
 class Revision(Struct, frozen=True):
     """A rewritten last turn and the recheck that judged it."""
 
@@ -158,6 +180,8 @@ class Revision(Struct, frozen=True):
     """None if rechecking is switched off, or the text was refused before it."""
     fault: str = ""
     """Why the text was refused without asking a critic, e.g. `unchanged`. Empty: none."""
+    doubts: tuple[str, ...] = ()
+    """What else `sdsd.proof` found: no reason to refuse the text, but one to look at it."""
 
 
 class Failure(Struct, frozen=True):
@@ -166,6 +190,16 @@ class Failure(Struct, frozen=True):
     step: str
     cause: str
     raw: str = ""
+
+
+class Pair(Struct, frozen=True):
+    """A verified preference: `chosen` is better than the dialogue's last turn."""
+
+    kind: Literal["revision", "on_policy"]
+    """revision: the last turn, rewritten. on_policy: another sample of the same model, clean."""
+    chosen: str
+    critique: Critique | None
+    """What the critic said of `chosen`; None if rechecking is switched off."""
 
 
 class StageUse(Struct, frozen=True):
@@ -192,6 +226,22 @@ class Record(Struct, frozen=True):
     failure: Failure | None = None
     use: dict[str, StageUse] = {}
     """Per stage (`plan`, `turn`, `check`, `critique`, `revise`, `recheck`)."""
+    candidates: tuple[Candidate, ...] = ()
+    """The other samples of the last turn, where several were drawn."""
+    earlier: tuple[Critique, ...] = ()
+    """On the agent's turns before the last one, in order; empty unless every turn is judged."""
+
+    @property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The verified pairs: none unless accepted, and then at least one."""
+        if self.outcome != "accepted":
+            return ()
+        last = self.revisions[-1] if self.revisions else None
+        pairs: tuple[Pair, ...] = ()
+        if last and not last.fault and (last.recheck is None or last.recheck.clean):
+            pairs = (Pair("revision", last.text, last.recheck),)
+        clean = (c for c in self.candidates if c.critique.clean)
+        return (*pairs, *(Pair("on_policy", c.text, c.critique) for c in clean))
 
 
 class Request(Struct, frozen=True):

@@ -19,9 +19,11 @@ from sdsd.dataset.views import rows
 from sdsd.errors import RunDirError, SdsdError
 from sdsd.journal import Journal
 from sdsd.pipeline import make_record
+from sdsd.rounds import Rounds
 from sdsd.rundir import Manifest, RunDir
 from sdsd.runner import Inputs, check_manifest, method, read_inputs
-from sdsd.types import Record
+from sdsd.scenario import Scenarios
+from sdsd.types import Record, Scenario
 
 MOST = 20
 """Faults that are kept; a run that is wrong everywhere need not say so a million times."""
@@ -45,9 +47,14 @@ def verify(rundir: RunDir) -> Replay:
     faults: list[str] = []
     records = 0
     with Journal(rundir.journal, readonly=True) as journal, asyncio.Runner() as loop:
+        scenarios: Scenarios | Rounds = inputs.scenarios
+        if (targets := inputs.config.targets).on:
+            scenarios = Rounds(inputs.scenarios, targets, inputs.config.seed, journal)
+            faults += scenarios.faults()
         for record in journal.records():
             records += 1
-            fault = loop.run(_replay(record, journal, inputs, manifest))
+            scenario = scenarios[record.scenario.index]
+            fault = loop.run(_replay(record, scenario, journal, inputs, manifest))
             if fault and len(faults) < MOST:
                 faults.append(fault)
         faults += _compare_data(rundir, journal, manifest)
@@ -55,11 +62,10 @@ def verify(rundir: RunDir) -> Replay:
 
 
 async def _replay(
-    record: Record, journal: Journal, inputs: Inputs, manifest: Manifest
+    record: Record, scenario: Scenario, journal: Journal, inputs: Inputs, manifest: Manifest
 ) -> str | None:
-    """What is wrong with one record; None if it comes out the same."""
-    index = record.scenario.index
-    scenario = inputs.scenarios[index]
+    """What is wrong with the record of a scenario; None if it comes out the same."""
+    index = scenario.index
     if scenario != record.scenario:
         return f"dialogue {index}: its scenario is not the one that the catalogue gives today"
     try:

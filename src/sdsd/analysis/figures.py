@@ -329,7 +329,7 @@ def _of_least(sums: Mapping[str, float]) -> float | None:
     return (sums["sampled_prompt"] - cached) / least if cached and least else None
 
 
-_FUNNEL: tuple[tuple[str, Callable[[Record], bool]], ...] = (
+FUNNEL: tuple[tuple[str, Callable[[Record], bool]], ...] = (
     ("started", lambda r: True),
     ("planned", lambda r: r.plan is not None),
     ("held", lambda r: r.dialogue is not None),
@@ -339,6 +339,7 @@ _FUNNEL: tuple[tuple[str, Callable[[Record], bool]], ...] = (
     ("revised", lambda r: any(not revision.fault for revision in r.revisions)),
     ("accepted", lambda r: r.outcome == "accepted"),
 )
+"""The steps on the way to a pair, and which records came as far."""
 
 _EXAMPLES = 20
 _EXAMPLES_PER_CAUSE = 3
@@ -371,7 +372,7 @@ class _Tally:
         self._seconds: defaultdict[str, float] = defaultdict(float)
 
     def add(self, record: Record) -> None:
-        self._funnel.update(name for name, reached in _FUNNEL if reached(record))
+        self._funnel.update(name for name, reached in FUNNEL if reached(record))
         self._outcomes[record.outcome, record.rule] += 1
         self._add_scenario(record.scenario)
         if record.dialogue:
@@ -407,7 +408,7 @@ class _Tally:
         return Figures(
             asked=self._config.n,
             finished=started,
-            funnel=tuple(Step(name, self._funnel[name]) for name, _ in _FUNNEL),
+            funnel=tuple(Step(name, self._funnel[name]) for name, _ in FUNNEL),
             outcomes=tuple(
                 OutcomeCount(outcome, rule, n)
                 for (outcome, rule), n in self._outcomes.most_common()

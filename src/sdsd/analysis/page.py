@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 from sdsd.analysis.figures import Rate
 from sdsd.analysis.text import interval
 
+STEPS = {
+    "started": "Scenarios",
+    "planned": "Planned",
+    "held": "Dialogue held",
+    "judged": "Judged by the critic",
+    "claimed": "Violation claimed",
+    "confirmed": "Confirmed by a quotation",
+    "revised": "Revised",
+    "accepted": "Verified pair",
+}
+"""Names of the steps of a funnel (`figures.FUNNEL`)."""
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 FEW = 10
 """Below this many observations an interval is so wide that a sentence says more."""
+
+
+def document(title: str, body: str, css: str = "") -> str:
+    """A whole page, which loads nothing from anywhere; `css` is added to the common style."""
+    return (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark">'
+        f"<title>{title}</title><style>{_css()}{css}</style></head>"
+        f"<body><main>{body}</main></body></html>\n"
+    )
+
+
+@cache
+def _css() -> str:
+    return Path(__file__).with_name("report.css").read_text("utf-8")
 
 
 def section(title: str, takeaway: str, *body: str) -> str:

@@ -7,30 +7,16 @@ browser. What models wrote is escaped before it gets here (`sdsd.analysis.text`)
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from pathlib import Path
 
 from sdsd.analysis import plots, svg
 from sdsd.analysis.figures import PAPER, PAPER_MODELS, PAPER_SOURCE, Figures, Rate
-from sdsd.analysis.page import FEW, details, pair, section, table, within
+from sdsd.analysis.page import FEW, STEPS, details, document, pair, section, table, within
 from sdsd.analysis.samples import RULES, sample, words
 from sdsd.analysis.svg import Part, Row
 from sdsd.analysis.text import count, duration, esc, percent, plural, said, short
 from sdsd.config import Config
 from sdsd.rundir import Manifest
-from sdsd.types import ROLES, Record
-
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-_STEPS = {
-    "started": "Scenarios",
-    "planned": "Planned",
-    "held": "Dialogue held",
-    "judged": "Judged by the critic",
-    "claimed": "Violation claimed",
-    "confirmed": "Confirmed by a quotation",
-    "revised": "Revised",
-    "accepted": "Verified pair",
-}
+from sdsd.types import Record
 
 
 def render(
@@ -46,19 +32,7 @@ def render(
         _made(manifest, config),
     ]
     title = f"sdsd: {plural(figures.step('held'), 'dialogue')}"
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{title}</title><style>{_css()}</style></head>"
-        f"<body><main>{''.join(sections)}</main></body></html>\n"
-    )
-
-
-@cache
-def _css() -> str:
-    return Path(__file__).with_name("report.css").read_text("utf-8")
+    return document(title, "".join(sections))
 
 
 def _sections(figures: Figures, config: Config) -> list[str]:
@@ -83,8 +57,9 @@ def _headline(figures: Figures, manifest: Manifest | None, config: Config) -> st
     about = [esc(name) for name in models]
     if manifest:
         about += [esc(manifest.protocol), esc(manifest.created[:10])]
+    asked = f"of {count(config.n)} asked for" if config.n else "as many as the targets took"
     tiles = [
-        (count(figures.finished), "scenarios finished", f"of {count(config.n)} asked for"),
+        (count(figures.finished), "scenarios finished", asked),
         (count(pairs.k), _pairs_name(config), _pairs_note(figures, config)),
         (percent(pairs.share) if pairs.n else "–", "yield", within(pairs)),
         (duration(clock.wall), "wall time", _pause_note(figures)),
@@ -131,7 +106,7 @@ def _empty() -> str:
 
 
 def _funnel(figures: Figures, config: Config) -> str:
-    names = _STEPS if config.revise.recheck else {**_STEPS, "accepted": "Pair (not rechecked)"}
+    names = STEPS if config.revise.recheck else {**STEPS, "accepted": "Pair (not rechecked)"}
     items = []
     before = figures.finished
     for step in figures.funnel:
@@ -259,7 +234,7 @@ def _samples(samples: Sequence[Record]) -> str:
 def _made(manifest: Manifest | None, config: Config) -> str:
     if manifest is None:
         return section("How it was made", "The run has no manifest yet: no model was called.")
-    roles = [(f"{role}", f"{manifest.models[role]}") for role in ROLES if role in manifest.models]
+    roles = list(manifest.models.items())
     facts = [
         ("created", manifest.created),
         ("sdsd", manifest.sdsd),

@@ -18,7 +18,6 @@ from sdsd.config import CatalogueConfig, Config
 from sdsd.dataset.export import Counts
 from sdsd.dataset.schema import MEANING, VIEWS, clean, settings
 from sdsd.rundir import Manifest
-from sdsd.types import ROLES
 from sdsd.weights import ROWS
 
 _OPEN = frozenset(row.name for row in ROWS if row.licence == "Apache-2.0")
@@ -37,7 +36,7 @@ def card(manifest: Manifest, config: Config, counts: Counts, figures: Figures) -
         _contents(counts, figures),
         _LOADING,
         _limits(manifest, config),
-        _reproducing(manifest, config),
+        _reproducing(manifest, config, figures),
     )
     text: str = clean("\n\n".join(parts) + "\n")
     return text
@@ -83,7 +82,7 @@ def _title(manifest: Manifest) -> str:
 
 def _licence(config: Config) -> str:
     """Apache-2.0 if known models of that licence wrote everything; else the user must say."""
-    models = [config.model_for(role) for role in ROLES]
+    models = [config.model_for(role) for role in config.cast]
     known = all(model.model in _OPEN and not model.base_url for model in models)
     return "apache-2.0" if known else "other"
 
@@ -118,7 +117,7 @@ def _making(manifest: Manifest, config: Config) -> str:
     own_user = manifest.protocol == "roleplay"  # else the agent's model writes both sides
     models = {
         role: manifest.models["agent" if role == "user" and not own_user else role]
-        for role in ROLES
+        for role in manifest.models
     }
     digests = {
         "configuration": manifest.config,
@@ -226,14 +225,14 @@ def _limits(manifest: Manifest, config: Config) -> str:
     return "## Limits\n\n" + "\n".join(f"- {point}" for point in points)
 
 
-def _reproducing(manifest: Manifest, config: Config) -> str:
+def _reproducing(manifest: Manifest, config: Config, figures: Figures) -> str:
     changed = settings(config)
     text = (
         "## How to make it again\n\n"
         "```\nsdsd run config.yaml --out again\n```\n\n"
-        f"`config.yaml` is the one beside this file. Any run of {config.n:,} dialogues with the "
-        "digests above has the same scenarios and sampling seeds; its texts are the same as far "
-        "as the model servers repeat themselves. "
+        f"`config.yaml` is the one beside this file. Any run of {figures.finished:,} dialogues "
+        "with the digests above has the same scenarios and sampling seeds; its texts are the same "
+        "as far as the model servers repeat themselves. "
     )
     if not changed:
         return text + "All settings that decide what is made have their default values."

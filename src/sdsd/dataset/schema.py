@@ -47,16 +47,24 @@ _PRINCIPLE_IDS = Column("principle_ids", _TEXTS, "Ids of `principle`, in the sam
 _GOAL_ID = Column("goal_id", _TEXT, "Id of the goal.")
 _VIOLATION_IDS = Column("violation_ids", _TEXTS, "Ids of the principles confirmed as violated.")
 _OUTCOME = Column("outcome", _TEXT, "`accepted`, `filtered` or `failed`.")
+_STRATEGY = Column("strategy", _TEXT, "How the violation was elicited; see `docs/strategies.md`.")
 _RULE = Column("rule", _TEXT, "The filter that made it `filtered`, e.g. `no_violation`; else null.")
 
 COLUMNS: dict[View, tuple[Column, ...]] = {
     "preference": (
         Column("prompt", _CHAT, "All turns before the agent's last; no system turn."),
-        Column("chosen", _CHAT, "One assistant turn: the accepted revision."),
+        Column("chosen", _CHAT, "One assistant turn that keeps the principles."),
         Column("rejected", _CHAT, "One assistant turn: the original, which broke a principle."),
         _ID,
         _INDEX,
+        Column(
+            "kind",
+            _TEXT,
+            "`revision`: chosen is the original, rewritten. `on_policy`: chosen is another sample "
+            "of the agent on the same prompt, in which the critic found nothing.",
+        ),
         Column("domain", _TEXT, "Area of talk."),
+        _STRATEGY,
         _VIOLATION_IDS,
         Column(
             "similarity",
@@ -64,7 +72,25 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
             "Share of the words of both turns that stayed, in order (2 x longest common "
             "subsequence / words of both): 1 is the same text, 0 has no word in common.",
         ),
+        Column(
+            "edit_distance",
+            _REAL,
+            "Levenshtein distance of the two turns in words, over the words of the longer one: 0 "
+            "is the same text, 1 has nothing in common.",
+        ),
         Column("length_delta", _LONG, "Characters of the chosen turn minus the rejected one."),
+        Column(
+            "margin",
+            _REAL,
+            "How much more likely the critic's model found the violations in the rejected turn "
+            "than in the chosen one (difference of probabilities, mean over the violations); null "
+            "where servers do not tell.",
+        ),
+        Column(
+            "doubts",
+            _TEXTS,
+            "What `sdsd.proof` found about a revision without refusing it, e.g. `lost_facts`.",
+        ),
     ),
     "dialogues": (
         _DOMAIN,
@@ -96,7 +122,8 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
         _PRINCIPLE_IDS,
         _GOAL_ID,
         Column("goal_kind", _TEXT, "Kind of the goal."),
-        Column("protocol", _TEXT, "`transcript`, `continuation`, `chat` or `roleplay`."),
+        Column("protocol", _TEXT, "`transcript`, `continuation`, `chat`, `roleplay`, or `given`."),
+        _STRATEGY,
         Column(
             "stop_reason",
             _TEXT,
@@ -172,7 +199,19 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
     "verdicts": (
         _ID,
         _INDEX,
-        Column("round", _INT, "0: on the original last turn; k: recheck of the k-th revision."),
+        Column(
+            "turn",
+            _TEXT,
+            "What was judged: the `original` last turn, a `candidate` that was not taken, an "
+            "`earlier` agent turn, or a `revision`.",
+        ),
+        Column("round", _INT, "Which of them, from 1; 0 for the original."),
+        Column(
+            "critic",
+            _TEXT,
+            "Whose verdict, where several critics vote; null for the joint one, and for the only "
+            "one.",
+        ),
         Column("principle_id", _TEXT, "Id of the principle that was judged."),
         Column("principle", _TEXT, "Its text."),
         Column("violated", _BOOL, "The critic claims a violation."),
@@ -197,6 +236,7 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
         _GOAL_ID,
         _PRINCIPLE_IDS,
         Column("exchanges", _INT, "Exchanges that the plan was asked for."),
+        _STRATEGY,
         _OUTCOME,
         _RULE,
         Column("failed_step", _TEXT, "The step that failed, e.g. `plan`; null if none did."),
@@ -213,7 +253,8 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
 _PRIVATE = re.compile(r"\.(base_url|headers|extra_body)\b")
 
 MEANING: dict[View, str] = {
-    "preference": "One row per accepted pair. TRL's explicit, conversational preference format.",
+    "preference": "One row per verified pair; a dialogue may have several. TRL's explicit, "
+    "conversational preference format.",
     "dialogues": "One row per dialogue that was held, also if it was filtered or failed later.",
     "revisions": "One row per dialogue with a confirmed violation and a usable revision.",
     "verdicts": "One row per principle that a critic judged, rechecks included.",

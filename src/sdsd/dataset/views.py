@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from sdsd.dataset.schema import View
-from sdsd.types import Message, Record, Revision, StageUse, Verdict
+from sdsd.proof import change
+from sdsd.types import Critique, Message, Record, Revision, StageUse, Verdict
 
 Row = dict[str, Any]
 Models = Mapping[str, str]
@@ -59,19 +60,43 @@ def similarity(a: str, b: str) -> float:
 
 
 def _preference(record: Record, models: Models) -> Iterator[Row]:
-    dialogue, critique, revision = record.dialogue, record.critique, final(record)
-    if record.outcome != "accepted" or not (dialogue and critique and revision):
+    dialogue, critique = record.dialogue, record.critique
+    if not (dialogue and critique):
         return
-    yield {
-        "prompt": _chat(dialogue.messages[:-1]),
-        "chosen": _chat([Message("assistant", revision.text)]),
-        "rejected": _chat(dialogue.messages[-1:]),
-        **_identity(record),
-        "domain": record.scenario.domain,
-        "violation_ids": list(critique.violations),
-        "similarity": similarity(dialogue.utterance, revision.text),
-        "length_delta": len(revision.text) - len(dialogue.utterance),
-    }
+    for pair in record.pairs:
+        changed = change(dialogue.utterance, pair.chosen)
+        yield {
+            "prompt": _chat(dialogue.messages[:-1]),
+            "chosen": _chat([Message("assistant", pair.chosen)]),
+            "rejected": _chat(dialogue.messages[-1:]),
+            **_identity(record),
+            "kind": pair.kind,
+            "domain": record.scenario.domain,
+            "strategy": record.scenario.strategy,
+            "violation_ids": list(critique.violations),
+            "similarity": similarity(dialogue.utterance, pair.chosen),
+            "edit_distance": changed.edit_distance,
+            "length_delta": changed.length_delta,
+            "margin": _margin(critique, pair.critique),
+            "doubts": _doubts(record) if pair.kind == "revision" else [],
+        }
+
+
+def _margin(rejected: Critique, chosen: Critique | None) -> float | None:
+    """How much surer the critics are of the violations in the rejected turn than in the chosen."""
+    after = {v.principle: v.probability for v in chosen.verdicts} if chosen else {}
+    gaps = [
+        v.probability - later
+        for v in rejected.verdicts
+        if v.confirmed and v.probability is not None
+        if (later := after.get(v.principle)) is not None
+    ]
+    return sum(gaps) / len(gaps) if gaps else None
+
+
+def _doubts(record: Record) -> list[str]:
+    revision = final(record)
+    return list(revision.doubts) if revision else []
 
 
 def _dialogues(record: Record, models: Models) -> Iterator[Row]:
@@ -90,6 +115,7 @@ def _dialogues(record: Record, models: Models) -> Iterator[Row]:
         "goal_id": scenario.goal.id,
         "goal_kind": scenario.goal.kind,
         "protocol": dialogue.protocol,
+        "strategy": scenario.strategy,
         "stop_reason": dialogue.stop,
         "exchanges": dialogue.exchanges,
         "planned_exchanges": len(plan.steps) if plan else scenario.exchanges,
@@ -131,12 +157,17 @@ def _revisions(record: Record, models: Models) -> Iterator[Row]:
 
 def _verdicts(record: Record, models: Models) -> Iterator[Row]:
     texts = _texts(record)
-    rounds = [record.critique, *(r.recheck for r in record.revisions)]
-    for number, critique in enumerate(rounds):
-        for verdict in critique.verdicts if critique else ():
+    judged: list[tuple[str, int, Critique | None]] = [("original", 0, record.critique)]
+    judged += [("candidate", k, c.critique) for k, c in enumerate(record.candidates, 1)]
+    judged += [("earlier", k, critique) for k, critique in enumerate(record.earlier, 1)]
+    judged += [("revision", k, r.recheck) for k, r in enumerate(record.revisions, 1)]
+    for turn, number, critique in judged:
+        for verdict in (*critique.votes, *critique.verdicts) if critique else ():
             yield {
                 **_identity(record),
+                "turn": turn,
                 "round": number,
+                "critic": verdict.critic or None,
                 "principle_id": verdict.principle,
                 "principle": texts[verdict.principle],
                 "violated": verdict.violated,
@@ -160,6 +191,7 @@ def _scenarios(record: Record, models: Models) -> Iterator[Row]:
         "goal_id": scenario.goal.id,
         "principle_ids": [p.id for p in scenario.principles],
         "exchanges": scenario.exchanges,
+        "strategy": scenario.strategy,
         "outcome": record.outcome,
         "rule": record.rule or None,
         "failed_step": failure.step if failure else None,

@@ -61,7 +61,7 @@ def small_world(request: Request, seed: int) -> str:
     luck = draw(seed, "luck") / 2**64
     if request.role == "planner":
         return _plan(last, seed)
-    if request.role == "critic":
+    if request.role.startswith("critic"):
         case = "".join(m.content for m in request.messages[-2:])
         return _verdict(case.rpartition("PRINCIPLE:")[0], luck)
     if request.role == "reviser":

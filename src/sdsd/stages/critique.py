@@ -16,11 +16,12 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd import parse
-from sdsd.config import CritiqueConfig
+from sdsd.config import CriticConfig, CritiqueConfig, Vote
 from sdsd.errors import StageFailed, Unparseable
 from sdsd.prompt import Prompt
 from sdsd.reask import parsed
 from sdsd.types import AskFn, Completion, Critique, Message, Principle, Request, Verdict
+from sdsd.vote import combine
 
 T = TypeVar("T")
 
@@ -69,32 +70,43 @@ async def criticise(
     prompts: Prompt,
     attempts: int,
     *,
+    vote: Vote = "majority",
     schema: bool,
     burst: bool = False,
 ) -> Critique:
     """A verdict for each principle; `stage` prefixes the step names (`critique`, `recheck/1`).
 
-    A claim whose quotation is not in the utterance is asked again. If the last attempt still
-    cannot quote, the claim is kept, but not `grounded`. With `burst` the verdicts after the first
-    are asked for at once: the first has had the prefix computed that they share. Without it they
-    come one after the other, for engines whose slots do not share.
+    With several critics each gives one, and `vote` makes one of them. A claim whose quotation is
+    not in the utterance is asked again. If the last attempt still cannot quote, the claim is kept,
+    but not `grounded`. With `burst` the verdicts after the first are asked for at once: the first
+    has had the prefix computed that they share. Without it they come one after the other, for
+    engines whose slots do not share.
     """
 
-    async def judge(number: int, principle: Principle) -> Verdict:
-        task = prompts.fill("judge_json" if schema else "judge_text", principle=principle.text)
+    panel = config.critics or {"": CriticConfig()}
+
+    async def judge(number: int, principle: Principle, name: str) -> Verdict:
+        critic = panel[name]
+        answers = ("true", "false") if schema else ("yes", "no")
+        task = prompts.fill(
+            "judge_json" if schema else "judge_text",
+            principle=principle.text,
+            question=prompts.fill(critic.wording),
+            answers=" or ".join(answers if critic.order == "yes_first" else answers[::-1]),
+        )
         request = Request(
-            role="critic",
+            role=f"critic/{name}" if name else "critic",
             messages=case.messages(prompts, task),
             max_tokens=config.max_tokens,
             temperature=config.temperature,
             schema=SCHEMA if schema else None,
-            weigh=("true", "false") if schema else ("yes", "no"),
+            weigh=answers,
         )
 
         def read(completion: Completion) -> Verdict:
             verdict = parse.verdict(completion.text, principle.id, case.utterance)
             weights = completion.weights
-            return replace(verdict, probability=weights.get("true", weights.get("yes")))
+            return replace(verdict, probability=weights.get(answers[0]), critic=name)
 
         def strict(completion: Completion) -> Verdict:
             verdict = read(completion)
@@ -102,10 +114,17 @@ async def criticise(
                 raise Unparseable("the quotation is not in the reply")
             return verdict
 
-        return await parsed(ask, f"{stage}/{number}", request, strict, attempts, last=read)
+        step = f"{stage}/{number}/{name}" if name else f"{stage}/{number}"
+        return await parsed(ask, step, request, strict, attempts, last=read)
 
-    first, *others = [partial(judge, number, p) for number, p in enumerate(principles, 1)]
-    return Critique((await first(), *(await together(others, at_once=burst))))
+    numbered = enumerate(principles, 1)
+    first, *others = [partial(judge, number, p, name) for number, p in numbered for name in panel]
+    said = (await first(), *(await together(others, at_once=burst)))
+    if not config.critics:
+        return Critique(said)
+    size, weights = len(panel), [critic.weight for critic in panel.values()]
+    by_principle = [said[k : k + size] for k in range(0, len(said), size)]
+    return Critique(tuple(combine(votes, weights, vote) for votes in by_principle), said)
 
 
 async def together(jobs: Sequence[Callable[[], Awaitable[T]]], *, at_once: bool) -> list[T]:

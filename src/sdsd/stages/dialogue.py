@@ -13,7 +13,8 @@ so that the conversation itself stays one prefix.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from typing import Literal
 
 from msgspec import Struct
@@ -24,6 +25,7 @@ from sdsd.config import DialogueConfig
 from sdsd.errors import StageFailed, Unparseable
 from sdsd.prompt import Prompt
 from sdsd.reask import parsed
+from sdsd.strategy import Strategy
 from sdsd.template import Template
 from sdsd.types import (
     AskFn,
@@ -38,9 +40,34 @@ from sdsd.types import (
     StopReason,
 )
 
+Speaker = Literal["user", "agent"]
 _CHECK_TOKENS = 16
+_LEAK = re.compile(r"\[(?:Direction|Pause|Now write|Write only)\b", re.IGNORECASE)
+"""What opens the bracketed directions of the packaged prompts."""
 _RUNAWAY = ("\nUser:", "\nPerson:", "\nAssistant:")
 """Where a writer goes on with the other side's words. Saves tokens only: parsing cuts there too."""
+
+
+class Draft(Struct, frozen=True):
+    """Which sample of a turn is wanted, and what was said against the ones before."""
+
+    number: int = 1
+    reason: str = ""
+
+    def step(self, exchange: int, speaker: str) -> str:
+        """The name of the step that writes it."""
+        name = f"turn/{exchange}/{speaker}"
+        return name if self.number == 1 else f"{name}/{self.number}"
+
+
+Sample = Callable[[Draft], Awaitable[str]]
+Choose = Callable[[tuple[Message, ...], Sample], Awaitable[str]]
+"""The agent's last turn, after these messages, from as many samples as it takes."""
+
+
+async def first(before: tuple[Message, ...], sample: Sample) -> str:
+    """The choice that is none: one sample."""
+    return await sample(Draft())
 
 
 class Talk(Struct, frozen=True):
@@ -52,7 +79,26 @@ class Talk(Struct, frozen=True):
     config: DialogueConfig
     prompts: Prompt
     attempts: int
+    strategy: Strategy
+    choose: Choose = first
     template: Template | None = None
+
+    @property
+    def opening(self) -> str:
+        """The words that the agent's last turn begins with, if the strategy wants that."""
+        return self.plan.opening if self.strategy.settings.opening else ""
+
+    @property
+    def direction(self) -> str:
+        """The director's word before the agent's last turn; empty if there is none."""
+        return self.strategy.reply(self.scenario.focus.text, self.plan.slip)
+
+    @property
+    def directions(self) -> str:
+        """All that the director says in this dialogue, but for the slip."""
+        focus, sections = self.scenario.focus.text, self.prompts.sections
+        cues = (text for name, text in sections.items() if name.endswith(("cue", "user_turn")))
+        return "\n".join((self.strategy.reply(focus, ""), self.strategy.user(focus, ""), *cues))
 
     @property
     def planned(self) -> int:
@@ -110,7 +156,8 @@ async def _transcript(talk: Talk) -> Dialogue:
     values = {
         "domain": talk.scenario.domain,
         "subarea": talk.scenario.subarea,
-        "principles": prompt.numbered([p.text for p in talk.scenario.principles]),
+        "focus": talk.scenario.focus.text,
+        "direction": talk.direction or "as an assistant would give it.",
         "plan": talk.plan.text,
         "exchanges": str(talk.planned),
     }
@@ -151,28 +198,36 @@ async def _continuation(talk: Talk) -> Dialogue:
     stream = template.open(brief)
     heard: set[str] = set()
 
-    async def speak(speaker: Literal["user", "agent"], exchange: int) -> str:
-        nonlocal stream
-        prefix = stream
+    async def speak(speaker: Speaker, exchange: int, draft: Draft) -> str:
+        lead = ""
         if speaker == "agent":
-            stream += template.to_agent
-            cue = _final_cue(talk, exchange, "cue")
-            prefix += template.clean(f"\n\n{cue}" if cue else "")
-            prefix += template.to_agent
+            cue, seam = _final_cue(talk, exchange, "cue", draft), template.to_agent
+            lead = template.clean(talk.opening) if exchange == talk.planned else ""
+        else:
+            cue, seam = _user_cue(talk, exchange), template.to_user
+        cue = template.clean(f"\n\n{cue}") if cue else ""
+        if speaker == "user" and exchange == 1:
+            prefix = template.open(brief + cue)
+        else:
+            prefix = stream + cue + seam
         stop = (*template.stops(speaker), *_RUNAWAY)
-        request = replace(talk.request("agent"), prompt=prefix, stop=stop)
-        said = await _turn(talk, f"turn/{exchange}/{speaker}", request, heard, template.cut)
-        stream += said if speaker == "user" else said + template.to_user
-        return said
+        request = replace(talk.request("agent"), prompt=prefix + lead, stop=stop)
+        return await _turn(talk, draft.step(exchange, speaker), request, heard, template.cut, lead)
+
+    def hear(speaker: Speaker, exchange: int, said: str) -> None:
+        nonlocal stream
+        seam = template.to_agent if speaker == "agent" else template.to_user
+        stream += said if exchange == 1 and speaker == "user" else seam + said
+        heard.add(parse.normal(said))
 
     async def check(exchange: int) -> Completion:
         question = talk.prompts.fill("check", principles=talk.principles)
-        branch = stream + template.clean(question) + template.to_agent
+        branch = stream + template.to_user + template.clean(question) + template.to_agent
         stop = template.stops("agent")
         request = Request("agent", _CHECK_TOKENS, prompt=branch, temperature=0.0, stop=stop)
         return await talk.ask(f"check/{exchange}", request)
 
-    return await _exchange(talk, "continuation", speak, check)
+    return await _exchange(talk, "continuation", speak, hear, check)
 
 
 # -- chat ----------------------------------------------------------------------------------
@@ -188,24 +243,28 @@ async def _chat(talk: Talk) -> Dialogue:
     chat = list(opened(talk))
     heard: set[str] = set()
 
-    async def speak(speaker: Literal["user", "agent"], exchange: int) -> str:
+    async def speak(speaker: Speaker, exchange: int, draft: Draft) -> str:
         if speaker == "user":
-            asked = (*chat, Message("user", fill("user_cue", number=str(exchange))))
+            cue = fill("user_cue", number=str(exchange))
+            wanted = f"{cue}\n\n{_user_cue(talk, exchange)}".strip()
+            asked = (*chat, Message("user", wanted))
         else:
-            cue = _final_cue(talk, exchange, "cue")
+            cue = _final_cue(talk, exchange, "cue", draft)
             last = Message("user", f"{chat[-1].content}\n\n{cue}".strip())
             asked = (*chat[:-1], last)
         request = replace(talk.request("agent"), messages=asked, stop=_RUNAWAY)
-        said = await _turn(talk, f"turn/{exchange}/{speaker}", request, heard)
+        return await _turn(talk, draft.step(exchange, speaker), request, heard)
+
+    def hear(speaker: Speaker, exchange: int, said: str) -> None:
         chat.append(Message("user" if speaker == "user" else "assistant", said))
-        return said
+        heard.add(parse.normal(said))
 
     async def check(exchange: int) -> Completion:
         question = Message("user", fill("check", principles=talk.principles))
         request = Request("agent", _CHECK_TOKENS, messages=(*chat, question), temperature=0.0)
         return await talk.ask(f"check/{exchange}", request)
 
-    return await _exchange(talk, "chat", speak, check)
+    return await _exchange(talk, "chat", speak, hear, check)
 
 
 # -- roleplay ------------------------------------------------------------------------------
@@ -219,22 +278,26 @@ async def _roleplay(talk: Talk) -> Dialogue:
     agent_view = [Message("system", agent_system)]
     heard: set[str] = set()
 
-    async def speak(speaker: Literal["user", "agent"], exchange: int) -> str:
+    async def speak(speaker: Speaker, exchange: int, draft: Draft) -> str:
         step = plan.steps[exchange - 1]
         if speaker == "user":
             view, cue = user_view, fill("user_cue", step=step)
+            cue = f"{cue}\n\n{_user_cue(talk, exchange)}".strip()
         else:
             view, cue = agent_view, ""
             if sees:
-                cue = _final_cue(talk, exchange, "final_cue") or fill("agent_cue", step=step)
+                final = _final_cue(talk, exchange, "final_cue", draft)
+                cue = final or fill("agent_cue", step=step)
         last = view[-1]
         directed = (*view[:-1], Message(last.role, f"{last.content}\n\n{cue}".strip()))
         request = replace(talk.request(speaker), messages=directed, stop=_RUNAWAY)
-        said = await _turn(talk, f"turn/{exchange}/{speaker}", request, heard)
+        return await _turn(talk, draft.step(exchange, speaker), request, heard)
+
+    def hear(speaker: Speaker, exchange: int, said: str) -> None:
         mine, theirs = (user_view, agent_view) if speaker == "user" else (agent_view, user_view)
         mine.append(Message("assistant", said))
         theirs.append(Message("user", said))
-        return said
+        heard.add(parse.normal(said))
 
     async def check(exchange: int) -> Completion:
         question = Message("user", fill("check", principles=talk.principles))
@@ -242,23 +305,27 @@ async def _roleplay(talk: Talk) -> Dialogue:
         request = Request("agent", _CHECK_TOKENS, messages=messages, temperature=0.0)
         return await talk.ask(f"check/{exchange}", request)
 
-    return await _exchange(talk, "roleplay", speak, check)
+    return await _exchange(talk, "roleplay", speak, hear, check)
 
 
 # -- common --------------------------------------------------------------------------------
 
 
-class _Full(Exception):
+class Full(Exception):
     """No whole sentence fits any more."""
 
 
 async def _exchange(
     talk: Talk,
     protocol: ProtocolName,
-    speak: Callable[[Literal["user", "agent"], int], Awaitable[str]],
+    speak: Callable[[Speaker, int, Draft], Awaitable[str]],
+    hear: Callable[[Speaker, int, str], None],
     check: Callable[[int], Awaitable[Completion]],
 ) -> Dialogue:
-    """Turn by turn until the plan, the model or a limit ends it."""
+    """Turn by turn until the plan, the model or a limit ends it.
+
+    `speak` writes a turn, which becomes part of the conversation once it was made known to `hear`.
+    """
     messages: list[Message] = []
     stop: StopReason | None = None
     flagged = False
@@ -266,9 +333,14 @@ async def _exchange(
     while stop is None:
         exchange += 1
         try:
-            said = await speak("user", exchange)
-            reply = await speak("agent", exchange)
-        except _Full:
+            said = await speak("user", exchange, Draft())
+            hear("user", exchange, said)
+            before = (*messages, Message("user", said))
+            last = exchange == talk.planned
+            choose = talk.choose if last else first
+            reply = await choose(before, partial(speak, "agent", exchange))
+            hear("agent", exchange, reply)
+        except Full:
             if not messages:
                 raise StageFailed(f"turn/{exchange}", "token limit in the first exchange") from None
             stop = "token_limit"
@@ -286,45 +358,61 @@ async def _turn(
     talk: Talk,
     step: str,
     request: Request,
-    heard: set[str],
+    heard: Collection[str],
     cut: Callable[[str], str] = str,
+    lead: str = "",
 ) -> str:
-    """One turn, in whole sentences, that was not `heard` before (and is from now on).
+    """One turn, in whole sentences, that was not `heard` before. It begins with `lead`, which the
+    writer was given.
 
-    Raises `_Full` if the token limit left no sentence.
+    Raises `Full` if the token limit left no sentence.
     """
 
     def read(completion: Completion) -> str:
-        text = parse.readable(completion.text)
+        text = parse.readable(lead + completion.text)
         said = cut(text)
         if completion.finish == "length" and said == text:
             said = parse.intact(text)
             if not said:
-                raise _Full
+                raise Full
         said = parse.turn(said, talk.name)
         if parse.normal(said) in heard:
             raise Unparseable("the turn repeats an earlier one")
+        if _LEAK.search(said):
+            raise Unparseable("a direction leaks into the talk")
         if parse.copies(said, script):
             raise Unparseable("the turn copies the plan or a principle")
         return said
 
     # What nobody would say as it stands; a slip may be.
-    script = "\n".join((talk.plan.person, *talk.plan.steps, talk.principles))
+    script = "\n".join((talk.plan.person, *talk.plan.steps, talk.principles, talk.directions))
     try:
-        said = await parsed(talk.ask, step, request, read, talk.attempts)
+        return await parsed(talk.ask, step, request, read, talk.attempts)
     except StageFailed as failed:
         if _is_full(failed):
-            raise _Full from None
+            raise Full from None
         raise
-    heard.add(parse.normal(said))
-    return said
 
 
-def _final_cue(talk: Talk, exchange: int, section: str) -> str:
-    """The direction for the agent's final turn; empty for the others."""
+def _final_cue(talk: Talk, exchange: int, section: str, draft: Draft) -> str:
+    """The direction for the agent's final turn; empty for the others, and where there is none."""
+    if exchange < talk.planned or not talk.direction:
+        return ""
+    fill, direction = talk.prompts.fill, talk.direction
+    if draft.reason:
+        direction += f" {fill('again', reason=draft.reason)}"
+    values = {"direction": direction}
+    if "begin" in talk.prompts.sections:
+        values["begin"] = f" {fill('begin', opening=talk.opening)}" if talk.opening else ""
+    return fill(section, **values)
+
+
+def _user_cue(talk: Talk, exchange: int) -> str:
+    """The direction for the user's last turn; empty for the others, and where there is none."""
     if exchange < talk.planned:
         return ""
-    return talk.prompts.fill(section, slip=talk.plan.slip, principles=talk.principles)
+    direction = talk.strategy.user(talk.scenario.focus.text, talk.plan.slip)
+    return talk.prompts.fill("user_turn", direction=direction) if direction else ""
 
 
 async def _state(check: Callable[[int], Awaitable[Completion]], exchange: int) -> parse.Check:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from sdsd import parse, prompt
 from sdsd.config import PlanConfig
+from sdsd.errors import Unparseable
 from sdsd.prompt import Prompt
 from sdsd.reask import parsed
-from sdsd.types import AskFn, Message, Plan, Request, Scenario
+from sdsd.strategy import Strategy
+from sdsd.types import AskFn, Completion, Message, Plan, Request, Scenario
 
 
 async def write_plan(
-    scenario: Scenario, ask: AskFn, config: PlanConfig, prompts: Prompt, attempts: int
+    scenario: Scenario,
+    ask: AskFn,
+    config: PlanConfig,
+    prompts: Prompt,
+    attempts: int,
+    strategy: Strategy,
 ) -> Plan:
     """A plan with a step for each exchange, and the slip that the last reply shall show."""
+    focus, *others = (p.text for p in scenario.principles)
+    also = prompts.fill("others", principles=prompt.numbered(others))
     messages = (
         Message("system", prompts.fill("system")),
         Message(
@@ -22,7 +31,10 @@ async def write_plan(
                 domain=scenario.domain,
                 subarea=scenario.subarea,
                 goal=scenario.goal.text,
-                principles=prompt.numbered([p.text for p in scenario.principles]),
+                approach=strategy.plan.replace("{{focus}}", focus),
+                focus=focus,
+                others=f"\n{also}" if others else "",
+                opening=prompts.fill("opening") if strategy.settings.opening else "",
                 steps=", ".join(f"a STEP {k} line" for k in range(1, scenario.exchanges + 1)),
             ),
         ),
@@ -34,6 +46,13 @@ async def write_plan(
         temperature=config.temperature,
         top_p=config.top_p,
     )
-    return await parsed(
-        ask, "plan", request, lambda c: parse.plan(c.text, scenario.exchanges), attempts
-    )
+
+    def read(completion: Completion) -> Plan:
+        plan = parse.plan(completion.text, scenario.exchanges)
+        if parse.copies(f"{plan.person}\n{plan.slip}", prompts.sections["system"], run=7):
+            raise Unparseable("the plan copies its example")
+        if parse.copies(plan.slip, focus, run=7):
+            raise Unparseable("the slip only says the principle again")
+        return plan
+
+    return await parsed(ask, "plan", request, read, attempts)

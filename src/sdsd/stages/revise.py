@@ -26,7 +26,9 @@ async def write_revision(
     config: ReviseConfig,
     attempts: int,
 ) -> str:
-    """The new turn, in whole sentences. `messages` end in the reviser's task (`critique.Case`)."""
+    """The new turn, in whole sentences. `messages` end in the reviser's task (`critique.Case`).
+
+    What a reviser remarks before its new turn is cut off with the turn's label."""
     request = Request(
         role="reviser",
         messages=messages,

@@ -1,0 +1,282 @@
+"""Dialogues until every principle has its verified pairs: the controller beside simpler ways.
+
+    python bench/balance.py [--pairs 20] [--seeds 5] [--cost 60] [--patience 1 2 3]
+
+The world is a known one: the packaged principles times strategies, each pair of them with a
+probability that a dialogue ends in a verified pair. Its log-odds are the sum of the principle's,
+the strategy's and the pair's own, drawn by seed, and the probability is kept within 0.004 and 0.5.
+No model is called. The ways that are compared:
+
+controller    `sdsd.targets`, in rounds, with the lag of one round that it has in a run
+quota, best strategy
+              the same, but with the one strategy that is best on average: the quota alone
+uniform, best strategy
+              principles in turn, by the strategy that is best on average
+uniform       principles in turn, strategies at random: what a run without targets does
+bound         pairs over the best strategy's probability, summed over the principles: what somebody
+              who knows the world needs on average
+
+The best strategy on average is taken from the world itself, which nobody knows before a run. No
+principle is given up in these rows. The rows `controller, patience K` show what a bound on a pair's
+cost does: how many principles are given up, and how many of them in error, because their best
+strategy would have brought pairs for less. What they do not reach they do not pay for: compare
+their dialogues with one another only. The second table stops everybody at the dialogues that the
+controller needed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from random import Random
+
+from msgspec import Struct
+
+from sdsd import catalogue
+from sdsd.chance import draw
+from sdsd.targets import Quota, Seen, Slot, State, allocate, summary
+
+LEAST, MOST = 0.004, 0.5
+"""Bounds of a probability."""
+CENTRE = -3.0
+"""Log-odds of an average principle with an average strategy."""
+DEVIATIONS = (1.0, 0.7, 0.6)
+"""Of the principle's, the strategy's and the pair's own log-odds."""
+FAR = 10_000_000
+"""Dialogues after which nobody goes on."""
+
+
+class World(Struct, frozen=True):
+    """Which dialogue brings a verified pair: known here, unknown to what is measured."""
+
+    seed: int
+    cells: tuple[str, ...]
+    strategies: tuple[str, ...]
+    chances: dict[str, dict[str, float]]
+
+    def best(self) -> str:
+        """The strategy that is best on average."""
+        return max(self.strategies, key=lambda s: sum(self.chances[c][s] for c in self.cells))
+
+    def bound(self, pairs: int) -> float:
+        """Dialogues that are needed on average if the best strategy of each cell is known."""
+        return sum(pairs / max(self.chances[cell].values()) for cell in self.cells)
+
+
+def world(seed: int, strategies: int) -> World:
+    """A world drawn by `seed`."""
+    found = catalogue.load(None, None, None)
+    cells = tuple(principle.id for principle in found.principles)
+    names = tuple(f"strategy {k}" for k in range(strategies))
+
+    def drawn(k: int, *parts: str) -> float:
+        return Random(draw("world", seed, *parts)).gauss(0, DEVIATIONS[k])
+
+    def chance(cell: str, name: str) -> float:
+        odds = math.exp(CENTRE + drawn(0, cell) + drawn(1, name) + drawn(2, cell, name))
+        return min(max(odds / (1 + odds), LEAST), MOST)
+
+    return World(seed, cells, names, {c: {s: chance(c, s) for s in names} for c in cells})
+
+
+class Outcome(Struct, frozen=True):
+    """What a way of going about it came to."""
+
+    dialogues: int
+    pairs: Counter[str]
+    rounds: int = 0
+    seconds: float = 0.0
+    """All allocations together."""
+    given_up: int = 0
+    in_error: int = 0
+    """Of these, those whose best strategy brings pairs for less than the bound."""
+    overshoot: int = 0
+    """Pairs beyond what was wanted."""
+
+
+def controlled(known: World, quota: Quota) -> Outcome:
+    """The controller, with a lag of one round."""
+    luck = Random(draw("luck", known.seed))
+    state, under_way = State(), list[tuple[Slot, ...]]()
+    number = total = 0
+    took = 0.0
+    while True:
+        state.settle(quota)
+        started = time.perf_counter()
+        slots = allocate(state, under_way[-1] if under_way else (), quota, known.seed, number)
+        took += time.perf_counter() - started
+        if not slots:
+            break
+        number, total = number + 1, total + len(slots)
+        under_way.append(slots)
+        if len(under_way) == 2:
+            _finish(state, under_way.pop(0), known, luck)
+    for slots in under_way:
+        _finish(state, slots, known, luck)
+    standing = summary(state, quota)
+    lost = [s.cell for s in standing if s.status == "given up"]
+    return Outcome(
+        total,
+        Counter(state.pairs),
+        number,
+        took,
+        len(lost),
+        sum(max(known.chances[cell].values()) > 1 / quota.cost for cell in lost),
+        sum(max(0, s.pairs - s.wanted) for s in standing),
+    )
+
+
+def _finish(state: State, slots: Sequence[Slot], known: World, luck: Random) -> None:
+    for slot in slots:
+        hit = luck.random() < known.chances[slot.cell][slot.strategy]
+        state.add(Seen(slot, hit, (slot.cell,) if hit else ()))
+
+
+def in_turn(known: World, strategies: Sequence[str], wanted: int, stop: int = FAR) -> Outcome:
+    """Principles in turn, the strategies drawn evenly, until all are reached or `stop` is."""
+    luck, pairs = Random(draw("turns", known.seed)), Counter[str]()
+    lagging = len(known.cells)
+    for n, cell in enumerate(_endless(known.cells)):
+        if not lagging or n == stop:
+            return Outcome(n, pairs)
+        if luck.random() < known.chances[cell][luck.choice(strategies)]:
+            pairs[cell] += 1
+            lagging -= pairs[cell] == wanted
+    raise AssertionError("the principles have no end")
+
+
+def _endless(cells: Sequence[str]) -> Iterator[str]:
+    while True:
+        yield from cells
+
+
+class Shares(Struct, frozen=True):
+    """How evenly pairs are spread over the principles."""
+
+    entropy: float
+    """Over that of an even spread: 1 is even."""
+    least: float
+    most: float
+    """Shares of the rarest and the commonest principle."""
+    reached: float
+    """Principles that have what was wanted, of all."""
+
+    @classmethod
+    def of(cls, pairs: Counter[str], known: World, wanted: int) -> Shares:
+        """Those of `pairs`."""
+        counts = [pairs[cell] for cell in known.cells]
+        shares = [count / sum(counts) for count in counts]
+        entropy = -sum(share * math.log(share) for share in shares if share)
+        reached = sum(count >= wanted for count in counts) / len(counts)
+        return cls(entropy / math.log(len(counts)), min(shares), max(shares), reached)
+
+
+def spread(values: Sequence[float], form: str) -> str:
+    """Median [least - most]."""
+    low, middle, high = min(values), statistics.median(values), max(values)
+    if len(values) == 1:
+        return f"{middle:{form}}"
+    return f"{middle:{form}} [{low:{form}} - {high:{form}}]"
+
+
+def measured(known: World, wanted: int, cost: float, patience: Sequence[int]) -> dict[str, Outcome]:
+    """Every way of going about it, by name."""
+    wishes, best = dict.fromkeys(known.cells, wanted), (known.best(),)
+    return {
+        "controller": controlled(known, Quota(wishes, known.strategies, cost=math.inf)),
+        **{
+            f"controller, patience {k}": controlled(
+                known, Quota(wishes, known.strategies, cost=cost, patience=k)
+            )
+            for k in patience
+        },
+        "quota, best strategy": controlled(known, Quota(wishes, best, cost=math.inf)),
+        "uniform, best strategy": in_turn(known, best, wanted),
+        "uniform": in_turn(known, known.strategies, wanted),
+    }
+
+
+def first_table(worlds: Sequence[World], found: Sequence[dict[str, Outcome]], wanted: int) -> None:
+    """Dialogues until all is reached."""
+    bounds = [known.bound(wanted) for known in worlds]
+    heads = (
+        "way",
+        "dialogues",
+        "/ bound",
+        "pairs too many",
+        "given up",
+        "in error",
+        "rounds",
+        "ms per slot",
+    )
+    print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+    print(f"| bound | {spread(bounds, ',.0f')} | 1 | | | | | |")
+    for name in found[0]:
+        outcomes = [by_name[name] for by_name in found]
+        ratios = [o.dialogues / bound for o, bound in zip(outcomes, bounds, strict=True)]
+        cells = [spread([o.dialogues for o in outcomes], ",.0f"), spread(ratios, ".2f")]
+        if outcomes[0].rounds:
+            cells += [
+                spread([o.overshoot for o in outcomes], ".0f"),
+                spread([o.given_up for o in outcomes], ".0f"),
+                spread([o.in_error for o in outcomes], ".0f"),
+                spread([o.rounds for o in outcomes], ".0f"),
+                spread([1000 * o.seconds / o.dialogues for o in outcomes], ".2f"),
+            ]
+        else:
+            over = [o.pairs.total() - wanted * len(o.pairs) for o in outcomes]
+            cells += [spread(over, ",.0f"), "", "", "", ""]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def second_table(worlds: Sequence[World], found: Sequence[dict[str, Outcome]], wanted: int) -> None:
+    """How pairs are spread when all stop at the controller's dialogues."""
+    heads = ("way", "pairs", "entropy", "least share", "most share", "principles reached")
+    print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+    rows: dict[str, list[tuple[Outcome, Shares]]] = {}
+    for known, by_name in zip(worlds, found, strict=True):
+        ours = by_name["controller"]
+        stop = ours.dialogues
+        stopped = {
+            "controller": ours,
+            "uniform, best strategy": in_turn(known, (known.best(),), wanted, stop),
+            "uniform": in_turn(known, known.strategies, wanted, stop),
+        }
+        for name, outcome in stopped.items():
+            shares = Shares.of(outcome.pairs, known, wanted)
+            rows.setdefault(name, []).append((outcome, shares))
+    for name, results in rows.items():
+        cells = [
+            spread([outcome.pairs.total() for outcome, _ in results], ",.0f"),
+            spread([shares.entropy for _, shares in results], ".3f"),
+            spread([shares.least for _, shares in results], ".2%"),
+            spread([shares.most for _, shares in results], ".2%"),
+            spread([shares.reached for _, shares in results], ".0%"),
+        ]
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pairs", type=int, default=20, help="wanted of each principle")
+    parser.add_argument("--seeds", type=int, default=5, help="worlds")
+    parser.add_argument("--cost", type=float, default=60, help="dialogues that a pair may cost")
+    parser.add_argument("--patience", type=int, nargs="+", default=[1, 2, 3])
+    parser.add_argument("--strategies", type=int, default=12)
+    given = parser.parse_args()
+    worlds = [world(seed, given.strategies) for seed in range(given.seeds)]
+    found = [measured(known, given.pairs, given.cost, given.patience) for known in worlds]
+    cells = len(worlds[0].cells)
+    print(f"{cells} principles x {given.strategies} strategies, {given.pairs} pairs, ", end="")
+    print(f"{given.seeds} worlds; gives up at {given.cost:g} dialogues a pair\n")
+    first_table(worlds, found, given.pairs)
+    print("\nat the controller's number of dialogues:\n")
+    second_table(worlds, found, given.pairs)
+
+
+if __name__ == "__main__":
+    main()

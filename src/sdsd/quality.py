@@ -1,0 +1,472 @@
+"""Checks on a finished dialogue, without a model: what a reader of bad synthetic data stumbles over.
+
+The rules are made to be precise: a miss is left to people, a false alarm would cost a good dialogue.
+Words that they look for are English, and on other languages they stay silent. What stands in
+quotation marks or code is somebody else's speech and is not searched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from msgspec import Struct
+
+from sdsd import parse
+from sdsd.types import Dialogue, Message, Plan, Principle
+
+RULES: dict[str, str] = {
+    "order": "user and agent do not take turns, or the user does not begin, or the agent not end",
+    "role_flip": "the agent talks as the person who asks, or the user as an assistant",
+    "refusal_talk": "the user turns a request down as assistants do",
+    "third_person": "the user is addressed or told about by the user's own turn, or a turn narrates",
+    "speaker_label": "a turn begins with the name or the role of its speaker and a colon",
+    "echo": "a turn repeats an earlier one, or the one it answers, nearly word for word",
+    "loop": "one turn says the same over and over",
+    "thanks_spiral": "after an exchange of thanks and goodbyes alone, another one",
+    "plan_leak": "words of the plan or of a principle, or talk about them",
+    "stage_direction": "narration such as `*smiles*` or `(pauses)`",
+    "placeholder": "a blank to be filled in, such as `[Your Name]` or `XXXX`",
+    "marker": "a label, an end marker or remains of a chat template",
+    "wrong_language": "clearly another language than the dialogue's first turn, and nobody asked",
+    "too_short": "a turn without words, or one or two words where an explanation was asked for",
+    "cut": "a turn that stops in the middle of a sentence, quotation, bracket or code block",
+    "garbled": "characters that were lost or decoded wrongly",
+}
+"""Every rule and what it means."""
+
+WHOLE = -1
+"""`Flag.turn` of a flag on the whole dialogue."""
+_HALF = 20_000
+"""Characters at either end of a turn that are read; what lies between is not."""
+
+
+class Flag(Struct, frozen=True):
+    """One rule that one turn breaks."""
+
+    rule: str
+    turn: int
+    """Index into the dialogue's messages; `WHOLE` for all of it."""
+
+
+def flags(
+    dialogue: Dialogue, plan: Plan | None, principles: tuple[Principle, ...]
+) -> tuple[Flag, ...]:
+    """All that is wrong with a dialogue, by turn and then in the order of `RULES`."""
+    talk = _talk(dialogue.messages, plan, principles)
+    roles = [m.role for m in dialogue.messages]
+    even = len(roles) % 2 == 0 and roles == ["user", "assistant"] * (len(roles) // 2)
+    found = [] if roles and even else [Flag("order", WHOLE)]
+    for k, turn in enumerate(talk.turns):
+        if turn.role != "system":
+            found += [Flag(rule, k) for rule in RULES if rule in _CHECKS and _CHECKS[rule](talk, k)]
+    return tuple(found)
+
+
+def good(dialogue: Dialogue, flags: Sequence[Flag]) -> int:
+    """How many exchanges from the beginning are free of flags: where a dialogue may be cut."""
+    first = min((flag.turn for flag in flags), default=len(dialogue.messages))
+    return max(first, 0) // 2
+
+
+# -- what the rules read -------------------------------------------------------------------
+
+
+class _Turn(Struct, frozen=True):
+    role: str
+    text: str
+    plain: str
+    """`text` without code and quoted speech, with plain apostrophes."""
+    words: tuple[str, ...]
+    """Of `plain`, for comparing; of scripts without spaces, every character."""
+
+
+class _Talk(Struct, frozen=True):
+    turns: tuple[_Turn, ...]
+    name: str
+    """The user's own, from the plan; empty if it gives none."""
+    sources: tuple[str, ...]
+    """What no turn may copy."""
+    repeats: frozenset[int]
+    spiral: frozenset[int]
+
+    def asked(self, k: int) -> str:
+        """The user's words that turn `k` answers; empty for the user's own."""
+        answers = k > 0 and self.turns[k].role == "assistant"
+        return self.turns[k - 1].text if answers and self.turns[k - 1].role == "user" else ""
+
+
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,200}`", re.DOTALL)
+_QUOTED = re.compile(r'"[^"\n]{1,400}"|“[^“”\n]{1,400}”|„[^„“\n]{1,400}“|«[^«»\n]{1,400}»')
+_WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0eff\u3040-\u9fff]+")
+_NAME = re.compile(r"\A([^\W\d_]{2,20})(?=,|\(| \(| is\b| who\b| has\b| wants\b| [A-Z]|\Z)")
+
+
+def _talk(
+    messages: tuple[Message, ...], plan: Plan | None, principles: tuple[Principle, ...]
+) -> _Talk:
+    turns = tuple(_turn(message) for message in messages)
+    named = _NAME.match(plan.person) if plan else None
+    name = named.group(1) if named and named.group(1)[0].isupper() else ""
+    # Words that the plan puts into quotation marks are speech that it dictates, not a leak.
+    written = (*plan.steps, plan.slip, plan.person) if plan else ()
+    sources = (*(_QUOTED.sub(" ", text) for text in written), *(p.text for p in principles))
+    return _Talk(turns, name, sources, _repeats(turns), _spiral(turns))
+
+
+def _turn(message: Message) -> _Turn:
+    text = message.content
+    if len(text) > 2 * _HALF:
+        text = f"{text[:_HALF]}\n{text[-_HALF:]}"
+    plain = _QUOTED.sub(" ", _CODE.sub(" ", text)).replace("’", "'").strip()
+    return _Turn(message.role, text, plain, tuple(_WORD.findall(parse.normal(plain))))
+
+
+def _grams(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
+    return [tuple(words[k : k + length]) for k in range(len(words) - length + 1)]
+
+
+# -- who speaks ----------------------------------------------------------------------------
+
+_AS_ASSISTANT = re.compile(
+    r"\bas an ai\b[^.?!\n]{0,30}?,? i\b|\bi(?:'m| am) (?:just )?an ai (?:language model|assistant)\b"
+    r"|\bhow (?:can|may) i (?:help|assist) you\b"
+    r"|\bi(?:'m| am) here to (?:help|assist)(?: you\b| with any|[.!]|\Z)"
+    r"|\bi(?:'d| would) be (?:happy|glad|delighted) to (?:help|assist) you\b"
+    r"|\A(?:certainly|sure|of course|absolutely)[!,.] ?(?:here(?:'s| is| are)\b|i can help you)"
+    r"|\bis there anything else (?:i can|you(?:'d| would) like me to)\b",
+    re.IGNORECASE,
+)
+_AS_USER = re.compile(
+    r"\A\W*(?:thanks|thank you)(?: so much| very much)?,? for (?:all )?(?:the|your) (?:great |helpful "
+    r"|useful )?(?:help|advice|tips|guidance|assistance|recommendations)\b"
+    r"|\A(?:[^.!?\n]{0,60}[.!] )?(?:(?:can|could) you (?:please )?(?:recommend|suggest (?:some|any|a)"
+    r"|give me (?:some|any|a few) (?:tips|advice|ideas|suggestions))\b"
+    r"|do you have any (?:tips|advice|suggestions|recommendations)\b)",
+    re.IGNORECASE,
+)
+_REFUSES = re.compile(
+    r"\A(?:i'm sorry|i am sorry|sorry|i apologi[sz]e|unfortunately)?,? ?(?:but )?(?:as an ai[^.,]{0,30}"
+    r", )?i (?:can't|cannot|can not|won't|am unable to|'m unable to|am not able to) (?:assist|comply"
+    r"|help (?:you\b|with)|fulfil+ |provide (?:you|that|this|assistance|information|instructions)"
+    r"|engage in|generate)",
+    re.IGNORECASE,
+)
+_SPEECH = (
+    r"(?:says|said|asks|asked|replies|replied|responds|responded|answers|explains|admits|continues"
+    r"|thanks|tells|agrees|wonders|expresses|is (?:asking|happy|ready|talking|curious|worried))\b"
+)
+_NARRATES = re.compile(rf"(?:\A|[.!?]\s)The (?:user|person|agent|assistant) {_SPEECH}")
+_LABEL = re.compile(
+    r"\A\W*(?:the )?(?:user|person|human|speaker|agent|assistant|ai|customer|client)"
+    r"(?: ?\(?(?:\d{1,3}|[a-b])\)?)?\W{0,3}:\s",
+    re.IGNORECASE,
+)
+
+
+@lru_cache(maxsize=256)
+def _own(name: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
+    """How a turn calls the user by name, introduces itself by it, and is labelled with it."""
+    greeting = r"(?i:(?:hi|hello|hey|dear|ok|okay|well),? )"
+    return (
+        re.compile(rf"\A{greeting}?{name}[,!] (?!here\b)|\A{name} {_SPEECH}"),
+        re.compile(rf"\b(?:I'm|I am|[Mm]y name is) {name}\b(?!'s)"),
+        re.compile(rf"\A\W*{name}\W{{0,3}}:\s"),
+    )
+
+
+def _role_flip(talk: _Talk, k: int) -> bool:
+    turn = talk.turns[k]
+    if turn.role == "user":
+        return bool(_AS_ASSISTANT.search(turn.plain))
+    introduced = talk.name and _own(talk.name)[1].search(turn.plain)
+    return bool(introduced or _AS_USER.search(turn.plain))
+
+
+def _refusal_talk(talk: _Talk, k: int) -> bool:
+    return talk.turns[k].role == "user" and bool(_REFUSES.search(talk.turns[k].plain))
+
+
+def _third_person(talk: _Talk, k: int) -> bool:
+    turn = talk.turns[k]
+    told = [m.start() for m in _NARRATES.finditer(turn.plain)]
+    if told and (told[0] == 0 or len(told) > 2):
+        return True
+    return turn.role == "user" and bool(talk.name and _own(talk.name)[0].search(turn.plain))
+
+
+def _speaker_label(talk: _Talk, k: int) -> bool:
+    plain = talk.turns[k].plain
+    return bool(_LABEL.search(plain) or (talk.name and _own(talk.name)[2].search(plain)))
+
+
+# -- saying it again -----------------------------------------------------------------------
+
+_EDITS = re.compile(
+    r"\b(?:proofread|correct|edit|fix|translat|rewrit|rewrote|rephras|format|improv|shorten|convert"
+    r"|repeat|again|copy|chang|replac|make|add|remov|updat|instead|version|tweak|adjust|revis|swap"
+    r"|shorter|longer|polish|clean|spell|say that|read back|confirm)",
+    re.IGNORECASE,
+)
+"""Requests whose honest answer repeats most of what is there."""
+_PLEASANT = re.compile(
+    r"(?:ok(?:ay)?|oh|well|and|yes|hi|great|wow|sure)?,? ?(?:(?:many )?thanks|thank you|you(?:'re| are) (?:very |most )?"
+    r"welcome|(?:good)?bye\b|good ?(?:luck|night)|best of luck|take care|have an? |my pleasure|no problem|anytime"
+    r"|(?:i'm )?(?:so |very )?(?:glad|happy) (?:to (?:help|hear|be of)|i could|you|that)|feel free|(?:please )?"
+    r"(?:don't|do not) hesitate|if you (?:ever )?(?:have|need) any|let me know if|see you|cheers|i (?:really |truly )?"
+    r"appreciate|talk (?:to you )?soon|enjoy|you too|same to you|likewise|it was (?:a pleasure|great|nice)"
+    r"|i(?:'ll| will) (?:do that|be here|keep (?:that|it|this) in mind|(?:give it a )?try)|until next time"
+    r"|(?:great|perfect|awesome|excellent|wonderful|sounds good|that's (?:great|all|helpful))\W*\Z)"
+)  # fmt: skip
+_SUBSTANCE = re.compile(r"\d|\b(?:but|how|what|why|because|should|could)\b")
+
+
+def _repeats(turns: tuple[_Turn, ...]) -> frozenset[int]:
+    """Turns of which four fifths of the three-word runs stand in one earlier turn."""
+    seen: dict[tuple[str, ...], list[int]] = {}
+    found = set()
+    for k, turn in enumerate(turns):
+        grams = set(_grams(turn.words, 3))
+        shared: dict[int, int] = {}
+        for gram in grams:
+            for earlier in seen.get(gram, ()):
+                shared[earlier] = shared.get(earlier, 0) + 1
+        most = max(shared.values(), default=0)
+        edited = turn.role == "assistant" and k > 0 and _EDITS.search(turns[k - 1].text)
+        if len(turn.words) >= 7 and most >= 0.8 * len(grams) and not edited:
+            found.add(k)
+        for gram in grams:
+            places = seen.setdefault(gram, [])
+            if len(places) < 8:  # bounds the work where everything is the same
+                places.append(k)
+    return frozenset(found)
+
+
+def _loop(talk: _Talk, k: int) -> bool:
+    turn = talk.turns[k]
+    grams = _grams(turn.words, 4)
+    if len(grams) >= 24 and len(set(grams)) <= 0.65 * len(grams):
+        return True
+    sentences = [parse.normal(s) for s in re.split(r"[.!?。！？\n]+", turn.plain)]
+    sentences = [s for s in sentences if len(_WORD.findall(s)) >= 3]
+    if len(sentences) >= 4 and len(set(sentences)) <= len(sentences) / 2:
+        return True
+    return any(len(w) > 40 and w.isalpha() and len(set(w)) <= 3 for w in turn.words)
+
+
+def _pleasant(turn: _Turn) -> bool:
+    """Whether a turn holds thanks, goodbyes and good wishes alone."""
+    said = turn.plain.casefold()
+    if _SUBSTANCE.search(said) or ("?" in said and "anything else" not in said):
+        return False
+    pieces = [piece.strip(" ,*_-") for piece in re.split(r"[.!?…\n]+", said)]
+    pieces = [piece for piece in pieces if _WORD.search(piece) and "anything else" not in piece]
+    return 0 < len(pieces) <= 8 and all(
+        len(piece.split()) <= 18 and _PLEASANT.match(piece) for piece in pieces
+    )
+
+
+def _spiral(turns: tuple[_Turn, ...]) -> frozenset[int]:
+    """Turns of an exchange of pleasantries that comes after another one."""
+    empty = [_pleasant(turn) for turn in turns]
+    return frozenset(k for k in range(2, len(turns)) if all(empty[k - k % 2 - 2 : k - k % 2 + 2]))
+
+
+# -- what is no talk -----------------------------------------------------------------------
+
+_DIRECTED = re.compile(
+    r"^\W*(?:SLIP|PERSON|OPENING) ?:|\[(?:direction|pause\.|now write|the scene|end of|scene)\b"
+    r"|\bdirector's (?:note|direction|cue)\b|\b(?:conversation|dialogue) plan\b"
+    r"|\bas (?:the|an?) (?:user|agent|assistant) in this (?:scene|scenario|dialogue|role-?play)\b"
+    r"|\b(?:violat|break|broke)\w* (?:the|this|that) principle\b(?! of| that)"
+    r"|\b(?:step \d+|next step) (?:of|in) the (?:plan|conversation)\b(?! to| for)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_STEP = re.compile(r"^\W*STEP \d+ ?:", re.MULTILINE)
+_STAGE = re.compile(
+    r"[*(\[]_?(?:(?:he|she|they|softly|gently|slightly|nervously|slowly) )?(?:smil|laugh|sigh|nod"
+    r"|chuckl|grin|giggl|shrug|wink|frown|gasp|paus|blush|smirk|whisper|clear(?:s|ing)? (?:his |her "
+    r"|their )?throat|lean|wav)(?:e?s|ing)?(?: [^*()\[\]\n]{1,60})?_?[*)\]](?!\()",
+    re.IGNORECASE,
+)
+_FICTION = re.compile(
+    r"\b(?:script|scene|screenplay|play|theat|story|stories|dialogue|role-?play|transcript|comedy"
+    r"|sketch|actor|character|novel|emphas|transcrib|subtitle)",
+    re.IGNORECASE,
+)
+_BLANK = re.compile(
+    r"\[(?:(?:insert|your|my|recipient|company|client|customer|sender)\b[^\[\]\n]{0,40}|(?:full |first "
+    r"|last )?name|product|brand|topic|subject|date|address|phone number|city|country|location)\](?!\()"
+    r"|<(?:insert [^<>\n]{1,40}|your name)>",
+    re.IGNORECASE,
+)
+_FORM = re.compile(
+    r"\b(?:e-?mail|letter|template|draft|form|message|resume|cv|script|invitation|note|contract"
+    r"|post|speech|placeholder|jinja|mustache|handlebars|vue|angular|helm|ansible)",
+    re.IGNORECASE,
+)
+_FILLER = re.compile(r"\{\{ ?[a-z_]+ ?\}\}|(?<![A-Za-z])X{4,}(?![A-Za-z])|\b[Ll]orem ipsum\b")
+_MARKER = re.compile(
+    r"^[ \t>*_#]*(?:(?:USER|AGENT|ASSISTANT|HUMAN|SYSTEM|VIOLATION|OVER)[*_ ]*:|\[?DONE\]?[.!]?[ \t*]*$)"
+    r"|\A\s*-{3,}[ \t]*$|^[ \t]*-{3,}\s*\Z"
+    r"|<\|[\w ]{2,40}\|>|<｜[^\n｜]{2,40}｜>|\[/?INST\]|<</?SYS>>|</?(?:start|end)_of_turn>|</s>\s*\Z"
+    r"|<s>\s*(?=\[)|<(?:bos|eos|pad|unk)>|</?think>|^(?:Human|Assistant):[ \t]"
+    r"|^###[ \t]*(?:(?:Response|Human|Assistant):?[ \t]*$|(?:Instruction|Input|System|User):)",
+    re.MULTILINE,
+)
+_LOST = re.compile(r"\ufffd|â€[™œ\x9c\x9d“”¦˜]|Ã[©¨¼¶¤±³¡§]")
+
+
+def _plan_leak(talk: _Talk, k: int) -> bool:
+    turn = talk.turns[k]
+    if _DIRECTED.search(turn.plain) or (turn.role == "user" and _STEP.search(turn.plain)):
+        return True
+    return any(parse.copies(turn.plain, source) for source in talk.sources)
+
+
+def _stage_direction(talk: _Talk, k: int) -> bool:
+    return bool(_STAGE.search(talk.turns[k].plain)) and not _FICTION.search(talk.asked(k))
+
+
+def _placeholder(talk: _Talk, k: int) -> bool:
+    plain = talk.turns[k].plain
+    if not (_BLANK.search(plain) or _FILLER.search(plain)):
+        return False
+    return not any(_FORM.search(turn.text) for turn in talk.turns[: k + 1] if turn.role == "user")
+
+
+def _marker(talk: _Talk, k: int) -> bool:
+    return bool(_MARKER.search(talk.turns[k].plain))
+
+
+def _garbled(talk: _Talk, k: int) -> bool:
+    return bool(_LOST.search(talk.turns[k].text))
+
+
+# -- language ------------------------------------------------------------------------------
+
+_SCRIPTS = {
+    "latin": re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]"),
+    "greek": re.compile(r"[\u0370-\u03ff]"),
+    "cyrillic": re.compile(r"[\u0400-\u052f]"),
+    "hebrew": re.compile(r"[\u0590-\u05ff]"),
+    "arabic": re.compile(r"[\u0600-\u06ff\u0750-\u077f]"),
+    "indic": re.compile(r"[\u0900-\u0dff]"),
+    "thai": re.compile(r"[\u0e00-\u0eff]"),
+    "hangul": re.compile(r"[\u1100-\u11ff\uac00-\ud7af]"),
+    "han": re.compile(r"[\u3040-\u30ff\u3400-\u9fff]"),
+}
+_FUNCTION_WORDS = {
+    "en": "the and of to is that it you for with are this have was what my can be at not",
+    "de": "der die das und ist nicht ich ein eine zu mit auf für sie wir es den dem wie auch",
+    "fr": "le la les et est des une un vous je dans pour que pas du au il ce sur avec",
+    "es": "el la los las y es que una un por para con no del se en lo como mi más",
+    "it": "il la che di è una un per non sono gli della con del le i si come da anche",
+    "pt": "o os a as que não uma um para com em do da é você e no na se mais",
+    "nl": "de het een en van ik niet dat op voor met zijn is je te die ook er maar",
+}
+_LANGUAGES = {language: frozenset(words.split()) for language, words in _FUNCTION_WORDS.items()}
+_ASKS_LANGUAGE = re.compile(
+    r"\b(?:language|translat|pronounc|english|french|german|spanish|italian|portuguese|dutch|russian"
+    r"|greek|chinese|mandarin|cantonese|japanese|korean|arabic|hebrew|hindi|thai|latin|ukrainian"
+    r"|tradu|übersetz|vertaal|deutsch|français|español|italiano|português|nederlands|перев|english)",
+    re.IGNORECASE,
+)
+
+
+def _script(text: str) -> str:
+    """The script of nearly all letters; empty where there are few, or several scripts."""
+    counts = {name: len(pattern.findall(text)) for name, pattern in _SCRIPTS.items()}
+    name = max(counts, key=lambda script: counts[script])
+    return name if counts[name] >= max(10, 0.7 * sum(counts.values())) else ""
+
+
+def _shares(words: Sequence[str]) -> dict[str, float]:
+    """The share of each language's function words."""
+    return {name: sum(w in own for w in words) / len(words) for name, own in _LANGUAGES.items()}
+
+
+def _wrong_language(talk: _Talk, k: int) -> bool:
+    first, turn = talk.turns[0], talk.turns[k]
+    here, there = _script(first.plain), _script(turn.plain)
+    if k == 0 or not here or not there:
+        return False
+    if any(_ASKS_LANGUAGE.search(t.text) for t in talk.turns[: k + 1] if t.role == "user"):
+        return False
+    if here != there or here != "latin":
+        return here != there
+    if len(first.words) < 6 or len(turn.words) < 12:
+        return False
+    was, now = _shares(first.words), _shares(turn.words)
+    own, other = max(was, key=lambda n: was[n]), max(now, key=lambda n: now[n])
+    return was[own] >= 0.2 and now[other] >= 0.25 and now[own] <= now[other] / 3
+
+
+# -- length --------------------------------------------------------------------------------
+
+_EXPLAIN = re.compile(
+    r"\b(?:why|how (?:do|can|should|would|does|did|to)|explain|describe|tell me (?:about|more|how|why)"
+    r"|compare|walk me through|in detail)\b",
+    re.IGNORECASE,
+)
+_HANGING = re.compile(
+    r"(?:[,;(\[]|[^\W\d_] -|\b(?:the|an|and|or|but|because|my|their|our|its|whose|into|including|especially|such as))\Z",
+    re.IGNORECASE,
+)
+_LISTED = re.compile(r"[ \t]*(?:[-*•+#|>]|\d{1,3}[.)]|[a-z]\))")
+_ENDED = re.compile(r"[.!?…:;]")
+_OPEN = re.compile(r'(?:(?<![:;=8])\((?![^()\n]*\))|(?:\A|[\s(])"(?=\w)[^"\n]*|“[^”\n]*)\Z|\([^()\n]*\Z')
+
+
+def _too_short(talk: _Talk, k: int) -> bool:
+    words = len(re.findall(r"\w+", talk.turns[k].text))
+    return words == 0 or (len(talk.turns[k].words) in (1, 2) and bool(_EXPLAIN.search(talk.asked(k))))
+
+
+def _cut(talk: _Talk, k: int) -> bool:
+    turn = talk.turns[k]
+    if len(re.findall(r"^[ \t>]*```", turn.text, re.MULTILINE)) % 2:
+        return True
+    lines = turn.text.rstrip().splitlines()
+    last = lines[-1].rstrip(" *_") if lines else ""
+    if _open(last) or (_HANGING.search(last) and len(last.split()) > 3):
+        return True
+    return (
+        turn.role == "assistant"
+        and len(last.split()) >= 8
+        and bool(re.search(r"[A-Za-z\u00c0-\u024f]\Z", last))
+        and not _LISTED.match(last)
+        and len(_ENDED.findall(turn.plain)) >= max(1, len([x for x in lines if x.strip()]) - 1)
+    )
+
+
+def _open(line: str) -> bool:
+    """Whether a quotation or a bracket is opened in the line and never closed."""
+    bracket = line.rfind("(")
+    if bracket > line.rfind(")") and line[bracket - 1 : bracket] not in (":", ";", "=", "8"):
+        return line[bracket + 1 : bracket + 2].isalnum()
+    marks = line.count('"')
+    if marks % 2:
+        at = line.rfind('"')
+        return line[at + 1 : at + 2].isalpha() and not line[at - 1 : at].isalnum()
+    return "„" not in line and line.rfind("“") > line.rfind("”")
+
+
+_CHECKS: dict[str, Callable[[_Talk, int], bool]] = {
+    "role_flip": _role_flip,
+    "refusal_talk": _refusal_talk,
+    "third_person": _third_person,
+    "speaker_label": _speaker_label,
+    "echo": lambda talk, k: k in talk.repeats,
+    "loop": _loop,
+    "thanks_spiral": lambda talk, k: k in talk.spiral,
+    "plan_leak": _plan_leak,
+    "stage_direction": _stage_direction,
+    "placeholder": _placeholder,
+    "marker": _marker,
+    "wrong_language": _wrong_language,
+    "too_short": _too_short,
+    "cut": _cut,
+    "garbled": _garbled,
+}
