@@ -6,7 +6,8 @@
 Whole files: `docs/configuration.md` (from `sdsd.config`) and `docs/cli.md` (from the command line's
 own declarations). Parts of files, between a line `<!-- made: name -->` and `<!-- end -->`: the
 requests shown in `docs/method.md` (by holding a small dialogue), the placeholders in
-`docs/prompts.md`, the packaged strategies, the ranks and modules in `docs/architecture.md`. What comes out depends on the
+`docs/prompts.md`, the packaged strategies, the rules in
+`docs/quality.md`, the ranks and modules in `docs/architecture.md`. What comes out depends on the
 source alone: not on the terminal, the working directory or the order of files.
 """
 
@@ -32,7 +33,7 @@ import typer
 from msgspec import Struct
 from msgspec import inspect as kinds
 
-from sdsd import config, pipeline, prompt, strategy
+from sdsd import config, pipeline, prompt, proof, quality, strategy
 from sdsd.cli import app
 from sdsd.models.scripted import CHATML
 from sdsd.types import (
@@ -71,6 +72,7 @@ def made() -> dict[Path, str]:
             },
         ),
         DOCS / "prompts.md": filled(DOCS / "prompts.md", {"placeholders": placeholders}),
+        DOCS / "quality.md": filled(DOCS / "quality.md", {"quality": flags, "proof": proofs}),
         DOCS / "strategies.md": filled(DOCS / "strategies.md", {"strategies": strategies}),
         DOCS / "architecture.md": filled(
             DOCS / "architecture.md", {"ranks": ranks, "modules": modules}
@@ -344,6 +346,20 @@ def _written(name: str, kind: Any, info: Any, *, required: bool) -> str:
 
 
 # -- prompts -----------------------------------------------------------------------------------
+
+def flags() -> str:
+    """The rules for dialogues."""
+    return table(("rule", "meaning"), [(f"`{rule}`", text) for rule, text in quality.RULES.items()])
+
+
+def proofs() -> str:
+    """The rules for revisions."""
+    rows = [
+        (f"`{rule}`", "defect" if rule in proof.DEFECTS else "doubt", text)
+        for rule, text in proof.RULES.items()
+    ]
+    return table(("rule", "", "meaning"), rows)
+
 
 def strategies() -> str:
     """The packaged strategies, with what they say for people."""

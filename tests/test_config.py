@@ -40,7 +40,8 @@ FAULTS = {
     "scenarios: {principles: [1]}": "`scenarios.principles`: Expected `array` of length 2",
     # out of bounds
     "n: -1": "`n`: Expected `int` >= 0",
-    "n: 0": "`n` must be at least 1, but for a run with `targets`",
+    "n: 0": "`n` must be at least 1, but for a run with `targets` or a `source`",
+    "{targets: {pairs: 1}, source: {path: x}}": "`targets` steer what is made",
     "attempts: 10": "`attempts`: Expected `int` <= 9",
     "dialogue: {temperature: 2.1}": "`dialogue.temperature`: Expected `float` <= 2.0",
     "dialogue: {temperature: .nan}": "`dialogue.temperature`: Expected `float`, got `null`",
@@ -260,6 +261,8 @@ EXECUTION = {
     "observe.metrics": False,
     "observe.port": 9,
     "observe.content": True,
+    "export.exclude": ["echo"],
+    "export.cut": True,
 }
 IDENTITY: dict[str, Any] = {
     "seed": 1,
@@ -273,6 +276,9 @@ IDENTITY: dict[str, Any] = {
     "scenarios.principles": [1, 2],
     "scenarios.exchanges": [1, 2],
     "scenarios.strategies": ["subtle"],
+    "source.path": "chats.jsonl",
+    "source.kind": "sharegpt",
+    "source.split": "train",
     "targets.by": "category",
     "targets.pairs": 9,
     "targets.cells": {"no-betrayal-advice": 9},

@@ -90,6 +90,10 @@ def run(
         int | None,
         typer.Option(help="Decides every scenario and every sample."),
     ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", help="Dialogues or plans to start from: a file, or hf:org/name."),
+    ] = None,
     changes: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any key: --set dialogue.protocol=roleplay. Repeatable."),
@@ -106,6 +110,7 @@ def run(
     from sdsd.runner import run as make
 
     overrides = {"n": n, "model": model, "seed": seed, "models.default.base_url": url}
+    overrides["source.path"] = source
     overrides = {k: v for k, v in overrides.items() if v is not None}
     overrides |= dict(configuration.assignment(c) for c in changes or [])
     chosen = configuration.load(config, overrides)

@@ -176,6 +176,20 @@ class CatalogueConfig(_Section, frozen=True):
     """A file of goals."""
 
 
+class SourceConfig(_Section, frozen=True):
+    """Dialogues or plans to start from, instead of nothing; see `docs/start-anywhere.md`."""
+
+    path: str = ""
+    """A file or directory (Parquet, JSONL, JSON), `hf:org/name`, or a run directory. Empty:
+    none."""
+    kind: Literal["auto", "messages", "sharegpt", "sdsd-dialogues", "sdsd-revisions", "plans"] = (
+        "auto"
+    )
+    """What its rows are."""
+    split: str = ""
+    """Which split, where there are several."""
+
+
 class ScenariosConfig(_Section, frozen=True):
     """What one dialogue is about."""
 
@@ -301,6 +315,18 @@ class ReviseConfig(_Section, frozen=True):
     """Sampling temperature."""
 
 
+class ExportConfig(_Section, frozen=True):
+    """What of the dialogues goes into the data set. Nothing is lost by it: `sdsd export` writes the
+    data set anew at any time."""
+
+    exclude: tuple[str, ...] = ()
+    """Rules of `docs/quality.md`: dialogues that break one of them are left out of `dialogues`,
+    `revisions` and `preference`."""
+    cut: bool = False
+    """`dialogues` end before the first exchange that breaks a rule; those that begin with one are
+    left out."""
+
+
 class PromptsConfig(_Section, frozen=True):
     """Your own prompt files instead of the packaged ones (see `docs/prompts.md`). File names are
     relative to the configuration that names them."""
@@ -323,14 +349,15 @@ class Config(_Section, frozen=True):
     """A whole run."""
 
     n: Annotated[int, Meta(ge=0)] = 3
-    """How many dialogues. May grow later: the run continues. With `targets` the most, and 0, which
-    is the default then, for as many as they take."""
+    """How many dialogues. May grow later: the run continues. With `targets` or a `source` the most,
+    and 0, which is the default then, for as many as they take or it has."""
     seed: int = 0
     """Decides every scenario and every sampling seed."""
     models: dict[str, ModelConfig] = field(default_factory=lambda: {"default": ModelConfig()})
     """Models by a name of your choice. `default` is used where a role names no other."""
     roles: RolesConfig = RolesConfig()
     catalogue: CatalogueConfig = CatalogueConfig()
+    source: SourceConfig = SourceConfig()
     scenarios: ScenariosConfig = ScenariosConfig()
     targets: TargetsConfig = TargetsConfig()
     plan: PlanConfig = PlanConfig()
@@ -338,6 +365,7 @@ class Config(_Section, frozen=True):
     critique: CritiqueConfig = CritiqueConfig()
     revise: ReviseConfig = ReviseConfig()
     prompts: PromptsConfig = PromptsConfig()
+    export: ExportConfig = ExportConfig()
     attempts: Annotated[int, Meta(ge=1, le=9)] = 3
     """How often a reply that cannot be parsed is asked for, the first time included."""
     open: Annotated[int, Meta(ge=0)] = 0
@@ -362,7 +390,9 @@ _SERVING = (
     "price", "threads", "timeout", "connect_timeout", "idle_timeout", "retries", "outage",
     "chat_template", "launch", "arguments", "start_timeout", "restarts", "transport", "batch",
 )  # fmt: skip
-EXECUTION = re.compile(rf"n|open|(budget|observe)\..*|models\.[^.]+\.({'|'.join(_SERVING)})(\..*)?")
+EXECUTION = re.compile(
+    rf"n|open|(budget|observe|export)\..*|models\.[^.]+\.({'|'.join(_SERVING)})(\..*)?"
+)
 """Keys that decide how a run is executed, not what it makes."""
 
 MODEL_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -393,7 +423,9 @@ def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] =
         for name, model in tree["models"].items():  # one by one, so that a fault has its name
             _typed(model, ModelConfig, f"models.{name}", where)
     targets = tree.get("targets")
-    if isinstance(targets, dict) and (targets.get("pairs") or targets.get("cells")):
+    source = tree.get("source")
+    counted = isinstance(targets, dict) and (targets.get("pairs") or targets.get("cells"))
+    if counted or (isinstance(source, dict) and source.get("path")):
         tree = {"n": 0, **tree}
     config = _typed(tree, Config, "", where)
     _check(config, where)
@@ -544,6 +576,11 @@ def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
     for section in ("catalogue", "prompts"):
         if section in tree:
             tree = {**tree, section: full(tree[section], tree[section] or (), section)}
+    source = tree.get("source")
+    if isinstance(source, dict) and isinstance(path := source.get("path"), str) and path:
+        if not path.startswith("hf:"):
+            path = _absolute(path, base, f"{where}: `source`")
+        tree = {**tree, "source": {**source, "path": path}}
     scenarios = tree.get("scenarios")
     if isinstance(scenarios, dict) and isinstance(named := scenarios.get("strategies"), list):
         files = [
@@ -616,8 +653,7 @@ def _keys_beside(path: str) -> list[str]:
 
 def _check(config: Config, where: str) -> None:
     """What types alone cannot say."""
-    if not (config.n or config.targets.on):
-        raise ConfigError(f"{where}: `n` must be at least 1, but for a run with `targets`")
+    _check_size(config, where)
     for name in config.critique.critics:
         if not MODEL_NAME.fullmatch(name):
             raise ConfigError(
@@ -645,6 +681,17 @@ def _check(config: Config, where: str) -> None:
             f"is {config.dialogue.max_exchanges}; raise the one or lower the other"
         )
     _check_models(config, where)
+
+
+def _check_size(config: Config, where: str) -> None:
+    if not (config.n or config.targets.on or config.source.path):
+        raise ConfigError(
+            f"{where}: `n` must be at least 1, but for a run with `targets` or a `source`"
+        )
+    if config.targets.on and config.source.path:
+        raise ConfigError(
+            f"{where}: `targets` steer what is made, and a `source` is made already; leave out one"
+        )
 
 
 def _check_models(config: Config, where: str) -> None:

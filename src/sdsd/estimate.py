@@ -20,6 +20,7 @@ from msgspec.structs import replace
 from sdsd.account import money
 from sdsd.ask import Ask, Call
 from sdsd.config import Config, protocols
+from sdsd.errors import ConfigError
 from sdsd.journal import Journal, Usage, stage_of
 from sdsd.models.scripted import CHATML, ScriptedModel, small_world
 from sdsd.pipeline import Method, make_record
@@ -73,6 +74,11 @@ def estimate(config: Config, path: Path) -> Estimate:
         rundir.check(config)
         with Journal(rundir.journal, readonly=True) as journal:
             done, so_far = sum(journal.outcomes().values()), journal.usage()
+    if config.source.path:
+        raise ConfigError(
+            "an estimate for a run from a `source` is not there yet; make a few of its dialogues "
+            "(`-n 20`), and `sdsd status` tells what they took"
+        )
     n = config.n
     if config.targets.on:  # at most n, and about so many for each pair
         wanted = sum(quota_of(config.targets, inputs.scenarios).wanted.values())

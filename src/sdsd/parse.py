@@ -135,7 +135,8 @@ def transcript(text: str) -> Transcript:
 
 _SLIP_LABEL = re.compile(rf"^{_ALL}SLIP{_ALL}:", re.IGNORECASE | re.MULTILINE)
 _INTRODUCTION = re.compile(
-    r"\A[^\n]{0,40}\bhere(?:'s|’s| is)[^\n]{0,40} (?:message|reply|response|turn)[*_]*:[*_ \t]*\n"
+    r"\A[^\n]{0,40}\bhere(?:'s|’s| is)[^\n]{0,40}"
+    r"(?: (?:message|reply|response|turn)[*_]*|\brevised\b[^\n:]{0,80}):[*_ \t]*\n"
     r"(?:[^\W\d_]{2,16}:[ \t])?",
     re.IGNORECASE,
 )
@@ -270,10 +271,14 @@ def intact(text: str) -> str:
 def copies(text: str, source: str, run: int = 10) -> bool:
     """Whether `run` words in a row of `text` stand in `source` as well."""
     spans = _spans(text, run)
-    return bool(spans) and not spans.isdisjoint(_spans(source, run))
+    return bool(spans) and not spans.isdisjoint(_spans_of_source(source, run))
 
 
 @lru_cache(maxsize=512)  # a source is compared with every turn of its dialogue
+def _spans_of_source(source: str, length: int) -> frozenset[tuple[str, ...]]:
+    return _spans(source, length)
+
+
 def _spans(text: str, length: int) -> frozenset[tuple[str, ...]]:
     """Every `length` words in a row."""
     words = re.findall(r"\w+", normal(text))

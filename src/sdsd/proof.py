@@ -1,191 +1,282 @@
-"""Proof of a revision, as far as texts alone can give it: no model is asked.
+"""Checks on a revision, without a model: did it change what was to change, and nothing else.
 
-A critic that finds nothing in a revision has not said that it is a good one. Some faults are plain
-to see: nothing was changed, the offence still stands there, the reply only refuses. Those are
-*defects*, and refuse the revision before a critic is paid. Others are *doubts* (facts that were
-lost, length for its own sake): they go into the data set, and whoever trains decides.
-
-The rules know English. In other languages they are silent rather than wrong.
+`DEFECTS` are plain: whatever a critic would say, such a text is no revision of the reply, so it is
+refused without asking one. All other rules are doubts, each with an honest exception: a principle
+may demand to add a warning (then the quoted words stay, and the text grows), a refusal may be the
+repair, and a name may have been the offence. They are English; on other languages those that look
+for words stay silent.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Sequence
 
 from msgspec import Struct
+from rapidfuzz.distance import LCSseq, Levenshtein
 
 from sdsd import parse
 from sdsd.types import Message
 
-RULES = {
-    "unchanged": "It changes nothing.",
-    "trivial": "It changes no word that matters.",
-    "offence_kept": "It still has the offending words.",
-    "refusal": "It only refuses to help.",
-    "copied_critique": "It repeats the review, or talks about it.",
-    "apology": "It apologises for a reply that the user never saw.",
-    "longer": "It keeps the original and adds to it.",
-    "lost_facts": "Names or numbers of the conversation are missing in it.",
+RULES: dict[str, str] = {
+    "unchanged": "the reply as it was, but for case, white space and typography",
+    "trivial": "no content word changed, only case, punctuation, contractions or filler",
+    "copied_critique": "words of the review, or talk about it",
+    "apology_only": "an apology for a reply that the user never saw",
+    "offence_kept": "an offending quotation still stands in it word for word",
+    "refusal": "nothing but a refusal or a deflection, where the original was none",
+    "longer": "the original nearly whole with text added, or more than twice as long",
+    "lost_facts": "most numbers and names that original and conversation share are gone",
 }
-"""What each rule means, as a reviser or a reader is told."""
-DEFECTS = frozenset({"unchanged", "trivial", "offence_kept", "refusal", "copied_critique"})
-"""Rules that refuse a revision; the others are doubts."""
+"""Every rule and what it means."""
 
-MOST = 4_000
-"""Words of a text that are compared. No turn has more; a flood must not cost minutes."""
+DEFECTS = frozenset({"unchanged", "trivial", "copied_critique", "apology_only"})
+"""The rules that a revision must not break; the others are doubts."""
+
+_MOST = 20_000
+"""Words of a text, from its beginning, that are compared. No prompt asks for a tenth of it."""
+_CHARS = 200_000
+"""Characters of a text, from its beginning, that the rules search: all that a parser lets in."""
 
 
 class Change(Struct, frozen=True):
-    """How far a text is from another."""
+    """How far a revision is from the original."""
 
     edit_distance: float
-    """Levenshtein distance in words, over the words of the longer text: 0 to 1."""
+    """Words inserted, deleted and replaced, divided by the longer one's words: 0 to 1. Case,
+    punctuation and typography do not count; of longer texts the first 20,000 words do."""
     length_delta: int
-    """Characters more, or fewer if negative."""
+    """Characters that it is longer; negative if shorter."""
 
 
 def change(original: str, revised: str) -> Change:
-    """What was changed. Case, and kinds of quotation marks and spaces, are no change."""
-    ours, theirs = _words(original), _words(revised)
-    longest = max(len(ours), len(theirs))
-    distance = levenshtein(ours, theirs) / longest if longest else 0.0
-    return Change(distance, len(revised) - len(original))
+    """The distance between two replies, and the difference in length."""
+    distance = Levenshtein.normalized_distance(_words(original), _words(revised))
+    return Change(float(distance), len(revised) - len(original))
 
 
 def faults(
     original: str,
     revised: str,
-    before: tuple[Message, ...] = (),
-    quotes: tuple[str, ...] = (),
-    critique: str = "",
+    before: tuple[Message, ...],
+    quotes: tuple[str, ...],
+    critique: str,
 ) -> tuple[str, ...]:
-    """The `RULES` that a revision breaks, defects first.
+    """The rules that a revision breaks, in the order of `RULES`.
 
-    before    the conversation up to the turn
-    quotes    the words of the original that the critics object to
-    critique  what the reviser was told
+    `before` is the conversation that both texts answer, `quotes` the offending words as the critic
+    copied them from `original`, `critique` what the reviser was told.
     """
     if parse.normal(original) == parse.normal(revised):
         return ("unchanged",)
+    original, revised = original[:_CHARS], revised[:_CHARS]
+    said = "\n".join(m.content[:_CHARS] for m in before if m.role != "system")
+    asked = before[-1].content[:_CHARS] if before and before[-1].role == "user" else ""
     found = {
         "trivial": _content(original) == _content(revised),
-        "offence_kept": any(_kept(quote, original, revised) for quote in quotes),
-        "refusal": _refuses(revised) and not _refuses(original),
-        "copied_critique": _talks_of_review(revised, original, critique),
-        "apology": bool(_APOLOGY.search(revised)) and not _APOLOGY.search(original),
-        "longer": _padded(original, revised),
-        "lost_facts": _lost(original, revised, before, quotes),
+        "copied_critique": _copied(original, revised, said, quotes, critique),
+        "apology_only": _apologises(original, revised, asked),
+        "offence_kept": any(_kept(quote, revised, said) for quote in quotes),
+        "refusal": _refuses(revised) and not _refuses(original) and bool(_ASKS.search(asked)),
+        "longer": _longer(original, revised, quotes),
+        "lost_facts": _lost(original, revised, said, quotes),
     }
-    return tuple(rule for rule, broken in found.items() if broken)
+    return tuple(rule for rule in RULES if found.get(rule))
 
 
-def levenshtein(a: list[str], b: list[str]) -> int:
-    """Insertions, deletions and exchanges of words that turn `a` into `b`.
+# -- words ---------------------------------------------------------------------------------
 
-    Bit-parallel (Myers 1999, in the form of Hyyrö 2003): a column of the classical table is a pair
-    of integers, so a word costs a few operations on big integers instead of a loop.
-    """
-    if not a or not b:
-        return len(a) or len(b)
-    places: dict[str, int] = {}
-    for i, word in enumerate(a):
-        places[word] = places.get(word, 0) | 1 << i
-    full, last = (1 << len(a)) - 1, 1 << (len(a) - 1)
-    up, down, distance = full, 0, len(a)
-    for word in b:
-        here = places.get(word, 0)
-        diagonal = (((here & up) + up) ^ up) | here | down
-        right = down | ~(diagonal | up)
-        left = diagonal & up
-        if right & last:
-            distance += 1
-        elif left & last:
-            distance -= 1
-        right = right << 1 | 1
-        up = (left << 1 | ~(diagonal | right)) & full
-        down = diagonal & right & full
-    return distance
-
-
-# -- the rules -----------------------------------------------------------------------------
-
-_WORD = re.compile(r"\w+")
-_FILLERS = """
-a an the and but so then now well also however moreover firstly first secondly second finally
-please just really very quite simply actually indeed certainly of course sure okay ok
-"""
-_FILLER = frozenset(_FILLERS.split())
-_REFUSAL = re.compile(
-    r"\b(?:I(?:'m| am) (?:sorry|afraid)[^.!?]{0,40}?(?:,|\bbut\b)?\s*(?:but )?I (?:can(?:'t|not)|am not able|"
-    r"won't|will not)|I (?:can(?:'t|not)|am unable to|won't|will not) (?:help|assist|provide|answer|"
-    r"discuss|give|do that|comply|support)|I(?:'m| am) (?:not able|unable) to (?:help|assist|provide|"
-    r"answer|discuss))",
-    re.IGNORECASE,
-)
-_SHORT = 60
-"""Words up to which a reply that refuses does nothing else."""
-_REVIEW = re.compile(
-    r"\b(?:offending words?|revised (?:reply|version|response)|reply under review|the review(?:er)?\b|"
-    r"this principle|the principles?\b|in line with the principle|previous (?:version|draft))",
-    re.IGNORECASE,
-)
-_APOLOGY = re.compile(
-    r"\bI (?:apologi[sz]e|am sorry) for (?:my|the) (?:earlier|previous|last|original|first|mistake|"
-    r"error|confusion|misunderstanding)",
-    re.IGNORECASE,
-)
-_NUMBER = re.compile(r"\d[\d.,:]*\d|\d")
-_NAME = re.compile(r"(?<=[a-z,;:] )[A-Z][\w'-]{2,}(?: [A-Z][\w'-]+)*")
+_WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0eff\u3040-\u9fff]+")
+"""A word; of scripts without spaces, a character."""
 
 
 def _words(text: str) -> list[str]:
-    return _WORD.findall(parse.normal(text))[:MOST]
+    head = text[: _MOST * 50]
+    return _WORD.findall(parse.normal(head))[:_MOST]
+
+
+_TOKEN = re.compile(
+    r"[-+]?\d+(?:[.,:/]\d+)*|[<>=+/%$€£¥&|^~?\U0001f000-\U0001faff\u2600-\u27bf]"
+    rf"|{_WORD.pattern}"
+)
+"""What can carry meaning: words, whole numbers, operators, currencies, a question mark, emoji."""
+_CONTRACTIONS = (
+    (re.compile(r"\bcan(?:'t|not)\b"), "can not"),
+    (re.compile(r"\bwon't\b"), "will not"),
+    (re.compile(r"(?<=\w)n't\b"), " not"),
+    (re.compile(r"(?<=\w)'re\b"), " are"),
+    (re.compile(r"(?<=\w)'ve\b"), " have"),
+    (re.compile(r"(?<=\w)'ll\b"), " will"),
+    (re.compile(r"\bi'm\b"), "i am"),
+    (re.compile(r"\b(it|that|there|here|what)'s\b"), r"\1 is"),
+)
+_JOINING = (
+    "firstly secondly thirdly lastly finally however but and so also thus therefore hence "
+    "moreover furthermore additionally besides please indeed oh ok okay"
+)
+_FILLER = frozenset(_JOINING.split())
+"""Words that join sentences. Hedges, modals and negations are none: they are real repairs."""
 
 
 def _content(text: str) -> list[str]:
-    return [word for word in _words(text) if word not in _FILLER]
+    """The tokens of a text that a repair would have to touch."""
+    plain = parse.normal(text)
+    for pattern, written in _CONTRACTIONS:
+        plain = pattern.sub(written, plain)
+    return [token for token in _TOKEN.findall(plain) if token not in _FILLER]
 
 
-def _kept(quote: str, original: str, revised: str) -> bool:
-    """Whether words that were objected to still stand there, and are enough to be recognised.
+def _runs(text: str, length: int) -> set[tuple[str, ...]]:
+    words = _words(text)
+    return {tuple(words[k : k + length]) for k in range(len(words) - length + 1)}
 
-    A quotation of nearly the whole turn says nothing about which words are at fault.
-    """
-    words = _words(quote)
-    if len(words) < 4 or len(words) > 0.8 * len(_words(original)):
+
+# -- talk about the review -----------------------------------------------------------------
+
+_REVIEWER = re.compile(
+    r"\boffending (?:words?|quotes?|phrases?)\b|\breply under review\b"
+    r"|\b(?:revised|rewritten) (?:reply|response|turn)\b"
+    r"|\b(?:break|broke|violat|adher|compl)\w* (?:to |with )?(?:the|this|that|these) principles?\b"
+    r"(?! of| that)",
+    re.IGNORECASE,
+)
+_APOLOGY = re.compile(
+    r"\b(?:i(?:'m| am)?(?: \w+)? (?:apologi[sz]e|sorry)|my apologies)\b[^.?!\n]{0,60}"
+    r"\b(?:my|the) (?:earlier|previous|prior|initial|original|last|first) (?:\w+ )?"
+    r"(?:reply|response|answer|message|comment|statement|remark|suggestion|advice|wording)\b"
+    r"|\b(?:i(?:'m| am)?(?: \w+)? (?:apologi[sz]e|sorry)|my apologies) if (?:my|the) (?:\w+ ){0,2}"
+    r"(?:reply|response|answer|words?|comment|statement|remark)\b"
+    r"|\bi (?:should not|shouldn't) have (?:said|suggested|implied|assumed)\b|\bi misspoke\b",
+    re.IGNORECASE,
+)
+_OBJECTS = re.compile(
+    r"\b(?:wrong|incorrect|mistake|error|not true|false|you said|you told|you just|earlier|offen"
+    r"|rude|hurt|disagree|contradict|confus|apologi|sorry|misunderst|inaccura|never said|upset)",
+    re.IGNORECASE,
+)
+
+
+def _copied(original: str, revised: str, said: str, quotes: tuple[str, ...], critique: str) -> bool:
+    """Whether the review's own words stand in it: not those of the talk, which a review repeats."""
+    phrases = {parse.normal(m.group()) for m in _REVIEWER.finditer(revised)}
+    if phrases:
+        talk = parse.normal(f"{said}\n{original}")
+        if any(phrase.split()[-1].rstrip("s") not in talk for phrase in phrases):
+            return True
+    shared = _runs(revised, 10) & _runs(critique, 10)
+    if not shared:
         return False
-    return parse.occurs(quote, revised)
+    return bool(shared.difference(*(_runs(text, 10) for text in (original, said, *quotes))))
+
+
+def _apologises(original: str, revised: str, asked: str) -> bool:
+    """The reply under review was never sent; an objection to an earlier one may be answered."""
+    if not _APOLOGY.search(revised.replace("’", "'")) or _OBJECTS.search(asked):
+        return False
+    return not _APOLOGY.search(original.replace("’", "'"))
+
+
+# -- the offence ---------------------------------------------------------------------------
+
+_FUNCTION_WORDS = (
+    "a an the and or but if of to in on at by for from with about as is are was were be been am do "
+    "does did has have had will would can could shall should may might must not no it its this "
+    "that these those there here i you he she we they me him her us them my your his our their so "
+    "too very just then than what which who whom when where why how all any some"
+)
+_SMALL = frozenset(_FUNCTION_WORDS.split())
+
+
+def _kept(quote: str, revised: str, said: str) -> bool:
+    """A quotation long enough to be no chance, that does not repeat what the talk says anyway."""
+    words = _words(quote)
+    if len(words) < 4 and sum(word not in _SMALL for word in words) < 2:
+        return False
+    return parse.occurs(quote, revised) and not parse.occurs(quote, said)
+
+
+def _longer(original: str, revised: str, quotes: tuple[str, ...]) -> bool:
+    if len(revised) > 2 * len(original) + 200:
+        return True
+    old, new = _words(original), _words(revised)
+    if len(old) < 5 or len(new) < len(old) + max(8, len(old) // 5):
+        return False
+    if any(not parse.occurs(quote, revised) for quote in quotes):
+        return False
+    return bool(LCSseq.similarity(old, new) >= 0.95 * len(old))
+
+
+# -- refusals ------------------------------------------------------------------------------
+
+_ASKS = re.compile(
+    r"\?|？|\b(?:please|help|tell|show|explain|give|write|need|want|looking for|recommend|suggest"
+    r"|how|what|which|should i)\b",
+    re.IGNORECASE,
+)
+_REFUSAL = re.compile(
+    r"\bi must decline\b|\bi(?:'m| am)? (?:simply |really )?(?:can't|cannot|can not|won't|will not"
+    r"|unable to|not able to|not comfortable) (?:help|assist|provid|answer|discuss|comply|support"
+    r"|engag|giv|offer|fulfil|do that|shar|continue|respond|advis|recommend|talk|speak|comment"
+    r"|writ|generat|creat|participat)",
+    re.IGNORECASE,
+)
+_DEFLECTS = re.compile(
+    r"\A\W*(?:i(?:'m| am)(?: very| so| really)? sorry|sorry|i apologi[sz]e|unfortunately|as an ai\b"
+    r"|i understand (?:your|that you|how)|thank you for|if you have any (?:other|further)"
+    r"|is there anything else|feel free|please (?:feel free|consult|contact|reach out|seek|let me)"
+    r"|let me know if|i'd be happy to help with (?:something|any)|i(?:'m| am) here to help"
+    r"|(?:it is|it's) (?:best|important|advisable) to (?:consult|seek|contact)"
+    r"|i(?:'d| would)? (?:suggest|recommend|encourage|advise)(?: you)?(?: to)? (?:consult|seek"
+    r"|contact|speak|talk|reach)\w*)",
+    re.IGNORECASE,
+)
+_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 
 
 def _refuses(text: str) -> bool:
-    return len(_words(text)) <= _SHORT and bool(_REFUSAL.search(parse.normal(text)))
+    """Whether hardly a word is left of a reply without its refusals and deflections."""
+    refused, rest = False, 0
+    for sentence in _SENTENCE.split(text.replace("’", "'")[:4000]):
+        refusal = _REFUSAL.search(sentence)
+        refused = refused or bool(refusal)
+        if not refusal and not _DEFLECTS.match(sentence):
+            rest += len(_WORD.findall(sentence))
+    return refused and rest <= 5
 
 
-def _talks_of_review(revised: str, original: str, critique: str) -> bool:
-    """Whether the review's words have come into the reply, which its user never saw."""
-    if parse.copies(revised, critique, run=8) and not parse.copies(original, critique, run=8):
-        return True
-    return bool(_REVIEW.search(revised)) and not _REVIEW.search(original)
+# -- facts ---------------------------------------------------------------------------------
+
+_FACT = re.compile(
+    r"(?<![\w.])\d+(?:[.,:]\d+)+|(?<!\w)\d{2,}|(?<!\w)\d+ ?(?:%|°|[kcm]?[gml]\b|k?W\b|[CF]\b)"
+    r"|(?<=[a-zß-ÿ,;] )[A-ZÀ-Þ][a-zß-ÿ]+(?: [A-ZÀ-Þ][a-zß-ÿ]+)*"
+)
+"""Numbers of two digits or with a unit, and capitalised words inside a sentence."""
+_FACTS = 100
+"""A text with more of them is a table rather than a reply, and not judged."""
+_NO_NAME = frozenset({"i", "ai", "ok", "god", "yes", "no", "sir", "madam"})
 
 
-def _padded(original: str, revised: str) -> bool:
-    """Whether nearly all of the original stands in a much longer revision."""
-    ours, theirs = _words(original), _words(revised)
-    if len(theirs) < 1.3 * len(ours) or not ours:
-        return len(revised) > 2 * len(original) + 200
-    lost = levenshtein(ours, theirs) - (len(theirs) - len(ours))
-    return lost <= 0.1 * len(ours)
+def _lost(original: str, revised: str, said: str, quotes: Sequence[str]) -> bool:
+    """Whether most facts that do not stand in the offence itself, two at least, are missing.
+
+    A fact counts if the conversation has it too, or if the original has it twice. German writes
+    every noun with a capital: texts with many such words are not judged.
+    """
+    facts = Counter(parse.normal(m.group()) for m in _FACT.finditer(original))
+    if sum(facts.values()) > max(12, len(original.split()) / 4) or len(facts) > _FACTS:
+        return False
+    known, kept = parse.normal(said), parse.normal(revised)
+    offence = parse.normal("\n".join(quotes))
+    counted = [
+        fact
+        for fact, times in facts.items()
+        if fact not in _NO_NAME and not _has(offence, fact) and (times > 1 or _has(known, fact))
+    ]
+    missing = [fact for fact in counted if not _has(kept, fact)]
+    return len(missing) >= 2 and len(missing) > len(counted) / 2
 
 
-def _lost(original: str, revised: str, before: tuple[Message, ...], quotes: Iterable[str]) -> bool:
-    """Whether most facts of the original, which the conversation has too, are gone."""
-    talk = parse.normal(" ".join(message.content for message in before))
-    rest = original
-    for quote in quotes:
-        rest = rest.replace(quote, " ")
-    facts = {parse.normal(m) for m in (*_NUMBER.findall(rest), *_NAME.findall(rest))}
-    known = {fact for fact in facts if re.search(rf"\b{re.escape(fact)}\b", talk)}
-    kept = parse.normal(revised)
-    missing = {fact for fact in known if not re.search(rf"\b{re.escape(fact)}\b", kept)}
-    return len(missing) > len(known) / 2
+def _has(text: str, fact: str) -> bool:
+    """Whether a fact stands in a text, and not as a part of a longer word or number."""
+    return bool(re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", text))

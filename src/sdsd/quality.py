@@ -1,6 +1,6 @@
-"""Checks on a finished dialogue, without a model: what a reader of bad synthetic data stumbles over.
+"""Checks on a finished dialogue, without a model: what a reader of bad data stumbles over.
 
-The rules are made to be precise: a miss is left to people, a false alarm would cost a good dialogue.
+The rules are made to be precise: a miss is left to people, a false alarm costs a good dialogue.
 Words that they look for are English, and on other languages they stay silent. What stands in
 quotation marks or code is somebody else's speech and is not searched.
 """
@@ -8,6 +8,7 @@ quotation marks or code is somebody else's speech and is not searched.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -20,7 +21,7 @@ RULES: dict[str, str] = {
     "order": "user and agent do not take turns, or the user does not begin, or the agent not end",
     "role_flip": "the agent talks as the person who asks, or the user as an assistant",
     "refusal_talk": "the user turns a request down as assistants do",
-    "third_person": "the user is addressed or told about by the user's own turn, or a turn narrates",
+    "third_person": "the user's turn calls the user by name or tells of them, or a turn narrates",
     "speaker_label": "a turn begins with the name or the role of its speaker and a colon",
     "echo": "a turn repeats an earlier one, or the one it answers, nearly word for word",
     "loop": "one turn says the same over and over",
@@ -36,8 +37,6 @@ RULES: dict[str, str] = {
 }
 """Every rule and what it means."""
 
-WHOLE = -1
-"""`Flag.turn` of a flag on the whole dialogue."""
 _HALF = 20_000
 """Characters at either end of a turn that are read; what lies between is not."""
 
@@ -47,7 +46,7 @@ class Flag(Struct, frozen=True):
 
     rule: str
     turn: int
-    """Index into the dialogue's messages; `WHOLE` for all of it."""
+    """Index into the dialogue's messages; -1 for all of it."""
 
 
 def flags(
@@ -57,7 +56,7 @@ def flags(
     talk = _talk(dialogue.messages, plan, principles)
     roles = [m.role for m in dialogue.messages]
     even = len(roles) % 2 == 0 and roles == ["user", "assistant"] * (len(roles) // 2)
-    found = [] if roles and even else [Flag("order", WHOLE)]
+    found = [] if roles and even else [Flag("order", -1)]
     for k, turn in enumerate(talk.turns):
         if turn.role != "system":
             found += [Flag(rule, k) for rule in RULES if rule in _CHECKS and _CHECKS[rule](talk, k)]
@@ -102,6 +101,12 @@ _QUOTED = re.compile(r'"[^"\n]{1,400}"|“[^“”\n]{1,400}”|„[^„“\n]{1
 _WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0eff\u3040-\u9fff]+")
 _NAME = re.compile(r"\A([^\W\d_]{2,20})(?=,|\(| \(| is\b| who\b| has\b| wants\b| [A-Z]|\Z)")
 
+_DICTATED = re.compile(
+    rf"{_QUOTED.pattern}|\b(?:say|tell|claim|explain|suggest|state|advise|repl(?:y|ie)|insist|answer)"
+    r"s?(?: [\w']+){0,2} that\b[^.!?\n]*"
+)
+"""What a plan has somebody say, word for word: saying it is no leak."""
+
 
 def _talk(
     messages: tuple[Message, ...], plan: Plan | None, principles: tuple[Principle, ...]
@@ -109,9 +114,8 @@ def _talk(
     turns = tuple(_turn(message) for message in messages)
     named = _NAME.match(plan.person) if plan else None
     name = named.group(1) if named and named.group(1)[0].isupper() else ""
-    # Words that the plan puts into quotation marks are speech that it dictates, not a leak.
     written = (*plan.steps, plan.slip, plan.person) if plan else ()
-    sources = (*(_QUOTED.sub(" ", text) for text in written), *(p.text for p in principles))
+    sources = (*(_DICTATED.sub(" ", text) for text in written), *(p.text for p in principles))
     return _Talk(turns, name, sources, _repeats(turns), _spiral(turns))
 
 
@@ -130,7 +134,8 @@ def _grams(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
 # -- who speaks ----------------------------------------------------------------------------
 
 _AS_ASSISTANT = re.compile(
-    r"\bas an ai\b[^.?!\n]{0,30}?,? i\b|\bi(?:'m| am) (?:just )?an ai (?:language model|assistant)\b"
+    r"\bas an ai(?: language model| model| assistant| chatbot)?,? i\b"
+    r"|\bi(?:'m| am) (?:just )?an ai (?:language model|assistant)\b"
     r"|\bhow (?:can|may) i (?:help|assist) you\b"
     r"|\bi(?:'m| am) here to (?:help|assist)(?: you\b| with any|[.!]|\Z)"
     r"|\bi(?:'d| would) be (?:happy|glad|delighted) to (?:help|assist) you\b"
@@ -139,25 +144,27 @@ _AS_ASSISTANT = re.compile(
     re.IGNORECASE,
 )
 _AS_USER = re.compile(
-    r"\A\W*(?:thanks|thank you)(?: so much| very much)?,? for (?:all )?(?:the|your) (?:great |helpful "
-    r"|useful )?(?:help|advice|tips|guidance|assistance|recommendations)\b"
-    r"|\A(?:[^.!?\n]{0,60}[.!] )?(?:(?:can|could) you (?:please )?(?:recommend|suggest (?:some|any|a)"
+    r"\A\W*(?:thanks|thank you)(?: so much| very much)?,? for (?:all )?(?:the|your) "
+    r"(?:great |helpful |useful )?(?:help|advice|tips|guidance|assistance|recommendations)\b"
+    r"|\A(?:[^.!?\n]{0,60}[.!] )?(?:(?:can|could) you (?:please )?(?:recommend|suggest (?:some|any)"
     r"|give me (?:some|any|a few) (?:tips|advice|ideas|suggestions))\b"
     r"|do you have any (?:tips|advice|suggestions|recommendations)\b)",
     re.IGNORECASE,
 )
 _REFUSES = re.compile(
-    r"\A(?:i'm sorry|i am sorry|sorry|i apologi[sz]e|unfortunately)?,? ?(?:but )?(?:as an ai[^.,]{0,30}"
-    r", )?i (?:can't|cannot|can not|won't|am unable to|'m unable to|am not able to) (?:assist|comply"
-    r"|help (?:you\b|with)|fulfil+ |provide (?:you|that|this|assistance|information|instructions)"
-    r"|engage in|generate)",
+    r"\A(?:i'm sorry|i am sorry|sorry|i apologi[sz]e|unfortunately)?,? ?(?:but )?"
+    r"(?:as an ai[^.,\n]{0,30}, )?"
+    r"i(?: can't| cannot| can not| won't|(?: am|'m) (?:unable|not able) to) "
+    r"(?:assist|comply|help (?:you\b|with)|fulfil+ |engage in|generate"
+    r"|provide (?:you|that|this|assistance|information|instructions))",
     re.IGNORECASE,
 )
 _SPEECH = (
-    r"(?:says|said|asks|asked|replies|replied|responds|responded|answers|explains|admits|continues"
-    r"|thanks|tells|agrees|wonders|expresses|is (?:asking|happy|ready|talking|curious|worried))\b"
+    r"(?:says|asks|replies|responds|answers|explains|admits|continues|thanks|tells|agrees|wonders"
+    r"|expresses|is (?:asking|happy|ready|talking|curious|worried))\b"
 )
-_NARRATES = re.compile(rf"(?:\A|[.!?]\s)The (?:user|person|agent|assistant) {_SPEECH}")
+_NARRATES = re.compile(rf"(?:\A|[.!?]\s)The (?:user|person|assistant) {_SPEECH}")
+_ABOUT_USERS = re.compile(r"\b(?:user|person|people|assistant|customer)s?\b", re.IGNORECASE)
 _LABEL = re.compile(
     r"\A\W*(?:the )?(?:user|person|human|speaker|agent|assistant|ai|customer|client)"
     r"(?: ?\(?(?:\d{1,3}|[a-b])\)?)?\W{0,3}:\s",
@@ -190,8 +197,9 @@ def _refusal_talk(talk: _Talk, k: int) -> bool:
 
 def _third_person(talk: _Talk, k: int) -> bool:
     turn = talk.turns[k]
-    told = [m.start() for m in _NARRATES.finditer(turn.plain)]
-    if told and (told[0] == 0 or len(told) > 2):
+    told = len(_NARRATES.findall(turn.plain))
+    narrated = told > 1 or (told == 1 and turn.plain.startswith("The person "))
+    if narrated and not _ABOUT_USERS.search(talk.asked(k)):
         return True
     return turn.role == "user" and bool(talk.name and _own(talk.name)[0].search(turn.plain))
 
@@ -211,14 +219,16 @@ _EDITS = re.compile(
 )
 """Requests whose honest answer repeats most of what is there."""
 _PLEASANT = re.compile(
-    r"(?:ok(?:ay)?|oh|well|and|yes|hi|great|wow|sure)?,? ?(?:(?:many )?thanks|thank you|you(?:'re| are) (?:very |most )?"
-    r"welcome|(?:good)?bye\b|good ?(?:luck|night)|best of luck|take care|have an? |my pleasure|no problem|anytime"
-    r"|(?:i'm )?(?:so |very )?(?:glad|happy) (?:to (?:help|hear|be of)|i could|you|that)|feel free|(?:please )?"
-    r"(?:don't|do not) hesitate|if you (?:ever )?(?:have|need) any|let me know if|see you|cheers|i (?:really |truly )?"
-    r"appreciate|talk (?:to you )?soon|enjoy|you too|same to you|likewise|it was (?:a pleasure|great|nice)"
-    r"|i(?:'ll| will) (?:do that|be here|keep (?:that|it|this) in mind|(?:give it a )?try)|until next time"
+    r"(?:ok(?:ay)?|oh|well|and|yes|hi|great|wow|sure)?,? ?"
+    r"(?:(?:many )?thanks|thank you|you(?:'re| are) (?:very |most )?welcome|you too|(?:good)?bye\b"
+    r"|good ?(?:luck|night)|best of luck|take care|have an? |my pleasure|no problem|anytime|enjoy"
+    r"|(?:i'm )?(?:so |very )?(?:glad|happy) (?:to (?:help|hear|be of)|i could|you|that)|feel free"
+    r"|(?:please )?(?:don't|do not) hesitate|if you (?:ever )?(?:have|need) any|let me know if"
+    r"|i (?:really |truly )?appreciate|talk (?:to you )?soon|see you|cheers|same to you|likewise"
+    r"|it was (?:a pleasure|great|nice)|i(?:'ll| will) (?:do that|be here)|until next time"
+    r"|i(?:'ll| will) (?:keep (?:that|it|this) in mind|(?:give it a )?try)"
     r"|(?:great|perfect|awesome|excellent|wonderful|sounds good|that's (?:great|all|helpful))\W*\Z)"
-)  # fmt: skip
+)
 _SUBSTANCE = re.compile(r"\d|\b(?:but|how|what|why|because|should|could)\b")
 
 
@@ -246,8 +256,10 @@ def _repeats(turns: tuple[_Turn, ...]) -> frozenset[int]:
 def _loop(talk: _Talk, k: int) -> bool:
     turn = talk.turns[k]
     grams = _grams(turn.words, 4)
-    if len(grams) >= 24 and len(set(grams)) <= 0.65 * len(grams):
-        return True
+    if len(grams) >= 24:
+        most = Counter(grams).most_common(1)[0][1]
+        if len(set(grams)) <= 0.7 * len(grams) or (most >= 5 and most >= 0.037 * len(grams)):
+            return True
     sentences = [parse.normal(s) for s in re.split(r"[.!?。！？\n]+", turn.plain)]
     sentences = [s for s in sentences if len(_WORD.findall(s)) >= 3]
     if len(sentences) >= 4 and len(set(sentences)) <= len(sentences) / 2:
@@ -285,9 +297,10 @@ _DIRECTED = re.compile(
 )
 _STEP = re.compile(r"^\W*STEP \d+ ?:", re.MULTILINE)
 _STAGE = re.compile(
-    r"[*(\[]_?(?:(?:he|she|they|softly|gently|slightly|nervously|slowly) )?(?:smil|laugh|sigh|nod"
-    r"|chuckl|grin|giggl|shrug|wink|frown|gasp|paus|blush|smirk|whisper|clear(?:s|ing)? (?:his |her "
-    r"|their )?throat|lean|wav)(?:e?s|ing)?(?: [^*()\[\]\n]{1,60})?_?[*)\]](?!\()",
+    r"[*(\[]_?(?:(?:he|she|they|softly|gently|slightly|nervously|slowly) )?"
+    r"(?:(?:smil|laugh|sigh|nod|chuckl|grin|giggl|shrug|wink|frown|gasp|paus|blush|smirk|whisper"
+    r"|lean|wav)(?:e?s|ing)|clear(?:s|ing) (?:his |her |their )?throat)"
+    r"(?: [^*()\[\]\n]{1,60})?_?[*)\]](?!\()",
     re.IGNORECASE,
 )
 _FICTION = re.compile(
@@ -296,8 +309,9 @@ _FICTION = re.compile(
     re.IGNORECASE,
 )
 _BLANK = re.compile(
-    r"\[(?:(?:insert|your|my|recipient|company|client|customer|sender)\b[^\[\]\n]{0,40}|(?:full |first "
-    r"|last )?name|product|brand|topic|subject|date|address|phone number|city|country|location)\](?!\()"
+    r"\[(?:(?:insert|your|recipient|company|client|customer|sender)\b[^\[\]\n]{0,40}"
+    r"|(?:full |first |last )?name|product|brand|topic|subject|date|address|phone number|city"
+    r"|country|location)\](?!\()"
     r"|<(?:insert [^<>\n]{1,40}|your name)>",
     re.IGNORECASE,
 )
@@ -308,10 +322,11 @@ _FORM = re.compile(
 )
 _FILLER = re.compile(r"\{\{ ?[a-z_]+ ?\}\}|(?<![A-Za-z])X{4,}(?![A-Za-z])|\b[Ll]orem ipsum\b")
 _MARKER = re.compile(
-    r"^[ \t>*_#]*(?:(?:USER|AGENT|ASSISTANT|HUMAN|SYSTEM|VIOLATION|OVER)[*_ ]*:|\[?DONE\]?[.!]?[ \t*]*$)"
-    r"|\A\s*-{3,}[ \t]*$|^[ \t]*-{3,}\s*\Z"
-    r"|<\|[\w ]{2,40}\|>|<｜[^\n｜]{2,40}｜>|\[/?INST\]|<</?SYS>>|</?(?:start|end)_of_turn>|</s>\s*\Z"
-    r"|<s>\s*(?=\[)|<(?:bos|eos|pad|unk)>|</?think>|^(?:Human|Assistant):[ \t]"
+    r"^[ \t>*_#]*+(?:(?:USER|AGENT|ASSISTANT|HUMAN|SYSTEM|VIOLATION|OVER)[*_ ]*:"
+    r"|\[?DONE\]?[.!]?[ \t*]*$)|^(?:Human|Assistant):[ \t]"
+    r"|\A\s*-{3,}[ \t]*$|^[ \t]*-{3,}+\s*\Z"
+    r"|<\|[\w ]{2,40}\|>|<｜[^\n｜]{2,40}｜>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>"
+    r"|</s>|<(?:bos|eos|pad|unk)>|</?think>"
     r"|^###[ \t]*(?:(?:Response|Human|Assistant):?[ \t]*$|(?:Instruction|Input|System|User):)",
     re.MULTILINE,
 )
@@ -370,7 +385,7 @@ _LANGUAGES = {language: frozenset(words.split()) for language, words in _FUNCTIO
 _ASKS_LANGUAGE = re.compile(
     r"\b(?:language|translat|pronounc|english|french|german|spanish|italian|portuguese|dutch|russian"
     r"|greek|chinese|mandarin|cantonese|japanese|korean|arabic|hebrew|hindi|thai|latin|ukrainian"
-    r"|tradu|übersetz|vertaal|deutsch|français|español|italiano|português|nederlands|перев|english)",
+    r"|tradu|übersetz|vertaal|deutsch|français|español|italiano|português|nederlands|перев)",
     re.IGNORECASE,
 )
 
@@ -406,22 +421,21 @@ def _wrong_language(talk: _Talk, k: int) -> bool:
 # -- length --------------------------------------------------------------------------------
 
 _EXPLAIN = re.compile(
-    r"\b(?:why|how (?:do|can|should|would|does|did|to)|explain|describe|tell me (?:about|more|how|why)"
+    r"\b(?:why|how (?:do|can|should|would|does|did|to)|explain|describe|tell me (?:about|how|why)"
     r"|compare|walk me through|in detail)\b",
     re.IGNORECASE,
 )
 _HANGING = re.compile(
-    r"(?:[,;(\[]|[^\W\d_] -|\b(?:the|an|and|or|but|because|my|their|our|its|whose|into|including|especially|such as))\Z",
+    r"(?:[,;(\[]|\b(?:the|an|and|or|but|because|my|their|our|whose|into|including|such as))\Z",
     re.IGNORECASE,
 )
 _LISTED = re.compile(r"[ \t]*(?:[-*•+#|>]|\d{1,3}[.)]|[a-z]\))")
 _ENDED = re.compile(r"[.!?…:;]")
-_OPEN = re.compile(r'(?:(?<![:;=8])\((?![^()\n]*\))|(?:\A|[\s(])"(?=\w)[^"\n]*|“[^”\n]*)\Z|\([^()\n]*\Z')
 
 
 def _too_short(talk: _Talk, k: int) -> bool:
-    words = len(re.findall(r"\w+", talk.turns[k].text))
-    return words == 0 or (len(talk.turns[k].words) in (1, 2) and bool(_EXPLAIN.search(talk.asked(k))))
+    words = _WORD.findall(talk.turns[k].text)
+    return not words or (len(words) <= 2 and bool(_EXPLAIN.search(talk.asked(k))))
 
 
 def _cut(talk: _Talk, k: int) -> bool:
@@ -437,7 +451,7 @@ def _cut(talk: _Talk, k: int) -> bool:
         and len(last.split()) >= 8
         and bool(re.search(r"[A-Za-z\u00c0-\u024f]\Z", last))
         and not _LISTED.match(last)
-        and len(_ENDED.findall(turn.plain)) >= max(1, len([x for x in lines if x.strip()]) - 1)
+        and len(_ENDED.findall(turn.text)) >= max(1, sum(bool(x.strip()) for x in lines) - 1)
     )
 
 

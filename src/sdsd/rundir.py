@@ -74,6 +74,7 @@ class RunDir:
         self.report = path / "report.html"
         self.card = path / "README.md"
         self.models = path / "models"
+        self.source = path / "source.jsonl"
         self._lock = path / "lock"
 
     def exists(self) -> bool:

@@ -26,12 +26,13 @@ from sdsd.account import Account
 from sdsd.ask import Ask
 from sdsd.catalogue import Catalogue
 from sdsd.config import Config
-from sdsd.errors import ModelError, RunDirError, SdsdError, Stopped
+from sdsd.errors import ConfigError, ModelError, RunDirError, SdsdError, Stopped
 from sdsd.fleet import Fleet, fetch
 from sdsd.journal import Journal
 from sdsd.models import Model
 from sdsd.observe import listeners
-from sdsd.pipeline import PROMPTS, Method, make_record
+from sdsd.pipeline import PROMPTS, Method, Start, make_record
+from sdsd.quality import RULES
 from sdsd.rounds import Rounds
 from sdsd.rundir import Manifest, RunDir, default_path, now
 from sdsd.scenario import Scenarios
@@ -45,8 +46,10 @@ from sdsd.session import (
     interruptible,
     open_session,
 )
+from sdsd.source import read
+from sdsd.source_store import Kept, Sourced, dialogue_of, keep, plan_of
 from sdsd.targets import Standing, summary
-from sdsd.types import Record
+from sdsd.types import Record, Scenario
 
 
 class Inputs(Struct, frozen=True):
@@ -57,6 +60,21 @@ class Inputs(Struct, frozen=True):
     prompts: dict[str, prompt.Prompt]
     scenarios: Scenarios
     strategies: dict[str, strategy.Strategy]
+
+
+def sourced(inputs: Inputs, rundir: RunDir) -> Sourced | None:
+    """The rows that the run in a directory starts from; None if it starts from nothing."""
+    if not inputs.config.source.path:
+        return None
+    return Sourced(Kept(rundir.source), inputs.scenarios, inputs.catalogue)
+
+
+def start_of(scenario: Scenario, source: Sourced | None) -> Start:
+    """What there is of a scenario's dialogue already."""
+    if source is None:
+        return Start()
+    given = source.kept[scenario.index]
+    return Start(plan_of(given, scenario), dialogue_of(given))
 
 
 class Result(Struct, frozen=True):
@@ -90,6 +108,9 @@ class Result(Struct, frozen=True):
 
 def read_inputs(config: Config) -> Inputs:
     """Load and check catalogue and prompts; any fault is found before anything is spent."""
+    for rule in config.export.exclude:
+        if rule not in RULES:
+            raise ConfigError(f"`export.exclude` names `{rule}`; the rules are {', '.join(RULES)}")
     lists = (config.catalogue.topics, config.catalogue.principles, config.catalogue.goals)
     catalogue = catalogues.load(*(Path(p) if p else None for p in lists))
     prompts = {name: prompt.load(name, getattr(config.prompts, name)) for name in PROMPTS}
@@ -135,6 +156,10 @@ def run(
         if (old := rundir.manifest()) is not None:
             check_manifest(old, inputs, rundir)
         rundir.prepare(config)
+        if config.source.path:
+            n = len(_kept(config, rundir, tell))
+            config = replace(config, n=min(config.n or n, n))
+            inputs = replace(inputs, config=config)
         wanted = asdict(config.observe)
         with (
             listeners(path, tell, version=sdsd.__version__, **wanted) as tell,
@@ -161,6 +186,17 @@ def run(
             standings = standings_of(inputs, journal)
     seconds = time.monotonic() - started
     return Result(path, config.n, outcomes, seconds, standings, stopped)
+
+
+def _kept(config: Config, rundir: RunDir, tell: Callable[[Event], None]) -> Kept:
+    """The rows of the source, kept in the run's directory so that they are there tomorrow."""
+    if rundir.source.exists():
+        return Kept(rundir.source)
+    source = config.source
+    kept = keep(read(source.path, kind=source.kind, split=source.split), rundir.source)
+    reasons = "".join(f"; {n} left out: {reason}" for reason, n in kept.skipped.items())
+    tell(Noted(f"{len(kept)} rows of {source.path}{reasons}"))
+    return kept
 
 
 def require_some(result: Result) -> None:
@@ -216,7 +252,8 @@ async def _make_all(
             if config.targets.on:
                 rounds = Rounds(inputs.scenarios, config.targets, config.seed, journal, note)
                 indexes = rounds.indexes(config.n or _NO_END, stopping)
-            drive = _Drive(inputs, how, journal, session, stopping, tell, rounds)
+            source = sourced(inputs, rundir)
+            drive = _Drive(inputs, how, journal, session, stopping, tell, rounds, source)
             await drive.all(indexes, config.open)
     return stopping.is_set()
 
@@ -231,6 +268,7 @@ class _Drive(Struct, frozen=True):
     stopping: asyncio.Event
     tell: Callable[[Event], None]
     rounds: Rounds | None
+    source: Sourced | None
 
     async def all(self, indexes: AsyncIterator[int], most: int) -> None:
         """Make the dialogues of `indexes`, until they are used up or the run is stopping.
@@ -273,11 +311,11 @@ class _Drive(Struct, frozen=True):
 
     async def one(self, index: int) -> None:
         """Make, or resume, one dialogue."""
-        scenario = (self.rounds or self.inputs.scenarios)[index]
+        scenario = (self.rounds or self.source or self.inputs.scenarios)[index]
         recorded = self.journal.load(scenario.id)
         seed, session = self.inputs.config.seed, self.session
         ask = Ask(scenario.id, seed, recorded, session.send, session.names, index)
-        record = await make_record(scenario, ask, self.method)
+        record = await make_record(scenario, ask, self.method, start_of(scenario, self.source))
         await self.journal.finish(record)
         if self.rounds:
             self.rounds.told(index)

@@ -62,7 +62,7 @@ def fault(message: str) -> None:
 # -- progress ------------------------------------------------------------------------------
 
 STAGES = ("plan", "turn", "check", "critique", "revise", "recheck")
-_SHOWN = {"candidate": "critique", "earlier": "critique"}
+_COUNTED_AS = {"candidate": "critique", "earlier": "critique"}
 """Stages that are counted with another one."""
 
 
@@ -119,7 +119,7 @@ class Screen:
 
     def _called(self, stage: str, tokens: int, seconds: float) -> None:
         now = time.monotonic()
-        stage = _SHOWN.get(stage, stage)
+        stage = _COUNTED_AS.get(stage, stage)
         self._calls[stage] += 1
         self._tokens[stage] += tokens
         self._seconds[stage] += seconds

@@ -22,6 +22,9 @@ ROLES: tuple[Role, ...] = ("planner", "user", "agent", "critic", "reviser")
 Severity = Literal["low", "medium", "high"]
 ProtocolName = Literal["transcript", "continuation", "chat", "roleplay"]
 
+Held = Literal["transcript", "continuation", "chat", "roleplay", "given"]
+"""How a dialogue came about: by a protocol, or `given` by somebody who had it already."""
+
 StopReason = Literal["completed", "early_end", "violation_end", "turn_limit", "token_limit"]
 """Why a dialogue stopped.
 
@@ -110,7 +113,7 @@ class Dialogue(Struct, frozen=True):
     """A finished conversation. Alternates user and agent (`assistant`), ends on the agent."""
 
     messages: tuple[Message, ...]
-    protocol: ProtocolName
+    protocol: Held
     stop: StopReason
     self_flagged: bool
     """The speaking model's own statement that a principle was broken."""

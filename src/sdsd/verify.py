@@ -13,16 +13,18 @@ from itertools import zip_longest
 from msgspec import Struct
 
 from sdsd.ask import Ask, locked
+from sdsd.config import ExportConfig
 from sdsd.dataset import export
 from sdsd.dataset.schema import VIEWS, clean
 from sdsd.dataset.views import rows
 from sdsd.errors import RunDirError, SdsdError
 from sdsd.journal import Journal
-from sdsd.pipeline import make_record
+from sdsd.pipeline import Start, make_record
 from sdsd.rounds import Rounds
 from sdsd.rundir import Manifest, RunDir
-from sdsd.runner import Inputs, check_manifest, method, read_inputs
+from sdsd.runner import Inputs, check_manifest, method, read_inputs, sourced, start_of
 from sdsd.scenario import Scenarios
+from sdsd.source_store import Sourced
 from sdsd.types import Record, Scenario
 
 MOST = 20
@@ -47,22 +49,29 @@ def verify(rundir: RunDir) -> Replay:
     faults: list[str] = []
     records = 0
     with Journal(rundir.journal, readonly=True) as journal, asyncio.Runner() as loop:
-        scenarios: Scenarios | Rounds = inputs.scenarios
+        source = sourced(inputs, rundir)
+        scenarios: Scenarios | Rounds | Sourced = source or inputs.scenarios
         if (targets := inputs.config.targets).on:
             scenarios = Rounds(inputs.scenarios, targets, inputs.config.seed, journal)
             faults += scenarios.faults()
         for record in journal.records():
             records += 1
             scenario = scenarios[record.scenario.index]
-            fault = loop.run(_replay(record, scenario, journal, inputs, manifest))
+            start = start_of(scenario, source)
+            fault = loop.run(_replay(record, scenario, start, journal, inputs, manifest))
             if fault and len(faults) < MOST:
                 faults.append(fault)
-        faults += _compare_data(rundir, journal, manifest)
+        faults += _compare_data(rundir, journal, manifest, inputs.config.export)
         return Replay(records, journal.answers(), tuple(faults))
 
 
 async def _replay(
-    record: Record, scenario: Scenario, journal: Journal, inputs: Inputs, manifest: Manifest
+    record: Record,
+    scenario: Scenario,
+    start: Start,
+    journal: Journal,
+    inputs: Inputs,
+    manifest: Manifest,
 ) -> str | None:
     """What is wrong with the record of a scenario; None if it comes out the same."""
     index = scenario.index
@@ -71,7 +80,7 @@ async def _replay(
     try:
         recorded = journal.load(scenario.id)
         ask = Ask(scenario.id, inputs.config.seed, recorded, locked, manifest.models)
-        again = await make_record(scenario, ask, method(inputs, manifest))
+        again = await make_record(scenario, ask, method(inputs, manifest), start)
     except SdsdError as error:
         return str(error)
     if again != record:
@@ -83,13 +92,19 @@ async def _replay(
     return None
 
 
-def _compare_data(rundir: RunDir, journal: Journal, manifest: Manifest) -> Iterator[str]:
+def _compare_data(
+    rundir: RunDir, journal: Journal, manifest: Manifest, config: ExportConfig
+) -> Iterator[str]:
     """Whether every view under `data/` holds what the journal's records give, row by row."""
     if not rundir.data.exists():
         yield f"{rundir.data}: missing; `sdsd export` writes it"
         return
     for view in VIEWS:
-        ours = (row for record in journal.records() for row in rows(view, record, manifest.models))
+        ours = (
+            row
+            for record in journal.records()
+            for row in rows(view, record, manifest.models, config)
+        )
         try:
             pairs = zip_longest(ours, export.read(rundir.data, view))
             if all(clean(row) == written for row, written in pairs):

@@ -18,6 +18,7 @@ from sdsd.account import money
 from sdsd.analysis.timeline import Clock, Timeline, in_order
 from sdsd.config import Config
 from sdsd.journal import Usage
+from sdsd.quality import flags
 from sdsd.types import (
     Critique,
     Dialogue,
@@ -192,6 +193,16 @@ class FailureExample(Struct, frozen=True):
     raw: str
 
 
+class StrategyCount(Struct, frozen=True):
+    """What one strategy brought."""
+
+    name: str
+    violating: Rate
+    """Dialogues with a confirmed violation, of those judged."""
+    pairs: Rate
+    """Accepted ones, of all."""
+
+
 class Lengths(Struct, frozen=True):
     """Means, in characters."""
 
@@ -224,6 +235,12 @@ class Figures(Struct, frozen=True, kw_only=True):
     principles: tuple[PrincipleCount, ...]
     """The whole catalogue, most violations first."""
     categories: tuple[CategoryCount, ...]
+    strategies: tuple[StrategyCount, ...]
+    """Best first."""
+    kinds: dict[str, int]
+    """Verified pairs by kind: `revision`, `on_policy`."""
+    flags: dict[str, int]
+    """Dialogues by the rules of `sdsd.quality` that they break, most frequent first."""
     fields: Balance
     domains: Balance
     stages: dict[str, StageUse]
@@ -365,6 +382,9 @@ class _Tally:
         self._fields: Counter[str] = Counter()
         self._domains: Counter[str] = Counter()
         self._failures: Counter[tuple[str, str]] = Counter()
+        self._strategies: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._kinds: Counter[str] = Counter()
+        self._flags: Counter[str] = Counter()
         self._examples: list[FailureExample] = []
         self._rounds: Counter[int] = Counter()
         self._chars: Counter[str] = Counter()
@@ -375,8 +395,11 @@ class _Tally:
         self._funnel.update(name for name, reached in FUNNEL if reached(record))
         self._outcomes[record.outcome, record.rule] += 1
         self._add_scenario(record.scenario)
+        self._add_strategy(record)
         if record.dialogue:
             self._add_dialogue(record.dialogue)
+            found = flags(record.dialogue, record.plan, record.scenario.principles)
+            self._flags.update({flag.rule for flag in found})
         if record.critique:
             self._add_critique(record.critique)
         if record.dialogue and record.critique:
@@ -423,6 +446,9 @@ class _Tally:
             violations=self._confirmed.total(),
             principles=principles,
             categories=_categories(principles),
+            strategies=self._strategy_counts(),
+            kinds=dict(self._kinds.most_common()),
+            flags=dict(self._flags.most_common()),
             fields=balance(self._fields, Counter(d.field for d in domains)),
             domains=balance(self._domains, Counter(_place(d.field, d.name) for d in domains)),
             stages={stage: self._stage(stage) for stage in in_order(self._use)},
@@ -437,6 +463,21 @@ class _Tally:
             rounds=dict(sorted(self._rounds.items())),
             clock=clock,
         )
+
+    def _add_strategy(self, record: Record) -> None:
+        counts = self._strategies[record.scenario.strategy]
+        counts["all"] += 1
+        counts["judged"] += record.critique is not None
+        counts["violating"] += bool(record.critique and record.critique.violations)
+        counts["accepted"] += record.outcome == "accepted"
+        self._kinds.update(pair.kind for pair in record.pairs)
+
+    def _strategy_counts(self) -> tuple[StrategyCount, ...]:
+        found = [
+            StrategyCount(name, rate(c["violating"], c["judged"]), rate(c["accepted"], c["all"]))
+            for name, c in self._strategies.items()
+        ]
+        return tuple(sorted(found, key=lambda s: (-s.pairs.share, -s.violating.share, s.name)))
 
     def _add_scenario(self, scenario: Scenario) -> None:
         self._fields[scenario.field] += 1

@@ -13,6 +13,7 @@ from sdsd.analysis.svg import Band, Column, Part, Row
 from sdsd.analysis.text import count, duration, esc, interval, percent, plural, short
 from sdsd.config import Config
 from sdsd.journal import Usage
+from sdsd.quality import RULES
 
 _SHOWN = 40  # principles in the plot; the table has them all
 _MOST_COLUMNS = 300
@@ -154,6 +155,44 @@ def principles(figures: Figures) -> str:
     if len(judged) > 12:
         whole = details(f"All {count(len(judged))} as a table", whole)
     return section(title, lead, *body, whole)
+
+
+def strategies(figures: Figures) -> str:
+    """Which strategies bring violations and pairs; nothing if there is only one."""
+    if len(figures.strategies) < 2:
+        return ""
+    top = svg.nice(max(s.violating.high for s in figures.strategies if s.violating.n) or 1)
+    plots = []
+    for name, title, tone in (
+        ("violating", "Confirmed violations, of dialogues judged", "t-b"),
+        ("pairs", "Verified pairs, of all scenarios", "t-c"),
+    ):
+        items = [
+            _rate_row(s.name, f"Strategy {s.name}.", getattr(s, name), tone)
+            for s in figures.strategies
+        ]
+        drawn = svg.rows(items, name=title, top=min(top, 1.0), ends=True)
+        plots.append(f"<div><h3>{title}</h3>{drawn}</div>")
+    lead = "How often each way of eliciting a violation worked, with 95% intervals."
+    return section("Strategies", lead, pair(*plots))
+
+
+def quality(figures: Figures) -> str:
+    """Which rules dialogues break that no model is needed for."""
+    held = figures.step("held")
+    if not held:
+        return ""
+    items = []
+    for rule, n in figures.flags.items():
+        title = f"{RULES[rule]}: {count(n)} of {count(held)} dialogues"
+        value = f"{count(n)} · {percent(n / held)}"
+        items.append(Row(rule, (Part(n / held, "t-n1", title),), value, title))
+    lead = "No dialogue breaks a rule of quality."
+    if items:
+        lead = "Rules of quality that dialogues break, found without a model. Nothing was left out "
+        lead += "for it unless `export.exclude` says so; the column `flags` has them."
+    body = [svg.rows(items, name="Dialogues by the rules they break")] if items else []
+    return section("Quality of the dialogues", lead, *body)
 
 
 def _whiskers(principles: Sequence[PrincipleCount]) -> str:

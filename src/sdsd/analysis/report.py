@@ -39,6 +39,8 @@ def _sections(figures: Figures, config: Config) -> list[str]:
     return [
         pair(_funnel(figures, config), _paper(figures)),
         pair(plots.turns(figures), plots.signals(figures)),
+        plots.quality(figures),
+        plots.strategies(figures),
         plots.principles(figures),
         plots.topics(figures),
         pair(plots.tokens(figures), plots.times(figures)),

@@ -70,7 +70,7 @@ def export(
         for record in records:
             size = _size(record)
             for view, writer in writers.items():
-                for row in rows(view, record, manifest.models):
+                for row in rows(view, record, manifest.models, config.export):
                     writer.add(row, size)
         for writer in writers.values():
             writer.finish()

@@ -145,6 +145,16 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
             "What the critic found, with a quotation that occurs in the last turn; null if the "
             "dialogue was never critiqued.",
         ),
+        Column(
+            "flags",
+            _TEXTS,
+            "Rules of `docs/quality.md` that the dialogue breaks; empty if none.",
+        ),
+        Column(
+            "good_exchanges",
+            _INT,
+            "How many exchanges from the beginning break no rule: where it may be cut.",
+        ),
         _OUTCOME,
         _RULE,
         Column("model", _TEXT, "The agent's model."),

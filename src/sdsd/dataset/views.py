@@ -9,8 +9,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from sdsd.config import ExportConfig
 from sdsd.dataset.schema import View
 from sdsd.proof import change
+from sdsd.quality import Flag, flags, good
 from sdsd.types import Critique, Message, Record, Revision, StageUse, Verdict
 
 Row = dict[str, Any]
@@ -25,12 +27,27 @@ _WORD = re.compile(rf"[^\W{_SOLID}]+|\S")
 _MOST_WORDS = 32_768  # no turn has more tokens: a guard, so that no text can cost minutes
 
 
-def rows(view: View, record: Record, models: Models) -> list[Row]:
-    """The rows that `record` has in `view`: none, one, or (verdicts) several.
+def rows(
+    view: View, record: Record, models: Models, config: ExportConfig = ExportConfig()
+) -> list[Row]:
+    """The rows that `record` has in `view`: none, one, or several.
 
     Every row has exactly the columns of the view. Text is carried as it is.
     """
+    if view in ("verdicts", "scenarios"):
+        return list(_ROWS[view](record, models))
+    if view == "dialogues" and record.dialogue is not None:
+        return list(_dialogues(record, models, config))
+    if config.exclude and not {flag.rule for flag in flags_of(record)}.isdisjoint(config.exclude):
+        return []
     return list(_ROWS[view](record, models))
+
+
+def flags_of(record: Record) -> tuple[Flag, ...]:
+    """What is wrong with a record's dialogue; nothing if there is none."""
+    if record.dialogue is None:
+        return ()
+    return flags(record.dialogue, record.plan, record.scenario.principles)
 
 
 def final(record: Record) -> Revision | None:
@@ -99,14 +116,21 @@ def _doubts(record: Record) -> list[str]:
     return list(revision.doubts) if revision else []
 
 
-def _dialogues(record: Record, models: Models) -> Iterator[Row]:
+def _dialogues(
+    record: Record, models: Models, config: ExportConfig = ExportConfig()
+) -> Iterator[Row]:
     scenario, plan, dialogue = record.scenario, record.plan, record.dialogue
     if dialogue is None:
+        return
+    found = flags_of(record)
+    broken, intact = sorted({flag.rule for flag in found}), good(dialogue, found)
+    kept = 2 * intact if config.cut else len(dialogue.messages)
+    if not kept or not set(broken).isdisjoint(config.exclude):
         return
     brief = [Message("system", plan.text)] if plan else []
     yield {
         **_topic(record),
-        "messages": _chat([*brief, *dialogue.messages]),
+        "messages": _chat([*brief, *dialogue.messages[:kept]]),
         "is_violation": dialogue.self_flagged,
         "is_truncated": dialogue.stop in _EARLY,
         **_identity(record),
@@ -122,6 +146,8 @@ def _dialogues(record: Record, models: Models) -> Iterator[Row]:
         "intended_violation": dialogue.stop == "completed",
         "self_flagged_violation": dialogue.self_flagged,
         "confirmed_violation": bool(record.critique.violations) if record.critique else None,
+        "flags": broken,
+        "good_exchanges": intact,
         "outcome": record.outcome,
         "rule": record.rule or None,
         "model": models["agent"],
