@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from msgspec import Struct
 from sdsd.chance import call_seed
 from sdsd.dataset.export import read
 from sdsd.dataset.schema import VIEWS
+from sdsd.journal import Journal
 from sdsd.rundir import RunDir
 from sdsd.verify import verify
 from standin import Line, read_log, spawned
@@ -48,10 +49,13 @@ PATIENCE = 60.0
 
 
 @contextlib.contextmanager
-def life(out: Path, url: str, n: int, name: str) -> Iterator[subprocess.Popen[str]]:
-    """One start of the command, with its standard error at hand."""
+def life(
+    out: Path, url: str, n: int, name: str, more: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[str]]:
+    """One start of the command, with its standard error at hand; `more` are keys to set."""
     keys = {"parallel": OPEN, "headers": f"{{X-Life: '{name}'}}"}
-    sets = [word for k, v in keys.items() for word in ("--set", f"models.default.{k}={v}")]
+    changes = [*(f"models.default.{k}={v}" for k, v in keys.items()), *more]
+    sets = [word for change in changes for word in ("--set", change)]
     command = [str(SDSD), "run", "-m", "stand-in", "--url", url, "-n", str(n), "-o", str(out)]
     pipe = subprocess.PIPE
     with subprocess.Popen([*command, *sets], stdout=pipe, stderr=pipe, text=True) as process:
@@ -154,11 +158,18 @@ class Tally(Struct, frozen=True):
 
 
 def one_life(
-    out: Path, log: Path, url: str, n: int, name: str, moment: str, chance: random.Random
+    out: Path,
+    log: Path,
+    url: str,
+    n: int,
+    name: str,
+    moment: str,
+    chance: random.Random,
+    more: Sequence[str] = (),
 ) -> Life:
     """Start the command, and kill it at a moment of that kind."""
     before, size = frozenset(recorded(out)), log.stat().st_size
-    with life(out, url, n, name) as process:
+    with life(out, url, n, name, more) as process:
         if moment == "starting":
             time.sleep(chance.uniform(0, 1))
         elif moment == "calling":
@@ -228,6 +239,32 @@ def test_twenty_kills_lose_nothing_and_buy_nothing_twice(tmp_path: Path) -> None
     tally = torment(tmp_path, seed=seed, kills=20, n=30, latency=0.02)
     check(tally)
     assert tally.in_flight > 20  # the kills did hit calls
+
+
+# -- targets ------------------------------------------------------------------------------
+
+QUOTAS = ("targets.by=category", "targets.pairs=2", "scenarios.strategies=[direct,haste]")
+
+
+def rounds(out: Path) -> list[tuple[int, bytes, bytes]]:
+    """What each round was laid out as, and from what."""
+    with Journal(RunDir(out).journal, readonly=True) as journal:
+        return [(r.start, r.slots, r.ledger) for r in journal.rounds()]
+
+
+def test_quotas_are_exact_after_kills(tmp_path: Path) -> None:
+    chance, log = random.Random(7), tmp_path / "log"
+    out, undisturbed = tmp_path / "killed", tmp_path / "undisturbed"
+    with spawned(log, 0.01) as url:
+        for number in range(8):
+            one_life(out, log, url, 500, str(number), "calling", chance, QUOTAS)
+        one_life(out, log, url, 500, "last", "left alone", chance, QUOTAS)
+        one_life(undisturbed, log, url, 500, "undisturbed", "left alone", chance, QUOTAS)
+    assert len(rounds(out)) > 3
+    assert rounds(out) == rounds(undisturbed)
+    assert recorded(out) == recorded(undisturbed)
+    assert views(out) == views(undisturbed)
+    assert verify(RunDir(out)).faults == ()
 
 
 # -- Ctrl-C --------------------------------------------------------------------------------

@@ -149,7 +149,12 @@ class Rounds:
         end = _end(last)
         while end < most and (slots := await self._next(ledger, stopping)):
             number = ledger.counted + len(self._waiting)
-            new = Round(number, end, msgspec.json.encode(slots), msgspec.json.encode(ledger))
+            new = Round(
+                number,
+                end,
+                msgspec.json.encode(slots),
+                msgspec.json.encode(ledger, order="deterministic"),
+            )
             await self._journal.lay_out(new)
             self._waiting.append(new)
             for index in self._open(new, most):

@@ -18,6 +18,7 @@ import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import msgspec
@@ -266,7 +267,7 @@ def _shared_out(text: str, steps: int) -> tuple[str, ...]:
     sentences = [piece.strip() for piece in _SENTENCE.split(text) if piece.strip()]
     steps = min(steps, len(sentences))
     cuts = [len(sentences) * k // steps for k in range(steps + 1)]
-    return tuple(" ".join(sentences[start:end]) for start, end in zip(cuts, cuts[1:], strict=False))
+    return tuple(" ".join(sentences[start:end]) for start, end in pairwise(cuts))
 
 
 def _principle(text: str, known: Known) -> Principle:
