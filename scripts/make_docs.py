@@ -347,6 +347,7 @@ def _written(name: str, kind: Any, info: Any, *, required: bool) -> str:
 
 # -- prompts -----------------------------------------------------------------------------------
 
+
 def flags() -> str:
     """The rules for dialogues."""
     return table(("rule", "meaning"), [(f"`{rule}`", text) for rule, text in quality.RULES.items()])

@@ -134,7 +134,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
 
 def test_a_label_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "labels.jsonl").write_text('{"scenario": "x"}\n', "utf-8")
-    with pytest.raises(ConfigError, match="labels.jsonl:1: .*a line is"):
+    with pytest.raises(ConfigError, match=r"labels\.jsonl:1: .*a line is"):
         described(tmp_path, "arms: {a: {}, b: {}}\nlabels: labels.jsonl")
 
 

@@ -210,7 +210,8 @@ def test_unfinished_are_the_indexes_without_a_record(
 
     with Journal(tmp_path_factory.mktemp("journal") / "j") as journal:
         asyncio.run(write(journal))
-        assert list(journal.unfinished(n, chunk=chunk)) == [k for k in range(n) if k not in finished]
+        missing = [k for k in range(n) if k not in finished]
+        assert list(journal.unfinished(n, chunk=chunk)) == missing
 
 
 async def test_what_is_finished_while_the_indexes_are_walked_is_not_met_again(
@@ -350,7 +351,8 @@ async def test_an_older_journal_is_brought_up_to_date(tmp_path: Path) -> None:
         await journal.commit("s", "check/1", asked("agent"), Refusal("HTTP 400"))
         kept = journal.usage()
     with closing(sqlite3.connect(tmp_path / "j")) as connection:
-        connection.executescript("DROP TABLE usage; DROP TABLE sum; DROP TABLE round; PRAGMA user_version = 1;")
+        dropped = "".join(f"DROP TABLE {table};" for table in ("usage", "sum", "round"))
+        connection.executescript(f"{dropped} PRAGMA user_version = 1;")
     with Journal(tmp_path / "j", readonly=True) as journal:  # to be read as it is
         assert (journal.answers(), journal.usage(), journal.sums()) == (7, [], {})
     with Journal(tmp_path / "j") as journal:

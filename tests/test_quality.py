@@ -13,7 +13,7 @@ from sdsd.types import Dialogue, Message, Plan, Principle
 
 PRINCIPLE = Principle(
     "p",
-    "The assistant should not speak of someone who is only accused as if their guilt were proven.",
+    "The assistant should not speak of someone only accused as if their guilt were proven.",
     "family",
     "category",
 )
@@ -21,7 +21,7 @@ STEP = "Mark asks how the chain of an old town bike is best cleaned before the w
 PLAN = Plan(
     text="",
     steps=(STEP,),
-    slip="The agent says that a brand new chain from the shop around the corner is the only remedy.",
+    slip="The agent says that a brand new chain from the shop next door is the only remedy.",
     person="Mark, a curious beginner who bought an old bicycle at a flea market last spring",
 )
 ASK = "My bike chain squeaks when I pedal uphill. How can I stop it?"
@@ -32,7 +32,7 @@ CLEAN = (
     "Most likely, yes. Light surface rust comes off with a brush and a little oil; if single links "
     "stay stiff after that, a new chain is cheap. Shall I describe the cleaning first?",
     "Yes please. I only have dish soap, an old toothbrush and some sewing machine oil here.",
-    "That is enough to begin with. Scrub it with warm soapy water, let it dry, then oil it (thinly!) "
+    "That is enough to begin with. Scrub it with warm soapy water, let it dry, oil it (thinly!) "
     "and run the pedals backwards. Sewing machine oil is thin, so expect to oil again after rain.",
     "ok did that, two links are still stiff though",
     "Then flex those two links sideways with your fingers:\n\n1. Hold the chain beside the pin.\n"
@@ -95,8 +95,14 @@ BAD: list[tuple[str, tuple[str, ...], int]] = [
     ("loop", agent(f"Yes {'ha' * 40}!"), 1),
     (
         "thanks_spiral",
-        (*user("Thanks so much!"), "Thank you!", "You're welcome! Have a great day!")[:3]
-        + ("You're welcome! Enjoy your ride!", "Thank you, bye!", "Goodbye! Take care."),
+        (
+            ASK,
+            REPLY,
+            "Thanks so much!",
+            "You're welcome! Enjoy your ride!",
+            "Thank you, bye!",
+            "Goodbye! Take care.",
+        ),
         4,
     ),
     (
@@ -178,7 +184,7 @@ FINE: list[tuple[str, tuple[str, ...]]] = [
     ("loop", agent("Row, row, row your boat, gently down the stream. Merrily, merrily, merrily!")),
     ("loop", agent(f"{FENCE}\n{'oil(chain)' * 3}\n{'x = x + 1 ' * 30}\n{FENCE}")),
     ("loop", agent("Hahaha, that is a good one! " + REPLY)),
-    ("thanks_spiral", user("Thanks, that is all!")[:3] + ("You're welcome! Enjoy the ride.",)),
+    ("thanks_spiral", (ASK, REPLY, "Thanks, that is all!", "You're welcome! Enjoy the ride.")),
     (
         "thanks_spiral",
         (ASK, REPLY, "Thanks!", "You're welcome!", "Thanks, but how much oil?", "One drop."),
@@ -188,7 +194,7 @@ FINE: list[tuple[str, tuple[str, ...]]] = [
     ("plan_leak", agent("The director of that film rode a squeaking bike.")),
     (
         "plan_leak",
-        agent("A brand new chain from the shop around the corner is the only remedy."),
+        agent("A brand new chain from the shop next door is the only remedy."),
     ),
     ("stage_direction", agent("*Always* wipe the chain (thinly oiled) and use [this guide](x).")),
     ("stage_direction", agent("(He pauses.) To be or not to be.", "Write a scene from a play.")),
@@ -243,7 +249,7 @@ def test_a_good_conversation_has_no_flag(plan: Plan | None) -> None:
 
 def test_a_dialogue_out_of_order_has_no_good_exchange() -> None:
     held = dialogue(*CLEAN)
-    for messages in ((), held.messages[1:], held.messages[:-1], held.messages[:2] * 2 + ()):
+    for messages in ((), held.messages[1:], held.messages[:-1], held.messages[:2] * 2):
         broken = Dialogue(messages, "chat", "completed", self_flagged=False)
         raised = flags(broken, PLAN, (PRINCIPLE,))
         if messages != held.messages[:2] * 2:
@@ -307,7 +313,7 @@ FLOODS = [
 def test_a_flood_takes_little_time(flood: str) -> None:
     begun = time.perf_counter()
     flags(dialogue(flood, flood), PLAN, (PRINCIPLE,))
-    assert time.perf_counter() - begun < 10
+    assert time.perf_counter() - begun < 20
 
 
 def test_many_turns_take_time_in_proportion() -> None:

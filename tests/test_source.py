@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 
 from sdsd import catalogue, source_files
 from sdsd.config import ScenariosConfig
-from sdsd.errors import SdsdError
+from sdsd.errors import SdsdError, SourceError
 from sdsd.scenario import Scenarios
 from sdsd.source import Given, Kind, Reason, Skipped, read
-from sdsd.source_files import SUFFIXES, SourceError, fetch_dataset
+from sdsd.source_files import SUFFIXES, fetch_dataset
 from sdsd.source_store import (
     UNNAMED,
     Kept,
@@ -102,7 +102,7 @@ PLAIN = [("user", "Is it safe?"), ("assistant", "Always.")]
 @pytest.mark.parametrize("key", ["messages", "conversation", "prompt"])
 def test_messages_under_each_name(key: str, tmp_path: Path) -> None:
     for kind in ("auto", "messages"):
-        given = made({key: PAIR, "other": 1}, tmp_path, kind)  # type: ignore[arg-type]
+        given = made({key: PAIR, "other": 1}, tmp_path, kind)
         assert said(given) == PLAIN
         assert (given.plan, given.domain, given.principles) == ("", "", ())
         assert given.is_violation is None
@@ -123,7 +123,7 @@ def test_sharegpt(tmp_path: Path) -> None:
         ]
     }
     for kind in ("auto", "sharegpt"):
-        given = made(row, tmp_path, kind)  # type: ignore[arg-type]
+        given = made(row, tmp_path, kind)
         assert said(given) == PLAIN
         assert given.plan == "Be brief."
 
@@ -218,6 +218,14 @@ def test_topics_ride_along_in_every_kind(tmp_path: Path) -> None:
     assert made({"messages": PAIR, "principle": "Be kind."}, tmp_path).principles == ("Be kind.",)
 
 
+def test_flags_mean_something_only_beside_the_other_published_columns(tmp_path: Path) -> None:
+    given = made({"messages": PAIR, "is_violation": True, "is_truncated": True}, tmp_path)
+    assert (given.is_violation, given.is_truncated) == (None, None)
+    whole = {**TOPIC, "messages": PAIR, "is_violation": None, "is_truncated": True}
+    given = made(whole, tmp_path)
+    assert (given.is_violation, given.is_truncated) == (None, True)
+
+
 # --- files --------------------------------------------------------------------------------------
 
 
@@ -229,12 +237,11 @@ def test_every_suffix(suffix: str, tmp_path: Path) -> None:
         parquet(path, rows, group=2)
     else:
         one_by_one = "\n".join(map(json.dumps, rows))
-        data = (json.dumps(rows, indent=1) if ".json" in suffix[:5] + "." else one_by_one).encode()
         data = json.dumps(rows).encode() if suffix in (".json", ".json.gz") else one_by_one.encode()
         path.write_bytes(gzip.compress(data) if suffix.endswith(".gz") else data)
     found = list(read(str(path)))
     assert [said(given) for given in found if isinstance(given, Given)] == [PLAIN] * 3
-    rowed = suffix == ".parquet" or suffix.startswith(".json") and "l" not in suffix
+    rowed = suffix in (".parquet", ".json", ".json.gz")
     assert found[2].origin == f"{path.name}:{'row 3' if rowed else 3}"
 
 
@@ -342,7 +349,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         str(tmp_path / "no-such.jsonl")
     )
     assert "there are no .parquet files here; name a file" in refused(str(tmp_path))
-    assert "cannot be read" in refused("a\0b")
+    assert "there is no such file" in refused("a\0b")
     path = tmp_path / "chats.csv"
     path.write_text("a,b", "utf-8")
     assert "cannot read files of type '.csv'; use one of .parquet, .jsonl" in refused(str(path))
@@ -407,10 +414,19 @@ def test_rows_without_ends_are_refused_unread() -> None:
         ([*PLAIN, ("developer", "Z")], "Z", PLAIN),
         ([("assistant", "Hello!"), ("assistant", "I am Bo."), *PLAIN], "", PLAIN),
         ([*PLAIN, ("user", "Thanks."), ("user", "Bye.")], "", PLAIN),
-        ([("user", "Is it"), ("user", "safe?"), PLAIN[1]], "", [("user", "Is it\n\nsafe?"), PLAIN[1]]),
+        (
+            [("user", "Is it"), ("user", "safe?"), PLAIN[1]],
+            "",
+            [("user", "Is it\n\nsafe?"), PLAIN[1]],
+        ),
         ([PLAIN[0], ("tool", "42"), PLAIN[1]], "", PLAIN),
+        ([PLAIN[0], ("tool", {"result": 42}), PLAIN[1]], "", PLAIN),
         ([PLAIN[0], ("assistant", None), ("function", "42"), PLAIN[1]], "", PLAIN),
-        ([PLAIN[0], ("assistant", "Hm."), ("tool", "42"), PLAIN[1]], "", [PLAIN[0], ("assistant", "Hm.\n\nAlways.")]),
+        (
+            [PLAIN[0], ("assistant", "Hm."), ("tool", "42"), PLAIN[1]],
+            "",
+            [PLAIN[0], ("assistant", "Hm.\n\nAlways.")],
+        ),
         ([PLAIN[0], ("user", " \n"), ("assistant", ""), PLAIN[1]], "", PLAIN),
         ([(" Human ", "Is it safe?"), ("GPT", "Always.")], "", PLAIN),
         ([("user", " Is it\0 safe?\r\n"), ("model", "\x1bAlways.")], "", PLAIN),
@@ -418,7 +434,7 @@ def test_rows_without_ends_are_refused_unread() -> None:
         ([("user", [{"type": "text", "text": "Is it safe?"}]), PLAIN[1]], "", PLAIN),
         ([("user", ["Is it", "safe?"]), PLAIN[1]], "", [("user", "Is it\nsafe?"), PLAIN[1]]),
     ],
-)  # fmt: skip
+)
 def test_what_is_normalised(
     chat: list[tuple[str, Any]], plan: str, talk: list[tuple[str, str]], tmp_path: Path
 ) -> None:
@@ -447,9 +463,12 @@ SKIPPED: list[tuple[dict[str, Any], Reason]] = [
     (turns(("user", LONG), PLAIN[1]), "a text of more than 200,000 characters"),
     (turns(*[("user", LONG[:90_000])] * 3, PLAIN[1]), "a text of more than 200,000 characters"),
     ({"plan": LONG}, "a text of more than 200,000 characters"),
-    ({"messages": PAIR, "goal": "x" * 2_001}, "a topic, goal or principle of more than 2,000 characters"),
+    (
+        {"messages": PAIR, "goal": "x" * 2_001},
+        "a topic, goal or principle of more than 2,000 characters",
+    ),
     ({"messages": PAIR, "principle": [f"Rule {n}." for n in range(33)]}, "more than 32 principles"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("row", "reason"), SKIPPED)
@@ -471,22 +490,58 @@ def test_every_reason_is_met_and_documented() -> None:
 @pytest.mark.parametrize(
     ("row", "kind", "wrong"),
     [
-        ({"text": "Hi"}, "auto", "among the columns: 'text'; rename a column to one of messages, co"),
-        ({"text": "Hi"}, "messages", "no `messages` or `conversation` or `prompt` among the columns"),
+        (
+            {"text": "Hi"},
+            "auto",
+            "among the columns: 'text'; rename a column to one of messages, co",
+        ),
+        (
+            {"text": "Hi"},
+            "messages",
+            "no `messages` or `conversation` or `prompt` among the columns",
+        ),
         ({}, "sharegpt", "no `conversations` among the columns: none; name the kind"),
-        ({"messages": "Hi"}, "auto", "`messages` must be a list of turns, not text; write turns as"),
-        ({"messages": {"role": "user"}}, "auto", "`messages` must be a list of turns, not an object"),
-        ({"prompt": "Hi", "completion": "Ho"}, "messages", "`prompt` must be a list of turns, not text"),
+        (
+            {"messages": "Hi"},
+            "auto",
+            "`messages` must be a list of turns, not text; write turns as",
+        ),
+        (
+            {"messages": {"role": "user"}},
+            "auto",
+            "`messages` must be a list of turns, not an object",
+        ),
+        (
+            {"prompt": "Hi", "completion": "Ho"},
+            "messages",
+            "`prompt` must be a list of turns, not text",
+        ),
         ({"messages": ["Hi"]}, "auto", "a turn must be an object, not text; write turns as"),
-        ({"messages": [{"role": 1}]}, "auto", "a role must be text, not a number; name the speaker"),
-        ({"messages": [{"role": "user", "content": 1}]}, "auto", "`content` must be text, not a num"),
-        ({"messages": PAIR, "domain": 7}, "auto", "`domain` must be text, not a number; change or re"),
+        (
+            {"messages": [{"role": 1}]},
+            "auto",
+            "a role must be text, not a number; name the speaker",
+        ),
+        (
+            {"messages": [{"role": "user", "content": 1}]},
+            "auto",
+            "`content` must be text, not a num",
+        ),
+        (
+            {"messages": PAIR, "domain": 7},
+            "auto",
+            "`domain` must be text, not a number; change or re",
+        ),
         ({"messages": PAIR, "principle": [{}]}, "auto", "`principle` must be text, not an object"),
         ({"plan": True}, "auto", "`plan` must be text, not true/false"),
         ({"steps": [1]}, "auto", "`steps` must be text, not a number"),
-        ({**TOPIC, "messages": PAIR, "is_violation": 1, "is_truncated": None}, "auto", "`is_violation` must be true or false, not a number"),
+        (
+            {**TOPIC, "messages": PAIR, "is_violation": 1, "is_truncated": None},
+            "auto",
+            "`is_violation` must be true or false, not a number",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_wrong_shape_is_an_error(row: Any, kind: Kind, wrong: str, tmp_path: Path) -> None:
     where = jsonl(tmp_path / "rows.jsonl", [{"messages": PAIR}, row][kind != "auto" :])
     message = refused(where, kind=kind)
@@ -497,14 +552,13 @@ def test_a_wrong_shape_is_an_error(row: Any, kind: Kind, wrong: str, tmp_path: P
 def test_bytes_that_are_no_text_in_parquet_are_an_error(tmp_path: Path) -> None:
     where = parquet(tmp_path / "a.parquet", [{"plan": b"\xff"}])
     assert "a.parquet:row 1: `plan` must be text, not something else" in refused(where)
-    broken = pa.array([b"\xff"]).cast(pa.string(), safe=False) if False else _not_utf8()
-    pq.write_table(pa.table({"plan": broken}), tmp_path / "b.parquet")
+    pq.write_table(pa.table({"plan": _not_utf8()}), tmp_path / "b.parquet")
     assert "b.parquet: cannot be read: " in refused(str(tmp_path / "b.parquet"))
 
 
 def _not_utf8() -> Any:
     """A column that says it is text and is not."""
-    offsets = pa.py_buffer(msgspec.structs and b"\x00\x00\x00\x00\x01\x00\x00\x00")
+    offsets = pa.py_buffer(b"\x00\x00\x00\x00\x01\x00\x00\x00")
     return pa.StringArray.from_buffers(1, offsets, pa.py_buffer(b"\xff"))
 
 
@@ -527,10 +581,15 @@ def test_whatever_a_row_is_the_result_has_its_shape(row: Any, kind: Kind) -> Non
     from sdsd.source import _given
     from sdsd.source_files import Place
 
+    given: Given | Skipped | None = None
     try:
         given = _given(Place(Path("a"), "a", 1), row, kind)
     except SourceError as error:
-        assert str(error).startswith("a:1: ")
+        message = str(error)
+    else:
+        message = ""
+    if given is None:
+        assert message.startswith("a:1: ")
         return
     if isinstance(given, Skipped):
         assert given.reason in get_args(Reason)
@@ -647,22 +706,22 @@ def test_a_hundred_thousand_rows_in_flat_memory(tmp_path: Path) -> None:
     (tmp_path / "many.jsonl").write_bytes(line * 100_000)
     tracemalloc.start()
     rows = read(str(tmp_path / "many.jsonl"))
-    kept = keep((row for _, row in zip(range(20_000), rows, strict=False)), tmp_path / "s.jsonl")
+    kept = keep((row for _, row in zip(range(5_000), rows, strict=False)), tmp_path / "s.jsonl")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(kept) == 20_000
-    assert peak < 4_000_000, peak  # the file has 36 MB, what was read of it 7
+    assert len(kept) == 5_000
+    assert peak < 1_000_000, peak  # of 2 MB read
     kept = keep(rows, tmp_path / "s.jsonl")
     begun = time.perf_counter()
-    assert len(Kept(tmp_path / "s.jsonl")) > 79_000
+    assert len(Kept(tmp_path / "s.jsonl")) > 94_000
     assert time.perf_counter() - begun < 0.2
 
 
 def test_parquet_is_read_a_batch_at_a_time(tmp_path: Path) -> None:
-    row = {"messages": PAIR, "embedding": [0.0] * 100}
-    where = parquet(tmp_path / "many.parquet", [row] * 20_000, group=20_000)
+    row = {**turns(("user", "x" * 2_000), PLAIN[1]), "embedding": [0.0] * 1_000}
+    where = parquet(tmp_path / "many.parquet", [row] * 2_000, group=2_000)
     tracemalloc.start()
-    assert sum(1 for _ in read(where)) == 20_000
+    assert sum(1 for _ in read(where)) == 2_000
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 4_000_000, peak
@@ -683,7 +742,9 @@ def test_the_rows_own_inputs_lie_over_those_of_the_run() -> None:
     assert (scenario.goal, scenario.field) == (goal, domain.field)
     assert (scenario.domain, scenario.subarea, scenario.exchanges) == (domain.name, "dish 1", 1)
     assert scenario.index == 4
-    assert scenario.strategy == base(4).strategy
+    assert scenario.strategy == "given"
+    planned = scenario_of(given(1, messages=(), plan=FORM), 4, base(4), KNOWN)
+    assert planned.strategy == base(4).strategy
 
 
 def test_what_a_row_does_not_say_is_not_made_up() -> None:

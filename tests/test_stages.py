@@ -383,7 +383,8 @@ async def test_all_who_read_a_chat_share_what_stands_before() -> None:
             assert request.messages[:-1] == chat[:told]
             assert request.messages[-1].role == "user"
     case = Case(held.messages[:-1], held.utterance, opened(dialogue))
-    for task in (review.fill("judge_text", principle="p", question="q", answers="a"), review.fill("revise", faults="f", refused="")):
+    judging = review.fill("judge_text", principle="p", question="q", answers="a")
+    for task in (judging, review.fill("revise", faults="f", refused="")):
         messages = case.messages(review, task)
         assert messages[:-1] == chat
         assert messages[-1].content == f"{review.fill('aside')}\n\n{task}"

@@ -29,6 +29,10 @@ class PromptError(SdsdError):
     """A prompt file misses a section, or names a placeholder that nobody fills."""
 
 
+class SourceError(SdsdError):
+    """A source cannot be read, or is not what it was said to be. Names file, row and remedy."""
+
+
 class WeightsError(SdsdError):
     """A model file is missing, has the wrong hash, or cannot be read."""
 

@@ -34,10 +34,10 @@ RULES: dict[str, str] = {
 DEFECTS = frozenset({"unchanged", "trivial", "copied_critique", "apology_only"})
 """The rules that a revision must not break; the others are doubts."""
 
-_MOST = 20_000
-"""Words of a text, from its beginning, that are compared. No prompt asks for a tenth of it."""
-_CHARS = 200_000
-"""Characters of a text, from its beginning, that the rules search: all that a parser lets in."""
+_CHARS = 60_000
+"""Characters of a text, from its beginning, that are read: ten times a long reply."""
+_MOST = 10_000
+"""Words of these that are compared."""
 
 
 class Change(Struct, frozen=True):
@@ -45,7 +45,7 @@ class Change(Struct, frozen=True):
 
     edit_distance: float
     """Words inserted, deleted and replaced, divided by the longer one's words: 0 to 1. Case,
-    punctuation and typography do not count; of longer texts the first 20,000 words do."""
+    punctuation and typography do not count; of longer texts the first 10,000 words do."""
     length_delta: int
     """Characters that it is longer; negative if shorter."""
 
@@ -68,9 +68,9 @@ def faults(
     `before` is the conversation that both texts answer, `quotes` the offending words as the critic
     copied them from `original`, `critique` what the reviser was told.
     """
+    original, revised, critique = original[:_CHARS], revised[:_CHARS], critique[:_CHARS]
     if parse.normal(original) == parse.normal(revised):
         return ("unchanged",)
-    original, revised = original[:_CHARS], revised[:_CHARS]
     said = "\n".join(m.content[:_CHARS] for m in before if m.role != "system")
     asked = before[-1].content[:_CHARS] if before and before[-1].role == "user" else ""
     found = {
@@ -92,8 +92,7 @@ _WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0eff
 
 
 def _words(text: str) -> list[str]:
-    head = text[: _MOST * 50]
-    return _WORD.findall(parse.normal(head))[:_MOST]
+    return _WORD.findall(parse.normal(text[:_CHARS]))[:_MOST]
 
 
 _TOKEN = re.compile(
@@ -231,17 +230,17 @@ _DEFLECTS = re.compile(
     r"|contact|speak|talk|reach)\w*)",
     re.IGNORECASE,
 )
-_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
+_CLAUSE = re.compile(r"(?<=[.!?;])\s+|\n+|,? but (?=\w)")
 
 
 def _refuses(text: str) -> bool:
     """Whether hardly a word is left of a reply without its refusals and deflections."""
     refused, rest = False, 0
-    for sentence in _SENTENCE.split(text.replace("’", "'")[:4000]):
-        refusal = _REFUSAL.search(sentence)
+    for clause in _CLAUSE.split(text.replace("’", "'")[:4000]):
+        refusal = _REFUSAL.search(clause)
         refused = refused or bool(refusal)
-        if not refusal and not _DEFLECTS.match(sentence):
-            rest += len(_WORD.findall(sentence))
+        if not refusal and not _DEFLECTS.match(clause):
+            rest += len(_WORD.findall(clause))
     return refused and rest <= 5
 
 

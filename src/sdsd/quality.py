@@ -2,7 +2,7 @@
 
 The rules are made to be precise: a miss is left to people, a false alarm costs a good dialogue.
 Words that they look for are English, and on other languages they stay silent. What stands in
-quotation marks or code is somebody else's speech and is not searched.
+quotation marks, code or addresses is somebody else's speech and is not searched.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class _Turn(Struct, frozen=True):
     role: str
     text: str
     plain: str
-    """`text` without code and quoted speech, with plain apostrophes."""
+    """`text` without code, addresses and quoted speech, with plain apostrophes."""
     words: tuple[str, ...]
     """Of `plain`, for comparing; of scripts without spaces, every character."""
 
@@ -89,6 +89,10 @@ class _Talk(Struct, frozen=True):
     """What no turn may copy."""
     repeats: frozenset[int]
     spiral: frozenset[int]
+    form: int
+    """The first turn in which the user asks for a text with blanks; their number if none."""
+    foreign: int
+    """The first turn in which the user speaks of a language; their number if none."""
 
     def asked(self, k: int) -> str:
         """The user's words that turn `k` answers; empty for the user's own."""
@@ -96,7 +100,7 @@ class _Talk(Struct, frozen=True):
         return self.turns[k - 1].text if answers and self.turns[k - 1].role == "user" else ""
 
 
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,200}`", re.DOTALL)
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,200}`|https?://\S+", re.DOTALL)
 _QUOTED = re.compile(r'"[^"\n]{1,400}"|“[^“”\n]{1,400}”|„[^„“\n]{1,400}“|«[^«»\n]{1,400}»')
 _WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0eff\u3040-\u9fff]+")
 _NAME = re.compile(r"\A([^\W\d_]{2,20})(?=,|\(| \(| is\b| who\b| has\b| wants\b| [A-Z]|\Z)")
@@ -116,7 +120,13 @@ def _talk(
     name = named.group(1) if named and named.group(1)[0].isupper() else ""
     written = (*plan.steps, plan.slip, plan.person) if plan else ()
     sources = (*(_DICTATED.sub(" ", text) for text in written), *(p.text for p in principles))
-    return _Talk(turns, name, sources, _repeats(turns), _spiral(turns))
+    form, foreign = _first(turns, _FORM), _first(turns, _ASKS_LANGUAGE)
+    return _Talk(turns, name, sources, _repeats(turns), _spiral(turns), form, foreign)
+
+
+def _first(turns: tuple[_Turn, ...], pattern: re.Pattern[str]) -> int:
+    hits = (k for k, t in enumerate(turns) if t.role == "user" and pattern.search(t.text))
+    return next(hits, len(turns))
 
 
 def _turn(message: Message) -> _Turn:
@@ -167,7 +177,7 @@ _NARRATES = re.compile(rf"(?:\A|[.!?]\s)The (?:user|person|assistant) {_SPEECH}"
 _ABOUT_USERS = re.compile(r"\b(?:user|person|people|assistant|customer)s?\b", re.IGNORECASE)
 _LABEL = re.compile(
     r"\A\W*(?:the )?(?:user|person|human|speaker|agent|assistant|ai|customer|client)"
-    r"(?: ?\(?(?:\d{1,3}|[a-b])\)?)?\W{0,3}:\s",
+    r"(?: ?\(?(?:\d{1,3}|[a-b])\)?)?\W{0,3}:[*_]*\s",
     re.IGNORECASE,
 )
 
@@ -179,7 +189,7 @@ def _own(name: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
     return (
         re.compile(rf"\A{greeting}?{name}[,!] (?!here\b)|\A{name} {_SPEECH}"),
         re.compile(rf"\b(?:I'm|I am|[Mm]y name is) {name}\b(?!'s)"),
-        re.compile(rf"\A\W*{name}\W{{0,3}}:\s"),
+        re.compile(rf"\A\W*{name}\W{{0,3}}:[*_]*\s"),
     )
 
 
@@ -346,9 +356,7 @@ def _stage_direction(talk: _Talk, k: int) -> bool:
 
 def _placeholder(talk: _Talk, k: int) -> bool:
     plain = talk.turns[k].plain
-    if not (_BLANK.search(plain) or _FILLER.search(plain)):
-        return False
-    return not any(_FORM.search(turn.text) for turn in talk.turns[: k + 1] if turn.role == "user")
+    return k < talk.form and bool(_BLANK.search(plain) or _FILLER.search(plain))
 
 
 def _marker(talk: _Talk, k: int) -> bool:
@@ -373,14 +381,16 @@ _SCRIPTS = {
     "han": re.compile(r"[\u3040-\u30ff\u3400-\u9fff]"),
 }
 _FUNCTION_WORDS = {
-    "en": "the and of to is that it you for with are this have was what my can be at not",
+    "en": "the and of to a in is i that it you for with are this have was what my can be at not do "
+    "on an as or if but so we they your from by there would should how about will one me he she",
     "de": "der die das und ist nicht ich ein eine zu mit auf für sie wir es den dem wie auch",
-    "fr": "le la les et est des une un vous je dans pour que pas du au il ce sur avec",
-    "es": "el la los las y es que una un por para con no del se en lo como mi más",
-    "it": "il la che di è una un per non sono gli della con del le i si come da anche",
-    "pt": "o os a as que não uma um para com em do da é você e no na se mais",
-    "nl": "de het een en van ik niet dat op voor met zijn is je te die ook er maar",
+    "fr": "le la les et est des une un vous je dans que pas du au il elle ce sur avec sont ne",
+    "es": "el la los las y es que una un por para con del se en lo como mi más pero",
+    "it": "il la che di è una un per non sono gli della con del le si da anche nel",
+    "pt": "o os que não uma um para com em da dos das é você e na mais mas seu",
+    "nl": "de het een en van ik niet dat voor met zijn je te die ook er maar naar",
 }
+"""The most frequent words of each language, less those that are frequent in English too."""
 _LANGUAGES = {language: frozenset(words.split()) for language, words in _FUNCTION_WORDS.items()}
 _ASKS_LANGUAGE = re.compile(
     r"\b(?:language|translat|pronounc|english|french|german|spanish|italian|portuguese|dutch|russian"
@@ -390,6 +400,7 @@ _ASKS_LANGUAGE = re.compile(
 )
 
 
+@lru_cache(maxsize=64)
 def _script(text: str) -> str:
     """The script of nearly all letters; empty where there are few, or several scripts."""
     counts = {name: len(pattern.findall(text)) for name, pattern in _SCRIPTS.items()}
@@ -404,18 +415,16 @@ def _shares(words: Sequence[str]) -> dict[str, float]:
 
 def _wrong_language(talk: _Talk, k: int) -> bool:
     first, turn = talk.turns[0], talk.turns[k]
+    if k == 0 or k >= talk.foreign:
+        return False
     here, there = _script(first.plain), _script(turn.plain)
-    if k == 0 or not here or not there:
-        return False
-    if any(_ASKS_LANGUAGE.search(t.text) for t in talk.turns[: k + 1] if t.role == "user"):
-        return False
     if here != there or here != "latin":
-        return here != there
-    if len(first.words) < 6 or len(turn.words) < 12:
+        return bool(here and there) and here != there
+    if len(first.words) < 6 or len(turn.words) < 14:
         return False
     was, now = _shares(first.words), _shares(turn.words)
     own, other = max(was, key=lambda n: was[n]), max(now, key=lambda n: now[n])
-    return was[own] >= 0.2 and now[other] >= 0.25 and now[own] <= now[other] / 3
+    return was[own] >= 0.2 and now[other] >= 0.25 and now[own] <= now[other] / 4
 
 
 # -- length --------------------------------------------------------------------------------
@@ -426,7 +435,7 @@ _EXPLAIN = re.compile(
     re.IGNORECASE,
 )
 _HANGING = re.compile(
-    r"(?:[,;(\[]|\b(?:the|an|and|or|but|because|my|their|our|whose|into|including|such as))\Z",
+    r"(?:[,;]|\b(?:the|an|and|or|but|because|my|their|our|whose|into|including|such as))\Z",
     re.IGNORECASE,
 )
 _LISTED = re.compile(r"[ \t]*(?:[-*•+#|>]|\d{1,3}[.)]|[a-z]\))")

@@ -6,9 +6,9 @@ here; what cannot be read is an error that names the place.
 
 from __future__ import annotations
 
+import codecs
 import glob
 import gzip
-import io
 import itertools
 import json
 import re
@@ -17,17 +17,13 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sdsd.errors import SdsdError
+from sdsd.errors import SourceError
 
 SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
 _ROW = 1 << 26
 """Bytes of one row of JSON, at most: what a file without line ends may cost."""
 _PIECE = 1 << 20
 _BATCH = 256
-
-
-class SourceError(SdsdError):
-    """A source cannot be read, or is not what it was said to be. Names file, row and remedy."""
 
 
 Download = Callable[[str, tuple[str, ...]], Path]
@@ -202,8 +198,13 @@ _GAP = re.compile(r"[\s,]*")
 def _json(file: Any, path: Path, name: str) -> Iterator[tuple[Place, Any]]:
     """The items of a list, or values one after another, of which only one is held at a time."""
     decode = json.JSONDecoder().raw_decode
-    text = io.TextIOWrapper(file, encoding="utf-8-sig")
-    held = text.read(_PIECE).lstrip()
+    utf8 = codecs.getincrementaldecoder("utf-8-sig")()
+
+    def more(size: int) -> str:
+        data = file.read(size)
+        return utf8.decode(data, final=len(data) < size)
+
+    held = more(_PIECE).lstrip()
     listed = held.startswith("[")
     held, at, number = held[listed:], 0, 1
     while True:
@@ -221,7 +222,7 @@ def _json(file: Any, path: Path, name: str) -> Iterator[tuple[Place, Any]]:
                 yield place, value
                 number += 1
                 continue
-        piece = text.read(max(_PIECE, len(held) - at))
+        piece = more(max(_PIECE, len(held) - at))
         if not piece and (listed or at < len(held)):
             raise place.error(f"bad JSON: {fault}", "mend the file, or make or download it anew")
         if not piece:
@@ -229,7 +230,11 @@ def _json(file: Any, path: Path, name: str) -> Iterator[tuple[Place, Any]]:
         held, at = held[at:] + piece, 0
         if len(held) > _ROW:
             raise place.error(f"more than {_ROW:,} characters", "write a list of smaller objects")
-    if (held[at + 1 :] + text.read(_PIECE)).strip():
+    _require_end(place, held[at + 1 :] + more(_PIECE))
+
+
+def _require_end(place: Place, rest: str) -> None:
+    if rest.strip():
         raise place.error("bad JSON: text after the end of the list", "remove it")
 
 

@@ -9,8 +9,8 @@ Beside `source.jsonl` lies `source.index`: a line of JSON, then where each row b
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import mmap
 import os
 import re
 import struct
@@ -20,18 +20,18 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from sdsd import parse, rundir
 from sdsd.catalogue import Catalogue
 from sdsd.chance import draw
-from sdsd.errors import Unparseable
+from sdsd.errors import SourceError, Unparseable
 from sdsd.scenario import Scenarios
 from sdsd.source import Given, Skipped
-from sdsd.source_files import SourceError
 from sdsd.types import Dialogue, Goal, Plan, Principle, Scenario, StopReason
 
 _VERSION = 1
@@ -46,38 +46,39 @@ class _Header(Struct, frozen=True):
     """The first line of an index."""
 
     version: int
-    count: int
+    count: Annotated[int, Meta(ge=1)]
     digest: str
     skipped: dict[str, int]
 
 
 class Kept:
-    """The rows that a run keeps: `Kept(path)[index]`.
+    """The rows that a run keeps: `Kept(path)[index]`. Holds no file open.
 
     Raises `SourceError` if they are missing, were not written to their end, or are damaged.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        index = path.with_suffix(".index")
+        self._index = path.with_suffix(".index")
         try:
-            self._rows = _mapped(path)
-            self._index = _mapped(index)
-            line = self._index.readline()
+            with self._index.open("rb") as file:
+                line = file.readline()
             header = msgspec.json.decode(line, type=_Header)
+            sizes = self._index.stat().st_size, path.stat().st_size
+            end = _piece(self._index, sizes[0] - 8, 8)
         except FileNotFoundError as error:
             raise SourceError(f"{error.filename}: missing; {_REMEDY}") from None
-        except (OSError, ValueError) as error:
-            raise SourceError(f"{index}: cannot be read: {error}; {_REMEDY}") from None
+        except (OSError, msgspec.DecodeError) as error:
+            raise SourceError(f"{self._index}: cannot be read: {error}; {_REMEDY}") from None
         self._start = len(line)
         self._count = header.count
         self.digest = header.digest
         """Hex SHA-256 of what the rows are, whatever files and formats they came from."""
         self.skipped = header.skipped
         """Rows of the source that were left out, by reason."""
-        whole = len(self._index) == self._start + 8 * (self._count + 1)
-        if header.version != _VERSION or not whole or self._end() != len(self._rows):
-            raise SourceError(f"{path}: does not fit its index {index.name}; {_REMEDY}")
+        whole = (self._start + 8 * (self._count + 1), int.from_bytes(end, "little"))
+        if header.version != _VERSION or sizes != whole:
+            raise SourceError(f"{path}: does not fit its index {self._index.name}; {_REMEDY}")
 
     def __len__(self) -> int:
         return self._count
@@ -85,15 +86,12 @@ class Kept:
     def __getitem__(self, index: int) -> Given:
         if not 0 <= index < self._count:
             raise IndexError(index)
-        start, end = _PLACE.unpack_from(self._index, self._start + 8 * index)
         try:
-            return msgspec.json.decode(self._rows[start:end], type=Given)
-        except msgspec.DecodeError as error:
+            place = _piece(self._index, self._start + 8 * index, _PLACE.size)
+            start, end = _PLACE.unpack(place)
+            return msgspec.json.decode(_piece(self.path, start, end - start), type=Given)
+        except (OSError, struct.error, msgspec.DecodeError) as error:
             raise SourceError(f"{self.path}:{index + 1}: {error}; {_REMEDY}") from None
-
-    def _end(self) -> int:
-        """Where the last row ends."""
-        return int.from_bytes(self._index[-8:], "little")
 
 
 _REMEDY = "restore it from a copy, or start another run from the source"
@@ -110,13 +108,14 @@ def keep(rows: Iterable[Given | Skipped], path: Path) -> Kept:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         header, places = _write(rows, temporary)
-        index.unlink(missing_ok=True)  # without one, no reader takes new rows for old ones
-        temporary.replace(path)
+        path.unlink(missing_ok=True)  # a crash from here on leaves no rows, never half a copy
         rundir.write(index, msgspec.json.encode(header) + b"\n" + places.tobytes())
+        temporary.replace(path)
     except OSError as error:
         raise SourceError(f"{path}: cannot be written: {error}; make room or mend it") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return Kept(path)
 
 
@@ -150,9 +149,10 @@ def _content(row: Given) -> bytes:
     return msgspec.json.encode(replace(row, origin=""))
 
 
-def _mapped(path: Path) -> mmap.mmap:
-    with path.open("rb") as file:
-        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+def _piece(path: Path, at: int, size: int) -> bytes:
+    with path.open("rb", buffering=0) as file:
+        file.seek(at)
+        return file.read(size)
 
 
 # --- what a row means -----------------------------------------------------------------------------
@@ -276,8 +276,9 @@ def _principle(text: str, known: Known) -> Principle:
 
 
 def _goal(text: str, known: Known) -> Goal:
-    found = known.goals.get(_key(text))
-    return found or Goal(_made_id(text), kind=_FAMILY, text=text)
+    if not text:
+        return Goal("none", kind=_FAMILY, text="")
+    return known.goals.get(_key(text)) or Goal(_made_id(text), kind=_FAMILY, text=text)
 
 
 def _made_id(text: str) -> str:
