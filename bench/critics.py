@@ -1,6 +1,6 @@
 """What a critic that errs at known rates lets through: one critic or several, by every vote.
 
-    python bench/critics.py [--dialogues 300] [--seeds 3] [--misses 0.2] [--invents 0.1] ...
+    python bench/critics.py [--dialogues 300] [--seeds 5] [--misses 0.2] [--invents 0.1] ...
 
 Dialogues go through the real pipeline; the words come from a script, and whether a turn breaks a
 principle can be read from its text. Nothing is asked over a network. What is assumed:
@@ -307,7 +307,7 @@ async def table(world: World, arms: Sequence[Arm], rates: Rates, n: int, seeds: 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dialogues", type=int, default=300, help="of each run")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each arm")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each arm")
     for name, default, what in (
         ("breaks", 0.4, "last turns that break a principle"),
         ("misses", 0.2, "violations that a critic does not see"),
