@@ -541,3 +541,8 @@ def test_a_reply_of_a_megabyte_is_refused_unread() -> None:
 )
 def test_a_cut_text_keeps_its_whole_sentences(text: str, whole: str) -> None:
     assert parse.intact(text) == whole
+
+
+def test_a_transcript_ends_where_the_plan_is_told_again() -> None:
+    text = "USER: Is it safe?\nAGENT: Quite safe.\n\nSLIP: The agent promises too much.\nDONE"
+    assert [m.content for m in parse.transcript(text).messages] == ["Is it safe?", "Quite safe."]

@@ -105,6 +105,9 @@ _DONE = re.compile(rf"^{_ALL}\[?DONE\]?{_ALL}[.!]?{_ALL}$", re.MULTILINE)
 _SEPARATOR = re.compile(r"^[ \t]*(?:-{3,}|={3,}|\*{3,}|`{3,}\w*)[ \t]*$", re.MULTILINE)
 
 
+_SLIP_LABEL = re.compile(rf"^{_ALL}SLIP{_ALL}:", re.IGNORECASE | re.MULTILINE)
+
+
 def transcript(text: str) -> Transcript:
     """`USER:` and `AGENT:` turns, then `VIOLATION: yes|no` and `DONE`.
 
@@ -121,6 +124,8 @@ def transcript(text: str) -> Transcript:
     for label, written in _labelled(_SPEAKER, body):
         role = "user" if label.group(1).upper() in ("USER", "HUMAN", "PERSON") else "assistant"
         said = unquoted(written)
+        if leak := _SLIP_LABEL.search(said):  # the plan once more: the talk is over
+            said = said[: leak.start()].strip()
         if not said or (not turns and role == "assistant"):
             continue
         if turns and turns[-1].role == role:
@@ -133,7 +138,6 @@ def transcript(text: str) -> Transcript:
     return Transcript(tuple(turns), flagged, done=end is not None)
 
 
-_SLIP_LABEL = re.compile(rf"^{_ALL}SLIP{_ALL}:", re.IGNORECASE | re.MULTILINE)
 _INTRODUCTION = re.compile(
     r"\A[^\n]{0,40}\bhere(?:'s|’s| is)[^\n]{0,40}"
     r"(?: (?:message|reply|response|turn)[*_]*|\brevised\b[^\n:]{0,80}):[*_ \t]*\n"

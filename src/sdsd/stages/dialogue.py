@@ -174,6 +174,8 @@ async def _transcript(talk: Talk) -> Dialogue:
         if not whole:
             written = parse.transcript(parse.intact(completion.text))
         kept = written.messages[: 2 * talk.config.max_exchanges]
+        if any(parse.copies(m.content, talk.directions) for m in kept):
+            raise Unparseable("a direction leaks into the talk")
         stop: StopReason = "completed"
         if len(kept) < len(written.messages):
             stop = "turn_limit"
