@@ -120,6 +120,8 @@ def test_labels_of_people_are_held_against_the_critics(tmp_path: Path) -> None:
         ("arms: {a: {}}", "`arms` must map two names or more"),
         ("arms: {a: {}, b: {}}\nfoo: 1", "unknown key `foo`"),
         ("arms: {a: {}, b: {n: 3}}", "`arms.b` changes `n`, but all arms share"),
+        ("arms: {a: {}, b: {scenarios: {principles: [3, 3]}}}", "changes `scenarios.principles`"),
+        ("base: {targets: {pairs: 1}}\narms: {a: {}, b: {}}", "leave them out"),
         ("arms: {a: {}, ../b: {}}", "`arms.../b`: a name has letters"),
         ("arms: {a: {}, b: {critic: {}}}", "unknown key `critic`; did you mean `critique`?"),
         ("arms: {a: {}, b: 3}", "`arms.b` must be a mapping"),

@@ -34,6 +34,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,59}")
 """Names of arms: they become directories."""
 _SHARED = ("n", "seed")
 """Keys that an arm cannot change: the scenarios would not be the same."""
+_SCENARIOS = re.compile(r"(catalogue|source)\..*|scenarios\.(principles|exchanges)")
+"""Further keys of which that is true."""
 
 
 class Experiment(Struct, frozen=True):
@@ -105,8 +107,27 @@ def load(path: Path, changes: Mapping[str, Any] = {}) -> Experiment:
         anchored = configuration.anchored(base, path.parent, str(path))
         mine = configuration.anchored(own or {}, path.parent, str(path))
         found[name] = configuration.load(_merged(anchored, mine), changes)
+    _check(found, path)
     labels = tree.get("labels")
     return Experiment(found, read_labels(path.parent / str(labels)) if labels else {})
+
+
+def _check(arms: Mapping[str, Config], path: Path) -> None:
+    """Raise `ConfigError` if the arms would not have the same scenarios."""
+    first, *_ = arms.values()
+    ours = dict(configuration.flat(first))
+    for name, config in arms.items():
+        if config.targets.on:
+            raise ConfigError(
+                f"{path}: `targets` choose scenarios by what they brought, so no two arms would "
+                "have the same; leave them out"
+            )
+        for key, value in configuration.flat(config):
+            if _SCENARIOS.fullmatch(key) and value != ours[key]:
+                raise ConfigError(
+                    f"{path}: `arms.{name}` changes `{key}`, but all arms share their scenarios; "
+                    "set it under `base`"
+                )
 
 
 def read_labels(path: Path) -> dict[tuple[str, str], bool]:

@@ -276,10 +276,10 @@ def compared(outcome: Outcome, *, json: bool) -> None:
         )
     out.print(table)
     for pair in found.paired:
-        if pair.mean is not None and pair.interval is not None:
+        if pair.difference is not None and pair.interval is not None:
             low, high = pair.interval
             out.print(
-                Text(safe(f"{pair.arm}: {pair.measure} {pair.mean:+,.3g} ({low:+,.3g} to "
+                Text(safe(f"{pair.arm}: {pair.measure} {pair.difference:+,.3g} ({low:+,.3g} to "
                           f"{high:+,.3g}) against the first arm")),
                 soft_wrap=True,
             )  # fmt: skip
