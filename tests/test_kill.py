@@ -260,7 +260,7 @@ def test_quotas_are_exact_after_kills(tmp_path: Path) -> None:
             one_life(out, log, url, 500, str(number), "calling", chance, QUOTAS)
         one_life(out, log, url, 500, "last", "left alone", chance, QUOTAS)
         one_life(undisturbed, log, url, 500, "undisturbed", "left alone", chance, QUOTAS)
-    assert len(rounds(out)) > 3
+    assert len(rounds(out)) > 2
     assert rounds(out) == rounds(undisturbed)
     assert recorded(out) == recorded(undisturbed)
     assert views(out) == views(undisturbed)
