@@ -19,7 +19,6 @@ from sdsd.analysis.svg import Part, Row
 from sdsd.analysis.text import count, duration, esc, interval, percent, plural, short
 
 _CSS = """
-.whisker.t-c { stroke: var(--c); } .whisker.t-n1 { stroke: var(--n1); }
 .wrapped { display: grid; grid-template-columns: minmax(0, 1fr); gap: 0 56px; }
 @media (min-width: 900px) { .wrapped { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
 .wrapped + .note { margin-top: 16px; }
