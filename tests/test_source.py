@@ -26,6 +26,9 @@ from hypothesis import strategies as st
 from sdsd import catalogue, source_files
 from sdsd.config import ScenariosConfig
 from sdsd.errors import SdsdError, SourceError
+from sdsd.models.scripted import ScriptedModel
+from sdsd.rundir import RunDir
+from sdsd.runner import run
 from sdsd.scenario import Scenarios
 from sdsd.source import Given, Kind, Reason, Skipped, read
 from sdsd.source_files import SUFFIXES, fetch_dataset
@@ -39,6 +42,7 @@ from sdsd.source_store import (
     scenario_of,
 )
 from sdsd.types import Message, Scenario
+from sdsd.verify import verify
 
 DOC = Path(__file__).parents[1] / "docs" / "start-anywhere.md"
 CATALOGUE = catalogue.load()
@@ -819,3 +823,28 @@ def test_flags_survive(violation: bool | None, truncated: bool | None, stop: str
 
 def test_a_source_error_is_an_error_of_the_project() -> None:
     assert issubclass(SourceError, SdsdError)
+
+
+def test_a_source_that_is_not_there_leaves_no_directory(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="there is no such file"):
+        run({"source": {"path": str(tmp_path / "none.jsonl")}}, out=tmp_path / "out")
+    assert not (tmp_path / "out" / "config.yaml").exists()
+
+
+def test_a_run_begins_from_rows_and_needs_their_file_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    turns = [{"role": "user", "content": "Open?"}, {"role": "assistant", "content": "Trust me."}]
+    path.write_text("\n".join([json.dumps({"messages": turns})] * 3), "utf-8")
+    model, tree = ScriptedModel(), {"source": {"path": str(path)}}
+    result = run(tree, out=tmp_path / "out", models={"default": model})
+    assert (result.n, result.done) == (3, 3)
+    path.unlink()
+    asked = model.asked
+    assert run(tree, out=tmp_path / "out", models={"default": model}).outcomes == result.outcomes
+    assert model.asked == asked
+    for record in result.records():
+        assert record.plan is None
+        assert record.dialogue is not None
+        assert (record.dialogue.protocol, record.dialogue.utterance) == ("given", "Trust me.")
+        assert record.scenario.strategy == "given"
+    assert verify(RunDir(tmp_path / "out")).faults == ()

@@ -33,7 +33,7 @@ from sdsd.models import Model
 from sdsd.observe import listeners
 from sdsd.pipeline import PROMPTS, Method, Start, make_record
 from sdsd.quality import RULES
-from sdsd.rounds import Rounds
+from sdsd.rounds import Rounds, quota_of
 from sdsd.rundir import Manifest, RunDir, default_path, now
 from sdsd.scenario import Scenarios
 from sdsd.session import (
@@ -46,7 +46,7 @@ from sdsd.session import (
     interruptible,
     open_session,
 )
-from sdsd.source import read
+from sdsd.source import Given, Skipped, read
 from sdsd.source_store import Kept, Sourced, dialogue_of, keep, plan_of
 from sdsd.targets import Standing, summary
 from sdsd.types import Record, Scenario
@@ -116,6 +116,8 @@ def read_inputs(config: Config) -> Inputs:
     prompts = {name: prompt.load(name, getattr(config.prompts, name)) for name in PROMPTS}
     strategies = strategy.load_all(config.scenarios.strategies)
     scenarios = Scenarios(catalogue, config.scenarios, config.seed, tuple(strategies))
+    if config.targets.on:
+        quota_of(config.targets, scenarios)  # says which cell is none
     return Inputs(config, catalogue, prompts, scenarios, strategies)
 
 
@@ -155,6 +157,8 @@ def run(
         rundir.check(config)
         if (old := rundir.manifest()) is not None:
             check_manifest(old, inputs, rundir)
+        if config.source.path and not rundir.source.exists():
+            _rows(config)  # a source that is not there leaves no directory behind
         rundir.prepare(config)
         if config.source.path:
             n = len(_kept(config, rundir, tell))
@@ -192,11 +196,15 @@ def _kept(config: Config, rundir: RunDir, tell: Callable[[Event], None]) -> Kept
     """The rows of the source, kept in the run's directory so that they are there tomorrow."""
     if rundir.source.exists():
         return Kept(rundir.source)
-    source = config.source
-    kept = keep(read(source.path, kind=source.kind, split=source.split), rundir.source)
+    kept = keep(_rows(config), rundir.source)
     reasons = "".join(f"; {n} left out: {reason}" for reason, n in kept.skipped.items())
-    tell(Noted(f"{len(kept)} rows of {source.path}{reasons}"))
+    tell(Noted(f"{len(kept)} rows of {config.source.path}{reasons}"))
     return kept
+
+
+def _rows(config: Config) -> Iterator[Given | Skipped]:
+    source = config.source
+    return read(source.path, kind=source.kind, split=source.split)
 
 
 def require_some(result: Result) -> None:
