@@ -27,6 +27,18 @@ app.add_typer(models_app, name="models")
 app.add_typer(catalogue_app, name="catalogue")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="A named model, a GGUF file, or a server's model."),
+]
+Url = Annotated[
+    str | None,
+    typer.Option("--url", help="An OpenAI-compatible server, e.g. http://localhost:8000/v1."),
+]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Any key: --set dialogue.protocol=roleplay. Repeatable."),
+]
 RunPath = Annotated[
     Path | None,
     typer.Argument(help="The run directory. Default: the one last written under runs/."),
@@ -56,6 +68,16 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _overrides(
+    model: str | None, url: str | None, changes: list[str] | None, keys: dict[str, Any]
+) -> dict[str, Any]:
+    """What the command line says of the configuration, by dotted key; `--set` says it last."""
+    from sdsd.config import assignment
+
+    said = {"model": model, "models.default.base_url": url, **keys}
+    return {k: v for k, v in said.items() if v is not None} | dict(map(assignment, changes or []))
+
+
 @app.callback()
 def _root(
     version: Annotated[
@@ -74,14 +96,8 @@ def run(
         int | None,
         typer.Option("-n", help="How many dialogues; more than before continues the run."),
     ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="A named model, a GGUF file, or a server's model."),
-    ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option("--url", help="An OpenAI-compatible server, e.g. http://localhost:8000/v1."),
-    ] = None,
+    model: Model = None,
+    url: Url = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="The run directory. Default: runs/<model>-<digest>."),
@@ -94,10 +110,7 @@ def run(
         str | None,
         typer.Option("--from", help="Dialogues or plans to start from: a file, or hf:org/name."),
     ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any key: --set dialogue.protocol=roleplay. Repeatable."),
-    ] = None,
+    changes: Changes = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only estimate calls, tokens, time and money.")
     ] = False,
@@ -109,11 +122,8 @@ def run(
     from sdsd.runner import require_some
     from sdsd.runner import run as make
 
-    overrides = {"n": n, "model": model, "seed": seed, "models.default.base_url": url}
-    overrides["source.path"] = source
-    overrides = {k: v for k, v in overrides.items() if v is not None}
-    overrides |= dict(configuration.assignment(c) for c in changes or [])
-    chosen = configuration.load(config, overrides)
+    keys = {"n": n, "seed": seed, "source.path": source}
+    chosen = configuration.load(config, _overrides(model, url, changes, keys))
     if dry_run:
         from sdsd.estimate import estimate
         from sdsd.rundir import default_path
@@ -136,29 +146,16 @@ def experiment(
         typer.Option("--out", "-o", help="The directory. Default: experiments/<name of the file>."),
     ] = None,
     n: Annotated[int | None, typer.Option("-n", help="How many dialogues in each arm.")] = None,
-    model: Annotated[
-        str | None,
-        typer.Option("--model", "-m", help="A named model, a GGUF file, or a server's model."),
-    ] = None,
-    url: Annotated[
-        str | None,
-        typer.Option("--url", help="An OpenAI-compatible server, e.g. http://localhost:8000/v1."),
-    ] = None,
-    changes: Annotated[
-        list[str] | None,
-        typer.Option("--set", help="Any key of the base. Repeatable."),
-    ] = None,
+    model: Model = None,
+    url: Url = None,
+    changes: Changes = None,
     json: Json = False,
 ) -> None:
     """Make the same scenarios in several ways, and compare; or go on with that."""
-    from sdsd import config as configuration
     from sdsd import terminal
     from sdsd.experiment import carry_out, load
 
-    overrides = {"n": n, "model": model, "models.default.base_url": url}
-    overrides = {k: v for k, v in overrides.items() if v is not None}
-    overrides |= dict(configuration.assignment(c) for c in changes or [])
-    chosen = load(file, overrides)
+    chosen = load(file, _overrides(model, url, changes, {"n": n}))
     path = out or Path("experiments") / file.stem
     with terminal.progress(json=json) as screen:
         outcome = carry_out(chosen, path, on_event=screen.hear, progress=screen.download)

@@ -21,6 +21,8 @@ from sdsd.scenario import Axis, Scenarios
 from sdsd.targets import Quota, Seen, Slot, State, allocate
 from sdsd.types import Record, Scenario
 
+_LAST = 2**62
+"""Not before the last dialogue of any run."""
 _slots = msgspec.json.Decoder(tuple[Slot, ...])
 
 
@@ -113,11 +115,13 @@ class Rounds:
 
     def state(self) -> State:
         """The counts of everything that is finished."""
-        state = State()
-        for record in self._journal.records():
-            state.add(seen_in(record, self._axis, self.slot(record.scenario.index)))
-        state.settle(self.quota)
-        return state
+        last = self._journal.round_of(_LAST)
+        if last is None:
+            return State()
+        ledger = _ledger.decode(last.ledger)
+        for laid in self._journal.rounds(ledger.counted):
+            self._count(ledger, laid)
+        return ledger.state
 
     def faults(self) -> Iterator[str]:
         """Which rounds were not laid out as the records before them demand."""
@@ -138,7 +142,7 @@ class Rounds:
         Ends when every cell has its pairs or was given up, or when the run stops; waits where the
         next round depends on dialogues that are under way.
         """
-        last = self._journal.round_of(2**62)
+        last = self._journal.round_of(_LAST)
         ledger = _Ledger()
         if last is not None:
             ledger = _ledger.decode(last.ledger)
@@ -202,8 +206,7 @@ class Rounds:
     def told(self, index: int | None = None) -> None:
         """The record of a dialogue is in the journal; None: the run is stopping."""
         if index is not None:
-            laid = self._journal.round_of(index)
-            assert laid is not None
+            laid = next(r for r in reversed(self._waiting) if r.start <= index)
             self._left[laid.number] -= 1
         self._news.set()
 
