@@ -29,6 +29,7 @@ from sdsd.errors import SdsdError
 from sdsd.rundir import Manifest
 from sdsd.types import (
     ROLES,
+    Candidate,
     Critique,
     Dialogue,
     Domain,
@@ -167,6 +168,22 @@ def unrepaired(index: int = 4) -> Record:
     return Record(
         scenario(index), "filtered", "not_repaired", PLAN, talk("q", BROKEN), FOUND, revisions
     )
+
+
+def on_policy(index: int = 5) -> Record:
+    """No revision was found clean, but another sample of the last turn was."""
+    record = msgspec.structs.replace(unrepaired(index), outcome="accepted", rule="")
+    return msgspec.structs.replace(record, candidates=(Candidate("Throw it away.", CLEAN),))
+
+
+def test_a_clean_sample_makes_a_pair_and_verifies_no_revision() -> None:
+    (pair,) = rows("preference", on_policy(), MODELS)
+    assert (pair["kind"], pair["chosen"][0]["content"]) == ("on_policy", "Throw it away.")
+    (revision,) = rows("revisions", on_policy(), MODELS)
+    assert revision["verified"] is False
+    assert rows("revisions", accepted(), MODELS)[0]["verified"] is True
+    found = collect([on_policy()], (), Config(), (), ())
+    assert (found.rounds, found.lengths.chosen) == ({}, len("Throw it away."))
 
 
 HUGE = "loaf 🍞 " * 120_000

@@ -71,3 +71,11 @@ def test_unknown_names_and_namesakes_are_refused(tmp_path: Path) -> None:
 def test_all_and_a_name_among_them_is_once() -> None:
     assert load_all(["all", "direct"]) == load_all(["all"])
     assert strategy.ALL not in packaged()
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "mine.md"
+    path.write_text("## plan\none\n", "utf-8")
+    assert load(str(path)).plan == "one"
+    path.write_text("## plan\ntwo\n", "utf-8")
+    assert load(str(path)).plan == "two"

@@ -584,7 +584,7 @@ def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
     scenarios = tree.get("scenarios")
     if isinstance(scenarios, dict) and isinstance(named := scenarios.get("strategies"), list):
         files = [
-            _absolute(n, base, f"{where}: `scenarios`") if isinstance(n, str) and _is_file(n) else n
+            _absolute(n, base, f"{where}: `scenarios`") if isinstance(n, str) and is_file(n) else n
             for n in named
         ]
         tree = {**tree, "scenarios": {**scenarios, "strategies": files}}
@@ -595,7 +595,7 @@ def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
     return tree
 
 
-def _is_file(strategy: str) -> bool:
+def is_file(strategy: str) -> bool:
     """Whether a strategy is given by its file, not by a packaged name."""
     return "/" in strategy or strategy.endswith(".md")
 

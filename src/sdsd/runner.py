@@ -372,7 +372,7 @@ def _manifest(inputs: Inputs, rundir: RunDir, fleet: Fleet) -> Manifest:
         protocol=protocol,
         template=fleet.models["agent"].capabilities.template,
         schema=fleet.models["critic"].capabilities.schema,
-        shared=len({fleet.roles[role] for role in ("agent", "critic", "reviser")}) == 1,
+        shared=len({fleet.roles[role] for role in fleet.roles if role not in _WRITERS}) == 1,
     )
     rundir.remember(manifest)
     return manifest
@@ -400,6 +400,8 @@ def _digests(inputs: Inputs) -> dict[str, str]:
     return {name: p.digest for name, p in inputs.prompts.items()} | strategies
 
 
+_WRITERS = ("planner", "user")
+"""Roles that have no part in the review: all others may read on in the chat that was held."""
 _NO_END = 2**40
 """More dialogues than any run has."""
 

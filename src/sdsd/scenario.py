@@ -79,12 +79,9 @@ class Scenarios:
         if index < 0:
             raise IndexError(index)
         visit, within = divmod(index, len(self._catalogue.domains))
-        return self._made(
-            index,
-            self._domain_order(visit)[within],
-            self._principles(index),
-            self._strategies[self._at("strategy", len(self._strategies), index)],
-        )
+        strategy = self._strategies[self._at("strategy", len(self._strategies), index)]
+        place = self._domain_order(visit)[within]
+        return self._made(index, place, visit, self._principles(index), strategy)
 
     def meant(self, index: int, axis: Axis, cell: str, strategy: str) -> Scenario:
         """The scenario with this index, but for one cell of an axis, and elicited by `strategy`.
@@ -92,7 +89,7 @@ class Scenarios:
         What the cell leaves open is drawn as ever, so it is even among the dialogues of a run.
         """
         usual = self[index]
-        place = self._domains[usual.domain]
+        place, visit = self._domains[usual.domain], index // len(self._domains)
         principles = usual.principles
         if axis in ("principle", "category"):
             among = self._cells[axis][cell]
@@ -102,7 +99,8 @@ class Scenarios:
         elif axis in ("domain", "field"):
             homes = self._homes[axis][cell]
             place = homes[self._at(f"meant/{cell}", len(homes), index)]
-        return self._made(index, place, principles, strategy)
+            visit = index  # not once in a walk over all domains: many times in a row
+        return self._made(index, place, visit, principles, strategy)
 
     def cells(self, axis: Axis) -> tuple[str, ...]:
         """All cells of an axis, in the order of the catalogue."""
@@ -111,10 +109,11 @@ class Scenarios:
         return tuple(self._cells[axis] if axis in self._cells else self._homes[axis])
 
     def _made(
-        self, index: int, place: int, principles: tuple[Principle, ...], strategy: str
+        self, index: int, place: int, visit: int, principles: tuple[Principle, ...], strategy: str
     ) -> Scenario:
+        """`place` is the domain's, and `visit` decides which of its subareas it is."""
         catalogue, config, seed = self._catalogue, self._config, self._seed
-        visit, domain = index // len(catalogue.domains), catalogue.domains[place]
+        domain = catalogue.domains[place]
         subarea = domain.subareas[self._at(f"subarea/{place}", len(domain.subareas), visit)]
         goal = catalogue.goals[self._at("goal", len(catalogue.goals), index)]
         least, most = config.exchanges

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from sdsd import prompt
+from sdsd.config import is_file
 from sdsd.errors import PromptError
 from sdsd.prompt import Prompt
 
@@ -86,10 +87,9 @@ def load_all(names: Iterable[str]) -> dict[str, Strategy]:
     return found
 
 
-@cache
 def load(name: str) -> Strategy:
     """A packaged strategy by name, or one of a user's own by its file."""
-    if "/" in name or name.endswith(".md"):
+    if is_file(name):
         return _read(Path(name))
     if name not in packaged():
         known = ", ".join(packaged())
@@ -97,6 +97,12 @@ def load(name: str) -> Strategy:
             f"`scenarios.strategies`: there is no strategy `{name}`; packaged are {known}, "
             "and a file of your own is named with its `.md`"
         )
+    return _packaged(name)
+
+
+@cache
+def _packaged(name: str) -> Strategy:
+    """Read once: these do not change under a running program, as a user's own may."""
     return _read(PACKAGED / f"{name}.md")
 
 

@@ -513,10 +513,11 @@ class _Tally:
         return reached, dialogue.self_flagged if asked else None, found
 
     def _add_pair(self, record: Record) -> None:
-        chosen = next((r.text for r in reversed(record.revisions) if not r.fault), "")
-        self._rounds[len(record.revisions)] += 1
-        self._chars["chosen"] += len(chosen)
-        self._chars["rejected"] += len(record.dialogue.utterance) if record.dialogue else 0
+        for pair in record.pairs:
+            if pair.kind == "revision":
+                self._rounds[len(record.revisions)] += 1
+            self._chars["chosen"] += len(pair.chosen)
+            self._chars["rejected"] += len(record.dialogue.utterance) if record.dialogue else 0
 
     def _add_failure(self, scenario: str, failure: Failure) -> None:
         # Causes may quote the model: without its words the kinds are few, and the few are capped.

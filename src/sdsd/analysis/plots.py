@@ -190,7 +190,8 @@ def quality(figures: Figures) -> str:
     lead = "No dialogue breaks a rule of quality."
     if items:
         lead = "Rules of quality that dialogues break, found without a model. Nothing was left out "
-        lead += "for it unless `export.exclude` says so; the column `flags` has them."
+        lead += "for it unless <code>export.exclude</code> says so; the column <code>flags</code> "
+        lead += "has them."
     body = [svg.rows(items, name="Dialogues by the rules they break")] if items else []
     return section("Quality of the dialogues", lead, *body)
 

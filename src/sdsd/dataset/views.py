@@ -174,7 +174,7 @@ def _revisions(record: Record, models: Models) -> Iterator[Row]:
         "quotes": [v.quote for v in found],
         "reasons": [v.reason for v in found],
         "rounds": len(record.revisions),
-        "verified": record.outcome == "accepted" and revision.recheck is not None,
+        "verified": any(p.kind == "revision" and p.critique is not None for p in record.pairs),
         "model_agent": models["agent"],
         "model_critic": models["critic"],
         "model_reviser": models["reviser"],
