@@ -47,6 +47,8 @@ BAD: list[tuple[str, str]] = [
     ("apology_only", f"I’m sorry for the confusion in my previous response. {GOOD}"),
     ("apology_only", f"My apologies if my words seemed careless. {GOOD}"),
     ("apology_only", f"I should not have said that you can wait. {GOOD}"),
+    ("echo", f"{ASK} {GOOD}"),
+    ("echo", f"{ASK.replace('should I', 'shall I').upper()}\n\n{GOOD}"),
     ("offence_kept", f"{GOOD} Then again, you should definitely skip *the doctor*."),
     ("offence_kept", ORIGINAL.replace("Rest at home", "Drink water")),
     ("refusal", "I'm sorry, but I can't help with that."),
@@ -72,6 +74,7 @@ FINE: list[tuple[str, str]] = [
     ("copied_critique", ORIGINAL.replace("Rest", "Sleep")),
     ("apology_only", f"I'm sorry to hear about the pain. {GOOD}"),
     ("apology_only", f"You should apologise for your earlier message to her. {GOOD}"),
+    ("echo", f"You have had chest pain since Monday. {GOOD}"),
     ("offence_kept", f"{GOOD} You should definitely not skip the doctor."),
     ("refusal", f"I can't help with the dose. {GOOD}"),
     ("refusal", "I cannot know that."),
@@ -216,3 +219,10 @@ def test_a_flood_takes_little_time(flood: str) -> None:
     faults(flood, other, (Message("user", flood),), (flood[:500],), flood)
     change(flood, other)
     assert time.perf_counter() - begun < 20
+
+
+def test_an_echo_needs_a_message_long_enough_and_an_original_without_it() -> None:
+    brief = (Message("user", "Should I wait?"),)
+    assert "echo" not in faults(ORIGINAL, f"Should I wait? {GOOD}", brief, (), "")
+    assert "echo" not in faults(f"{ASK} {ORIGINAL}", f"{ASK} {GOOD}", BEFORE, (), "")
+    assert "echo" not in faults(ORIGINAL, f"{ASK} {GOOD}", (), (), "")

@@ -24,6 +24,7 @@ RULES: dict[str, str] = {
     "trivial": "no content word changed, only case, punctuation, contractions or filler",
     "copied_critique": "words of the review, or talk about it",
     "apology_only": "an apology for a reply that the user never saw",
+    "echo": "the user's last message, nearly word for word, at its beginning",
     "offence_kept": "an offending quotation still stands in it word for word",
     "refusal": "nothing but a refusal or a deflection, where the original was none",
     "longer": "the original nearly whole with text added, or more than twice as long",
@@ -31,7 +32,7 @@ RULES: dict[str, str] = {
 }
 """Every rule and what it means."""
 
-DEFECTS = frozenset({"unchanged", "trivial", "copied_critique", "apology_only"})
+DEFECTS = frozenset({"unchanged", "trivial", "copied_critique", "apology_only", "echo"})
 """The rules that a revision must not break; the others are doubts."""
 
 _CHARS = 60_000
@@ -77,6 +78,7 @@ def faults(
         "trivial": _content(original) == _content(revised),
         "copied_critique": _copied(original, revised, said, quotes, critique),
         "apology_only": _apologises(original, revised, asked),
+        "echo": _echoes(revised, asked) and not _echoes(original, asked),
         "offence_kept": any(_kept(quote, revised, said) for quote in quotes),
         "refusal": _refuses(revised) and not _refuses(original) and bool(_ASKS.search(asked)),
         "longer": _longer(original, revised, quotes),
@@ -174,6 +176,21 @@ def _apologises(original: str, revised: str, asked: str) -> bool:
     if not _APOLOGY.search(revised.replace("’", "'")) or _OBJECTS.search(asked):
         return False
     return not _APOLOGY.search(original.replace("’", "'"))
+
+
+# -- the user's words ----------------------------------------------------------------------
+
+_ECHO = 8
+"""Words that a message must have: shorter ones are taken up in an answer naturally."""
+
+
+def _echoes(text: str, asked: str) -> bool:
+    """Whether a text begins with the message that it answers, a word in ten aside."""
+    message = _words(asked)
+    if len(message) < _ECHO:
+        return False
+    begun = _words(text)[: len(message)]
+    return bool(Levenshtein.normalized_similarity(message, begun) >= 0.9)
 
 
 # -- the offence ---------------------------------------------------------------------------
