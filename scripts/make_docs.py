@@ -248,7 +248,7 @@ def value_kind(kind: Any) -> str:
 
 def _as_written(values: tuple[Any, ...]) -> list[Any]:
     """The values of a literal type as the source has them; msgspec sorts them."""
-    source = (SOURCE / "config.py").read_text("utf-8")
+    source = (SOURCE / "config" / "sections.py").read_text("utf-8")
     return sorted(values, key=lambda value: source.find(f'"{value}"'))
 
 

@@ -28,6 +28,8 @@ FAULTS = {
     "dialogue: {1: x}": "unknown key `dialogue.1`; known here: protocol,",
     "models: {default: {modle: x}}": "unknown key `models.default.modle`; did you mean `model`?",
     "models: {big: {base_urll: x}}": "unknown key `models.big.base_urll`; did you mean `base_url`?",
+    "models: {big: {price: {promt: 1}}}": "unknown key `models.big.price.promt`; did you mean",
+    "export: {splits: {tset: 0.1}}": "unknown key `export.splits.tset`; did you mean `test`?",
     # wrong types
     "n: '3'": "`n`: Expected `int`, got `str`",
     "n: true": "`n`: Expected `int`, got `bool`",
@@ -152,6 +154,12 @@ def test_file_names_are_relative_to_the_configuration_that_names_them(tmp_path: 
     loaded = config.load(path, {"catalogue.goals": "goals.yaml"})
     assert loaded.catalogue.topics == str(tmp_path / "mine" / "topics")
     assert loaded.catalogue.goals == str(Path("goals.yaml").absolute())
+    against = {
+        "export": {"duplicates": {"against": ["a", "/b"]}, "contamination": {"sets": ["~/c"]}}
+    }
+    export = config.load(against).export
+    assert export.duplicates.against == (str(Path("a").absolute()), "/b")
+    assert export.contamination.sets == (str(Path.home() / "c"),)
     assert loaded.catalogue.principles == ""
     assert (loaded.prompts.plan, loaded.prompts.review) == (str(Path("/plan.md").absolute()), "")
 
@@ -263,6 +271,23 @@ EXECUTION = {
     "observe.content": True,
     "export.exclude": ["echo"],
     "export.cut": True,
+    "export.plan": True,
+    "export.duplicates.find": "near",
+    "export.duplicates.near": 0.5,
+    "export.duplicates.semantic": 0.5,
+    "export.duplicates.against": ["earlier"],
+    "export.contamination.sets": ["evaluation.jsonl"],
+    "export.contamination.words": 8,
+    "export.pairs.doubts": ["lost_facts"],
+    "export.pairs.max_similarity": 0.9,
+    "export.pairs.max_length_ratio": 3.0,
+    "export.pairs.min_margin": 0.1,
+    "export.balance.by": "field",
+    "export.balance.shares": {"Astronomy": 2.0},
+    "export.balance.most": 9,
+    "export.splits.by": "field",
+    "export.splits.validation": 0.1,
+    "export.splits.test": 0.1,
 }
 IDENTITY: dict[str, Any] = {
     "seed": 1,

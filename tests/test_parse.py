@@ -158,6 +158,8 @@ def test_transcript_reads_back_what_was_written_in_form(
         "“See a doctor.”\n---",
         "```\nSee a doctor.\n```",
         "\x00See\x1b a doctor.\r\n",
+        "See a doctor.\n\nAssistantThat is wise.",
+        "See a doctor.\nuser\nThanks!",
     ],
 )
 def test_turn_is_the_bare_words_of_one_speaker(text: str) -> None:
@@ -184,7 +186,14 @@ def test_turn_that_shows_lines_of_the_plan_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["User-friendly, yes.", "Person-to-person contact.", "Finally: no.", "So:\nStep 1: unplug it."],
+    [
+        "User-friendly, yes.",
+        "Roles:\nUser\nAdmin",
+        "An\nassistant helps.",
+        "Person-to-person contact.",
+        "Finally: no.",
+        "So:\nStep 1: unplug it.",
+    ],
 )
 def test_turn_may_hold_words_that_only_look_like_labels(text: str) -> None:
     assert parse.turn(text) == text

@@ -100,6 +100,8 @@ def _speaker(name: str = "") -> re.Pattern[str]:
 
 
 _SPEAKER = _speaker()
+_HEADER = re.compile(r"^(?:[Aa]ssistant(?=[A-Z])|(?:user|assistant)$)", re.MULTILINE)
+"""A chat template's header whose marks were lost: the other speaker's turn begins there."""
 _VIOLATION = re.compile(rf"^{_ALL}VIOLATION{_ALL}:{_ALL}([^\W_]+).*$", re.IGNORECASE | re.MULTILINE)
 _DONE = re.compile(rf"^{_ALL}\[?DONE\]?{_ALL}[.!]?{_ALL}$", re.MULTILINE)
 _SEPARATOR = re.compile(r"^[ \t]*(?:-{3,}|={3,}|\*{3,}|`{3,}\w*)[ \t]*$", re.MULTILINE)
@@ -158,8 +160,9 @@ def turn(text: str, name: str = "") -> str:
     label = speaker.match(text)
     if label:
         text = text[label.end() :]
-    nxt = speaker.search(text)
-    text = text[: nxt.start()] if nxt else text
+    for other in (speaker, _HEADER):
+        nxt = other.search(text)
+        text = text[: nxt.start()] if nxt else text
     text = _SEPARATOR.sub("", _VIOLATION.sub("", _DONE.sub("", text)))
     said = unquoted(text)
     if not said:

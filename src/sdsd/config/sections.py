@@ -1,26 +1,16 @@
-"""The configuration of a run: every key, its default, its bounds and what it means.
+"""Every key of a configuration: its type, its bounds, its default and what it means.
 
 The reference in `docs/configuration.md` is generated from this file. Unknown keys are refused by
-name. A value that decides *what* is made belongs to the run's identity; one that only decides
-*how fast* does not (`EXECUTION`), so it may change between two starts of the same run.
+name.
 """
 
 from __future__ import annotations
 
-import ast
-import difflib
-import hashlib
-import itertools
 import re
-import textwrap
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta, Struct, field
 
-from sdsd.errors import ConfigError
 from sdsd.types import ROLES, ProtocolName, Role
 
 DEFAULT_MODEL = "qwen2.5-coder-1.5b"
@@ -315,16 +305,83 @@ class ReviseConfig(_Section, frozen=True):
     """Sampling temperature."""
 
 
+class DuplicatesConfig(_Section, frozen=True):
+    """Dialogues that say what an earlier one said already; the first of them stays."""
+
+    find: Literal["off", "exact", "near", "semantic"] = "exact"
+    """`exact`: the same words. `near`: nearly the same words (MinHash), and exact ones. `semantic`:
+    the same in other words (static embeddings; needs the extra `semantic`), and near ones."""
+    near: Fraction = 0.7
+    """Share of the runs of five words that two dialogues have in common (Jaccard) from which on
+    they count as nearly the same."""
+    semantic: Fraction = 0.95
+    """Cosine of their embeddings from which on they count as the same in other words."""
+    against: tuple[str, ...] = ()
+    """Run directories or exported data sets whose dialogues count as earlier ones."""
+
+
+class ContaminationConfig(_Section, frozen=True):
+    """Evaluation sets that no training data may repeat."""
+
+    sets: tuple[str, ...] = ()
+    """Files or directories (Parquet, JSONL, JSON, text); every text in them counts."""
+    words: Annotated[int, Meta(ge=3)] = 13
+    """A dialogue that has so many words in a row with one of them is left out."""
+
+
+class PairFilterConfig(_Section, frozen=True):
+    """Which verified pairs are good enough to train on."""
+
+    doubts: tuple[str, ...] = ()
+    """Rules of `sdsd.proof`, e.g. `lost_facts`: pairs with such a doubt are left out."""
+    max_similarity: Annotated[float, Meta(ge=0, le=1)] = 1.0
+    """Left out are pairs whose turns are more alike than this (the column `similarity`)."""
+    max_length_ratio: Annotated[float, Meta(ge=0)] = 0.0
+    """Left out are pairs whose longer turn has more than so many times the characters of the
+    shorter one. 0: no limit."""
+    min_margin: Annotated[float, Meta(ge=-1, le=1)] = -1.0
+    """Left out are pairs whose `margin` is known and smaller."""
+
+
+class BalanceConfig(_Section, frozen=True):
+    """Shares of the verified pairs, by a seeded choice among them."""
+
+    by: Literal["", "principle", "category", "domain", "field", "strategy"] = ""
+    """What is balanced. A pair counts for the first principle broken in it. Empty: nothing."""
+    shares: dict[str, Annotated[float, Meta(ge=0)]] = {}
+    """Weights of single cells, by id or name; 1 where nothing is said, 0 leaves a cell out."""
+    most: Annotated[int, Meta(ge=0)] = 0
+    """Pairs of a cell of weight 1, at most. 0: as many as the cell with the fewest for its weight
+    has, so that shares are exact."""
+
+
+class SplitsConfig(_Section, frozen=True):
+    """Splits without leakage: what belongs together is in one of them, however a run grows."""
+
+    by: Literal["domain", "field", "subarea"] = "domain"
+    """What belongs together."""
+    validation: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Share of the groups that make the split `validation`."""
+    test: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    """Share of the groups that make the split `test`; the others are `train`."""
+
+
 class ExportConfig(_Section, frozen=True):
     """What of the dialogues goes into the data set. Nothing is lost by it: `sdsd export` writes the
     data set anew at any time."""
 
     exclude: tuple[str, ...] = ()
-    """Rules of `docs/quality.md`: dialogues that break one of them are left out of `dialogues`,
-    `revisions` and `preference`."""
+    """Rules of `docs/quality.md`: dialogues that break one of them are left out."""
     cut: bool = False
     """`dialogues` end before the first exchange that breaks a rule; those that begin with one are
     left out."""
+    plan: bool = False
+    """Whether the plan stands as a system turn before the messages of `sft`."""
+    duplicates: DuplicatesConfig = DuplicatesConfig()
+    contamination: ContaminationConfig = ContaminationConfig()
+    pairs: PairFilterConfig = PairFilterConfig()
+    balance: BalanceConfig = BalanceConfig()
+    splits: SplitsConfig = SplitsConfig()
 
 
 class PromptsConfig(_Section, frozen=True):
@@ -398,324 +455,10 @@ EXECUTION = re.compile(
 MODEL_NAME = re.compile(r"[A-Za-z0-9_-]+")
 """Names under `models`. No dots: a dotted key must tell where the name ends."""
 
-T = TypeVar("T")
-
-
-def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] = {}) -> Config:
-    """The configuration in a YAML file or mapping (None: all defaults), with dotted `overrides`.
-
-    Raises `ConfigError` that names the file, the key and the remedy.
-    """
-    where = str(source) if isinstance(source, Path) else "configuration"
-    tree = read(source) if isinstance(source, Path) else dict(source or {})
-    tree = anchored(tree, source.parent if isinstance(source, Path) else Path(), where)
-    # `model: x` is all that most runs need to say; an override beats the file.
-    model = overrides.get("model", tree.get("model"))
-    changes = {k: v for k, v in overrides.items() if k != "model"}
-    if model is not None:
-        changes = {"models.default.model": model, **changes}
-    tree = {k: v for k, v in tree.items() if k != "model"}
-    for key, value in changes.items():
-        tree = _set(tree, key.split("."), value)
-    tree = anchored(tree, Path(), where)
-    if isinstance(tree.get("models"), dict):
-        tree["models"] = {"default": {}, **tree["models"]}
-        for name, model in tree["models"].items():  # one by one, so that a fault has its name
-            _typed(model, ModelConfig, f"models.{name}", where)
-    targets = tree.get("targets")
-    source = tree.get("source")
-    counted = isinstance(targets, dict) and (targets.get("pairs") or targets.get("cells"))
-    if counted or (isinstance(source, dict) and source.get("path")):
-        tree = {"n": 0, **tree}
-    config = _typed(tree, Config, "", where)
-    _check(config, where)
-    return config
-
-
-def tree(config: Config) -> dict[str, Any]:
-    """The configuration as plain mappings, every key written out."""
-    plain: dict[str, Any] = msgspec.to_builtins(config)
-    return plain
-
-
-def dump(config: Config) -> str:
-    """The configuration as YAML, every key written out."""
-    import yaml
-
-    text: str = yaml.safe_dump(tree(config), sort_keys=False)
-    return text
-
-
-def assignment(text: str) -> tuple[str, Any]:
-    """`key=value` from the command line; the value is read as YAML."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {text}: must be key=value, e.g. dialogue.protocol=roleplay")
-    try:
-        return key.strip(), _yaml(value)
-    except ValueError:
-        raise ConfigError(f"--set {text}: the value is not YAML") from None
-
-
-def digest(config: Config) -> str:
-    """Hex SHA-256 of what the run makes: every key but those of `EXECUTION`."""
-    identity = {k: v for k, v in flat(config) if not EXECUTION.fullmatch(k)}
-    return hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()
-
-
-def differences(ours: Config, theirs: Config) -> list[str]:
-    """Lines `key: theirs -> ours` for every key of identity in which two configurations differ."""
-    a, b = dict(flat(theirs)), dict(flat(ours))
-    keys = [k for k in {**a, **b} if a.get(k) != b.get(k) and not EXECUTION.fullmatch(k)]
-    return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in keys]
-
-
-def flat(value: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of a configuration with its dotted key."""
-    tree = msgspec.to_builtins(value)
-    for key, item in tree.items():
-        if isinstance(item, dict) and item:
-            yield from flat(item, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", item
-
-
-def meanings() -> dict[str, dict[str, str]]:
-    """By class, what each key means: the strings under the fields in this file's source."""
-    found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(Path(__file__).read_text("utf-8")).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        keys = found.setdefault(node.name, {"": ast.get_docstring(node) or ""})
-        for key, text in itertools.pairwise(node.body):
-            if isinstance(key, ast.AnnAssign) and isinstance(text, ast.Expr):
-                keys[ast.unparse(key.target)] = " ".join(ast.literal_eval(text.value).split())
-    return found
-
-
-def explained() -> str:
-    """The default configuration as YAML with every key explained: what `sdsd init` writes."""
-    texts = meanings()
-    lines = ["# A configuration of sdsd. Every key is optional; these are the defaults.", ""]
-
-    def section(value: Any, indent: str) -> None:
-        for key in value.__struct_fields__:
-            item = getattr(value, key)
-            lines.extend(_comment(texts[type(value).__name__].get(key, ""), indent))
-            if isinstance(item, Struct):
-                lines.extend(_comment(texts[type(item).__name__][""], indent))
-                lines.append(f"{indent}{key}:")
-                section(item, f"{indent}  ")
-            elif key == "models":
-                lines.extend([f"{indent}models:", f"{indent}  default:"])
-                section(item["default"], f"{indent}    ")
-            else:
-                shown = msgspec.json.encode(item).decode()  # JSON is YAML
-                lines.append(f"{indent}{key}: {shown}")
-            if not indent:
-                lines.append("")
-
-    section(Config(), "")
-    return "\n".join(lines)
-
-
-def _comment(text: str, indent: str) -> list[str]:
-    width = 96 - len(indent)
-    return [f"{indent}# {line}" for line in textwrap.wrap(text.replace("`", ""), width)]
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises `ConfigError` that names file and line."""
-    try:
-        text = path.read_text("utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; `sdsd init` writes one to start from") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    try:
-        tree = _yaml(text)
-    except ValueError as error:
-        raise ConfigError(f"{path}{error}; mend the YAML there") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: must be a mapping of keys; see docs/configuration.md")
-    return tree
-
-
-def _yaml(text: str) -> Any:
-    """A YAML text as JSON would hold it: dates and numbers as keys become text.
-
-    Raises `ValueError` that reads `:line: problem`, whatever is wrong.
-    """
-    import yaml
-
-    try:
-        return msgspec.json.decode(msgspec.json.encode(yaml.safe_load(text)))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ValueError(f"{line}: {getattr(error, 'problem', None) or 'not YAML'}") from None
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        # A 13th month, a key that is a list, a value that holds itself.
-        raise ValueError(f": {error}") from None
-
-
-def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
-    """`tree` with its file names made absolute, so that a run can be continued from anywhere."""
-
-    def full(names: Any, keys: Iterable[str], section: str) -> Any:
-        if not isinstance(names, dict):
-            return names
-        found = {k: names[k] for k in keys if isinstance(names.get(k), str) and names[k]}
-        return {
-            **names,
-            **{k: _absolute(v, base, f"{where}: `{section}`") for k, v in found.items()},
-        }
-
-    for section in ("catalogue", "prompts"):
-        if section in tree:
-            tree = {**tree, section: full(tree[section], tree[section] or (), section)}
-    source = tree.get("source")
-    if isinstance(source, dict) and isinstance(path := source.get("path"), str) and path:
-        if not path.startswith("hf:"):
-            path = _absolute(path, base, f"{where}: `source`")
-        tree = {**tree, "source": {**source, "path": path}}
-    scenarios = tree.get("scenarios")
-    if isinstance(scenarios, dict) and isinstance(named := scenarios.get("strategies"), list):
-        files = [
-            _absolute(n, base, f"{where}: `scenarios`") if isinstance(n, str) and is_file(n) else n
-            for n in named
-        ]
-        tree = {**tree, "scenarios": {**scenarios, "strategies": files}}
-    models = tree.get("models")
-    if isinstance(models, dict):
-        found = {k: full(m, ("chat_template",), f"models.{k}") for k, m in models.items()}
-        tree = {**tree, "models": found}
-    return tree
-
 
 def is_file(strategy: str) -> bool:
     """Whether a strategy is given by its file, not by a packaged name."""
     return "/" in strategy or strategy.endswith(".md")
-
-
-def _absolute(name: str, base: Path, where: str) -> str:
-    """A file name of the configuration in the directory `base`."""
-    try:  # not `./~x`: that is a file of this name
-        path = Path(name).expanduser() if name[0] == "~" else Path(name)
-    except RuntimeError as error:  # `~somebody`, who has no home here
-        raise ConfigError(f"{where}: {error}; write the path out") from None
-    return str((base / path).absolute())
-
-
-def _set(tree: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
-    """`tree` with the value at `path`, without touching the caller's mappings."""
-    head, *rest = path
-    below = tree.get(head)
-    inner = _set(below if isinstance(below, dict) else {}, rest, value) if rest else value
-    return {**tree, head: inner}
-
-
-def _typed(tree: Any, kind: type[T], prefix: str, where: str) -> T:
-    """`tree` as a `kind`; `prefix` is the dotted key that it stands under."""
-    try:
-        return msgspec.convert(tree, kind, strict=True)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{where}: {_explain(str(error), prefix)}") from None
-
-
-def _explain(message: str, prefix: str) -> str:
-    """msgspec's message, with the dotted key and, for an unknown one, what was likely meant."""
-    at = re.search(r" - at `(?:key in )?\$\.?(.*?)`$", message)
-    below = at.group(1).removesuffix("[...]") if at else ""
-    path = ".".join(filter(None, (prefix, below)))
-    unknown = re.search(r"unknown field `(.*?)`", message)
-    if not unknown:
-        return f"`{path}`: {message.split(' - at ', maxsplit=1)[0]}; see docs/configuration.md"
-    key = unknown.group(1)
-    known = _keys_beside(path)
-    near = difflib.get_close_matches(key, known, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
-    dotted = f"{path}.{key}" if path else key
-    return f"unknown key `{dotted}`; {hint}"
-
-
-def _keys_beside(path: str) -> list[str]:
-    section: Any = Config
-    if path.startswith("models."):
-        section = ModelConfig
-    elif path:
-        section = type(getattr(Config(), path, None))
-    known = list(section.__struct_fields__) if hasattr(section, "__struct_fields__") else []
-    return [*known, "model"] if section is Config else known
-
-
-def _check(config: Config, where: str) -> None:
-    """What types alone cannot say."""
-    _check_size(config, where)
-    for name in config.critique.critics:
-        if not MODEL_NAME.fullmatch(name):
-            raise ConfigError(
-                f"{where}: `critique.critics.{name}`: a name is letters, digits, `_` and `-`"
-            )
-    for role, name in config.cast.items():
-        if name not in config.models:
-            key = f"roles.{role}"
-            if role not in ROLES:
-                key = f"critique.critics.{role.partition('/')[2]}.model"
-            raise ConfigError(
-                f"{where}: `{key}` names `{name}`, which is not under `models` "
-                f"({', '.join(config.models)}); add it there or name another"
-            )
-    for key in ("principles", "exchanges"):
-        least, most = getattr(config.scenarios, key)
-        if least > most:
-            raise ConfigError(
-                f"{where}: `scenarios.{key}`: [{least}, {most}] must be [least, most]"
-            )
-    most = config.scenarios.exchanges[1]
-    if most > config.dialogue.max_exchanges:
-        raise ConfigError(
-            f"{where}: `scenarios.exchanges` asks for up to {most}, but `dialogue.max_exchanges` "
-            f"is {config.dialogue.max_exchanges}; raise the one or lower the other"
-        )
-    _check_models(config, where)
-
-
-def _check_size(config: Config, where: str) -> None:
-    if not (config.n or config.targets.on or config.source.path):
-        raise ConfigError(
-            f"{where}: `n` must be at least 1, but for a run with `targets` or a `source`"
-        )
-    if config.targets.on and config.source.path:
-        raise ConfigError(
-            f"{where}: `targets` steer what is made, and a `source` is made already; leave out one"
-        )
-
-
-def _check_models(config: Config, where: str) -> None:
-    for name, model in config.models.items():
-        if not MODEL_NAME.fullmatch(name):
-            raise ConfigError(
-                f"{where}: `models` has the name `{name}`; use letters, digits, `_` and `-`"
-            )
-        if model.launch and model.base_url:
-            raise ConfigError(
-                f"{where}: `models.{name}` has both `launch` and `base_url`; take one of them out"
-            )
-        if model.transport == "batch" and len(model.urls) > 1:
-            raise ConfigError(
-                f"{where}: `models.{name}` has `transport: batch` and several addresses; a batch "
-                "is made at one: leave one in `base_url`"
-            )
-        if model.transport == "batch" and model.launch:
-            raise ConfigError(
-                f"{where}: `models.{name}` has `transport: batch` and `launch`, whose servers "
-                "have no batches; take one of them out"
-            )
-        if not model.model.strip():
-            raise ConfigError(f"{where}: `models.{name}.model` is empty; name a model")
 
 
 def protocols(config: Config) -> tuple[ProtocolName, ...]:
