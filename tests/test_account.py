@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -97,3 +98,31 @@ def test_an_estimate_of_a_run_under_way_goes_by_what_it_took(tmp_path: Path) -> 
     assert found.calls == pytest.approx(model.asked, rel=0.2)
     done = estimate(config, tmp_path / "run")
     assert (done.left, done.calls, done.money) == (0, 0, 0.0)
+
+
+def test_an_estimate_of_a_run_from_a_source_reads_it_and_keeps_nothing(tmp_path: Path) -> None:
+    rows = [
+        {
+            "messages": [
+                {"role": "user", "content": f"How do I mend roof {k}?"},
+                {"role": "assistant", "content": "Just trust me, nobody needs to check this."},
+            ]
+        }
+        for k in range(40)
+    ]
+    path = tmp_path / "chats.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
+    config = configuration.load({"source": {"path": str(path)}})
+    found = estimate(config, tmp_path / "run")
+    assert (found.left, found.basis) == (
+        40,
+        "a rehearsal of 30 dialogues from the source by `continuation`",
+    )
+    assert {u.stage for u in found.usage} <= {"critique", "revise", "recheck"}
+    assert not (tmp_path / "run").exists()
+    few = estimate(configuration.load({"source": {"path": str(path)}, "n": 3}), tmp_path / "run")
+    assert (few.left, "a rehearsal of 3 " in few.basis) == (3, True)
+    asked = ScriptedModel()
+    sdsd.run(config, out=tmp_path / "run", models={"default": asked})
+    assert found.calls == pytest.approx(asked.asked, rel=0.3)
+    assert estimate(config, tmp_path / "run").left == 0

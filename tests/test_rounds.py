@@ -15,6 +15,7 @@ from sdsd.models.scripted import ScriptedModel, small_world
 from sdsd.rounds import Rounds
 from sdsd.rundir import RunDir
 from sdsd.runner import Result, read_inputs, run
+from sdsd.session import Event
 from sdsd.targets import Slot
 from sdsd.types import Record, Request
 from sdsd.verify import verify
@@ -87,9 +88,10 @@ def test_it_verifies_and_a_round_that_was_tampered_with_does_not(whole: Result) 
 
 
 def test_running_again_asks_nothing(whole: Result) -> None:
-    model = ScriptedModel()
-    again = made(wanted(), whole.path, model)
+    model, told = ScriptedModel(), list[Event]()
+    again = run(wanted(), out=whole.path, models={"default": model}, on_event=told.append)
     assert model.asked == 0
+    assert told == []  # no server was started either
     assert again.outcomes == whole.outcomes
     assert again.targets == whole.targets
 
@@ -128,6 +130,10 @@ def test_a_bound_on_dialogues_holds_and_may_be_raised(whole: Result, tmp_path: P
     first = made({**wanted(), "n": 20}, out)
     assert (first.done, first.n) == (20, 20)
     assert any(s.status == "lagging" for s in first.targets)
+    with Journal(RunDir(out).journal, readonly=True) as journal:
+        plan = rounds(wanted(), out, journal)
+        assert plan.over(20)
+        assert not plan.over(21)
     last = made(wanted(), out)
     assert laid(out) == laid(whole.path)
     assert content(last) == content(whole)

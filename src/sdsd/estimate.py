@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from msgspec import Struct
@@ -20,13 +22,13 @@ from msgspec.structs import replace
 from sdsd.account import money
 from sdsd.ask import Ask, Call
 from sdsd.config import Config, protocols
-from sdsd.errors import ConfigError
 from sdsd.journal import Journal, Usage, stage_of
 from sdsd.models.scripted import CHATML, ScriptedModel, small_world
 from sdsd.pipeline import Method, make_record
 from sdsd.rounds import quota_of
 from sdsd.rundir import RunDir
-from sdsd.runner import Inputs, read_inputs
+from sdsd.runner import Inputs, read_inputs, rows_of, sourced, start_of
+from sdsd.source_store import Sourced, keep
 from sdsd.types import Answer, Completion, Request
 
 SAMPLE = 30
@@ -74,12 +76,27 @@ def estimate(config: Config, path: Path) -> Estimate:
         rundir.check(config)
         with Journal(rundir.journal, readonly=True) as journal:
             done, so_far = sum(journal.outcomes().values()), journal.usage()
-    if config.source.path:
-        raise ConfigError(
-            "an estimate for a run from a `source` is not there yet; make a few of its dialogues "
-            "(`-n 20`), and `sdsd status` tells what they took"
-        )
-    n = config.n
+    with ExitStack() as opened:
+        source = _source(inputs, rundir, opened)
+        return _estimate(inputs, source, done, so_far)
+
+
+def _source(inputs: Inputs, rundir: RunDir, opened: ExitStack) -> Sourced | None:
+    """The rows that the run starts from: those that it keeps already, or a copy for a while."""
+    if not inputs.config.source.path:
+        return None
+    if rundir.source.exists():
+        return sourced(inputs, rundir)
+    aside = opened.enter_context(TemporaryDirectory(prefix="sdsd-"))
+    kept = keep(rows_of(inputs.config), Path(aside) / rundir.source.name)
+    return Sourced(kept, inputs.scenarios, inputs.catalogue)
+
+
+def _estimate(
+    inputs: Inputs, source: Sourced | None, done: int, so_far: Sequence[Usage]
+) -> Estimate:
+    config = inputs.config
+    n = config.n if source is None else min(config.n or len(source), len(source))
     if config.targets.on:  # at most n, and about so many for each pair
         wanted = sum(quota_of(config.targets, inputs.scenarios).wanted.values())
         n = min(n or wanted * _EACH, wanted * _EACH)
@@ -90,8 +107,10 @@ def estimate(config: Config, path: Path) -> Estimate:
     else:
         sample = [i * n // SAMPLE for i in range(SAMPLE)] if n > SAMPLE else None
         indexes = sample or range(n)
-        usage = _scaled(asyncio.run(_rehearsed(inputs, indexes)), n / len(indexes))
-        basis = f"a rehearsal of {len(indexes)} dialogues by `{protocols(config)[0]}`"
+        rehearsed = asyncio.run(_rehearsed(inputs, indexes, source)) if indexes else []
+        usage = _scaled(rehearsed, n / max(1, len(indexes)))
+        given = "" if source is None else " from the source"
+        basis = f"a rehearsal of {len(indexes)} dialogues{given} by `{protocols(config)[0]}`"
     return Estimate(left, basis, usage, money(usage, config))
 
 
@@ -109,7 +128,7 @@ def _scaled(usage: Iterable[Usage], factor: float) -> list[Usage]:
     ]
 
 
-async def _rehearsed(inputs: Inputs, indexes: Iterable[int]) -> list[Usage]:
+async def _rehearsed(inputs: Inputs, indexes: Iterable[int], source: Sourced | None) -> list[Usage]:
     """What the dialogues of some scenarios take with a model of usual lengths."""
     config = inputs.config
     models: dict[str, str] = {role: config.model_for(role).model for role in config.cast}
@@ -129,9 +148,9 @@ async def _rehearsed(inputs: Inputs, indexes: Iterable[int]) -> list[Usage]:
         return answer
 
     for index in indexes:
-        scenario = inputs.scenarios[index]
+        scenario = (inputs.scenarios if source is None else source)[index]
         ask = Ask(scenario.id, config.seed, _NOTHING, send, models, index)
-        await make_record(scenario, ask, method)
+        await make_record(scenario, ask, method, start_of(scenario, source))
     return [
         Usage(*key, c["calls"], c["prompt_tokens"], 0, c["completion_tokens"], 0.0)
         for key, c in sorted(sums.items())

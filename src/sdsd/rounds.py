@@ -123,6 +123,18 @@ class Rounds:
             self._count(ledger, laid)
         return ledger.state
 
+    def over(self, most: int) -> bool:
+        """Whether nothing is left to make below `most`: `indexes` would give none."""
+        last = self._journal.round_of(_LAST)
+        end = _end(last)
+        if last is None or next(self._journal.unfinished(min(end, most)), None) is not None:
+            return False
+        ledger = _ledger.decode(last.ledger)
+        waiting = list(self._journal.rounds(ledger.counted))
+        if len(waiting) > 1:
+            self._count(ledger, waiting.pop(0))
+        return end >= most or not self._allocate(ledger, waiting)
+
     def faults(self) -> Iterator[str]:
         """Which rounds were not laid out as the records before them demand."""
         ledger, waiting = _Ledger(), list[Round]()

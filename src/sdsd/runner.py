@@ -158,7 +158,7 @@ def run(
         if (old := rundir.manifest()) is not None:
             check_manifest(old, inputs, rundir)
         if config.source.path and not rundir.source.exists():
-            _rows(config)  # a source that is not there leaves no directory behind
+            rows_of(config)  # a source that is not there leaves no directory behind
         rundir.prepare(config)
         if config.source.path:
             n = len(_kept(config, rundir, tell))
@@ -171,7 +171,7 @@ def run(
             contextlib.ExitStack() as opened,
         ):
             stopped, before = False, sum(journal.outcomes().values())
-            if config.targets.on or next(journal.unfinished(config.n), None) is not None:
+            if _left(inputs, journal):
                 files = fetch(config, progress) if models is None else {}
                 others = [
                     opened.enter_context(Journal(RunDir(path).journal, readonly=True))
@@ -196,13 +196,14 @@ def _kept(config: Config, rundir: RunDir, tell: Callable[[Event], None]) -> Kept
     """The rows of the source, kept in the run's directory so that they are there tomorrow."""
     if rundir.source.exists():
         return Kept(rundir.source)
-    kept = keep(_rows(config), rundir.source)
+    kept = keep(rows_of(config), rundir.source)
     reasons = "".join(f"; {n} left out: {reason}" for reason, n in kept.skipped.items())
     tell(Noted(f"{len(kept)} rows of {config.source.path}{reasons}"))
     return kept
 
 
-def _rows(config: Config) -> Iterator[Given | Skipped]:
+def rows_of(config: Config) -> Iterator[Given | Skipped]:
+    """The rows of the source, where it lies."""
     source = config.source
     return read(source.path, kind=source.kind, split=source.split)
 
@@ -328,6 +329,15 @@ class _Drive(Struct, frozen=True):
         if self.rounds:
             self.rounds.told(index)
         self.tell(Recorded(record))
+
+
+def _left(inputs: Inputs, journal: Journal) -> bool:
+    """Whether there is a dialogue to make: found out before any server is started."""
+    config = inputs.config
+    if config.targets.on:
+        rounds = Rounds(inputs.scenarios, config.targets, config.seed, journal)
+        return not rounds.over(config.n or _NO_END)
+    return next(journal.unfinished(config.n), None) is not None
 
 
 def standings_of(inputs: Inputs, journal: Journal) -> tuple[Standing, ...]:

@@ -217,6 +217,9 @@ class Sourced:
         self.kept = kept
         self._base, self._known = base, known(catalogue)
 
+    def __len__(self) -> int:
+        return len(self.kept)
+
     def __getitem__(self, index: int) -> Scenario:
         return scenario_of(self.kept[index], index, self._base[index], self._known)
 
