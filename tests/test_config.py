@@ -324,6 +324,7 @@ IDENTITY: dict[str, Any] = {
     "critique.critics": {"a": {"wording": "defend"}},
     "critique.vote": "all",
     "critique.turns": "every",
+    "critique.adherence": True,
     "critique.max_tokens": 9,
     "critique.temperature": 0.1,
     "revise.rounds": 1,

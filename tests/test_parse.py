@@ -555,3 +555,25 @@ def test_a_cut_text_keeps_its_whole_sentences(text: str, whole: str) -> None:
 def test_a_transcript_ends_where_the_plan_is_told_again() -> None:
     text = "USER: Is it safe?\nAGENT: Quite safe.\n\nSLIP: The agent promises too much.\nDONE"
     assert [m.content for m in parse.transcript(text).messages] == ["Is it safe?", "Quite safe."]
+
+
+# -- points --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "1: yes\n2: no\n3: yes",
+        "**1:** Yes, at once.\n**2:** No.\n**3:** yes",
+        "STEP 1: YES\nStep 2. no\n3) true\n4: no",
+        "Here they are:\n\n1. yes\n2. no (never)\n3. yes",
+    ],
+)
+def test_points_are_read_by_their_numbers(text: str) -> None:
+    assert parse.points(text, 3) == (True, False, True)
+
+
+@pytest.mark.parametrize("text", ["", "yes\nno\nyes", "1: yes\n3: yes", "1: yes\n2: maybe\n3: no"])
+def test_a_point_without_a_yes_or_no_is_refused(text: str) -> None:
+    with pytest.raises(Unparseable):
+        parse.points(text, 3)

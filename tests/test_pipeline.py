@@ -349,3 +349,30 @@ def test_a_model_that_writes_nothing_of_use_is_named(tmp_path: Path, reply: str)
         require_some(result)
     usual = run(n=2, out=tmp_path / "usual", models={"default": ScriptedModel()})
     require_some(usual)
+
+
+# -- the plan against the talk -------------------------------------------------------------
+
+
+async def test_a_critic_says_what_of_the_plan_the_talk_shows() -> None:
+    made = await make({"adherence": "1: yes\n2: no\n3: yes"}, critique__adherence=True)
+    assert made.record.plan_shown == (True, False, True)
+    assert made.record.outcome == "accepted"
+    assert "1. a\n2. b\n3. c" in made.text("adherence")
+    assert made.text("adherence").startswith(made.text("critique/1").rpartition("PRINCIPLE:")[0])
+
+
+@pytest.mark.parametrize("answer", ["I cannot say.", "1: yes"])
+async def test_an_answer_on_the_plan_that_cannot_be_read_ends_nothing(answer: str) -> None:
+    again = dict.fromkeys(("adherence", "adherence/retry/1", "adherence/retry/2"), answer)
+    made = await make(again, critique__adherence=True)
+    assert made.record.plan_shown == ()
+    assert made.record.outcome == "accepted"
+    assert (await make()).record.plan_shown == ()
+
+
+async def test_a_refusal_of_the_question_on_the_plan_is_the_failure_of_its_step() -> None:
+    made = await make({"adherence": Refusal("HTTP 400")}, critique__adherence=True)
+    assert made.record.failure is not None
+    assert made.record.failure.step == "adherence"
+    assert made.record.critique is not None

@@ -181,6 +181,17 @@ def check(text: str) -> Check:
     return Check(_yes(said.get("VIOLATION"), "VIOLATION"), _yes(said.get("OVER"), "OVER"))
 
 
+_POINT = re.compile(
+    rf"^{_ALL}(?:STEP[ \t]*+)?(\d{{1,3}}){_ALL}[.):]{_ALL}([^\W_]+)", re.IGNORECASE | re.MULTILINE
+)
+
+
+def points(text: str, n: int) -> tuple[bool, ...]:
+    """`1: yes`, `2: no` and so on up to `n`. Raises `Unparseable` if one of them is missing."""
+    said = {int(m.group(1)): m.group(2).casefold() for m in _POINT.finditer(readable(text))}
+    return tuple(_yes(said.get(k), str(k)) for k in range(1, n + 1))
+
+
 # -- review --------------------------------------------------------------------------------
 
 _VERDICT_LABEL = re.compile(

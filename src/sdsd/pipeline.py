@@ -20,7 +20,7 @@ from sdsd.choice import Choice
 from sdsd.config import Config, Vote
 from sdsd.errors import StageFailed
 from sdsd.prompt import Prompt
-from sdsd.stages.critique import Case, criticise
+from sdsd.stages.critique import Case, criticise, plan_shown
 from sdsd.stages.dialogue import Talk, hold, opened
 from sdsd.stages.plan import write_plan
 from sdsd.stages.revise import faults, write_revision
@@ -78,6 +78,7 @@ class _Draft:
         self.critique: Critique | None = None
         self.candidates: tuple[Candidate, ...] = ()
         self.earlier: tuple[Critique, ...] = ()
+        self.plan_shown: tuple[bool, ...] = ()
         self.revisions: tuple[Revision, ...] = ()
 
 
@@ -104,6 +105,7 @@ async def make_record(
         use=ask.use,
         candidates=draft.candidates,
         earlier=draft.earlier,
+        plan_shown=draft.plan_shown,
     )
 
 
@@ -122,11 +124,14 @@ async def _make(draft: _Draft, scenario: Scenario, ask: Ask, method: Method) -> 
     if critique.turns == "every":
         for number, k in enumerate(range(1, last, 2), 1):
             draft.earlier += (await judge(k, f"earlier/{number}"),)
+    original = Case(messages[:-1], messages[-1].content, opening)
+    if critique.adherence and draft.plan:
+        review, tries = method.prompts["review"], method.config.attempts
+        draft.plan_shown = await plan_shown(original, draft.plan, ask, critique, review, tries)
     if draft.critique.clean:
         return "filtered", "no_violation"
     if not draft.critique.violations:
         return "filtered", "unsupported_violation"
-    original = Case(messages[:-1], messages[-1].content, opening)
     outcome, rule = await _repair(draft, original, scenario, ask, method)
     if any(candidate.critique.clean for candidate in draft.candidates):
         return "accepted", ""

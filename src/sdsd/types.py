@@ -233,6 +233,9 @@ class Record(Struct, frozen=True):
     """The other samples of the last turn, where several were drawn."""
     earlier: tuple[Critique, ...] = ()
     """On the agent's turns before the last one, in order; empty unless every turn is judged."""
+    plan_shown: tuple[bool, ...] = ()
+    """For each step of the plan, and for its slip at the end, whether a critic says that the talk
+    shows it; empty if none was asked, or none gave an answer that can be read."""
 
     @property
     def pairs(self) -> tuple[Pair, ...]:

@@ -279,7 +279,9 @@ class CritiqueConfig(_Section, frozen=True):
     than half of them, all, or those with more than half of the weight."""
     turns: Literal["last", "every"] = "last"
     """Whether the agent's earlier turns are judged as well."""
-
+    adherence: bool = False
+    """Whether the critic is also asked which points of the plan the talk shows; nothing depends on
+    its answer but the column `plan_shown`."""
     max_tokens: Tokens = 200
     """Length of one verdict, at most."""
     temperature: Temperature = 0.0

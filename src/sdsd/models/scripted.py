@@ -7,6 +7,7 @@ seed which dialogues hold a violation, so every path of the pipeline is taken at
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 from sdsd.chance import draw
@@ -61,6 +62,9 @@ def small_world(request: Request, seed: int) -> str:
     luck = draw(seed, "luck") / 2**64
     if request.role == "planner":
         return _plan(last, seed)
+    if "its number, a colon, yes or no" in last[-80:]:
+        points = len(re.findall(r"^\d+\. ", last.rpartition("at its end:")[2], re.MULTILINE))
+        return "\n".join(f"{k}: {'no' if luck < k / 8 else 'yes'}" for k in range(1, points + 1))
     if request.role.startswith("critic"):
         case = "".join(m.content for m in request.messages[-2:])
         return _verdict(case.rpartition("PRINCIPLE:")[0], luck)

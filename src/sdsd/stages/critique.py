@@ -18,9 +18,9 @@ from msgspec.structs import replace
 from sdsd import parse
 from sdsd.config import CriticConfig, CritiqueConfig, Vote
 from sdsd.errors import StageFailed, Unparseable
-from sdsd.prompt import Prompt
+from sdsd.prompt import Prompt, numbered
 from sdsd.reask import parsed
-from sdsd.types import AskFn, Completion, Critique, Message, Principle, Request, Verdict
+from sdsd.types import AskFn, Completion, Critique, Message, Plan, Principle, Request, Verdict
 from sdsd.vote import combine
 
 T = TypeVar("T")
@@ -125,6 +125,32 @@ async def criticise(
     size, weights = len(panel), [critic.weight for critic in panel.values()]
     by_principle = [said[k : k + size] for k in range(0, len(said), size)]
     return Critique(tuple(combine(votes, weights, vote) for votes in by_principle), said)
+
+
+async def plan_shown(
+    case: Case, plan: Plan, ask: AskFn, config: CritiqueConfig, prompts: Prompt, attempts: int
+) -> tuple[bool, ...]:
+    """For each step of the plan and for its slip, whether the talk shows it; empty if the critic's
+    answers cannot be read. Asked apart from the verdicts: a critic must not know what was intended.
+    """
+    points = (*plan.steps, plan.slip)
+    task = prompts.fill("adherence", steps=numbered(points))
+    request = Request(
+        role="critic",
+        messages=case.messages(prompts, task),
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+    )
+
+    def read(completion: Completion) -> tuple[bool, ...]:
+        return parse.points(completion.text, len(points))
+
+    try:
+        return await parsed(ask, "adherence", request, read, attempts)
+    except StageFailed as failed:
+        if failed.cause.startswith("unparseable"):
+            return ()
+        raise
 
 
 async def together(jobs: Sequence[Callable[[], Awaitable[T]]], *, at_once: bool) -> list[T]:
