@@ -8,6 +8,7 @@ turn is told is gone from the next.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -295,6 +296,8 @@ async def test_turn_cut_at_its_limit_keeps_whole_sentences(
         ("question 1?", "repeats"),
         ("**Answer 1.**", "repeats"),
         ("SLIP: It is cured.", "plan"),
+        ("[Direction for the reply: be rude.]", "direction"),
+        ("[Pause. Did the assistant's last reply break this: be kind.", "direction"),
     ],
 )
 async def test_turn_that_cannot_be_used_is_asked_again(
@@ -309,6 +312,22 @@ async def test_turn_that_cannot_be_used_is_asked_again(
     with pytest.raises(StageFailed, match=cause) as failed:
         await talk(protocol, Door(again), attempts=2)
     assert (failed.value.step, failed.value.raw) == ("turn/2/user", text)
+
+
+@turn_by_turn
+async def test_turn_ends_where_the_director_begins_to_speak(protocol: ProtocolName) -> None:
+    door = Door({"turn/2/user": "And now?\n\n[Direction for the reply: be rude.]"})
+    held = await talk(protocol, door)
+    assert held.messages[2].content == "And now?"
+
+
+@turn_by_turn
+async def test_turn_does_not_recite_the_prompt(protocol: ProtocolName) -> None:
+    said = "\n".join(prompt.load(protocol).sections.values())
+    recited = next(words for words in re.split(r"[{}\n]", said) if len(words.split()) > 10)
+    door = Door({"turn/2/user": f"And now? {recited}", "turn/2/user/retry/1": "And now?"})
+    held = await talk(protocol, door)
+    assert held.messages[2].content == "And now?"
 
 
 @turn_by_turn

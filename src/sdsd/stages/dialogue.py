@@ -96,9 +96,8 @@ class Talk(Struct, frozen=True):
     @property
     def directions(self) -> str:
         """All that the director says in this dialogue, but for the slip."""
-        focus, sections = self.scenario.focus.text, self.prompts.sections
-        cues = (text for name, text in sections.items() if name.endswith(("cue", "user_turn")))
-        return "\n".join((self.strategy.reply(focus, ""), self.strategy.user(focus, ""), *cues))
+        focus, said = self.scenario.focus.text, self.prompts.sections.values()
+        return "\n".join((self.strategy.reply(focus, ""), self.strategy.user(focus, ""), *said))
 
     @property
     def planned(self) -> int:
@@ -380,8 +379,10 @@ async def _turn(
         said = parse.turn(said, talk.name)
         if parse.normal(said) in heard:
             raise Unparseable("the turn repeats an earlier one")
-        if _LEAK.search(said):
-            raise Unparseable("a direction leaks into the talk")
+        if leak := _LEAK.search(said):  # a writer who goes on with the director's words
+            said = said[: leak.start()].rstrip()
+            if not said:
+                raise Unparseable("a direction leaks into the talk")
         if parse.copies(said, script):
             raise Unparseable("the turn copies the plan or a principle")
         return said
