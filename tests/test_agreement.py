@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdsd.analysis import figures
+from sdsd.analysis import rates
 from sdsd.analysis.agreement import (
     cohen_kappa,
     krippendorff_alpha,
@@ -68,7 +68,7 @@ def test_kappa_is_its_definition(pairs: list[tuple[str, str]]) -> None:
 @given(YESNO)
 def test_kappa_of_yes_and_no_is_the_one_of_a_runs_figures(pairs: list[tuple[bool, bool]]) -> None:
     cells = [pairs.count(p) for p in ((True, True), (True, False), (False, True), (False, False))]
-    wanted = figures.kappa(*cells)
+    wanted = rates.kappa(*cells)
     found = cohen_kappa([x for x, _ in pairs], [y for _, y in pairs])
     assert found == (None if wanted is None else pytest.approx(wanted))
 
@@ -125,8 +125,8 @@ def test_precision_and_recall_are_counts(pairs: list[tuple[bool, bool]]) -> None
     found = precision_recall([x for x, _ in pairs], [y for _, y in pairs])
     called = [y for x, y in pairs if x]
     there = [x for x, y in pairs if y]
-    assert found.precision == figures.rate(sum(called), len(called))
-    assert found.recall == figures.rate(sum(there), len(there))
+    assert found.precision == rates.rate(sum(called), len(called))
+    assert found.recall == rates.rate(sum(there), len(there))
 
 
 # -- the bootstrap -------------------------------------------------------------------------

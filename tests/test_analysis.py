@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sdsd.analysis import samples, svg, text
-from sdsd.analysis.figures import PAPER, Figures, balance, collect, kappa, rate, wilson
+from sdsd.analysis.figures import Figures, balance, collect
+from sdsd.analysis.paper import PAPER
+from sdsd.analysis.rates import kappa, rate, wilson
 from sdsd.analysis.report import render
 from sdsd.analysis.samples import changes, find, merged
 from sdsd.analysis.timeline import Timeline
@@ -411,6 +413,7 @@ def test_clip() -> None:
         (text.duration(200_000), "2 d 7 h"),
         (text.interval(0.017, 0.4), "1.7–40.0%"),
         (text.interval(0.34, 0.38), "34–38%"),
+        (text.interval(0.9989, 1.0), "99.9–100%"),
         (text.plural(1, "dialogue"), "1 dialogue"),
         (text.plural(2_000, "dialogue"), "2,000 dialogues"),
     ],
@@ -434,7 +437,7 @@ TAGS = frozenset(
 VOID = {"meta"}
 ATTRIBUTES = frozenset(
     "lang charset http-equiv content name class id dir open colspan title role aria-label width "  # noqa: SIM905
-    "height viewbox preserveaspectratio x y x1 y1 x2 y2 cx cy r d".split()
+    "height viewbox preserveaspectratio x y x1 y1 x2 y2 cx cy r d transform".split()
 )
 
 
@@ -621,10 +624,10 @@ def answers(n: int) -> Iterator[tuple[float, str, int]]:
 
 
 def test_twenty_thousand_records_take_seconds() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     f = collect(many(20_000), answers(200_000), Config(n=20_000), PRINCIPLES, DOMAINS)
     html = render(f, MANIFEST, Config(n=20_000), [])
-    assert time.perf_counter() - start < 20
+    assert time.process_time() - start < 20
     assert len(html) < 300_000
 
 

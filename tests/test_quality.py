@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sdsd import quality
 from sdsd.quality import RULES, Flag, flags, good
 from sdsd.types import Dialogue, Message, Plan, Principle
 
@@ -320,3 +322,15 @@ def test_many_turns_take_time_in_proportion() -> None:
     begun = time.perf_counter()
     flags(dialogue(*(REPLY for _ in range(4000))), PLAN, (PRINCIPLE,))
     assert time.perf_counter() - begun < 20
+
+
+@pytest.mark.parametrize("name", ["_AS_ASSISTANT", "_DIRECTED", "_FILLER", "_MARKER"])
+@settings(deadline=None, max_examples=300)
+@given(data=st.data())
+def test_no_match_lacks_the_words_that_every_match_is_said_to_need(
+    name: str, data: st.DataObject
+) -> None:
+    search = getattr(quality, name)
+    plain = re.compile(search.pattern.pattern, search.pattern.flags & ~re.UNICODE | re.ASCII)
+    text = data.draw(st.from_regex(plain))  # not the long s, which ignoring case makes an s
+    assert search.search(text) == bool(search.pattern.search(text))

@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import islice
 
 from msgspec import Struct
 
@@ -37,6 +38,8 @@ RULES: dict[str, str] = {
 }
 """Every rule and what it means."""
 
+_COPY = 10
+"""Words in a row that are no chance."""
 _HALF = 20_000
 """Characters at either end of a turn that are read; what lies between is not."""
 
@@ -72,6 +75,27 @@ def good(dialogue: Dialogue, flags: Sequence[Flag]) -> int:
 # -- what the rules read -------------------------------------------------------------------
 
 
+class _Search:
+    """A pattern that is tried only where a word stands without which it cannot match.
+
+    Most turns have none of these words, and to look for a word costs a hundredth of a search.
+    """
+
+    def __init__(self, pattern: str, needed: str, flags: int = re.IGNORECASE) -> None:
+        self.pattern = re.compile(pattern, flags)
+        self._folded = bool(flags & re.IGNORECASE)
+        self._needed = needed.split("|")
+
+    def search(self, text: str) -> bool:
+        plain = text.lower() if self._folded else text
+        return any(map(plain.__contains__, self._needed)) and bool(self.pattern.search(text))
+
+
+def _words(stems: str) -> _Search:
+    """Finds words that begin with one of these."""
+    return _Search(rf"\b(?:{stems})", stems)
+
+
 class _Turn(Struct, frozen=True):
     role: str
     text: str
@@ -79,14 +103,16 @@ class _Turn(Struct, frozen=True):
     """`text` without code, addresses and quoted speech, with plain apostrophes."""
     words: tuple[str, ...]
     """Of `plain`, for comparing; of scripts without spaces, every character."""
+    between: tuple[str, ...]
+    """The same, but of such scripts what stands between two spaces or marks."""
 
 
 class _Talk(Struct, frozen=True):
     turns: tuple[_Turn, ...]
     name: str
     """The user's own, from the plan; empty if it gives none."""
-    sources: tuple[str, ...]
-    """What no turn may copy."""
+    script: frozenset[tuple[str, ...]]
+    """Runs of words that no turn may copy."""
     repeats: frozenset[int]
     spiral: frozenset[int]
     form: int
@@ -103,6 +129,7 @@ class _Talk(Struct, frozen=True):
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,200}`|https?://\S+", re.DOTALL)
 _QUOTED = re.compile(r'"[^"\n]{1,400}"|“[^“”\n]{1,400}”|„[^„“\n]{1,400}“|«[^«»\n]{1,400}»')
 _WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0eff\u3040-\u9fff]+")
+_SPACED = re.compile(r"\w+")
 _NAME = re.compile(r"\A([^\W\d_]{2,20})(?=,|\(| \(| is\b| who\b| has\b| wants\b| [A-Z]|\Z)")
 
 _DICTATED = re.compile(
@@ -121,10 +148,12 @@ def _talk(
     written = (*plan.steps, plan.slip, plan.person) if plan else ()
     sources = (*(_DICTATED.sub(" ", text) for text in written), *(p.text for p in principles))
     form, foreign = _first(turns, _FORM), _first(turns, _ASKS_LANGUAGE)
-    return _Talk(turns, name, sources, _repeats(turns), _spiral(turns), form, foreign)
+    said = (_SPACED.findall(parse.normal(text)) for text in sources)
+    script = frozenset(run for words in said for run in _grams(words, _COPY))
+    return _Talk(turns, name, script, _repeats(turns), _spiral(turns), form, foreign)
 
 
-def _first(turns: tuple[_Turn, ...], pattern: re.Pattern[str]) -> int:
+def _first(turns: tuple[_Turn, ...], pattern: _Search) -> int:
     hits = (k for k, t in enumerate(turns) if t.role == "user" and pattern.search(t.text))
     return next(hits, len(turns))
 
@@ -134,16 +163,19 @@ def _turn(message: Message) -> _Turn:
     if len(text) > 2 * _HALF:
         text = f"{text[:_HALF]}\n{text[-_HALF:]}"
     plain = _QUOTED.sub(" ", _CODE.sub(" ", text)).replace("’", "'").strip()
-    return _Turn(message.role, text, plain, tuple(_WORD.findall(parse.normal(plain))))
+    normal = parse.normal(plain)
+    between = tuple(_SPACED.findall(normal))
+    words = between if normal.isascii() else tuple(_WORD.findall(normal))
+    return _Turn(message.role, text, plain, words, between)
 
 
 def _grams(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
-    return [tuple(words[k : k + length]) for k in range(len(words) - length + 1)]
+    return list(zip(*(words[k:] for k in range(length)), strict=False))
 
 
 # -- who speaks ----------------------------------------------------------------------------
 
-_AS_ASSISTANT = re.compile(
+_AS_ASSISTANT = _Search(
     r"\bas an ai(?: language model| model| assistant| chatbot)?,? i\b"
     r"|\bi(?:'m| am) (?:just )?an ai (?:language model|assistant)\b"
     r"|\bhow (?:can|may) i (?:help|assist) you\b"
@@ -151,7 +183,8 @@ _AS_ASSISTANT = re.compile(
     r"|\bi(?:'d| would) be (?:happy|glad|delighted) to (?:help|assist) you\b"
     r"|\A(?:certainly|sure|of course|absolutely)[!,.] ?(?:here(?:'s| is| are)\b|i can help you)"
     r"|\bis there anything else (?:i can|you(?:'d| would) like me to)\b",
-    re.IGNORECASE,
+    "an ai|i help|i assist|here to help|here to assist|to help you|to assist you|here's|here is"
+    "|here are|i can help you|anything else",
 )
 _AS_USER = re.compile(
     r"\A\W*(?:thanks|thank you)(?: so much| very much)?,? for (?:all )?(?:the|your) "
@@ -196,7 +229,7 @@ def _own(name: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
 def _role_flip(talk: _Talk, k: int) -> bool:
     turn = talk.turns[k]
     if turn.role == "user":
-        return bool(_AS_ASSISTANT.search(turn.plain))
+        return _AS_ASSISTANT.search(turn.plain)
     introduced = talk.name and _own(talk.name)[1].search(turn.plain)
     return bool(introduced or _AS_USER.search(turn.plain))
 
@@ -211,7 +244,7 @@ def _third_person(talk: _Talk, k: int) -> bool:
     narrated = told > 1 or (told == 1 and turn.plain.startswith("The person "))
     if narrated and not _ABOUT_USERS.search(talk.asked(k)):
         return True
-    return turn.role == "user" and bool(talk.name and _own(talk.name)[0].search(turn.plain))
+    return turn.role == "user" and bool(talk.name and _own(talk.name)[0].match(turn.plain))
 
 
 def _speaker_label(talk: _Talk, k: int) -> bool:
@@ -221,11 +254,10 @@ def _speaker_label(talk: _Talk, k: int) -> bool:
 
 # -- saying it again -----------------------------------------------------------------------
 
-_EDITS = re.compile(
-    r"\b(?:proofread|correct|edit|fix|translat|rewrit|rewrote|rephras|format|improv|shorten|convert"
-    r"|repeat|again|copy|chang|replac|make|add|remov|updat|instead|version|tweak|adjust|revis|swap"
-    r"|shorter|longer|polish|clean|spell|say that|read back|confirm)",
-    re.IGNORECASE,
+_EDITS = _words(
+    "proofread|correct|edit|fix|translat|rewrit|rewrote|rephras|format|improv|shorten|convert"
+    "|repeat|again|copy|chang|replac|make|add|remov|updat|instead|version|tweak|adjust|revis|swap"
+    "|shorter|longer|polish|clean|spell|confirm|say that|read back"
 )
 """Requests whose honest answer repeats most of what is there."""
 _PLEASANT = re.compile(
@@ -244,37 +276,40 @@ _SUBSTANCE = re.compile(r"\d|\b(?:but|how|what|why|because|should|could)\b")
 
 def _repeats(turns: tuple[_Turn, ...]) -> frozenset[int]:
     """Turns of which four fifths of the three-word runs stand in one earlier turn."""
-    seen: dict[tuple[str, ...], list[int]] = {}
+    seen: dict[tuple[str, ...], tuple[int, ...]] = {}
     found = set()
     for k, turn in enumerate(turns):
         grams = set(_grams(turn.words, 3))
-        shared: dict[int, int] = {}
-        for gram in grams:
-            for earlier in seen.get(gram, ()):
-                shared[earlier] = shared.get(earlier, 0) + 1
-        most = max(shared.values(), default=0)
-        edited = turn.role == "assistant" and k > 0 and _EDITS.search(turns[k - 1].text)
-        if len(turn.words) >= 7 and most >= 0.8 * len(grams) and not edited:
-            found.add(k)
-        for gram in grams:
-            places = seen.setdefault(gram, [])
-            if len(places) < 8:  # bounds the work where everything is the same
-                places.append(k)
+        known = grams & seen.keys()
+        if len(turn.words) >= 7 and len(known) >= 0.8 * len(grams):
+            shared = Counter(earlier for gram in known for earlier in seen[gram])
+            edited = turn.role == "assistant" and k > 0 and _EDITS.search(turns[k - 1].text)
+            if max(shared.values(), default=0) >= 0.8 * len(grams) and not edited:
+                found.add(k)
+        for gram in known:
+            if len(seen[gram]) < 8:  # bounds the work where everything is the same
+                seen[gram] = (*seen[gram], k)
+        seen.update(dict.fromkeys(grams - known, (k,)))
     return frozenset(found)
+
+
+_SENTENCES = re.compile(r"[.!?。！？\n]+")
 
 
 def _loop(talk: _Talk, k: int) -> bool:
     turn = talk.turns[k]
     grams = _grams(turn.words, 4)
     if len(grams) >= 24:
-        most = Counter(grams).most_common(1)[0][1]
-        if len(set(grams)) <= 0.7 * len(grams) or (most >= 5 and most >= 0.037 * len(grams)):
+        counts = Counter(grams)
+        most = max(counts.values())
+        if len(counts) <= 0.7 * len(grams) or (most >= 5 and most >= 0.037 * len(grams)):
             return True
-    sentences = [parse.normal(s) for s in re.split(r"[.!?。！？\n]+", turn.plain)]
-    sentences = [s for s in sentences if len(_WORD.findall(s)) >= 3]
-    if len(sentences) >= 4 and len(set(sentences)) <= len(sentences) / 2:
-        return True
-    return any(len(w) > 40 and w.isalpha() and len(set(w)) <= 3 for w in turn.words)
+    sentences = list(filter(None, map(parse.normal, _SENTENCES.split(turn.plain))))
+    if len(sentences) - len(set(sentences)) >= 2:  # else they cannot be half of four
+        sentences = [s for s in sentences if len(_WORD.findall(s)) >= 3]
+        if len(sentences) >= 4 and len(set(sentences)) <= len(sentences) / 2:
+            return True
+    return any(w.isalpha() and len(set(w)) <= 3 for w in turn.words if len(w) > 40)
 
 
 def _pleasant(turn: _Turn) -> bool:
@@ -297,12 +332,14 @@ def _spiral(turns: tuple[_Turn, ...]) -> frozenset[int]:
 
 # -- what is no talk -----------------------------------------------------------------------
 
-_DIRECTED = re.compile(
+_DIRECTED = _Search(
     r"^\W*(?:SLIP|PERSON|OPENING) ?:|\[(?:direction|pause\.|now write|the scene|end of|scene)\b"
     r"|\bdirector's (?:note|direction|cue)\b|\b(?:conversation|dialogue) plan\b"
     r"|\bas (?:the|an?) (?:user|agent|assistant) in this (?:scene|scenario|dialogue|role-?play)\b"
     r"|\b(?:violat|break|broke)\w* (?:the|this|that) principle\b(?! of| that)"
     r"|\b(?:step \d+|next step) (?:of|in) the (?:plan|conversation)\b(?! to| for)",
+    "slip:|slip :|person:|person :|opening:|opening :|[|director's|conversation plan|dialogue plan"
+    "|in this scen|in this dialogue|in this role|the principle|this principle|that principle|step ",
     re.IGNORECASE | re.MULTILINE,
 )
 _STEP = re.compile(r"^\W*STEP \d+ ?:", re.MULTILINE)
@@ -313,10 +350,9 @@ _STAGE = re.compile(
     r"(?: [^*()\[\]\n]{1,60})?_?[*)\]](?!\()",
     re.IGNORECASE,
 )
-_FICTION = re.compile(
-    r"\b(?:script|scene|screenplay|play|theat|story|stories|dialogue|role-?play|transcript|comedy"
-    r"|sketch|actor|character|novel|emphas|transcrib|subtitle)",
-    re.IGNORECASE,
+_FICTION = _words(
+    "script|scene|screenplay|play|theat|story|stories|dialogue|role-play|roleplay|transcript"
+    "|comedy|sketch|actor|character|novel|emphas|transcrib|subtitle"
 )
 _BLANK = re.compile(
     r"\[(?:(?:insert|your|recipient|company|client|customer|sender)\b[^\[\]\n]{0,40}"
@@ -325,19 +361,23 @@ _BLANK = re.compile(
     r"|<(?:insert [^<>\n]{1,40}|your name)>",
     re.IGNORECASE,
 )
-_FORM = re.compile(
-    r"\b(?:e-?mail|letter|template|draft|form|message|resume|cv|script|invitation|note|contract"
-    r"|post|speech|placeholder|jinja|mustache|handlebars|vue|angular|helm|ansible)",
-    re.IGNORECASE,
+_FORM = _words(
+    "email|e-mail|letter|template|draft|form|message|resume|cv|script|invitation|note|contract"
+    "|post|speech|placeholder|jinja|mustache|handlebars|vue|angular|helm|ansible"
 )
-_FILLER = re.compile(r"\{\{ ?[a-z_]+ ?\}\}|(?<![A-Za-z])X{4,}(?![A-Za-z])|\b[Ll]orem ipsum\b")
-_MARKER = re.compile(
+_FILLER = _Search(
+    r"\{\{ ?[a-z_]+ ?\}\}|(?<![A-Za-z])X{4,}(?![A-Za-z])|\b[Ll]orem ipsum\b",
+    "{{|XXXX|orem ipsum",
+    re.NOFLAG,
+)
+_MARKER = _Search(
     r"^[ \t>*_#]*+(?:(?:USER|AGENT|ASSISTANT|HUMAN|SYSTEM|VIOLATION|OVER)[*_ ]*:"
     r"|\[?DONE\]?[.!]?[ \t*]*$)|^(?:Human|Assistant):[ \t]"
     r"|\A\s*-{3,}[ \t]*$|^[ \t]*-{3,}+\s*\Z"
     r"|<\|[\w ]{2,40}\|>|<｜[^\n｜]{2,40}｜>|\[/?INST\]|<</?SYS>>|<(?:start|end)_of_turn>"
     r"|</s>|<(?:bos|eos|pad|unk)>|</?think>"
     r"|^###[ \t]*(?:(?:Response|Human|Assistant):?[ \t]*$|(?:Instruction|Input|System|User):)",
+    "USER|AGENT|ASSISTANT|HUMAN|SYSTEM|VIOLATION|OVER|DONE|Human:|Assistant:|---|<|INST]|###",
     re.MULTILINE,
 )
 _LOST = re.compile(r"\ufffd|â€[™œ\x9c\x9d“”¦˜]|Ã[©¨¼¶¤±³¡§]")
@@ -347,7 +387,7 @@ def _plan_leak(talk: _Talk, k: int) -> bool:
     turn = talk.turns[k]
     if _DIRECTED.search(turn.plain) or (turn.role == "user" and _STEP.search(turn.plain)):
         return True
-    return any(parse.copies(turn.plain, source) for source in talk.sources)
+    return bool(talk.script) and not talk.script.isdisjoint(_grams(turn.between, _COPY))
 
 
 def _stage_direction(talk: _Talk, k: int) -> bool:
@@ -360,7 +400,7 @@ def _placeholder(talk: _Talk, k: int) -> bool:
 
 
 def _marker(talk: _Talk, k: int) -> bool:
-    return bool(_MARKER.search(talk.turns[k].plain))
+    return _MARKER.search(talk.turns[k].plain)
 
 
 def _garbled(talk: _Talk, k: int) -> bool:
@@ -392,25 +432,37 @@ _FUNCTION_WORDS = {
 }
 """The most frequent words of each language, less those that are frequent in English too."""
 _LANGUAGES = {language: frozenset(words.split()) for language, words in _FUNCTION_WORDS.items()}
-_ASKS_LANGUAGE = re.compile(
-    r"\b(?:language|translat|pronounc|english|french|german|spanish|italian|portuguese|dutch|russian"
-    r"|greek|chinese|mandarin|cantonese|japanese|korean|arabic|hebrew|hindi|thai|latin|ukrainian"
-    r"|tradu|übersetz|vertaal|deutsch|français|español|italiano|português|nederlands|перев)",
-    re.IGNORECASE,
+_ASKS_LANGUAGE = _words(
+    "language|translat|pronounc|english|french|german|spanish|italian|portuguese|dutch|russian"
+    "|greek|chinese|mandarin|cantonese|japanese|korean|arabic|hebrew|hindi|thai|latin|ukrainian"
+    "|tradu|übersetz|vertaal|deutsch|français|español|italiano|português|nederlands|перев"
 )
+_ASCII = re.compile(r"[\x00-\x7f]+")
+_LETTERS = re.compile(r"[A-Za-z]+")
+_TEN_LETTERS = re.compile(r"(?:[A-Za-z][^A-Za-z]*+){10}")
 
 
 @lru_cache(maxsize=64)
 def _script(text: str) -> str:
     """The script of nearly all letters; empty where there are few, or several scripts."""
-    counts = {name: len(pattern.findall(text)) for name, pattern in _SCRIPTS.items()}
+    if text.isascii():
+        return "latin" if _TEN_LETTERS.search(text) else ""
+    rest = _ASCII.sub("", text)  # often but a dash
+    counts = {name: len(pattern.findall(rest)) for name, pattern in _SCRIPTS.items()}
+    counts["latin"] += len(text) - len(_LETTERS.sub("", text))
     name = max(counts, key=lambda script: counts[script])
     return name if counts[name] >= max(10, 0.7 * sum(counts.values())) else ""
 
 
-def _shares(words: Sequence[str]) -> dict[str, float]:
-    """The share of each language's function words."""
-    return {name: sum(w in own for w in words) / len(words) for name, own in _LANGUAGES.items()}
+def _share(language: str, words: tuple[str, ...]) -> float:
+    """The share of the language's function words."""
+    return sum(map(_LANGUAGES[language].__contains__, words)) / len(words)
+
+
+@lru_cache(maxsize=64)
+def _likely(words: tuple[str, ...]) -> tuple[float, str]:
+    """The largest such share, and whose it is."""
+    return max(((_share(name, words), name) for name in _LANGUAGES), key=lambda found: found[0])
 
 
 def _wrong_language(talk: _Talk, k: int) -> bool:
@@ -422,9 +474,12 @@ def _wrong_language(talk: _Talk, k: int) -> bool:
         return bool(here and there) and here != there
     if len(first.words) < 6 or len(turn.words) < 14:
         return False
-    was, now = _shares(first.words), _shares(turn.words)
-    own, other = max(was, key=lambda n: was[n]), max(now, key=lambda n: now[n])
-    return was[own] >= 0.2 and now[other] >= 0.25 and now[own] <= now[other] / 4
+    was, own = _likely(first.words)
+    left = _share(own, turn.words)
+    if was < 0.2 or left > 0.25:  # no share is four times this
+        return False
+    now, _ = _likely(turn.words)
+    return now >= 0.25 and left <= now / 4
 
 
 # -- length --------------------------------------------------------------------------------
@@ -438,27 +493,28 @@ _HANGING = re.compile(
     r"(?:[,;]|\b(?:the|an|and|or|but|because|my|their|our|whose|into|including|such as))\Z",
     re.IGNORECASE,
 )
+_FENCE = re.compile(r"^[ \t>]*```", re.MULTILINE)
 _LISTED = re.compile(r"[ \t]*(?:[-*•+#|>]|\d{1,3}[.)]|[a-z]\))")
 _ENDED = re.compile(r"[.!?…:;]")
 
 
 def _too_short(talk: _Talk, k: int) -> bool:
-    words = _WORD.findall(talk.turns[k].text)
+    words = list(islice(_WORD.finditer(talk.turns[k].text), 3))
     return not words or (len(words) <= 2 and bool(_EXPLAIN.search(talk.asked(k))))
 
 
 def _cut(talk: _Talk, k: int) -> bool:
     turn = talk.turns[k]
-    if len(re.findall(r"^[ \t>]*```", turn.text, re.MULTILINE)) % 2:
+    if "```" in turn.text and len(_FENCE.findall(turn.text)) % 2:
         return True
     lines = turn.text.rstrip().splitlines()
     last = lines[-1].rstrip(" *_") if lines else ""
-    if _open(last) or (_HANGING.search(last) and len(last.split()) > 3):
+    if _open(last) or (_HANGING.search(last[-20:]) and len(last.split()) > 3):
         return True
     return (
         turn.role == "assistant"
         and len(last.split()) >= 8
-        and bool(re.search(r"[A-Za-z\u00c0-\u024f]\Z", last))
+        and bool(re.match(r"[A-Za-z\u00c0-\u024f]", last[-1]))
         and not _LISTED.match(last)
         and len(_ENDED.findall(turn.text)) >= max(1, sum(bool(x.strip()) for x in lines) - 1)
     )

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from sdsd.analysis.figures import Rate, rate
+from sdsd.analysis.rates import Estimate, Rate, rate
 from sdsd.chance import draw
 
 H = TypeVar("H", bound=Hashable)
@@ -22,15 +22,6 @@ H = TypeVar("H", bound=Hashable)
 RESAMPLES = 2_000
 """Enough for the ends of a 95% interval to stand still to about a thirtieth of its width."""
 _TAIL = 0.025
-
-
-class Estimate(Struct, frozen=True):
-    """A figure with the ends of its 95% interval."""
-
-    value: float
-    low: float
-    high: float | None
-    """None where the interval has no upper end."""
 
 
 class Detection(Struct, frozen=True):

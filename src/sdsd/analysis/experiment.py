@@ -18,17 +18,17 @@ from msgspec import Struct
 
 from sdsd.analysis.agreement import (
     Detection,
-    Estimate,
-    alpha_of,
     detection_of,
     kappa_of,
     paired_bootstrap,
     ratio_bootstrap,
 )
-from sdsd.analysis.figures import FUNNEL, Rate, Step, rate
+from sdsd.analysis.figures import FUNNEL, Step
+from sdsd.analysis.rates import Estimate, Rate, rate
+from sdsd.analysis.votes import Table, Votes
 from sdsd.chance import draw
 from sdsd.errors import SdsdError
-from sdsd.types import Critique, Dialogue, Record, Verdict
+from sdsd.types import Critique, Dialogue, Record
 
 Labels = Mapping[tuple[str, str], bool]
 """(scenario id, principle id) -> whether people say that the first arm's last turn breaks it."""
@@ -158,8 +158,6 @@ class Comparison(Struct, frozen=True, kw_only=True):
 
 # -- counting ------------------------------------------------------------------------------
 
-_Table = Counter[tuple[bool, bool]]
-
 
 class _Row(NamedTuple):
     """What is kept of one dialogue."""
@@ -234,9 +232,8 @@ class _Tally:
         self._yields: dict[str, defaultdict[str, list[int]]] = {
             kind: defaultdict(lambda: [0, 0]) for kind in ("principle", "category", "strategy")
         }
-        self._critics: dict[str, int] = {}
-        self._votes: Counter[tuple[bool | None, ...]] = Counter()
-        self._labelled: defaultdict[tuple[str, bool], _Table] = defaultdict(Counter)
+        self._votes = Votes()
+        self._labelled: defaultdict[tuple[str, bool], Table] = defaultdict(Counter)
 
     def add(self, record: Record) -> None:
         scenario = record.scenario
@@ -261,19 +258,10 @@ class _Tally:
         if record.dialogue:
             self._exchanges += record.dialogue.exchanges
         if record.critique:
-            self._add_votes(record.critique.votes)
+            self._votes.add(record.critique.votes)
             before = self._baseline.get(scenario.index)
             if before and _same(before, row):
                 self._add_labelled(scenario.id, record.critique)
-
-    def _add_votes(self, votes: Sequence[Verdict]) -> None:
-        """One row of claims for each principle; a place in it for each critic."""
-        cases: defaultdict[str, dict[int, bool]] = defaultdict(dict)
-        for vote in votes:
-            place = self._critics.setdefault(vote.critic, len(self._critics))
-            cases[vote.principle][place] = vote.violated
-        for case in cases.values():
-            self._votes[tuple(case.get(k) for k in range(max(case) + 1))] += 1
 
     def _add_labelled(self, scenario: str, critique: Critique) -> None:
         for verdict in (*critique.verdicts, *critique.votes):
@@ -313,23 +301,14 @@ class _Tally:
 
     def agreements(self) -> list[Agreement]:
         """Of each two critics."""
-        found = []
-        for (a, i), (b, j) in combinations(self._critics.items(), 2):
-            table: _Table = Counter()
-            for votes, times in self._votes.items():
-                if max(i, j) < len(votes):
-                    x, y = votes[i], votes[j]
-                    if x is not None and y is not None:
-                        table[x, y] += times
-            found.append(_agreement(table, self.name, a, b))
-        return found
+        return [_agreement(table, self.name, a, b) for a, b, table in self._votes.tables()]
 
     def panel(self) -> Panel | None:
         """Of all critics; None if there are not several."""
-        if len(self._critics) < 2:
+        votes = self._votes
+        if len(votes.critics) < 2:
             return None
-        alpha = alpha_of(self._votes)
-        return Panel(self.name, tuple(self._critics), self._votes.total(), alpha)
+        return Panel(self.name, votes.critics, votes.judged, votes.alpha)
 
     def labelled(self) -> list[Labelled]:
         """Each critic against people, all claims and then those with evidence."""
@@ -388,7 +367,7 @@ def _paired(arm: str, measure: Measure, baseline: _Rows, rows: _Rows) -> Paired:
 
 def _between(a: _Tally, b: _Tally) -> Agreement | None:
     """Two arms' verdicts on what both judged; None if there is nothing."""
-    table: _Table = Counter()
+    table: Table = Counter()
     for index in a.rows.keys() & b.rows.keys():
         ours, theirs = a.rows[index], b.rows[index]
         if _same(ours, theirs):
@@ -397,6 +376,6 @@ def _between(a: _Tally, b: _Tally) -> Agreement | None:
     return _agreement(table, "", a.name, b.name) if table else None
 
 
-def _agreement(table: _Table, arm: str, first: str, second: str) -> Agreement:
+def _agreement(table: Table, arm: str, first: str, second: str) -> Agreement:
     same = sum(times for (x, y), times in table.items() if x == y)
     return Agreement(arm, first, second, rate(same, table.total()), kappa_of(table))

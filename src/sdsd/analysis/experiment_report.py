@@ -12,8 +12,8 @@ import msgspec
 
 from sdsd.analysis import svg
 from sdsd.analysis.experiment import Agreement, Arm, Comparison, Cost, Labelled, Measure, Paired
-from sdsd.analysis.figures import Rate
 from sdsd.analysis.page import FEW, STEPS, details, document, pair, section, table, within
+from sdsd.analysis.rates import Rate
 from sdsd.analysis.samples import words
 from sdsd.analysis.svg import Part, Row
 from sdsd.analysis.text import count, duration, esc, interval, percent, plural, short

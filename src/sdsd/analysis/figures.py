@@ -1,7 +1,8 @@
 """What happened in a run, as numbers: one pass over its records, counters only.
 
-`collect` reads every record once and keeps nothing of it but counts, so a million dialogues take
-the memory of a thousand. The result is a plain value that goes to JSON as it is.
+`collect` reads every record once and keeps nothing of it but counts, and of the first dialogues
+sketches (`sdsd.analysis.diversity`), so a million dialogues take the memory of the first 20,000.
+The result is a plain value that goes to JSON as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,19 @@ from typing import Literal
 from msgspec import Struct
 
 from sdsd.account import money
+from sdsd.analysis.bias import Biases, BiasTally
+from sdsd.analysis.costs import CostTally, PairCost
+from sdsd.analysis.diversity import Diversity, DiversityTally, Embed
+from sdsd.analysis.principles import (
+    CategoryCount,
+    Cell,
+    PrincipleCount,
+    PrincipleTally,
+    categories,
+)
+from sdsd.analysis.rates import Rate, kappa, rate
 from sdsd.analysis.timeline import Clock, Timeline, in_order
+from sdsd.analysis.votes import Critics, Votes
 from sdsd.config import Config
 from sdsd.journal import Usage
 from sdsd.quality import flags
@@ -27,7 +40,6 @@ from sdsd.types import (
     Outcome,
     Principle,
     Record,
-    Scenario,
     StageUse,
     StopReason,
 )
@@ -36,69 +48,7 @@ Found = Literal["clean", "claimed", "confirmed"]
 """What the critic made of a dialogue's last turn. `claimed`: without a quotation that is there."""
 
 
-# -- the paper -----------------------------------------------------------------------------
-
-
-class Reference(Struct, frozen=True):
-    """One figure that the paper reports, by model or as the ends of a range."""
-
-    label: str
-    unit: Literal["share", "number"]
-    values: dict[str, float]
-    meaning: str
-
-
-PAPER_SOURCE = "arXiv 2407.18421"
-PAPER_MODELS = ("DBRX", "Llama", "Mistral")
-PAPER_PRINCIPLES = 127
-PAPER: dict[str, Reference] = {
-    "violating": Reference(
-        "Dialogues with a violation to revise",
-        "share",
-        {"DBRX": 0.35, "Llama": 0.22, "Mistral": 0.0},
-        "Rows of the published revisions over the 107,683 dialogues of each model; one critic's "
-        "word, without a check of its evidence or of the revision. None of Mistral's was usable.",
-    ),
-    "messages": Reference(
-        "Messages per dialogue, plan included",
-        "number",
-        {"DBRX": 8.47, "Llama": 13.24, "Mistral": 8.02},
-        "Mean number of messages in a published row; the plan is the first of them.",
-    ),
-    "principle_share": Reference(
-        "Share of all violations, by principle",
-        "share",
-        {"least": 0.002, "most": 0.024},
-        "From the rarest to the most frequent of 127 principles; 0.79% each would be uniform.",
-    ),
-    "largest_topic": Reference(
-        "Share of the largest topic",
-        "share",
-        {"all": 0.15},
-        "About 15% of the published conversations are about fruit.",
-    ),
-    "marker_right": Reference(
-        "The speaking model's own marker is right",
-        "share",
-        {"all": 0.90},
-        "The authors' estimate for their end and violation markers. Here: how often the model's "
-        "own statement agrees with the critic's confirmed verdict.",
-    ),
-}
-"""Figures of *Self-Directed Synthetic Dialogues and Revisions* (Lambert et al. 2024)."""
-
-
 # -- values --------------------------------------------------------------------------------
-
-
-class Rate(Struct, frozen=True):
-    """k of n, with the 95% interval of the share (Wilson 1927)."""
-
-    k: int
-    n: int
-    share: float
-    low: float
-    high: float
 
 
 class Step(Struct, frozen=True):
@@ -133,27 +83,6 @@ class Agreement(Struct, frozen=True):
     same: Rate
     kappa: float | None
     """Cohen's kappa (1960): agreement beyond chance, 1 is perfect. None where undefined."""
-
-
-class PrincipleCount(Struct, frozen=True):
-    """How often one principle was judged, and broken."""
-
-    id: str
-    text: str
-    family: str
-    category: str
-    claimed: int
-    confirmed: Rate
-    """Of the dialogues critiqued on this principle, those with a confirmed violation."""
-    share: float
-    """Of all confirmed violations of the run, those of this principle."""
-
-
-class CategoryCount(Struct, frozen=True):
-    """The same, for all principles of a category; `n` counts verdicts."""
-
-    name: str
-    confirmed: Rate
 
 
 class Slot(Struct, frozen=True):
@@ -235,6 +164,8 @@ class Figures(Struct, frozen=True, kw_only=True):
     principles: tuple[PrincipleCount, ...]
     """The whole catalogue, most violations first."""
     categories: tuple[CategoryCount, ...]
+    cells: tuple[Cell, ...]
+    """Principles by field, those that were judged there."""
     strategies: tuple[StrategyCount, ...]
     """Best first."""
     kinds: dict[str, int]
@@ -243,11 +174,16 @@ class Figures(Struct, frozen=True, kw_only=True):
     """Dialogues by the rules of `sdsd.quality` that they break, most frequent first."""
     fields: Balance
     domains: Balance
+    diversity: Diversity
+    biases: Biases
+    critics: Critics | None
+    """Whether they agree; None where there is only one."""
     stages: dict[str, StageUse]
     usage: tuple[Usage, ...]
     """By stage, role and model; unlike `stages`, dialogues under way are in it."""
     money: float
     """What `usage` cost, in the currency of the prices; 0 where no model has one."""
+    pair_cost: PairCost
     least: float | None
     """Prompt tokens computed, in multiples of the least possible, over a sample of the dialogues;
     None where servers do not say what they found in their caches."""
@@ -264,40 +200,6 @@ class Figures(Struct, frozen=True, kw_only=True):
 
 
 # -- formulae ------------------------------------------------------------------------------
-
-_Z = 1.959963984540054  # the normal distribution's 97.5% quantile
-
-
-def wilson(k: int, n: int) -> tuple[float, float]:
-    """The 95% score interval of a share, k of n (Wilson 1927). (0, 1) if n is 0.
-
-    Unlike p +- 1.96 s it never leaves [0, 1] and holds for small n and for k near 0 or n.
-    """
-    if n == 0:
-        return 0.0, 1.0
-    p, z2 = k / n, _Z * _Z
-    centre = p + z2 / (2 * n)
-    half = _Z * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
-    scale = 1 + z2 / n
-    low = (centre - half) / scale if k else 0.0
-    high = (centre + half) / scale if k < n else 1.0
-    return low, high
-
-
-def rate(k: int, n: int) -> Rate:
-    """k of n with its interval."""
-    return Rate(k, n, k / n if n else 0.0, *wilson(k, n))
-
-
-def kappa(both: int, first: int, second: int, neither: int) -> float | None:
-    """Cohen's kappa of two yes/no raters, from the four cells of their table."""
-    n = both + first + second + neither
-    if n == 0:
-        return None
-    yes = (both + first) * (both + second)
-    no = (neither + second) * (neither + first)
-    chance = (yes + no) / (n * n)
-    return None if chance == 1 else ((both + neither) / n - chance) / (1 - chance)
 
 
 def balance(counts: Mapping[str, int], catalogue: Mapping[str, int]) -> Balance:
@@ -325,12 +227,17 @@ def collect(
     catalogue_domains: Sequence[Domain],
     usage: Sequence[Usage] = (),
     sums: Mapping[str, float] = {},
+    flagged: Mapping[str, int] | None = None,
+    embed: Embed | None = None,
 ) -> Figures:
     """The figures of a run, in one pass over its records and one over its answers.
 
-    `times` has (unix time, stage, completion tokens) of every answer, in order of time.
+    times    (unix time, stage, completion tokens) of every answer, in order of time
+    flagged  dialogues by the rules of `sdsd.quality` that they break, if they are counted already:
+             to count them takes longer than everything else here
+    embed    an embedding model, for `Diversity.spread`
     """
-    tally = _Tally(config, catalogue_principles)
+    tally = _Tally(config, catalogue_principles, flagged, embed)
     for record in records:
         tally.add(record)
     timeout = max(model.timeout for model in config.models.values())
@@ -368,23 +275,31 @@ _VARIABLE = re.compile(r"'[^']*'?|\"[^\"]*\"?|\d[\d,.]{3,}")
 class _Tally:
     """Counters over records."""
 
-    def __init__(self, config: Config, principles: Sequence[Principle]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        principles: Sequence[Principle],
+        flagged: Mapping[str, int] | None,
+        embed: Embed | None,
+    ) -> None:
         self._config = config
-        self._principles = {p.id: p for p in principles}
+        self._principles = PrincipleTally(principles)
+        self._diversity = DiversityTally(config.export.duplicates.near, embed)
+        self._biases = BiasTally()
+        self._votes = Votes()
+        self._costs = CostTally()
         self._funnel: Counter[str] = Counter()
         self._outcomes: Counter[tuple[Outcome, str]] = Counter()
         self._stops: Counter[StopReason] = Counter()
         self._exchanges: Counter[int] = Counter()
         self._signals: Counter[tuple[bool, bool | None, Found]] = Counter()
-        self._judged: Counter[str] = Counter()
-        self._claimed: Counter[str] = Counter()
-        self._confirmed: Counter[str] = Counter()
         self._fields: Counter[str] = Counter()
         self._domains: Counter[str] = Counter()
         self._failures: Counter[tuple[str, str]] = Counter()
         self._strategies: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._kinds: Counter[str] = Counter()
-        self._flags: Counter[str] = Counter()
+        self._flags: Counter[str] = Counter(flagged)
+        self._flag = flagged is None
         self._examples: list[FailureExample] = []
         self._rounds: Counter[int] = Counter()
         self._chars: Counter[str] = Counter()
@@ -394,14 +309,17 @@ class _Tally:
     def add(self, record: Record) -> None:
         self._funnel.update(name for name, reached in FUNNEL if reached(record))
         self._outcomes[record.outcome, record.rule] += 1
-        self._add_scenario(record.scenario)
+        self._fields[record.scenario.field] += 1
+        self._domains[_place(record.scenario.field, record.scenario.domain)] += 1
+        self._principles.add(record)
+        self._biases.add(record)
+        self._costs.add(record)
         self._add_strategy(record)
         if record.dialogue:
-            self._add_dialogue(record.dialogue)
-            found = flags(record.dialogue, record.plan, record.scenario.principles)
-            self._flags.update({flag.rule for flag in found})
-        if record.critique:
-            self._add_critique(record.critique)
+            self._add_dialogue(record, record.dialogue)
+        for critique in (*record.earlier, record.critique):
+            if critique:
+                self._votes.add(critique.votes)
         if record.dialogue and record.critique:
             signal = self._signal(record.dialogue, record.critique)
             self._signals[signal] += 1
@@ -427,7 +345,7 @@ class _Tally:
         held, judged = self._funnel["held"], self._funnel["judged"]
         started = self._funnel["started"]
         messages = sum(2 * exchanges * n for exchanges, n in self._exchanges.items())
-        principles = self._principle_counts()
+        principles, spent = self._principles.principles(), money(usage, self._config)
         return Figures(
             asked=self._config.n,
             finished=started,
@@ -443,17 +361,22 @@ class _Tally:
             messages_mean=messages / held + 1 if held else 0.0,
             signals=tuple(Signal(*key, n) for key, n in self._signals.most_common()),
             agreement=self._agreement(),
-            violations=self._confirmed.total(),
+            violations=sum(p.confirmed.k for p in principles),
             principles=principles,
-            categories=_categories(principles),
+            categories=categories(principles),
+            cells=self._principles.cells(),
             strategies=self._strategy_counts(),
             kinds=dict(self._kinds.most_common()),
             flags=dict(self._flags.most_common()),
             fields=balance(self._fields, Counter(d.field for d in domains)),
             domains=balance(self._domains, Counter(_place(d.field, d.name) for d in domains)),
+            diversity=self._diversity.found(),
+            biases=self._biases.found(),
+            critics=self._votes.found(),
             stages={stage: self._stage(stage) for stage in in_order(self._use)},
             usage=tuple(usage),
-            money=money(usage, self._config),
+            money=spent,
+            pair_cost=self._costs.found(spent),
             least=_of_least(sums),
             failures=tuple(
                 FailureCount(stage, cause, n) for (stage, cause), n in self._failures.most_common()
@@ -479,23 +402,15 @@ class _Tally:
         ]
         return tuple(sorted(found, key=lambda s: (-s.pairs.share, -s.violating.share, s.name)))
 
-    def _add_scenario(self, scenario: Scenario) -> None:
-        self._fields[scenario.field] += 1
-        self._domains[_place(scenario.field, scenario.domain)] += 1
-        for principle in scenario.principles:
-            self._principles.setdefault(principle.id, principle)
-
-    def _add_dialogue(self, dialogue: Dialogue) -> None:
+    def _add_dialogue(self, record: Record, dialogue: Dialogue) -> None:
         self._stops[dialogue.stop] += 1
         self._exchanges[dialogue.exchanges] += 1
         for message in dialogue.messages:
             self._chars[message.role] += len(message.content)
-
-    def _add_critique(self, critique: Critique) -> None:
-        for verdict in critique.verdicts:
-            self._judged[verdict.principle] += 1
-            self._claimed[verdict.principle] += verdict.violated
-            self._confirmed[verdict.principle] += verdict.confirmed
+        self._diversity.add(record.scenario.id, dialogue)
+        if self._flag:
+            found = flags(dialogue, record.plan, record.scenario.principles)
+            self._flags.update({flag.rule for flag in found})
 
     def _signal(self, dialogue: Dialogue, critique: Critique) -> tuple[bool, bool | None, Found]:
         reached = dialogue.stop == "completed"
@@ -549,25 +464,9 @@ class _Tally:
         cells = (table[True, True], table[True, False], table[False, True], table[False, False])
         return Agreement(rate(cells[0] + cells[3], sum(cells)), kappa(*cells))
 
-    def _principle_counts(self) -> tuple[PrincipleCount, ...]:
-        total = self._confirmed.total()
-        counts = (
-            PrincipleCount(
-                p.id,
-                p.text,
-                p.family,
-                p.category,
-                self._claimed[p.id],
-                rate(self._confirmed[p.id], self._judged[p.id]),
-                self._confirmed[p.id] / total if total else 0.0,
-            )
-            for p in self._principles.values()
-        )
-        return tuple(sorted(counts, key=lambda c: (-c.confirmed.k, -c.confirmed.n, c.id)))
-
     def _lengths(self) -> Lengths:
         turns = sum(exchanges * n for exchanges, n in self._exchanges.items())
-        pairs = self._funnel["accepted"]
+        pairs = self._kinds.total()
         chars = self._chars
         return Lengths(
             user_turn=chars["user"] / turns if turns else 0.0,
@@ -580,13 +479,3 @@ class _Tally:
 def _place(field: str, domain: str) -> str:
     """A domain's name is its own only inside its field."""
     return f"{field} / {domain}"
-
-
-def _categories(principles: Iterable[PrincipleCount]) -> tuple[CategoryCount, ...]:
-    broken: Counter[str] = Counter()
-    judged: Counter[str] = Counter()
-    for p in principles:
-        broken[p.category] += p.confirmed.k
-        judged[p.category] += p.confirmed.n
-    counts = (CategoryCount(name, rate(broken[name], n)) for name, n in judged.items() if n)
-    return tuple(sorted(counts, key=lambda c: (-c.confirmed.share, c.name)))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from sdsd.analysis.figures import Rate
+from sdsd.analysis.rates import Rate
 from sdsd.analysis.text import interval
 
 STEPS = {

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from sdsd.account import money
 from sdsd.analysis import svg
-from sdsd.analysis.figures import PAPER, PAPER_PRINCIPLES, Balance, Figures, PrincipleCount, Rate
+from sdsd.analysis.figures import Balance, Figures
 from sdsd.analysis.page import FEW, details, pair, section, table, within
+from sdsd.analysis.paper import PAPER, PAPER_PRINCIPLES
+from sdsd.analysis.principles import PrincipleCount
+from sdsd.analysis.rates import Rate
 from sdsd.analysis.samples import STOPS, words
 from sdsd.analysis.svg import Band, Column, Part, Row
 from sdsd.analysis.text import count, duration, esc, interval, percent, plural, short
@@ -23,7 +26,10 @@ _STAGES = {
     "plan": ("Plan", "t-a2"),
     "turn": ("Turns", "t-a"),
     "check": ("Self-checks", "t-a3"),
+    "candidate": ("Candidates", "t-n2"),
     "critique": ("Critique", "t-b"),
+    "earlier": ("Earlier turns judged", "t-n1"),
+    "adherence": ("Plan against talk", "t-n2"),
     "revise": ("Revision", "t-c"),
     "recheck": ("Recheck", "t-b2"),
 }
@@ -143,6 +149,8 @@ def principles(figures: Figures) -> str:
         found = plural(figures.violations, "confirmed violation")
         were = "was" if never == 1 else "were"
         lead = f"{found}. Of the {kinds} that came up, {count(never)} {were} never broken."
+        if not never:
+            lead = f"{found}. Each of the {kinds} that came up was broken."
     enough = [p for p in judged if p.confirmed.n >= FEW // 2]
     most = plural(max(p.confirmed.n for p in judged), "dialogue")
     few = f"At most {most} a principle: too few for an interval to mean much."
@@ -159,17 +167,18 @@ def principles(figures: Figures) -> str:
 
 def strategies(figures: Figures) -> str:
     """Which strategies bring violations and pairs; nothing if there is only one."""
-    if len(figures.strategies) < 2:
+    each = figures.strategies
+    if len(each) < 2:
         return ""
-    top = svg.nice(max(s.violating.high for s in figures.strategies if s.violating.n) or 1)
+    top = svg.nice(max((s.violating.high for s in each if s.violating.n), default=1.0))
     plots = []
-    for name, title, tone in (
-        ("violating", "Confirmed violations, of dialogues judged", "t-b"),
-        ("pairs", "Verified pairs, of all scenarios", "t-c"),
+    for title, tone, rates in (
+        ("Confirmed violations, of dialogues judged", "t-b", [s.violating for s in each]),
+        ("Verified pairs, of all scenarios", "t-c", [s.pairs for s in each]),
     ):
         items = [
-            _rate_row(s.name, f"Strategy {s.name}.", getattr(s, name), tone)
-            for s in figures.strategies
+            rate_row(s.name, f"{title}, by strategy {s.name}:", rate, tone)
+            for s, rate in zip(each, rates, strict=True)
         ]
         drawn = svg.rows(items, name=title, top=min(top, 1.0), ends=True)
         plots.append(f"<div><h3>{title}</h3>{drawn}</div>")
@@ -200,7 +209,7 @@ def _whiskers(principles: Sequence[PrincipleCount]) -> str:
     """The most broken ones, ordered by how readily they are."""
     shown = sorted(principles[:_SHOWN], key=lambda p: (-p.confirmed.share, p.id))
     top = svg.nice(max(p.confirmed.high for p in shown))
-    items = [_rate_row(p.id, p.text, p.confirmed) for p in shown]
+    items = [rate_row(p.id, f"{p.text} Broken in", p.confirmed) for p in shown]
     half = (len(items) + 1) // 2
     name = "Share of dialogues with a confirmed violation, by principle"
     plots = [
@@ -219,12 +228,13 @@ def _whiskers(principles: Sequence[PrincipleCount]) -> str:
     )
 
 
-def _rate_row(label: str, text: str, rate: Rate, tone: str = "t-b") -> Row:
+def rate_row(label: str, text: str, rate: Rate, tone: str = "t-b") -> Row:
+    """A share with its interval; `text` says when it is pointed at what k of n are."""
+    if not rate.n:
+        return Row(label, (), "–", f"{text} none of none")
     value = f"{percent(rate.share)} · {short(rate.k)}/{short(rate.n)}"
-    title = f"{text} Broken in {count(rate.k)} of {count(rate.n)} ({percent(rate.share)}, "
-    title += f"{within(rate)})"
-    part = Part(rate.share, tone, title)
-    return Row(label, (part,), value, title, (rate.low, rate.high))
+    title = f"{text} {count(rate.k)} of {count(rate.n)} ({percent(rate.share)}, {within(rate)})"
+    return Row(label, (Part(rate.share, tone, title),), value, title, (rate.low, rate.high))
 
 
 def _shares(figures: Figures) -> str:
@@ -262,7 +272,7 @@ def _shares(figures: Figures) -> str:
 def _categories(figures: Figures) -> str:
     rates = figures.categories
     top = min(svg.nice(max(c.confirmed.high for c in rates)), 1.0)
-    items = [_rate_row(c.name, f"{c.name}.", c.confirmed) for c in rates]
+    items = [rate_row(c.name, f"{c.name}: broken in", c.confirmed) for c in rates]
     half = (len(items) + 1) // 2
     name = "Share of verdicts with a confirmed violation, by category of principle"
     plots = [svg.rows(part, name=name, top=top, ends=True) for part in (items[:half], items[half:])]
@@ -397,9 +407,9 @@ def spent(figures: Figures, config: Config) -> str:
     lead = "Every answer that was recorded, those of dialogues under way included."
     if figures.money:
         head.append("Cost")
-        pairs = figures.step("accepted")
+        a_pair = figures.pair_cost.money
         lead += f" All of it cost {figures.money:,.2f}" + (
-            f", {figures.money / pairs:,.4f} for each verified pair." if pairs else "."
+            f", {a_pair:,.4f} for each verified pair." if a_pair is not None else "."
         )
     return section("Models by role", lead, table(head, body))
 

@@ -6,11 +6,13 @@ browser. What models wrote is escaped before it gets here (`sdsd.analysis.text`)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from sdsd.analysis import plots, svg
-from sdsd.analysis.figures import PAPER, PAPER_MODELS, PAPER_SOURCE, Figures, Rate
+from sdsd.analysis import audit, plots, svg
+from sdsd.analysis.figures import Figures
 from sdsd.analysis.page import FEW, STEPS, details, document, pair, section, table, within
+from sdsd.analysis.paper import PAPER, PAPER_MODELS, PAPER_SOURCE
+from sdsd.analysis.rates import Rate
 from sdsd.analysis.samples import RULES, sample, words
 from sdsd.analysis.svg import Part, Row
 from sdsd.analysis.text import count, duration, esc, percent, plural, said, short
@@ -20,12 +22,20 @@ from sdsd.types import Record
 
 
 def render(
-    figures: Figures, manifest: Manifest | None, config: Config, samples: Sequence[Record]
+    figures: Figures,
+    manifest: Manifest | None,
+    config: Config,
+    samples: Sequence[Record],
+    removed: Mapping[str, int] = {},
 ) -> str:
-    """The whole page. `samples` are printed in full, so give a few."""
+    """The whole page.
+
+    samples  are printed in full, so give a few
+    removed  what the export left out, by rule
+    """
     sections = [
         _headline(figures, manifest, config),
-        *(_sections(figures, config) if figures.finished else [_empty()]),
+        *(_sections(figures, config, removed) if figures.finished else [_empty()]),
         plots.throughput(figures),
         _failures(figures),
         _samples(samples),
@@ -35,17 +45,25 @@ def render(
     return document(title, "".join(sections))
 
 
-def _sections(figures: Figures, config: Config) -> list[str]:
+def _sections(figures: Figures, config: Config, removed: Mapping[str, int]) -> list[str]:
     return [
         pair(_funnel(figures, config), _paper(figures)),
         pair(plots.turns(figures), plots.signals(figures)),
-        plots.quality(figures),
         plots.strategies(figures),
         plots.principles(figures),
+        audit.where(figures),
+        audit.critics(figures),
+        audit.biases(figures),
         plots.topics(figures),
+        audit.diversity(figures),
+        _left_out(plots.quality(figures), audit.cleaning(removed)),
         pair(plots.tokens(figures), plots.times(figures)),
         plots.spent(figures, config),
     ]
+
+
+def _left_out(quality: str, cleaning: str) -> str:
+    return pair(quality, cleaning) if quality and cleaning else quality + cleaning
 
 
 # -- headline ------------------------------------------------------------------------------
@@ -71,6 +89,8 @@ def _headline(figures: Figures, manifest: Manifest | None, config: Config) -> st
             f"{short(clock.completion_tokens)} written in {plural(clock.answers, 'answer')}",
         ),
     ]
+    if cost := audit.pair_cost(figures):
+        tiles.insert(3, cost)
     cells = "".join(
         f"<li><strong>{number}</strong><b>{name}</b><small>{note}</small></li>"
         for number, name, note in tiles

@@ -48,6 +48,17 @@ class Column(NamedTuple):
     value: float
     title: str
     mark: float | None = None
+    tone: str = ""
+    """Its own colour class; empty: that of the histogram."""
+
+
+class Tile(NamedTuple):
+    """One cell of a heat map."""
+
+    share: float
+    title: str
+    sure: bool = True
+    """Drawn in full; else small, because it rests on little."""
 
 
 class Band(NamedTuple):
@@ -177,7 +188,7 @@ def columns(
     for i, column in enumerate(items):
         y = _y(column.value, top, height)
         x = slot * (i + (1 - fill) / 2)
-        shape = _rect(x, y, slot * fill, _TOP + height - y, tone)
+        shape = _rect(x, y, slot * fill, _TOP + height - y, column.tone or tone)
         shape += _rect(slot * i, _TOP, slot, height, "hit")
         if column.mark is not None:
             at = _y(column.mark, top, height)
@@ -268,6 +279,74 @@ def nice(value: float) -> float:
 
 def _y(value: float, top: float, height: int) -> float:
     return _TOP + height * (1 - value / top)
+
+
+# -- both ways -----------------------------------------------------------------------------
+
+_TILE, _GAP = 19, 2
+_SMALL = 7  # pixels of a tile that rests on little
+_SLANT = 65  # degrees
+_LABEL, _HEAD = 170, 185  # pixels of the longest labels to the left and above
+LEVELS = 5
+"""Shades of a heat map; a sixth is for nothing."""
+
+
+def heat(
+    lines: Sequence[tuple[str, str, Sequence[Tile | None]]],
+    heads: Sequence[str],
+    *,
+    name: str,
+    top: float,
+    titled: bool = True,
+) -> str:
+    """Tiles by line and column, darker for more; `top` is the share of the darkest.
+
+    A line is its label, what pointing at it says, and a tile or None for each of `heads`. The plot
+    is as wide as it has to be. Without `titled`, tiles say nothing when pointed at: large maps are
+    a fraction of the size then.
+    """
+    slope = math.radians(_SLANT)
+    left = min(max((8 * len(label) for label, _, _ in lines), default=0), _LABEL) + 10
+    over = min(max((8 * len(head) for head in heads), default=0), _HEAD)
+    up = int(over * math.sin(slope)) + 12
+    width = left + _TILE * len(heads) + int(over * math.cos(slope))
+    body = []
+    for k, head in enumerate(heads):
+        x = left + _TILE * (k + 0.75)
+        text = f'<text transform="translate({_n(x)} {up - 6}) rotate(-{_SLANT})">'
+        body.append(_titled(f"{text}{esc(clip(head, over))}</text>", head))
+    for i, (label, title, tiles) in enumerate(lines):
+        y = up + _TILE * i
+        body.append(_titled(_text("0", y + 13.5, clip(label, 1.15 * left), ""), title))
+        body.append(_tiles(tiles, left, y, top, titled))
+    height = up + _TILE * len(lines)
+    return (
+        f'<div class="wide"><svg class="plot heat" role="img" aria-label="{esc(name)}" '
+        f'width="{width}" height="{height}">{"".join(body)}</svg></div>'
+    )
+
+
+def _tiles(tiles: Sequence[Tile | None], x: int, y: int, top: float, titled: bool) -> str:
+    shapes: dict[str, str] = {}
+    body = []
+    for k, tile in enumerate(tiles):
+        if tile is None:
+            continue
+        side = _TILE - _GAP if tile.sure else _SMALL
+        inset = (_TILE - side) / 2
+        square = f"M{_n(x + _TILE * k + inset)} {_n(y + inset)}h{side}v{side}h-{side}z"
+        tone = f"h{level(tile.share, top)}"
+        if titled:
+            body.append(_titled(f'<path d="{square}" class="{tone}"/>', tile.title))
+        else:
+            shapes[tone] = shapes.get(tone, "") + square
+    body += [f'<path d="{squares}" class="{tone}"/>' for tone, squares in shapes.items()]
+    return "".join(body)
+
+
+def level(share: float, top: float) -> int:
+    """The shade of a share: 0 for none, then evenly up to `LEVELS` from `top` on."""
+    return min(math.ceil(LEVELS * share / top), LEVELS) if share else 0
 
 
 # -- pieces --------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def percent(share: float) -> str:
 def interval(low: float, high: float) -> str:
     """Two shares as a range: `12-19%`."""
     if low >= 0.0995:
-        return f"{100 * low:.0f}–{percent(high)}"
+        return f"{100 * low:.{1 if low >= 0.995 else 0}f}–{percent(high)}"
     return f"{100 * low:.1f}–{100 * high:.1f}%"
 
 
