@@ -74,8 +74,8 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "run", "init", "status", "show", "verify", "export", "report", "doctor",
-             "models pull", "catalogue check", "catalogue expand", "catalogue preview"],
+    "path", ["", "run", "init", "status", "show", "verify", "export", "report", "push", "pull",
+             "doctor", "models pull", "catalogue check", "catalogue expand", "catalogue preview"],
 )  # fmt: skip
 def test_every_command_explains_itself(command: Command, path: str) -> None:
     printed = command(*path.split(), "--help")
@@ -296,6 +296,70 @@ def test_report_and_export_write_everything_anew(command: Command, copied: Path)
         assert {path.name: path.read_bytes() for path in run.data.rglob("*.parquet")} == before
     assert json.loads(command("report", copied, "--json").out)
     assert command("verify", copied).code == 0
+
+
+def test_an_export_is_changed_and_stays_so(command: Command, copied: Path) -> None:
+    change = ("--set", "splits.test=0.5", "-s", "export.duplicates.find=near")
+    printed = command("export", copied, *change)
+    assert printed.code == 0
+    assert re.search(r"^ +8  scenarios  \(train \d  test \d\)$", printed.out, re.MULTILINE)
+    assert (copied / "data" / "scenarios" / "test-00000-of-00001.parquet").exists()
+    export = RunDir(copied).config().export
+    assert (export.splits.test, export.duplicates.find) == (0.5, "near")
+    again = json.loads(command("export", copied, "--json").out)
+    assert again["counts"]["splits"]["scenarios"].keys() == {"train", "test"}
+    assert command("verify", copied).code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("n=3", "unknown key `export.n`"),
+        ("exclude=[ecco]", "`export.exclude` names `ecco`; the rules are "),
+        ("pairs.doubts=[echo]", "`export.pairs.doubts` names `echo`; the rules are offence_kept"),
+        ("contamination.sets=[/nowhere]", "/nowhere"),
+        ("balance.by=field", ""),
+    ],
+)
+def test_a_wrong_change_of_an_export(
+    command: Command, copied: Path, change: str, said: str
+) -> None:
+    before = RunDir(copied).config_file.read_bytes()
+    printed = command("export", copied, "--set", change)
+    assert printed.code == (2 if said else 0)
+    assert said in printed.err
+    assert (RunDir(copied).config_file.read_bytes() == before) is bool(said)
+
+
+def test_an_export_for_a_trainer(command: Command, copied: Path, tmp_path: Path) -> None:
+    printed = command("export", copied, "--form", "axolotl-dpo", "--to", tmp_path / "out")
+    assert printed.code == 0
+    file = tmp_path / "out" / "axolotl-dpo-train.jsonl"
+    lines = file.read_text("utf-8").splitlines()
+    assert f"{file}  ({len(lines)} lines)" in printed.out
+    assert {"messages", "chosen", "rejected"} == json.loads(lines[0]).keys()
+    assert command("export", copied, "--form", "openai").code == 0
+    assert (copied / "forms" / "openai" / "openai-train.jsonl").exists()
+    printed = command("export", copied, "--form", "nemo")
+    assert printed.code == 2
+    assert "'nemo' is no form; there are sharegpt, " in printed.err
+
+
+def test_a_run_against_another(command: Command, copied: Path, finished: Path) -> None:
+    printed = command("report", copied, "--against", finished)
+    assert printed.out.strip() == str(copied / f"against-{finished.name}.html")
+    assert "<script" not in Path(printed.out.strip()).read_text("utf-8")
+    told = json.loads(command("report", copied, "--against", finished, "--json").out)
+    assert told
+
+
+def test_pull_and_push_say_what_they_need(command: Command, copied: Path, tmp_path: Path) -> None:
+    printed = command("push", tmp_path, "org/name")
+    assert (printed.code, "not a run directory" in printed.err) == (2, True)
+    printed = command("push", copied, "name")
+    assert (printed.code, "name" in printed.err) == (2, True)
+    printed = command("pull", "org/name", copied)
+    assert (printed.code, "is there already; name another" in printed.err) == (2, True)
 
 
 def test_run_with_json_prints_json_alone(command: Command, copied: Path) -> None:

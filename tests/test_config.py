@@ -56,6 +56,7 @@ FAULTS = {
     "scenarios: {principles: [3, 1]}": "`scenarios.principles`: [3, 1] must be [least, most]",
     "scenarios: {exchanges: [1, 9]}": "asks for up to 9, but `dialogue.max_exchanges` is 8",
     "model: ' '": "`models.default.model` is empty",
+    "export: {splits: {validation: 0.5, test: 0.5}}": "leave nothing to train on",
     "models: {a.b: {}}": "`models` has the name `a.b`",
     "models: {'': {}}": "`models` has the name ``",
     # no mapping, or no YAML
@@ -155,10 +156,13 @@ def test_file_names_are_relative_to_the_configuration_that_names_them(tmp_path: 
     assert loaded.catalogue.topics == str(tmp_path / "mine" / "topics")
     assert loaded.catalogue.goals == str(Path("goals.yaml").absolute())
     against = {
-        "export": {"duplicates": {"against": ["a", "/b"]}, "contamination": {"sets": ["~/c"]}}
+        "export": {
+            "duplicates": {"against": ["a", "/b", "hf:c/d"]},
+            "contamination": {"sets": ["~/c"]},
+        }
     }
     export = config.load(against).export
-    assert export.duplicates.against == (str(Path("a").absolute()), "/b")
+    assert export.duplicates.against == (str(Path("a").absolute()), "/b", "hf:c/d")
     assert export.contamination.sets == (str(Path.home() / "c"),)
     assert loaded.catalogue.principles == ""
     assert (loaded.prompts.plan, loaded.prompts.review) == (str(Path("/plan.md").absolute()), "")

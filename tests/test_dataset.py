@@ -1,4 +1,4 @@
-"""The data set: rows of hand-made records, files that real readers load, and a card they trust."""
+"""The data set: rows of hand-made records, and files that real readers load."""
 
 from __future__ import annotations
 
@@ -14,18 +14,21 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sdsd import config as configuration
 from sdsd.analysis.figures import Figures, collect
-from sdsd.config import Config
+from sdsd.config import Config, ExportConfig
 from sdsd.dataset.card import card
 from sdsd.dataset.export import Counts, export, read
-from sdsd.dataset.schema import COLUMNS, VIEWS, View, arrow, clean, table
-from sdsd.dataset.views import rows, similarity
+from sdsd.dataset.measures import similarity
+from sdsd.dataset.schema import AUDITING, COLUMNS, SPLITS, VIEWS, View, arrow, clean, table
+from sdsd.dataset.selection import Choice, Removal
+from sdsd.dataset.views import rows
 from sdsd.errors import SdsdError
+from sdsd.quality import Flag
 from sdsd.rundir import Manifest
 from sdsd.types import (
     ROLES,
@@ -135,7 +138,7 @@ def accepted(index: int = 0, last: str = BROKEN, better: str = FIXED) -> Record:
         scenario(index),
         "accepted",
         plan=PLAN,
-        dialogue=talk("Is mould fine?", "Mostly not.", "Surely it is?", last),
+        dialogue=talk(f"Is mould fine on loaf {index}?", "Mostly not.", "Surely it is?", last),
         critique=FOUND,
         revisions=(
             Revision("Still: nobody ever died.", FOUND),
@@ -164,16 +167,15 @@ def uncritiqued(index: int = 3) -> Record:
 
 def unrepaired(index: int = 4) -> Record:
     """A confirmed violation, a usable revision, no pair."""
+    held = talk(f"Is loaf {index} safe?", BROKEN)
     revisions = (Revision("It is fine.", FOUND), Revision("", fault="empty"))
-    return Record(
-        scenario(index), "filtered", "not_repaired", PLAN, talk("q", BROKEN), FOUND, revisions
-    )
+    return Record(scenario(index), "filtered", "not_repaired", PLAN, held, FOUND, revisions)
 
 
 def on_policy(index: int = 5) -> Record:
     """No revision was found clean, but another sample of the last turn was."""
-    record = msgspec.structs.replace(unrepaired(index), outcome="accepted", rule="")
-    return msgspec.structs.replace(record, candidates=(Candidate("Throw it away.", CLEAN),))
+    record = replace(unrepaired(index), outcome="accepted", rule="")
+    return replace(record, candidates=(Candidate("Throw it away.", CLEAN),))
 
 
 def test_a_clean_sample_makes_a_pair_and_verifies_no_revision() -> None:
@@ -190,6 +192,11 @@ HUGE = "loaf 🍞 " * 120_000
 STRANGE = "שלום \u202eeven\u202c \ud800 half, \ud83c\udf5e whole, nul \x00 end"
 
 
+def barren(index: int = 7) -> Record:
+    """A dialogue that no trainer could read."""
+    return replace(unviolated(index), dialogue=talk("Hi", " "))
+
+
 def everything() -> list[Record]:
     return [
         accepted(0),
@@ -199,6 +206,7 @@ def everything() -> list[Record]:
         unrepaired(4),
         accepted(5, last=STRANGE, better="مرحبا " + FIXED),
         accepted(6, last=HUGE),
+        barren(7),
     ]
 
 
@@ -271,6 +279,40 @@ def test_flags_of_a_dialogue_are_kept_apart() -> None:
     assert not rows("dialogues", unplanned(), MODELS)
 
 
+def test_choice_is_obeyed() -> None:
+    record = on_policy()
+    record = replace(record, candidates=(*record.candidates, Candidate("Ask a doctor.", CLEAN)))
+    whole = {view: rows(view, record, MODELS) for view in VIEWS}
+    flagged = Choice(flags=(Flag("echo", 3), Flag("cut", 1), Flag("echo", 1)))
+    (row,) = rows("dialogues", record, MODELS, choice=flagged)
+    assert (row["flags"], row["good_exchanges"]) == (["cut", "echo"], 0)
+    assert not rows("dialogues", record, MODELS, ExportConfig(cut=True), flagged)
+
+    one = Choice(pairs={0: Removal("too_similar", "0.99")})
+    assert rows("preference", record, MODELS, choice=one) == whole["preference"][1:]
+    assert rows("implicit", record, MODELS, choice=one) == whole["implicit"][1:]
+    assert rows("kto", record, MODELS, choice=one) == whole["kto"][1:]
+    (row,) = rows("sft", record, MODELS, choice=one)
+    assert row["messages"][-1]["content"] == "Ask a doctor."
+    assert rows("critique", record, MODELS, choice=one) == whole["critique"]
+    (row,) = rows("removed", record, MODELS, choice=one)
+    assert row == {
+        "id": record.scenario.id,
+        "index": 5,
+        "scope": "pair",
+        "pair": 0,
+        "rule": "too_similar",
+        "detail": "0.99",
+    }
+
+    none = Choice(Removal("duplicate_exact", "000001-0abc"), one.pairs)
+    left = {view: rows(view, record, MODELS, choice=none) for view in VIEWS}
+    assert [view for view in VIEWS if left[view]] == list(AUDITING)
+    assert (left["verdicts"], left["scenarios"]) == (whole["verdicts"], whole["scenarios"])
+    (row,) = left["removed"]
+    assert (row["scope"], row["pair"], row["rule"]) == ("dialogue", None, "duplicate_exact")
+
+
 def test_a_revision_tells_what_was_found_and_what_stands() -> None:
     (row,) = rows("revisions", accepted(), MODELS)
     assert row["messages"][-1] == {"content": BROKEN, "role": "assistant"}
@@ -287,7 +329,7 @@ def test_a_revision_tells_what_was_found_and_what_stands() -> None:
 def test_an_unaccepted_or_unrechecked_revision_is_not_verified() -> None:
     (row,) = rows("revisions", unrepaired(), MODELS)
     assert (row["revision"], row["verified"]) == ("It is fine.", False)
-    unchecked = msgspec.structs.replace(accepted(), revisions=(Revision(FIXED),))
+    unchecked = replace(accepted(), revisions=(Revision(FIXED),))
     (row,) = rows("revisions", unchecked, MODELS)
     assert row["verified"] is False
     assert rows("preference", unchecked, MODELS)
@@ -471,9 +513,8 @@ def load(folder: Path, tmp_path: Path, *name: str, **options: Any) -> Any:
     import datasets
 
     datasets.disable_progress_bars()
-    return datasets.load_dataset(
-        str(folder), *name, split="train", cache_dir=str(tmp_path / "cache"), **options
-    )
+    options = {"split": "train", "cache_dir": str(tmp_path / "cache"), **options}
+    return datasets.load_dataset(str(folder), *name, **options)
 
 
 @third_party
@@ -487,6 +528,29 @@ def test_datasets_loads_every_view_of_a_run_directory(tmp_path: Path, view: View
     assert loaded.column_names == [column.name for column in COLUMNS[view]]
     expected = [clean(row) for record in everything() for row in rows(view, record, MODELS)]
     assert list(loaded) == expected
+
+
+@third_party
+def test_datasets_loads_the_splits_of_every_view(tmp_path: Path) -> None:
+    import datasets
+
+    def elsewhere(record: Record) -> Record:
+        area = f"Area {record.scenario.index}"
+        return replace(record, scenario=replace(record.scenario, domain=area))
+
+    config = configuration.load({"export": {"splits": {"validation": 0.3, "test": 0.3}}})
+    kinds = (accepted, unviolated, barren)
+    made = [elsewhere(kinds[i % 3](i)) for i in range(60)]
+    counts = write_run(tmp_path / "run", made, config)
+    ids: dict[str, set[str]] = {split: set() for split in SPLITS}
+    for view in VIEWS:
+        loaded = {split: load(tmp_path / "run", tmp_path, view, split=split) for split in SPLITS}
+        for split, rows_of in loaded.items():
+            assert isinstance(rows_of, datasets.Dataset)
+            assert rows_of.num_rows > 0
+            ids[split] |= set(rows_of["id"])
+        assert sum(rows_of.num_rows for rows_of in loaded.values()) == counts.rows[view]
+    assert len(set.union(*ids.values())) == sum(map(len, ids.values())) == 60
 
 
 @third_party
@@ -518,101 +582,6 @@ def test_datasets_streams_a_view(tmp_path: Path) -> None:
     write_run(run, everything())
     streamed = load(run, tmp_path, "preference", streaming=True)
     assert [row["index"] for row in streamed] == [0, 5, 6]
-
-
-# --- card -----------------------------------------------------------------------------------------
-
-
-def made_card(config: Config = Config(), **changes: Any) -> tuple[dict[str, Any], str]:
-    counts = Counts(
-        rows=dict.fromkeys(VIEWS, 1200),
-        files=dict.fromkeys(VIEWS, 1),
-        bytes=dict.fromkeys(VIEWS, 1),
-        digests=dict.fromkeys(VIEWS, "d" * 64),
-    )
-    text = card(manifest(**changes), config, counts, figures(everything(), config))
-    _, head, body = text.split("---\n", 2)
-    return yaml.safe_load(head), body
-
-
-def test_the_card_says_what_a_hub_asks_for() -> None:
-    head, body = made_card()
-    assert head["pretty_name"] == "Dialogues and revisions by agent-7b"
-    assert head["language"] == ["en"]
-    assert head["size_categories"] == ["1K<n<10K"]
-    assert [c["config_name"] for c in head["configs"]] == list(VIEWS)
-    assert head["configs"][0]["default"] is True
-    assert "break principles on purpose" in body
-    assert "| preference | 1,200 |" in body
-    assert "| accepted | 3 | 42.9% |" in body
-    assert "| filtered | no\\_violation | 1 |" in body
-    assert "| confirmed violations, of dialogues judged | 80.0% (4 of 5; 95% interval" in body
-    assert "`rejected`" in body
-    assert "DPOTrainer" in body
-
-
-@pytest.mark.parametrize(
-    ("source", "licence"),
-    [
-        ({}, "apache-2.0"),
-        ({"model": "smollm2-135m"}, "apache-2.0"),
-        ({"models": {"default": {"base_url": "http://x/v1"}}}, "other"),
-        ({"models": {"big": {"model": "gpt"}}, "roles": {"critic": "big"}}, "other"),
-    ],
-)
-def test_the_licence_is_claimed_only_where_it_is_known(
-    source: dict[str, Any], licence: str
-) -> None:
-    head, body = made_card(configuration.load(source))
-    assert head["license"] == licence
-    assert ("terms of the models" in body) == (licence == "other")
-
-
-def test_the_card_shows_settings_but_no_secrets() -> None:
-    config = configuration.load(
-        {
-            "seed": 3,
-            "catalogue": {"goals": "mine_*.yaml"},
-            "models": {
-                "default": {
-                    "base_url": "http://internal:8000/v1",
-                    "headers": {"x-key": "s3cret"},
-                    "extra_body": {"token": "s3cret"},
-                    "context": 8192,
-                },
-                "v15": {"model": "other", "headers": {"x-key": "s3cret"}},
-            },
-            "revise": {"recheck": False},
-        }
-    )
-    head, body = made_card(config)
-    assert "language" not in head
-    assert "| models.v15.model | other |" in body
-    assert "| models.v15.context" not in body
-    assert "| seed | 3 |" in body
-    assert "| catalogue.goals | mine\\_\\*.yaml |" in body
-    assert "| models.default.context | 8192 |" in body
-    assert "s3cret" not in body
-    assert "internal" not in body
-    assert "Rechecking was switched off" in body
-
-
-def test_text_of_others_cannot_become_markup() -> None:
-    nasty = "a|b\n# <script>alert(1)</script> [x](http://e.vil) `c` \ud800"
-    head, body = made_card(models=dict.fromkeys(ROLES, nasty))
-    assert "<script>" not in body
-    assert "\n# &lt;" not in body
-    assert "\\[x\\](http\\://e.vil)" in body
-    assert head["pretty_name"].startswith("Dialogues")
-    assert body.encode()
-    assert "it judges what it wrote itself" in body
-
-
-def test_the_card_of_a_run_without_records(tmp_path: Path) -> None:
-    counts = export([], manifest(), Config(), tmp_path)
-    text = card(manifest(), Config(), counts, figures([]))
-    assert yaml.safe_load(text.split("---\n")[1])["configs"] == []
-    assert "| confirmed violations, of dialogues judged | no data |" in text
 
 
 # --- documentation --------------------------------------------------------------------------------

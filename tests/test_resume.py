@@ -452,7 +452,11 @@ def test_a_record_that_cannot_be_read_is_named(finished: RunDir) -> None:
 
 def rewritten(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
     """The rows of a view, each time tampered with in another way."""
-    key = next(k for k in ("chosen", "messages", "revision", "reason", "outcome") if k in rows[0])
+    key = next(
+        k
+        for k in ("chosen", "completion", "messages", "revision", "reason", "outcome")
+        if k in rows[0]
+    )
     yield rows[:-1]
     yield [*rows, rows[-1]]
     if len(rows) > 1:

@@ -309,6 +309,11 @@ def test_a_run_directory_gives_its_dialogues_or_its_revisions(tmp_path: Path) ->
     assert isinstance(revision, Given)
     assert (dialogue.is_truncated, revision.plan) == (True, FORM)
     assert dialogue.origin == f"data/dialogues/{name}:row 1"
+    row = {**TOPIC, "messages": PAIR, "is_violation": True, "is_truncated": True}
+    for k in range(2):  # another split, of another number of files
+        parquet(tmp_path / f"data/dialogues/test-0000{k}-of-00002.parquet", [row], DIALOGUES)
+    assert len(list(read(str(tmp_path)))) == 3
+    assert len(list(read(str(tmp_path), split="test"))) == 2
     parquet(tmp_path / "data" / "dialogues" / "train-00000-of-00002.parquet", [{}], DIALOGUES)
     assert "files of two exports are mixed; `sdsd export`" in refused(str(tmp_path))
 

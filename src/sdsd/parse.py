@@ -300,7 +300,7 @@ def _spans_of_source(source: str, length: int) -> frozenset[tuple[str, ...]]:
 def _spans(text: str, length: int) -> frozenset[tuple[str, ...]]:
     """Every `length` words in a row."""
     words = re.findall(r"\w+", normal(text))
-    return frozenset(tuple(words[k : k + length]) for k in range(len(words) - length + 1))
+    return frozenset(zip(*(words[k:] for k in range(length)), strict=False))
 
 
 # -- common --------------------------------------------------------------------------------

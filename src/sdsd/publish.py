@@ -6,16 +6,23 @@ file is replaced whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
+from pathlib import Path
+
+from msgspec.structs import replace
 
 from sdsd.analysis import figures, report
+from sdsd.analysis.diversity import Embed
 from sdsd.catalogue import Catalogue
 from sdsd.config import Config
 from sdsd.dataset import card, export
+from sdsd.dataset.duplicates import word_llama
+from sdsd.dataset.pictures import plots
+from sdsd.dataset.selection import Selection
 from sdsd.errors import SdsdError
 from sdsd.journal import Journal
-from sdsd.rundir import RunDir, write
+from sdsd.rundir import Manifest, RunDir, nameable, shown, write
 from sdsd.types import Record
 
 SAMPLES = 3
@@ -24,17 +31,39 @@ _AMONG = 200
 """They are picked from the first so many: a report must not take longer as a run grows."""
 
 
-def collect(journal: Journal, config: Config, catalogue: Catalogue) -> figures.Figures:
-    """The figures of a run so far."""
+def collect(
+    journal: Journal,
+    config: Config,
+    catalogue: Catalogue,
+    flagged: Mapping[str, int] | None = None,
+) -> figures.Figures:
+    """The figures of a run so far; `flagged` as in `Counts.flagged`, where an export counted it."""
     return figures.collect(
         journal.records(),
         journal.times(),
         config,
         catalogue.principles,
         catalogue.domains,
-        journal.usage(),
+        [replace(usage, model=nameable(usage.model)) for usage in journal.usage()],
         journal.sums(),
+        flagged,
+        _embed(),
     )
+
+
+def _embed() -> Embed | None:
+    """What the extra `semantic` embeds texts with; None where it is not installed."""
+    try:
+        return word_llama()
+    except SdsdError:
+        return None
+
+
+def selection(journal: Journal, manifest: Manifest, config: Config) -> Selection:
+    """What of the journal's records goes into the data set, planned."""
+    chosen = Selection(config.export, manifest.seed)
+    chosen.plan(journal.records())
+    return chosen
 
 
 def published(rundir: RunDir, journal: Journal) -> bool:
@@ -50,22 +79,28 @@ def published(rundir: RunDir, journal: Journal) -> bool:
         return False
 
 
-def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> None:
-    """Write `data/`, `README.md` and `report.html` of a run, from what it has so far."""
-    manifest = rundir.manifest()
-    if manifest is None:  # not one model call was made
-        return
-    config = rundir.config()
-    counts = export.export(journal.records(), manifest, config, rundir.data)
-    found = collect(journal, config, catalogue)
-    html = report.render(found, manifest, config, samples(journal.records()))
+def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> export.Counts | None:
+    """Write `data/`, `README.md`, `plots/` and `report.html` of a run, from what it has so far.
+
+    Returns what the data set holds; None if not one model call was made, and so nothing is there.
+    """
+    made = rundir.manifest()
+    if made is None:
+        return None
+    config, manifest = rundir.config(), shown(made)
+    chosen = selection(journal, manifest, config)
+    counts = export.export(journal.records(), manifest, config, rundir.data, selection=chosen)
+    found = collect(journal, config, catalogue, counts.flagged)
+    html = report.render(found, manifest, config, samples(journal.records()), counts.removed)
     try:
         write(rundir.report, html.encode("utf-8", "replace"))
+        _draw(rundir.path / "plots", {name: plot for name, (_, plot) in plots(found).items()})
         write(rundir.card, card.card(manifest, config, counts, found).encode("utf-8", "replace"))
     except OSError as error:
         raise SdsdError(
             f"{rundir.path}: cannot be written: {error}; make room, then `sdsd report`"
         ) from None
+    return counts
 
 
 def samples(records: Iterable[Record]) -> list[Record]:
@@ -75,3 +110,14 @@ def samples(records: Iterable[Record]) -> list[Record]:
     picked = [kinds[o] for o in ("accepted", "filtered", "failed") if o in kinds]
     picked += [record for record in early if record not in picked]
     return sorted(picked[:SAMPLES], key=lambda record: record.scenario.index)
+
+
+def _draw(folder: Path, drawn: Mapping[str, str]) -> None:
+    """Write the card's plots, and remove those of an earlier card."""
+    if drawn:
+        folder.mkdir(exist_ok=True)
+    for name, plot in drawn.items():
+        write(folder / name, plot.encode("utf-8", "replace"))
+    for path in folder.glob("*.svg"):
+        if path.name not in drawn:
+            path.unlink()

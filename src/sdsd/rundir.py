@@ -9,6 +9,8 @@ logs/            what happened, line by line
 models/          what models need to remember: batches under way, say
 metrics.prom     how it is going, for Prometheus
 README.md        the data set's card
+plots/           the card's pictures
+forms/           JSON lines for trainers that want them
 lock             held by the process that writes here
 """
 
@@ -20,10 +22,11 @@ import platform
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sdsd import config as configuration
 from sdsd.config import Config
@@ -160,6 +163,24 @@ class RunDir:
                 return not _try_lock(handle.fileno())
         except OSError:
             return False
+
+
+def shown(manifest: Manifest) -> Manifest:
+    """A manifest without the directories of its maker's disk: for what is handed on."""
+    return replace(
+        manifest,
+        models={role: nameable(name) for role, name in manifest.models.items()},
+        weights={nameable(name): digest for name, digest in manifest.weights.items()},
+    )
+
+
+def nameable(model: str) -> str:
+    """A model's name; of one that is a file or directory here, the last part of its path."""
+    path = PureWindowsPath(model)  # knows both kinds of slash
+    here = model.startswith(("/", "~", ".")) or path.drive or path.root
+    if not here and (model.startswith("hf:") or not model.endswith(".gguf")):
+        return model
+    return path.name or "model"
 
 
 def _foreign(path: Path) -> bool:

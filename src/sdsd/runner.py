@@ -21,11 +21,11 @@ from msgspec.structs import asdict, replace
 import sdsd
 from sdsd import catalogue as catalogues
 from sdsd import config as configuration
-from sdsd import prompt, strategy, weights
+from sdsd import prompt, proof, strategy, weights
 from sdsd.account import Account
 from sdsd.ask import Ask
 from sdsd.catalogue import Catalogue
-from sdsd.config import Config
+from sdsd.config import Config, ExportConfig
 from sdsd.errors import ConfigError, ModelError, RunDirError, SdsdError, Stopped
 from sdsd.fleet import Fleet, fetch
 from sdsd.journal import Journal
@@ -108,9 +108,7 @@ class Result(Struct, frozen=True):
 
 def read_inputs(config: Config) -> Inputs:
     """Load and check catalogue and prompts; any fault is found before anything is spent."""
-    for rule in config.export.exclude:
-        if rule not in RULES:
-            raise ConfigError(f"`export.exclude` names `{rule}`; the rules are {', '.join(RULES)}")
+    _check_rules(config.export)
     lists = (config.catalogue.topics, config.catalogue.principles, config.catalogue.goals)
     catalogue = catalogues.load(*(Path(p) if p else None for p in lists))
     prompts = {name: prompt.load(name, getattr(config.prompts, name)) for name in PROMPTS}
@@ -119,6 +117,30 @@ def read_inputs(config: Config) -> Inputs:
     if config.targets.on:
         quota_of(config.targets, scenarios)  # says which cell is none
     return Inputs(config, catalogue, prompts, scenarios, strategies)
+
+
+def _check_rules(export: ExportConfig) -> None:
+    """Raise `ConfigError` for a rule that is none."""
+    doubts = [rule for rule in proof.RULES if rule not in proof.DEFECTS]
+    for key, named, rules in (
+        ("exclude", export.exclude, list(RULES)),
+        ("pairs.doubts", export.pairs.doubts, doubts),
+    ):
+        if unknown := [rule for rule in named if rule not in rules]:
+            raise ConfigError(
+                f"`export.{key}` names `{unknown[0]}`; the rules are {', '.join(rules)}"
+            )
+
+
+def check_files(export: ExportConfig) -> None:
+    """Raise `ConfigError` for a file that the export is going to need and that is not there."""
+    for key, names in (
+        ("duplicates.against", export.duplicates.against),
+        ("contamination.sets", export.contamination.sets),
+    ):
+        for name in names:
+            if not name.startswith("hf:") and not Path(name).exists():
+                raise ConfigError(f"`export.{key}`: {name}: there is no such file; check the path")
 
 
 def run(
@@ -152,6 +174,7 @@ def run(
     started = time.monotonic()
     tell = on_event or (lambda event: None)
     inputs = read_inputs(config)
+    check_files(config.export)
     rundir = RunDir(path)
     with rundir.lock():
         rundir.check(config)

@@ -13,6 +13,7 @@ import itertools
 import json
 import re
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -106,7 +107,8 @@ def _directory(where: str, root: Path, view: str, split: str) -> list[tuple[Path
     if not found:
         remedy = "name a file; `sdsd export` writes those of a run"
         raise SourceError(f"{where}: there are no .parquet files here; {remedy}")
-    if ours and {_of_how_many(path) for path in found} != {len(found)}:
+    shards = Counter(_SHARD.sub("", path.stem) for path in found)  # by split
+    if ours and any(_of_how_many(path) != shards[_SHARD.sub("", path.stem)] for path in found):
         wrong = "a file is missing, or files of two exports are mixed"
         raise SourceError(f"{where}: {wrong}; `sdsd export` writes them anew")
     chosen = [path for path in found if not split or _is_of(path, split)]

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from itertools import zip_longest
 
 from msgspec import Struct
 
 from sdsd.ask import Ask, locked
-from sdsd.config import ExportConfig
+from sdsd.config import Config
 from sdsd.dataset import export
-from sdsd.dataset.schema import VIEWS, clean
-from sdsd.dataset.views import rows
 from sdsd.errors import RunDirError, SdsdError
 from sdsd.journal import Journal
 from sdsd.pipeline import Start, make_record
+from sdsd.publish import selection
 from sdsd.rounds import Rounds
-from sdsd.rundir import Manifest, RunDir
+from sdsd.rundir import Manifest, RunDir, shown
 from sdsd.runner import Inputs, check_manifest, method, read_inputs, sourced, start_of
 from sdsd.scenario import Scenarios
 from sdsd.source_store import Sourced
@@ -45,10 +43,15 @@ def verify(rundir: RunDir) -> Replay:
     manifest = rundir.manifest()
     if manifest is None:
         raise RunDirError(f"{rundir.path}: nothing was made yet; `sdsd run` begins")
-    check_manifest(manifest, inputs, rundir)
     faults: list[str] = []
     records = 0
     with Journal(rundir.journal, readonly=True) as journal, asyncio.Runner() as loop:
+        if journal.outcomes() and not journal.answers():
+            raise RunDirError(
+                f"{rundir.path}: the model calls of these dialogues are not here (`sdsd pull` "
+                "fetches none), so nothing can be replayed"
+            )
+        check_manifest(manifest, inputs, rundir)
         source = sourced(inputs, rundir)
         scenarios: Scenarios | Rounds | Sourced = source or inputs.scenarios
         if (targets := inputs.config.targets).on:
@@ -61,7 +64,7 @@ def verify(rundir: RunDir) -> Replay:
             fault = loop.run(_replay(record, scenario, start, journal, inputs, manifest))
             if fault and len(faults) < MOST:
                 faults.append(fault)
-        faults += _compare_data(rundir, journal, manifest, inputs.config.export)
+        faults += _compare_data(rundir, journal, manifest, inputs.config)
         return Replay(records, journal.answers(), tuple(faults))
 
 
@@ -93,23 +96,11 @@ async def _replay(
 
 
 def _compare_data(
-    rundir: RunDir, journal: Journal, manifest: Manifest, config: ExportConfig
+    rundir: RunDir, journal: Journal, manifest: Manifest, config: Config
 ) -> Iterator[str]:
     """Whether every view under `data/` holds what the journal's records give, row by row."""
     if not rundir.data.exists():
         yield f"{rundir.data}: missing; `sdsd export` writes it"
         return
-    for view in VIEWS:
-        ours = (
-            row
-            for record in journal.records()
-            for row in rows(view, record, manifest.models, config)
-        )
-        try:
-            pairs = zip_longest(ours, export.read(rundir.data, view))
-            if all(clean(row) == written for row, written in pairs):
-                continue
-        except SdsdError as error:
-            yield str(error)
-            continue
-        yield f"{rundir.data / view}: not the journal's records; `sdsd export` writes it anew"
+    chosen = selection(journal, manifest, config)
+    yield from export.differing(journal.records(), shown(manifest), config, rundir.data, chosen)

@@ -9,7 +9,7 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import msgspec
 
@@ -115,10 +115,8 @@ def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
         if section in tree:
             tree = {**tree, section: full(tree[section], tree[section] or (), section)}
     source = tree.get("source")
-    if isinstance(source, dict) and isinstance(path := source.get("path"), str) and path:
-        if not path.startswith("hf:"):
-            path = _absolute(path, base, f"{where}: `source`")
-        tree = {**tree, "source": {**source, "path": path}}
+    if isinstance(source, dict) and _is_local(path := source.get("path")):
+        tree = {**tree, "source": {**source, "path": _absolute(path, base, f"{where}: `source`")}}
     for section, key in (("duplicates", "against"), ("contamination", "sets")):
         tree = _anchored_list(tree, ("export", section, key), base, where)
     scenarios = tree.get("scenarios")
@@ -145,8 +143,13 @@ def _anchored_list(
     if not isinstance(below, list | tuple):
         return tree
     at = f"{where}: `{'.'.join(keys)}`"
-    names = [_absolute(n, base, at) if isinstance(n, str) and n else n for n in below]
+    names = [_absolute(n, base, at) if _is_local(n) else n for n in below]
     return _set(tree, list(keys), names)
+
+
+def _is_local(name: object) -> TypeGuard[str]:
+    """Whether a name is that of a file here, and not of a data set on a hub."""
+    return isinstance(name, str) and bool(name) and not name.startswith("hf:")
 
 
 def _absolute(name: str, base: Path, where: str) -> str:
@@ -230,6 +233,12 @@ def _check(config: Config, where: str) -> None:
         raise ConfigError(
             f"{where}: `scenarios.exchanges` asks for up to {most}, but `dialogue.max_exchanges` "
             f"is {config.dialogue.max_exchanges}; raise the one or lower the other"
+        )
+    splits = config.export.splits
+    if splits.validation + splits.test >= 1:
+        raise ConfigError(
+            f"{where}: `export.splits`: `validation` and `test` leave nothing to train on; lower "
+            "one of them"
         )
     _check_models(config, where)
 

@@ -316,7 +316,7 @@ class DuplicatesConfig(_Section, frozen=True):
     near: Fraction = 0.7
     """Share of the runs of five words that two dialogues have in common (Jaccard) from which on
     they count as nearly the same."""
-    semantic: Fraction = 0.95
+    semantic: Fraction = 0.8
     """Cosine of their embeddings from which on they count as the same in other words."""
     against: tuple[str, ...] = ()
     """Run directories or exported data sets whose dialogues count as earlier ones."""
@@ -342,7 +342,7 @@ class PairFilterConfig(_Section, frozen=True):
     """Left out are pairs whose longer turn has more than so many times the characters of the
     shorter one. 0: no limit."""
     min_margin: Annotated[float, Meta(ge=-1, le=1)] = -1.0
-    """Left out are pairs whose `margin` is known and smaller."""
+    """Left out are pairs whose `critic_margin` is known and smaller."""
 
 
 class BalanceConfig(_Section, frozen=True):

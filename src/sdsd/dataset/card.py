@@ -1,8 +1,9 @@
 """The data set's card: the `README.md` that a person, a hub and `load_dataset` read first.
 
-Its YAML head names a configuration for every view that has rows, so that
-`load_dataset(<run directory>, "preference")` works on the directory itself and wherever it is
-uploaded. What users or models wrote is escaped: it cannot become markup or break the head.
+Its YAML head names a configuration for every view that has rows, with its splits, its columns and
+their sizes, so that `load_dataset(<run directory>, "preference")` works on the directory itself and
+wherever it is uploaded. What users or models wrote is escaped: it cannot become markup or break the
+head.
 """
 
 from __future__ import annotations
@@ -13,28 +14,39 @@ from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
 
-from sdsd.analysis.figures import Figures, Rate
-from sdsd.config import CatalogueConfig, Config
+from sdsd import config as configuration
+from sdsd.analysis.figures import Figures
+from sdsd.analysis.rates import Rate
+from sdsd.analysis.text import plural
+from sdsd.config import CatalogueConfig, Config, is_file
 from sdsd.dataset.export import Counts
-from sdsd.dataset.schema import MEANING, VIEWS, clean, settings
+from sdsd.dataset.pictures import plots
+from sdsd.dataset.schema import MEANING, SPLITS, VIEWS, View, arrow, clean, settings
 from sdsd.rundir import Manifest
 from sdsd.weights import ROWS
 
 _OPEN = frozenset(row.name for row in ROWS if row.licence == "Apache-2.0")
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 _TAGS = ("synthetic", "dialogue", "multi-turn", "preference", "dpo", "constitutional-ai", "sdsd")
+_FILES = re.compile(r"(catalogue|prompts)\.|source\.path$|models\..*\.extra_body\b")
 _MARKUP = re.compile(r"([\\`*_\[\]#|~$@]|:(?=//))")
 
 
 def card(manifest: Manifest, config: Config, counts: Counts, figures: Figures) -> str:
-    """The text of `README.md` for one exported run. Always encodable as UTF-8."""
+    """The text of `README.md` for one exported run. Always encodable as UTF-8.
+
+    It shows the files of `sdsd.dataset.pictures.plots`, which belong into `plots/` beside it.
+    """
     parts = (
         _head(manifest, config, counts),
         _summary(manifest, counts),
         _WARNING,
         _making(manifest, config),
-        _contents(counts, figures),
+        _contents(counts),
+        _course(counts, figures),
+        _principles(figures),
         _LOADING,
+        _licence(manifest, config),
         _limits(manifest, config),
         _reproducing(manifest, config, figures),
     )
@@ -48,11 +60,13 @@ def _head(manifest: Manifest, config: Config, counts: Counts) -> str:
     filled = [view for view in VIEWS if counts.rows[view]]
     head: dict[str, Any] = {
         "pretty_name": _title(manifest),
-        "license": _licence(config),
+        "license": "apache-2.0" if _is_open(manifest, config) else "other",
         "task_categories": ["text-generation"],
         "tags": list(_TAGS),
         "size_categories": [_size_category(counts.rows["dialogues"])],
     }
+    if not _is_open(manifest, config):
+        head["license_name"] = "terms-of-the-generating-models"
     if config.catalogue == CatalogueConfig():  # of another catalogue we cannot know the language
         head["language"] = ["en"]
     # `datasets` refuses to load a split without rows, so an empty view is a file, but not listed.
@@ -65,26 +79,45 @@ def _head(manifest: Manifest, config: Config, counts: Counts) -> str:
             **({"default": True} if view == filled[0] else {}),
             "description": f"{counts.rows[view]} rows, sha256 {counts.digests[view]}",
             "data_files": [
-                {
-                    "split": "train",
-                    "path": f"data/{view}/train-*-of-{counts.files[view]:05d}.parquet",
-                }
+                {"split": split, "path": f"data/{view}/{split}-*-of-{found.files:05d}.parquet"}
+                for split, found in counts.splits[view].items()
             ],
         }
         for view in filled
     ]
+    head["dataset_info"] = [_info(view, counts) for view in filled]
     return f"---\n{yaml.safe_dump(clean(head), sort_keys=False, allow_unicode=True)}---"
+
+
+def _info(view: View, counts: Counts) -> dict[str, Any]:
+    """Columns and size, as `datasets` writes them: it casts to these types without looking."""
+    return {
+        "config_name": view,
+        "features": [{"name": field.name} | _feature(field.type) for field in arrow(view)],
+        "download_size": counts.bytes[view],
+    }
+
+
+def _feature(kind: Any) -> dict[str, Any]:
+    import pyarrow as pa
+
+    if pa.types.is_list(kind):
+        inner = _feature(kind.value_type)
+        return {"list": inner.get("struct", inner.get("dtype"))}
+    if pa.types.is_struct(kind):
+        return {"struct": [{"name": field.name} | _feature(field.type) for field in kind]}
+    return {"dtype": {"double": "float64"}.get(str(kind), str(kind))}
 
 
 def _title(manifest: Manifest) -> str:
     return f"Dialogues and revisions by {PurePath(manifest.models['agent']).name}"
 
 
-def _licence(config: Config) -> str:
-    """Apache-2.0 if known models of that licence wrote everything; else the user must say."""
-    models = [config.model_for(role) for role in config.cast]
-    known = all(model.model in _OPEN and not model.base_url for model in models)
-    return "apache-2.0" if known else "other"
+def _is_open(manifest: Manifest, config: Config) -> bool:
+    """Whether known models with open weights wrote everything; else their terms decide."""
+    known = all(name in _OPEN for name in manifest.models.values())
+    served = any(config.model_for(role).urls for role in config.cast)
+    return known and not served and not config.source.path
 
 
 def _size_category(rows: int) -> str:
@@ -94,8 +127,8 @@ def _size_category(rows: int) -> str:
 def _summary(manifest: Manifest, counts: Counts) -> str:
     return (
         f"# {_plain(_title(manifest))}\n\n"
-        f"{counts.rows['dialogues']:,} synthetic multi-turn dialogues and "
-        f"{counts.rows['preference']:,} preference pairs, made by "
+        f"{plural(counts.rows['dialogues'], 'synthetic multi-turn dialogue')} and "
+        f"{plural(counts.rows['preference'], 'preference pair')}, made by "
         f"sdsd {_plain(manifest.sdsd)}. In each dialogue a language model talks to itself after "
         "a plan that it wrote beforehand, towards a last agent turn that breaks a principle. A "
         "critic judges that turn principle by principle, and a revision repairs it. Original and "
@@ -132,16 +165,34 @@ def _making(manifest: Manifest, config: Config) -> str:
         f"Protocol `{manifest.protocol}`, seed {manifest.seed}, up to {config.revise.rounds} "
         f"revisions a dialogue, {recheck}. Made with sdsd {_plain(manifest.sdsd)} on Python "
         f"{_plain(manifest.python)}; started {_plain(manifest.created)}.\n\n"
-        f"{_table(('made from', 'SHA-256'), digests.items())}"
+        f"{_folded('What it was made from', _table(('file', 'SHA-256'), digests.items()))}"
     )
 
 
-def _contents(counts: Counts, figures: Figures) -> str:
-    """Rows by view, what became of the scenarios, and how the dialogues came out."""
-    meaning = {
-        view: MEANING[view] if n else "Empty: not listed." for view, n in counts.rows.items()
-    }
-    views = ((view, f"{counts.rows[view]:,}", meaning[view]) for view in VIEWS)
+def _contents(counts: Counts) -> str:
+    """Rows by view and split."""
+    used = [split for split in SPLITS if any(split in each for each in counts.splits.values())]
+    rows: list[tuple[object, ...]] = []
+    for view in VIEWS:
+        found = counts.splits.get(view, {})
+        by_split = (f"{found[s].rows:,}" if s in found else "" for s in used) if used[1:] else ()
+        meaning = MEANING[view].replace("`", "") if counts.rows[view] else "Empty: not listed."
+        rows.append((view, f"{counts.rows[view]:,}", *by_split, meaning))
+    head = ("view", "rows", *(used if used[1:] else ()), "content")
+    parts = ["## What is in it", _table(head, rows)]
+    if used[1:]:
+        parts.append("What a dialogue is about decides its split: no topic is in two of them.")
+    parts.append(
+        "All columns are described in the `docs/formats.md` of sdsd. Columns that carry the names "
+        "of `allenai/sdsd-dialogues` and `allenai/sdsd-revisions` have their types and meaning. "
+        "On a hub, `records/` has every dialogue whole, what the views leave out as well; "
+        "`sdsd pull` makes a run of it."
+    )
+    return "\n\n".join(parts)
+
+
+def _course(counts: Counts, figures: Figures) -> str:
+    """What became of the scenarios, how the dialogues came out, and what was taken out."""
     total = max(figures.finished, 1)
     funnel = ((step.name, f"{step.n:,}", f"{step.n / total:.1%}") for step in figures.funnel)
     outcomes = ((o.outcome, o.rule, f"{o.n:,}") for o in figures.outcomes)
@@ -153,17 +204,34 @@ def _contents(counts: Counts, figures: Figures) -> str:
         ("domains used", f"{figures.domains.used:,}"),
         ("share of the largest domain", f"{figures.domains.largest:.1%}"),
     )
-    return "\n\n".join(
-        [
-            "## What is in it",
-            _table(("view", "rows", "content"), views),
-            _table(("scenarios", "number", "share"), funnel),
-            _table(("outcome", "rule", "number"), outcomes),
-            _table(("measured", "value"), measured),
-            "All columns are described in the `docs/formats.md` of sdsd. Columns that carry the "
-            "names of `allenai/sdsd-dialogues` and `allenai/sdsd-revisions` have their types and "
-            "meaning.",
+    parts = ["## How it came out"]
+    parts += [f"![{title}](plots/{name})" for name, (title, _) in plots(figures).items()]
+    parts += [
+        _table(("scenarios", "number", "share"), funnel),
+        _table(("outcome", "rule", "number"), outcomes),
+        _table(("measured", "value"), measured),
+    ]
+    if counts.removed:
+        removed = ((rule, f"{n:,}") for rule, n in counts.removed.items())
+        parts += [
+            "Left out of the views for training, and listed in `removed`:",
+            _table(("rule", "dialogues or pairs"), removed),
         ]
+    return "\n\n".join(parts)
+
+
+def _principles(figures: Figures) -> str:
+    judged = [p for p in figures.principles if p.confirmed.n]
+    if not judged:
+        return "## Principles\n\nNo turn was judged."
+    rows = ((p.text, p.id, f"{p.confirmed.n:,}", f"{p.confirmed.k:,}") for p in judged)
+    return (
+        "## Principles\n\nEvery dialogue was judged on one or more of them; the numbers count "
+        "dialogues.\n\n"
+        + _folded(
+            f"All {len(judged):,}, the most broken first",
+            _table(("principle", "id", "judged", "broken"), rows),
+        )
     )
 
 
@@ -205,6 +273,23 @@ trainer.train()
 ```"""
 
 
+def _licence(manifest: Manifest, config: Config) -> str:
+    wrote = ", ".join(map(_plain, sorted(set(manifest.models.values()))))
+    if _is_open(manifest, config):
+        return (
+            "## Licence\n\nApache-2.0. Everything was written by models whose weights are open "
+            f"under that licence: {wrote}."
+        )
+    text = (
+        "## Licence\n\nThe terms of those who provide the models that wrote this apply to it: "
+        f"{wrote}. Read them before you train on it or hand it on; some forbid to train models "
+        "that compete with theirs."
+    )
+    if config.source.path:
+        text += " It begins with other data, whose licence applies as well."
+    return text
+
+
 def _limits(manifest: Manifest, config: Config) -> str:
     points = [
         "Nobody read these dialogues before they were counted. Plans, talks, verdicts and "
@@ -213,14 +298,17 @@ def _limits(manifest: Manifest, config: Config) -> str:
         "the turn. It does not mean that a person would agree.",
         "An accepted revision keeps the principles as far as the critic can tell; its facts were "
         "not checked.",
-        "The shares of principles among the pairs differ, because some are broken more readily "
-        "than others. Rebalance before training.",
     ]
+    if not config.export.balance.by:
+        points.append(
+            "The shares of principles among the pairs differ, because some are broken more readily "
+            "than others. Rebalance before training (`export.balance`)."
+        )
     if not config.revise.recheck:
         points.append("Rechecking was switched off: no revision was judged at all.")
     if manifest.models["critic"] == manifest.models["agent"]:
         points.append("The critic is the agent's own model: it judges what it wrote itself.")
-    if _licence(config) == "other":
+    if not _is_open(manifest, config):
         points.append("The licence depends on the terms of the models named above.")
     return "## Limits\n\n" + "\n".join(f"- {point}" for point in points)
 
@@ -234,6 +322,8 @@ def _reproducing(manifest: Manifest, config: Config, figures: Figures) -> str:
         "with the digests above has the same scenarios and sampling seeds; its texts are the same "
         "as far as the model servers repeat themselves. "
     )
+    if own := _own(config):
+        text += f"On a hub, `config.yaml` is without {own}, which its maker has: add them before. "
     if not changed:
         return text + "All settings that decide what is made have their default values."
     return (
@@ -242,10 +332,25 @@ def _reproducing(manifest: Manifest, config: Config, figures: Figures) -> str:
     )
 
 
+def _own(config: Config) -> str:
+    """Names of the settings that a run depends on and that are not handed on with it."""
+    plain = dict(configuration.flat(config))
+    own = [f"`{key}`" for key, value in plain.items() if value and _FILES.match(key)]
+    if any(map(is_file, config.scenarios.strategies)):
+        own.append("strategies of its own")
+    own += ["`targets`"] if config.targets.on else []
+    own += ["the addresses of servers"] if any(m.urls for m in config.models.values()) else []
+    return ", ".join(own)
+
+
 def _table(head: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> str:
     lines = [head, ("---",) * len(head)]
     lines += [tuple(_plain(str(cell)) for cell in row) for row in rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _folded(summary: str, body: str) -> str:
+    return f"<details>\n<summary>{summary}</summary>\n\n{body}\n\n</details>"
 
 
 def _plain(text: str) -> str:

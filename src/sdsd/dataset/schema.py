@@ -18,8 +18,24 @@ from sdsd import config as configuration
 from sdsd.config import Config, ModelConfig
 from sdsd.rundir import Manifest
 
-View = Literal["preference", "dialogues", "revisions", "verdicts", "scenarios"]
+View = Literal[
+    "preference",
+    "dialogues",
+    "revisions",
+    "sft",
+    "kto",
+    "implicit",
+    "critique",
+    "verdicts",
+    "scenarios",
+    "removed",
+]
 VIEWS: tuple[View, ...] = get_args(View)
+AUDITING: tuple[View, ...] = ("verdicts", "scenarios", "removed")
+"""What is there to be checked and counted; the other views are for training."""
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 _TEXT = pa.string()
 _TEXTS = pa.list_(_TEXT)
@@ -40,15 +56,29 @@ _ID = Column("id", _TEXT, "Id of the scenario; joins all views.")
 _INDEX = Column("index", _LONG, "The scenario's number, from 0.")
 _FIELD = Column("field", _TEXT, "The catalogue's field that the domain belongs to.")
 _DOMAIN = Column("domain", _TEXT, "Area of talk.", published=True)
+_AREA = Column("domain", _TEXT, "Area of talk.")
 _SUBAREA = Column("subarea", _TEXT, "Specific topic inside the domain.", published=True)
 _PRINCIPLE = Column("principle", _TEXTS, "Texts of the dialogue's principles.", published=True)
 _GOAL = Column("goal", _TEXT, "Text of the dialogue's goal.", published=True)
 _PRINCIPLE_IDS = Column("principle_ids", _TEXTS, "Ids of `principle`, in the same order.")
 _GOAL_ID = Column("goal_id", _TEXT, "Id of the goal.")
+_KIND = Column(
+    "kind",
+    _TEXT,
+    "`revision`: chosen is the original, rewritten. `on_policy`: chosen is another sample of the "
+    "agent on the same prompt, in which the critic found nothing.",
+)
 _VIOLATION_IDS = Column("violation_ids", _TEXTS, "Ids of the principles confirmed as violated.")
 _OUTCOME = Column("outcome", _TEXT, "`accepted`, `filtered` or `failed`.")
 _STRATEGY = Column("strategy", _TEXT, "How the violation was elicited; see `docs/strategies.md`.")
 _RULE = Column("rule", _TEXT, "The filter that made it `filtered`, e.g. `no_violation`; else null.")
+_TURN = Column(
+    "turn",
+    _TEXT,
+    "What was judged: the `original` last turn, a `candidate` that was not taken, an `earlier` "
+    "agent turn, or a `revision`.",
+)
+_ROUND = Column("round", _INT, "Which of them, from 1; 0 for the original.")
 
 COLUMNS: dict[View, tuple[Column, ...]] = {
     "preference": (
@@ -57,13 +87,8 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
         Column("rejected", _CHAT, "One assistant turn: the original, which broke a principle."),
         _ID,
         _INDEX,
-        Column(
-            "kind",
-            _TEXT,
-            "`revision`: chosen is the original, rewritten. `on_policy`: chosen is another sample "
-            "of the agent on the same prompt, in which the critic found nothing.",
-        ),
-        Column("domain", _TEXT, "Area of talk."),
+        _KIND,
+        _AREA,
         _STRATEGY,
         _VIOLATION_IDS,
         Column(
@@ -80,7 +105,7 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
         ),
         Column("length_delta", _LONG, "Characters of the chosen turn minus the rejected one."),
         Column(
-            "margin",
+            "critic_margin",
             _REAL,
             "How much more likely the critic's model found the violations in the rejected turn "
             "than in the chosen one (difference of probabilities, mean over the violations); null "
@@ -155,6 +180,12 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
             _INT,
             "How many exchanges from the beginning break no rule: where it may be cut.",
         ),
+        Column(
+            "plan_shown",
+            pa.list_(_BOOL),
+            "For each step of the plan and for its slip, whether the critic says that the talk "
+            "shows it; empty unless `critique.adherence` asked.",
+        ),
         _OUTCOME,
         _RULE,
         Column("model", _TEXT, "The agent's model."),
@@ -206,16 +237,77 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
         Column("model_critic", _TEXT, "The critic's model."),
         Column("model_reviser", _TEXT, "The reviser's model."),
     ),
+    "sft": (
+        Column(
+            "messages",
+            _CHAT,
+            "`user` and `assistant` in turn, ending on an assistant turn in which the critic found "
+            "nothing; the plan as `system` before them only with `export.plan`.",
+        ),
+        _ID,
+        _INDEX,
+        _AREA,
+        _FIELD,
+        _STRATEGY,
+        Column(
+            "source",
+            _TEXT,
+            "Where the last turn comes from. `revision` or `on_policy`: it is the `chosen` of the "
+            "dialogue's first pair. `clean`: it is the original.",
+        ),
+    ),
+    "kto": (
+        Column("prompt", _CHAT, "All turns before the agent's last; no system turn."),
+        Column("completion", _CHAT, "One assistant turn."),
+        Column(
+            "label",
+            _BOOL,
+            "True: the critic found nothing in it. False: it breaks a principle, as confirmed.",
+        ),
+        _ID,
+        _INDEX,
+        _AREA,
+        _STRATEGY,
+        Column(
+            "source",
+            _TEXT,
+            "`revision` or `on_policy`: the `chosen` of a pair. `clean` or `broken`: the original, "
+            "by its label.",
+        ),
+    ),
+    "implicit": (
+        Column("chosen", _CHAT, "The whole talk, ending on a turn that keeps the principles."),
+        Column("rejected", _CHAT, "The same talk, ending on the original, which broke one."),
+        _ID,
+        _INDEX,
+        _KIND,
+        _AREA,
+        _STRATEGY,
+        _VIOLATION_IDS,
+    ),
+    "critique": (
+        Column(
+            "prompt",
+            _CHAT,
+            "One user turn: a talk, the reply under review, a principle, and what to answer.",
+        ),
+        Column(
+            "completion",
+            _CHAT,
+            "One assistant turn: a JSON object of `reason`, `quote`, `violated` and `severity`.",
+        ),
+        _ID,
+        _INDEX,
+        Column("principle_id", _TEXT, "Id of the principle that was judged."),
+        Column("violated", _BOOL, "The answer: broken, with a quotation that occurs in the reply."),
+        _TURN,
+        _ROUND,
+    ),
     "verdicts": (
         _ID,
         _INDEX,
-        Column(
-            "turn",
-            _TEXT,
-            "What was judged: the `original` last turn, a `candidate` that was not taken, an "
-            "`earlier` agent turn, or a `revision`.",
-        ),
-        Column("round", _INT, "Which of them, from 1; 0 for the original."),
+        _TURN,
+        _ROUND,
         Column(
             "critic",
             _TEXT,
@@ -241,7 +333,7 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
         _ID,
         _INDEX,
         _FIELD,
-        Column("domain", _TEXT, "Area of talk."),
+        _AREA,
         Column("subarea", _TEXT, "Specific topic inside the domain."),
         _GOAL_ID,
         _PRINCIPLE_IDS,
@@ -258,6 +350,14 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
         Column("completion_tokens", _LONG, "Tokens of all replies."),
         Column("seconds", _REAL, "Time spent in model calls, added up."),
     ),
+    "removed": (
+        _ID,
+        _INDEX,
+        Column("scope", _TEXT, "`dialogue`: all of it is left out. `pair`: one pair is."),
+        Column("pair", _INT, "Which of the dialogue's pairs, from 0; null for a dialogue."),
+        Column("rule", _TEXT, "Why, as a name that can be counted."),
+        Column("detail", _TEXT, "What shows it, e.g. the id of the dialogue repeated; or empty."),
+    ),
 }
 
 _PRIVATE = re.compile(r"\.(base_url|headers|extra_body)\b")
@@ -267,8 +367,16 @@ MEANING: dict[View, str] = {
     "conversational preference format.",
     "dialogues": "One row per dialogue that was held, also if it was filtered or failed later.",
     "revisions": "One row per dialogue with a confirmed violation and a usable revision.",
+    "sft": "One row per dialogue that ends well: repaired, or found clean. For supervised "
+    "fine-tuning.",
+    "kto": "One row per last turn with a label, good or bad: unpaired preferences, as TRL's KTO "
+    "reads them.",
+    "implicit": "The pairs of `preference`, each side a whole talk: TRL's implicit, "
+    "conversational preference format.",
+    "critique": "One row per verdict that can be trained on: prompt and completion for a critic.",
     "verdicts": "One row per principle that a critic judged, rechecks included.",
     "scenarios": "One row per scenario, whatever became of it, with its cost.",
+    "removed": "One row per dialogue or pair that the views for training leave out, and why.",
 }
 
 

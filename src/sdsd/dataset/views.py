@@ -1,19 +1,29 @@
 """Rows of a data set, made of finished dialogues. Pure: one record in, its rows out.
 
-The columns and their meanings are in `sdsd.dataset.schema`.
+The columns and their meanings are in `sdsd.dataset.schema`; `sdsd.dataset.selection` decides what
+stays, and never lets pass what spoils training. So these laws hold:
+
+* a prompt alternates, begins and ends on a user turn, and holds no system turn;
+* what is to be learnt is one assistant turn, and not blank;
+* chosen and rejected differ, and no turn is called both good and bad;
+* nothing is held up as good that the critic was not asked about, or found a fault in.
 """
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
+
+from msgspec.structs import replace
 
 from sdsd.config import ExportConfig
-from sdsd.dataset.schema import View
+from sdsd.dataset import measures
+from sdsd.dataset.schema import AUDITING, View
+from sdsd.dataset.selection import Choice, Removal, spoilt
 from sdsd.proof import change
-from sdsd.quality import Flag, flags, good
-from sdsd.types import Critique, Message, Record, Revision, StageUse, Verdict
+from sdsd.quality import good
+from sdsd.types import Critique, Dialogue, Message, Pair, Record, StageUse, Verdict
 
 Row = dict[str, Any]
 Models = Mapping[str, str]
@@ -21,111 +31,151 @@ Models = Mapping[str, str]
 
 _EARLY = ("early_end", "violation_end")
 
-# Words; scripts that are written without spaces count by the character.
-_SOLID = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
-_WORD = re.compile(rf"[^\W{_SOLID}]+|\S")
-_MOST_WORDS = 32_768  # no turn has more tokens: a guard, so that no text can cost minutes
-
 
 def rows(
-    view: View, record: Record, models: Models, config: ExportConfig = ExportConfig()
+    view: View,
+    record: Record,
+    models: Models,
+    config: ExportConfig = ExportConfig(),
+    choice: Choice | None = None,
 ) -> list[Row]:
     """The rows that `record` has in `view`: none, one, or several.
 
-    Every row has exactly the columns of the view. Text is carried as it is.
+    Without a `choice` all of it stays but what is `spoilt`. Every row has exactly the columns of
+    the view. Text is carried as it is.
     """
-    if view in ("verdicts", "scenarios"):
-        return list(_ROWS[view](record, models))
-    if view == "dialogues" and record.dialogue is not None:
-        return list(_dialogues(record, models, config))
-    if config.exclude and not {flag.rule for flag in flags_of(record)}.isdisjoint(config.exclude):
-        return []
-    return list(_ROWS[view](record, models))
+    return list(_ROWS[view](_taken(view, record, models, config, choice)))
 
 
-def flags_of(record: Record) -> tuple[Flag, ...]:
-    """What is wrong with a record's dialogue; nothing if there is none."""
-    if record.dialogue is None:
-        return ()
-    return flags(record.dialogue, record.plan, record.scenario.principles)
+class _Taken(NamedTuple):
+    """A record, and of it what the view at hand may use."""
+
+    record: Record
+    models: Models
+    config: ExportConfig
+    choice: Choice
+    dialogue: Dialogue | None
+    """None as well where it is left out."""
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """The pairs that stay."""
+        if self.dialogue is None:
+            return []
+        numbered = enumerate(self.record.pairs)
+        return [pair for number, pair in numbered if number not in self.choice.pairs]
 
 
-def final(record: Record) -> Revision | None:
-    """The last revision that was not refused on sight: the one that stands."""
-    return next((r for r in reversed(record.revisions) if not r.fault), None)
+def _taken(
+    view: View, record: Record, models: Models, config: ExportConfig, choice: Choice | None
+) -> _Taken:
+    if choice is None:  # flags are dear, and only one view shows them
+        flags = measures.flags(record) if view == "dialogues" else ()
+        choice = replace(spoilt(record), flags=flags)
+    stays = view in AUDITING or choice.gone is None
+    return _Taken(record, models, config, choice, record.dialogue if stays else None)
 
 
-def similarity(a: str, b: str) -> float:
-    """2 x length of the longest common subsequence of words / number of words in both.
-
-    Exact, and fast enough for any turn: the row of the classical table is one integer
-    (Hyyrö 2004), so a step costs a few big-integer operations instead of a loop.
-    """
-    ours, theirs = (_WORD.findall(text)[:_MOST_WORDS] for text in (a, b))
-    if not ours and not theirs:
-        return 1.0
-    places: dict[str, int] = {}
-    for i, word in enumerate(ours):
-        places[word] = places.get(word, 0) | 1 << i
-    full = (1 << len(ours)) - 1
-    row = full
-    for word in theirs:
-        hits = row & places.get(word, 0)
-        row = ((row + hits) | (row - hits)) & full
-    common = len(ours) - row.bit_count()
-    return 2 * common / (len(ours) + len(theirs))
+# --- pairs ----------------------------------------------------------------------------------------
 
 
-def _preference(record: Record, models: Models) -> Iterator[Row]:
-    dialogue, critique = record.dialogue, record.critique
+def _preference(taken: _Taken) -> Iterator[Row]:
+    record, dialogue, critique = taken.record, taken.dialogue, taken.record.critique
     if not (dialogue and critique):
         return
-    for pair in record.pairs:
+    for pair in taken.pairs:
         changed = change(dialogue.utterance, pair.chosen)
         yield {
             "prompt": _chat(dialogue.messages[:-1]),
-            "chosen": _chat([Message("assistant", pair.chosen)]),
+            "chosen": _chat([_reply(pair.chosen)]),
             "rejected": _chat(dialogue.messages[-1:]),
             **_identity(record),
             "kind": pair.kind,
             "domain": record.scenario.domain,
             "strategy": record.scenario.strategy,
             "violation_ids": list(critique.violations),
-            "similarity": similarity(dialogue.utterance, pair.chosen),
+            "similarity": measures.similarity(dialogue.utterance, pair.chosen),
             "edit_distance": changed.edit_distance,
             "length_delta": changed.length_delta,
-            "margin": _margin(critique, pair.critique),
-            "doubts": _doubts(record) if pair.kind == "revision" else [],
+            "critic_margin": measures.margin(critique, pair.critique),
+            "doubts": list(measures.doubts(record, pair)),
         }
 
 
-def _margin(rejected: Critique, chosen: Critique | None) -> float | None:
-    """How much surer the critics are of the violations in the rejected turn than in the chosen."""
-    after = {v.principle: v.probability for v in chosen.verdicts} if chosen else {}
-    gaps = [
-        v.probability - later
-        for v in rejected.verdicts
-        if v.confirmed and v.probability is not None
-        if (later := after.get(v.principle)) is not None
-    ]
-    return sum(gaps) / len(gaps) if gaps else None
+def _implicit(taken: _Taken) -> Iterator[Row]:
+    record, dialogue, critique = taken.record, taken.dialogue, taken.record.critique
+    if not (dialogue and critique):
+        return
+    for pair in taken.pairs:
+        yield {
+            "chosen": _chat([*dialogue.messages[:-1], _reply(pair.chosen)]),
+            "rejected": _chat(dialogue.messages),
+            **_identity(record),
+            "kind": pair.kind,
+            "domain": record.scenario.domain,
+            "strategy": record.scenario.strategy,
+            "violation_ids": list(critique.violations),
+        }
 
 
-def _doubts(record: Record) -> list[str]:
-    revision = final(record)
-    return list(revision.doubts) if revision else []
+# --- single turns ---------------------------------------------------------------------------------
 
 
-def _dialogues(
-    record: Record, models: Models, config: ExportConfig = ExportConfig()
-) -> Iterator[Row]:
-    scenario, plan, dialogue = record.scenario, record.plan, record.dialogue
+def _good(taken: _Taken) -> list[tuple[str, str]]:
+    """The last turns that the critic found nothing in: source and text."""
+    if taken.dialogue and taken.record.critique and taken.record.critique.clean:
+        return [("clean", taken.dialogue.utterance)]
+    return [(pair.kind, pair.chosen) for pair in taken.pairs if pair.critique is not None]
+
+
+def _sft(taken: _Taken) -> Iterator[Row]:
+    record, dialogue = taken.record, taken.dialogue
+    found = _good(taken)
+    if not (dialogue and found) or any(critique.violations for critique in record.earlier):
+        return  # trainers learn every assistant turn, not only the last
+    source, text = found[0]
+    plan = record.plan.text if record.plan and taken.config.plan else ""
+    brief = [Message("system", plan)] if plan.strip() else []
+    yield {
+        "messages": _chat([*brief, *dialogue.messages[:-1], _reply(text)]),
+        **_identity(record),
+        "domain": record.scenario.domain,
+        "field": record.scenario.field,
+        "strategy": record.scenario.strategy,
+        "source": source,
+    }
+
+
+def _kto(taken: _Taken) -> Iterator[Row]:
+    record, dialogue = taken.record, taken.dialogue
+    if not dialogue:
+        return
+    labelled = [(source, text, True) for source, text in _good(taken)]
+    if record.critique and record.critique.violations:
+        labelled.append(("broken", dialogue.utterance, False))
+    for source, text, label in labelled:
+        yield {
+            "prompt": _chat(dialogue.messages[:-1]),
+            "completion": _chat([_reply(text)]),
+            "label": label,
+            **_identity(record),
+            "domain": record.scenario.domain,
+            "strategy": record.scenario.strategy,
+            "source": source,
+        }
+
+
+# --- dialogues, revisions -------------------------------------------------------------------------
+
+
+def _dialogues(taken: _Taken) -> Iterator[Row]:
+    record, dialogue, found = taken.record, taken.dialogue, taken.choice.flags
+    scenario, plan = record.scenario, record.plan
     if dialogue is None:
         return
-    found = flags_of(record)
     broken, intact = sorted({flag.rule for flag in found}), good(dialogue, found)
-    kept = 2 * intact if config.cut else len(dialogue.messages)
-    if not kept or not set(broken).isdisjoint(config.exclude):
+    kept = 2 * intact if taken.config.cut else len(dialogue.messages)
+    if not kept:
         return
     brief = [Message("system", plan.text)] if plan else []
     yield {
@@ -148,14 +198,16 @@ def _dialogues(
         "confirmed_violation": bool(record.critique.violations) if record.critique else None,
         "flags": broken,
         "good_exchanges": intact,
+        "plan_shown": list(record.plan_shown),
         "outcome": record.outcome,
         "rule": record.rule or None,
-        "model": models["agent"],
+        "model": taken.models["agent"],
     }
 
 
-def _revisions(record: Record, models: Models) -> Iterator[Row]:
-    dialogue, critique, revision = record.dialogue, record.critique, final(record)
+def _revisions(taken: _Taken) -> Iterator[Row]:
+    record, dialogue, critique = taken.record, taken.dialogue, taken.record.critique
+    revision = measures.final(record)
     if not (dialogue and critique and critique.violations and revision):
         return
     texts = _texts(record)
@@ -175,24 +227,105 @@ def _revisions(record: Record, models: Models) -> Iterator[Row]:
         "reasons": [v.reason for v in found],
         "rounds": len(record.revisions),
         "verified": any(p.kind == "revision" and p.critique is not None for p in record.pairs),
-        "model_agent": models["agent"],
-        "model_critic": models["critic"],
-        "model_reviser": models["reviser"],
+        "model_agent": taken.models["agent"],
+        "model_critic": taken.models["critic"],
+        "model_reviser": taken.models["reviser"],
     }
 
 
-def _verdicts(record: Record, models: Models) -> Iterator[Row]:
-    texts = _texts(record)
-    judged: list[tuple[str, int, Critique | None]] = [("original", 0, record.critique)]
-    judged += [("candidate", k, c.critique) for k, c in enumerate(record.candidates, 1)]
-    judged += [("earlier", k, critique) for k, critique in enumerate(record.earlier, 1)]
-    judged += [("revision", k, r.recheck) for k, r in enumerate(record.revisions, 1)]
-    for turn, number, critique in judged:
-        for verdict in (*critique.votes, *critique.verdicts) if critique else ():
+# --- verdicts -------------------------------------------------------------------------------------
+
+_INSTRUCTION = """\
+A person talks with an AI assistant.
+
+{talk}
+
+The assistant's next reply:
+
+{reply}
+
+A principle that replies should keep: {principle}
+
+Does this reply break the principle? Answer with one JSON object: "reason" (one sentence), "quote" \
+(the words of the reply that break it, copied exactly, or empty), "violated" (true or false) and \
+"severity" ("low", "medium", "high", or null where nothing is broken)."""
+_SPEAKERS = {"user": "PERSON", "assistant": "ASSISTANT", "system": "SYSTEM"}
+
+
+class _Judged(NamedTuple):
+    """A reply and what was said of it."""
+
+    turn: str
+    round: int
+    before: tuple[Message, ...]
+    reply: str
+    critique: Critique
+
+
+def _judged(record: Record) -> Iterator[_Judged]:
+    """Every critique of a record, in the order of the view `verdicts`."""
+    if record.dialogue is None:
+        return
+    messages = record.dialogue.messages
+    before, last = messages[:-1], record.dialogue.utterance
+    if record.critique:
+        yield _Judged("original", 0, before, last, record.critique)
+    for k, candidate in enumerate(record.candidates, 1):
+        yield _Judged("candidate", k, before, candidate.text, candidate.critique)
+    for k, critique in enumerate(record.earlier, 1):
+        yield _Judged("earlier", k, messages[: 2 * k - 1], messages[2 * k - 1].content, critique)
+    for k, revision in enumerate(record.revisions, 1):
+        if revision.recheck:
+            yield _Judged("revision", k, before, revision.text, revision.recheck)
+
+
+def _critique(taken: _Taken) -> Iterator[Row]:
+    texts = _texts(taken.record)
+    seen: set[tuple[int, str]] = set()
+    for judged in _judged(taken.record) if taken.dialogue else ():
+        reply = judged.reply.strip()
+        if not reply or (len(judged.before), reply) in seen:
+            continue  # a question has one answer, the first
+        seen.add((len(judged.before), reply))
+        for verdict in judged.critique.verdicts:
+            if verdict.violated and not verdict.grounded:
+                continue
             yield {
-                **_identity(record),
-                "turn": turn,
-                "round": number,
+                "prompt": _chat([_question(judged, texts[verdict.principle])]),
+                "completion": _chat([_reply(_answer(verdict))]),
+                **_identity(taken.record),
+                "principle_id": verdict.principle,
+                "violated": verdict.violated,
+                "turn": judged.turn,
+                "round": judged.round,
+            }
+
+
+def _question(judged: _Judged, principle: str) -> Message:
+    talk = "\n\n".join(f"{_SPEAKERS[m.role]}: {m.content}" for m in judged.before)
+    text = _INSTRUCTION.format(talk=talk, reply=judged.reply, principle=principle)
+    return Message("user", text)
+
+
+def _answer(verdict: Verdict) -> str:
+    """A verdict as the instruction wants it; what critics add to an acquittal is left out."""
+    said = {
+        "reason": verdict.reason,
+        "quote": verdict.quote if verdict.violated else "",
+        "violated": verdict.violated,
+        "severity": verdict.severity if verdict.violated else None,
+    }
+    return json.dumps(said, ensure_ascii=False)
+
+
+def _verdicts(taken: _Taken) -> Iterator[Row]:
+    texts = _texts(taken.record)
+    for judged in _judged(taken.record):
+        for verdict in (*judged.critique.votes, *judged.critique.verdicts):
+            yield {
+                **_identity(taken.record),
+                "turn": judged.turn,
+                "round": judged.round,
                 "critic": verdict.critic or None,
                 "principle_id": verdict.principle,
                 "principle": texts[verdict.principle],
@@ -206,8 +339,11 @@ def _verdicts(record: Record, models: Models) -> Iterator[Row]:
             }
 
 
-def _scenarios(record: Record, models: Models) -> Iterator[Row]:
-    scenario, failure = record.scenario, record.failure
+# --- what became of it ----------------------------------------------------------------------------
+
+
+def _scenarios(taken: _Taken) -> Iterator[Row]:
+    record, scenario, failure = taken.record, taken.record.scenario, taken.record.failure
     costs = StageUse.__struct_fields__
     yield {
         **_identity(record),
@@ -227,13 +363,36 @@ def _scenarios(record: Record, models: Models) -> Iterator[Row]:
     }
 
 
-_ROWS: dict[View, Callable[[Record, Models], Iterator[Row]]] = {
+def _removed(taken: _Taken) -> Iterator[Row]:
+    gone, pairs = taken.choice.gone, taken.choice.pairs
+    found: list[tuple[str, int | None, Removal]] = [("dialogue", None, gone)] if gone else []
+    if not gone:  # with its dialogue a pair is gone anyway
+        found = [("pair", number, pairs[number]) for number in sorted(pairs)]
+    for scope, number, removal in found:
+        yield {
+            **_identity(taken.record),
+            "scope": scope,
+            "pair": number,
+            "rule": removal.rule,
+            "detail": removal.detail,
+        }
+
+
+_ROWS: dict[View, Callable[[_Taken], Iterator[Row]]] = {
     "preference": _preference,
     "dialogues": _dialogues,
     "revisions": _revisions,
+    "sft": _sft,
+    "kto": _kto,
+    "implicit": _implicit,
+    "critique": _critique,
     "verdicts": _verdicts,
     "scenarios": _scenarios,
+    "removed": _removed,
 }
+
+
+# --- pieces of rows -------------------------------------------------------------------------------
 
 
 def _identity(record: Record) -> Row:
@@ -253,6 +412,10 @@ def _topic(record: Record) -> Row:
 
 def _texts(record: Record) -> dict[str, str]:
     return {p.id: p.text for p in record.scenario.principles}
+
+
+def _reply(text: str) -> Message:
+    return Message("assistant", text)
 
 
 def _chat(messages: Iterable[Message]) -> list[Row]:

@@ -1,0 +1,226 @@
+"""How long does a large export take, how much memory, and what does `datasets` need for the same?
+
+    python bench/export.py [-n 1000000]
+
+Records are made up as they are read: four exchanges, some sixty words a turn, of sentences whose
+words have the frequencies of the packaged catalogue's. Each line of the table is a process of its
+own, and has the peak of its resident memory:
+
+    records    making them up, and nothing else: part of all other lines
+    export     the whole export: selection, checks, all views
+    sdsd       the views `preference` and `dialogues` alone, without selection and checks
+    datasets   the same rows, by `Dataset.from_generator(...).to_parquet(...)`; it takes one set at
+               a time, so for the two views the records are made up twice
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from scale import alone, peak
+from sdsd import catalogue
+from sdsd.config import Config
+from sdsd.dataset.export import _View, export
+from sdsd.dataset.schema import View, arrow
+from sdsd.dataset.selection import Choice
+from sdsd.dataset.views import Row, rows
+from sdsd.rundir import Manifest
+from sdsd.types import (
+    ROLES,
+    Critique,
+    Dialogue,
+    Message,
+    Outcome,
+    Plan,
+    Principle,
+    Record,
+    Revision,
+    Scenario,
+    StageUse,
+    Verdict,
+)
+
+MODELS: dict[str, str] = dict.fromkeys(ROLES, "bench/model")
+MANIFEST = Manifest(
+    sdsd="0",
+    created="2026-01-01T00:00:00Z",
+    python="3",
+    machine="any",
+    seed=0,
+    config="c" * 64,
+    catalogue="a" * 64,
+    prompts={},
+    models=MODELS,
+    weights={},
+    protocol="chat",
+)
+POOL = 200_000
+"""Sentences that turns are made of: so many that a page of a Parquet file rarely repeats one."""
+
+
+class World:
+    """Makes records up, the same ones every time."""
+
+    def __init__(self) -> None:
+        self._chance = chance = random.Random(0)
+        self._catalogue = known = catalogue.load()
+        texts = [p.text for p in known.principles] + [g.text for g in known.goals]
+        words = " ".join(texts).replace(".", "").lower().split()
+        lengths = chance.choices(range(6, 19), k=POOL)
+        drawn = iter(chance.choices(words, k=sum(lengths)))
+        self._sentences = [
+            " ".join(next(drawn) for _ in range(length)).capitalize() + chance.choice("...?")
+            for length in lengths
+        ]
+
+    def records(self, n: int) -> Iterator[Record]:
+        for index in range(n):
+            yield self._record(index)
+
+    def _say(self, sentences: int) -> str:
+        return " ".join(self._chance.choices(self._sentences, k=sentences))
+
+    def _scenario(self, index: int) -> Scenario:
+        domain = self._chance.choice(self._catalogue.domains)
+        return Scenario(
+            id=f"{index:06d}-{index * 2654435761 % 2**32:08x}",
+            index=index,
+            field=domain.field,
+            domain=domain.name,
+            subarea=self._chance.choice(domain.subareas),
+            goal=self._chance.choice(self._catalogue.goals),
+            principles=tuple(self._chance.sample(self._catalogue.principles, 2)),
+            exchanges=4,
+        )
+
+    def _critique(self, principles: tuple[Principle, ...], quote: str = "") -> Critique:
+        first = Verdict(
+            principles[0].id,
+            bool(quote),
+            self._say(2),
+            quote,
+            "medium" if quote else None,
+            grounded=bool(quote),
+            probability=0.9 if quote else 0.1,
+        )
+        others = (Verdict(p.id, False, self._say(1), probability=0.1) for p in principles[1:])
+        return Critique((first, *others))
+
+    def _record(self, index: int) -> Record:
+        scenario = self._scenario(index)
+        turns = [self._say(5) for _ in range(8)]
+        messages = tuple(
+            Message("assistant" if k % 2 else "user", text) for k, text in enumerate(turns)
+        )
+        steps = tuple(self._say(1) for _ in range(4))
+        plan = Plan("\n".join(steps), steps, self._say(1), self._say(1))
+        outcome: Outcome = "accepted" if self._chance.random() < 0.6 else "filtered"
+        revisions: tuple[Revision, ...] = ()
+        quote = ""
+        if outcome == "accepted":
+            quote = turns[-1][:40]
+            better = f"{self._say(2)}{turns[-1][turns[-1].find('.') + 1 :]}"
+            revisions = (Revision(better, self._critique(scenario.principles)),)
+        return Record(
+            scenario,
+            outcome,
+            "" if revisions else "no_violation",
+            plan,
+            Dialogue(messages, "chat", "completed", bool(quote)),
+            self._critique(scenario.principles, quote),
+            revisions,
+            use={"turn": StageUse(9, 9000, 7000, 800, 12.5)},
+        )
+
+
+TWO: tuple[View, ...] = ("preference", "dialogues")
+
+
+def rows_of(view: View, n: int) -> Iterator[Row]:
+    for record in World().records(n):
+        yield from rows(view, record, MODELS, choice=Choice())
+
+
+def records(n: int, out: Path) -> dict[str, int]:
+    deque(World().records(n), maxlen=0)
+    return {}
+
+
+def whole(n: int, out: Path) -> dict[str, int]:
+    counts = export(World().records(n), MANIFEST, Config(), out)
+    return {str(view): size for view, size in counts.bytes.items()}
+
+
+def ours(n: int, out: Path) -> dict[str, int]:
+    views = {view: _View(out / view, arrow(view), 1000, 400_000_000) for view in TWO}
+    for record in World().records(n):
+        for view, writer in views.items():
+            for row in rows(view, record, MODELS, choice=Choice()):
+                writer.add("train", row, 5000)
+    for writer in views.values():
+        writer.finish()
+        writer.publish()
+    return {view: writer.bytes for view, writer in views.items()}
+
+
+def theirs(n: int, out: Path) -> dict[str, int]:
+    import datasets
+
+    datasets.disable_progress_bars()
+    written: dict[str, int] = {}
+    for view in TWO:
+        made = datasets.Dataset.from_generator(
+            rows_of,
+            features=datasets.Features.from_arrow_schema(arrow(view)),
+            cache_dir=str(out / "cache"),
+            gen_kwargs={"view": view, "n": n},
+        )
+        made.to_parquet(str(out / f"{view}.parquet"))
+        written[view] = (out / f"{view}.parquet").stat().st_size
+    return written
+
+
+SIDES: dict[str, Callable[[int, Path], dict[str, int]]] = {
+    "records": records,
+    "export": whole,
+    "sdsd": ours,
+    "datasets": theirs,
+}
+
+
+def measured(side: str, n: int, out: Path) -> dict[str, Any]:
+    started = time.perf_counter()
+    written = SIDES[side](n, out)
+    seconds, cpu = time.perf_counter() - started, time.process_time()
+    return {"seconds": seconds, "cpu": cpu, "peak": peak(), "bytes": written}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("-n", type=int, default=1_000_000, help="records")
+    n = parser.parse_args().n
+    print(f"{n:,} records\n\n| side | wall, s | CPU, s | peak, MB | written, MB |")
+    print("| --- | --- | --- | --- | --- |")
+    found = {}
+    for side in SIDES:
+        with tempfile.TemporaryDirectory() as folder:
+            found[side] = it = alone(measured, side, n, Path(folder))
+        size = sum(it["bytes"].values()) / 1e6
+        line = f"| {side} | {it['seconds']:.1f} | {it['cpu']:.1f} | {it['peak']:.0f} | {size:.1f} |"
+        print(line, flush=True)
+    sdsd, datasets = found["sdsd"], found["datasets"]
+    ratios = (f"{key} {datasets[key] / sdsd[key]:.2f}" for key in ("seconds", "cpu", "peak"))
+    print(f"\ndatasets / sdsd: {', '.join(ratios)}\n\n| view | bytes a record |\n| --- | --- |")
+    for view, size in found["export"]["bytes"].items():
+        print(f"| {view} | {size / n:,.0f} |")
+
+
+if __name__ == "__main__":
+    main()
