@@ -204,26 +204,92 @@ def verify(path: RunPath = None, json: Json = False) -> None:
 
 
 @app.command()
-def export(path: RunPath = None) -> None:
+def export(
+    path: RunPath = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            "-s",
+            metavar="KEY=VALUE",
+            help="Change what is exported, e.g. splits.test=0.1; the run keeps it. Repeatable.",
+        ),
+    ] = None,
+    form: Annotated[
+        str, typer.Option("--form", help="Write it for a trainer, too; see docs/trainers.md.")
+    ] = "",
+    to: Annotated[
+        Path | None, typer.Option("--to", help="Where. Default: forms/<form> in the run.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Write data set, card and report anew from the journal, without a model."""
-    from sdsd.look import find, republish
+    from sdsd import terminal
+    from sdsd.look import find, republish, write_form
 
     rundir = find(path)
-    republish(rundir)
-    typer.echo(f"{rundir.data}\n{rundir.card}\n{rundir.report}")
+    counts = republish(rundir, changes or [])
+    files = write_form(rundir, form, to) if form else {}
+    terminal.exported(rundir, counts, files, json=json)
 
 
 @app.command()
-def report(path: RunPath = None, json: Json = False) -> None:
+def report(
+    path: RunPath = None,
+    against: Annotated[
+        Path | None, typer.Option("--against", help="Another run: compare the two.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Write the report anew and say where it is; with --json, its figures."""
-    from sdsd.look import figures, find, republish
+    from sdsd.look import compared, figures, find, republish
 
     rundir = find(path)
-    if json:
+    if against is not None:
+        typer.echo(compared(rundir, find(against), json=json))
+    elif json:
         typer.echo(figures(rundir))
-        return
-    republish(rundir)
-    typer.echo(str(rundir.report))
+    else:
+        republish(rundir)
+        typer.echo(str(rundir.report))
+
+
+@app.command()
+def push(
+    path: Annotated[Path, typer.Argument(help="A run directory.")],
+    repo: Annotated[str, typer.Argument(help="The data set on the Hugging Face hub: org/name.")],
+    public: Annotated[bool, typer.Option("--public", help="For everybody to see.")] = False,
+    message: Annotated[str, typer.Option("--message", "-m", help="What this push is.")] = "",
+) -> None:
+    """Put a run's data set on the Hugging Face hub; private unless you say otherwise."""
+    from sdsd import hub, terminal
+    from sdsd.look import find
+
+    rundir = find(path)
+    with terminal.progress() as screen:
+        address = hub.push(
+            rundir, repo, private=not public, message=message, progress=screen.download
+        )
+    typer.echo(address)
+
+
+@app.command()
+def pull(
+    repo: Annotated[str, typer.Argument(help="A data set that `sdsd push` made: org/name.")],
+    path: Annotated[
+        Path | None, typer.Argument(help="The directory. Default: runs/<name>.")
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option("--revision", help="A branch, tag or commit.")
+    ] = None,
+) -> None:
+    """Fetch a run that somebody pushed, to read and export it, without its model calls."""
+    from sdsd import hub, terminal
+
+    where = path or Path("runs") / repo.rpartition("/")[2]
+    with terminal.progress() as screen:
+        rundir = hub.pull(repo, where, revision=revision, progress=screen.download)
+    typer.echo(str(rundir.path))
 
 
 @app.command()

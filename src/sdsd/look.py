@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 from msgspec import Struct
 
+from sdsd import config as configuration
 from sdsd.account import money
+from sdsd.analysis import compare_report
+from sdsd.analysis.compare import compare_runs
+from sdsd.analysis.figures import Figures
+from sdsd.dataset import forms
+from sdsd.dataset.export import Counts
 from sdsd.errors import RunDirError
 from sdsd.journal import Journal, Usage
 from sdsd.publish import collect, publish
-from sdsd.rundir import Manifest, RunDir
-from sdsd.runner import outcome_counts, read_inputs, standings_of
+from sdsd.rundir import Manifest, RunDir, write
+from sdsd.runner import check_files, outcome_counts, read_inputs, standings_of
 from sdsd.targets import Standing
 from sdsd.types import Record
 
@@ -84,17 +91,50 @@ def record(rundir: RunDir, index: int) -> Record:
         return found
 
 
-def republish(rundir: RunDir) -> None:
-    """Write the data set, the card and the report anew."""
-    inputs = read_inputs(rundir.config())
+def republish(rundir: RunDir, changes: Sequence[str] = ()) -> Counts | None:
+    """Write the data set, the card and the report anew; None if there is nothing to write yet.
+
+    `changes` are `key=value` of the configuration's `export`, which the run keeps.
+    """
+    config = rundir.config()
+    if changes:
+        said = dict(map(configuration.assignment, changes))
+        keys = {f"export.{key.removeprefix('export.')}": value for key, value in said.items()}
+        config = configuration.load(configuration.tree(config), keys)
+    inputs = read_inputs(config)
+    if changes:
+        check_files(config.export)
+        with rundir.lock():
+            rundir.prepare(config)
     # No lock: a run may be going on. Every file is replaced whole, whoever writes it.
     with Journal(rundir.journal, readonly=True) as journal:
-        publish(rundir, journal, inputs.catalogue)
+        return publish(rundir, journal, inputs.catalogue)
+
+
+def write_form(rundir: RunDir, form: str, to: Path | None = None) -> dict[Path, int]:
+    """The exported data set as a trainer wants it; returns the rows of each file."""
+    out = to or rundir.path / "forms" / form
+    return {out / name: rows for name, rows in forms.write(rundir.data, form, out).items()}
+
+
+def compared(rundir: RunDir, other: RunDir, *, json: bool = False) -> str:
+    """A run held against another one: the path of a page beside its report, or figures as JSON."""
+    configs = other.config(), rundir.config()
+    found = compare_runs(_figures(other), _figures(rundir), configs)
+    if json:
+        return compare_report.to_json(found).decode().rstrip()
+    before, after = other.path.resolve().name, rundir.path.resolve().name
+    path = rundir.path / f"against-{before}.html"
+    write(path, compare_report.render(found, before, after).encode("utf-8", "replace"))
+    return str(path)
 
 
 def figures(rundir: RunDir) -> str:
     """The report's figures as JSON."""
+    return msgspec.json.format(msgspec.json.encode(_figures(rundir)), indent=2).decode()
+
+
+def _figures(rundir: RunDir) -> Figures:
     inputs = read_inputs(rundir.config())
     with Journal(rundir.journal, readonly=True) as journal:
-        found = collect(journal, inputs.config, inputs.catalogue)
-    return msgspec.json.format(msgspec.json.encode(found), indent=2).decode()
+        return collect(journal, inputs.config, inputs.catalogue)

@@ -10,7 +10,8 @@ import contextlib
 import sys
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -24,11 +25,13 @@ from sdsd.types import Critique, Record, Scenario, Verdict
 
 if TYPE_CHECKING:
     from sdsd.catalogue import Catalogue
+    from sdsd.dataset.export import Counts
     from sdsd.doctor import Finding
     from sdsd.estimate import Estimate
     from sdsd.experiment import Outcome
     from sdsd.journal import Usage
     from sdsd.look import State
+    from sdsd.rundir import RunDir
     from sdsd.runner import Result
     from sdsd.session import Event
     from sdsd.targets import Standing
@@ -62,7 +65,7 @@ def fault(message: str) -> None:
 # -- progress ------------------------------------------------------------------------------
 
 STAGES = ("plan", "turn", "check", "critique", "revise", "recheck")
-_COUNTED_AS = {"candidate": "critique", "earlier": "critique"}
+_COUNTED_AS = dict.fromkeys(("candidate", "earlier", "adherence"), "critique")
 """Stages that are counted with another one."""
 
 
@@ -249,6 +252,29 @@ def finished(result: Result, *, json: bool) -> None:
         out.print(f"read    sdsd show 0 {result.path}", soft_wrap=True)
     if result.stopped:
         out.print("the same command goes on where this stopped")
+
+
+def exported(
+    rundir: RunDir, counts: Counts | None, files: Mapping[Path, int], *, json: bool
+) -> None:
+    """What an export wrote, and what it left out."""
+    if json:
+        emit({"counts": counts, "files": {str(path): rows for path, rows in files.items()}})
+        return
+    if counts is None:
+        out.print("nothing to export yet: no model was called")
+        return
+    for view, rows in counts.rows.items():
+        where = "  ".join(
+            f"{name} {part.rows:,}" for name, part in counts.splits.get(view, {}).items()
+        )
+        out.print(f"{rows:>8,}  {view}" + (f"  ({where})" if "  " in where else ""))
+    for rule, number in counts.removed.items():
+        out.print(f"{number:>8,}  left out: {safe(rule)}")
+    for path in (rundir.data, rundir.card, rundir.report):
+        out.print(str(path), soft_wrap=True)
+    for path, rows in files.items():
+        out.print(f"{path}  ({rows:,} lines)", soft_wrap=True)
 
 
 def compared(outcome: Outcome, *, json: bool) -> None:

@@ -1,0 +1,42 @@
+"""Fine-tune a model on the good endings of a run's dialogues (supervised, TRL's SFTTrainer).
+
+    python examples/train_sft.py runs/first --steps 20
+
+Every agent turn is learnt. The last one is the verified revision, or the turn that the critic found
+nothing wrong with.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from training import arguments, fit, rows, script, settings, start
+from trl import SFTConfig, SFTTrainer
+
+
+def trainer(chosen: argparse.Namespace) -> SFTTrainer:
+    """The trainer for these arguments, ready to begin."""
+    train, held_out = rows(chosen.run, "sft")
+    model, tokenizer = start(chosen.model)
+    config = SFTConfig(
+        **settings(chosen),
+        assistant_only_loss=True,
+        max_length=model.config.max_position_embeddings,  # the end of a dialogue is what matters
+    )
+    return SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=train,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+    )
+
+
+def main() -> None:
+    """Train, and say what it did to dialogues that were held out."""
+    parser = arguments(__doc__ or "", "trained/sft", 2e-5)
+    fit(trainer(parser.parse_args()), {"eval_loss": "loss"})
+
+
+if __name__ == "__main__":
+    script(main)
