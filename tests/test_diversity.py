@@ -258,6 +258,25 @@ def test_violations_by_exchange_count_the_earlier_turns_too() -> None:
     assert {k: (r.k, r.n) for k, r in found.exchanges.items()} == {1: (0, 1), 2: (2, 2)}
 
 
+def test_how_much_of_its_turn_a_quotation_is() -> None:
+    base = record(0, "cc")
+    assert base.dialogue is not None
+    assert base.critique is not None
+    assert biased([]).quoted is None
+
+    def quoting(quote: str) -> Record:
+        (first, *_) = base.critique.verdicts  # type: ignore[union-attr]
+        verdict = replace(first, violated=True, grounded=True, quote=quote)
+        return replace(base, critique=Critique((verdict,)))
+
+    whole = base.dialogue.utterance
+    half = whole[: len(whole) // 2].rstrip()
+    assert biased([quoting(whole)]).quoted == 1
+    both = biased([quoting(whole), quoting(half)])
+    assert both.quoted == pytest.approx((1 + len(half) / len(whole)) / 2, abs=0.02)
+    assert sum(both.quotes) == 2
+
+
 # -- critics -------------------------------------------------------------------------------
 
 
@@ -482,7 +501,7 @@ def test_a_run_without_pairs_or_violations() -> None:
 
 def test_the_price_of_a_pair_stands_in_the_headline() -> None:
     found = run([record(0), record(1)])
-    note = "5.0 calls, 4.5 s of model time"
+    note = "5 calls, 4.5 s of model time"
     assert audit.pair_cost(found) == ("600", "tokens a verified pair", note)
     paid = replace(found, pair_cost=replace(found.pair_cost, money=0.25))
     tile = audit.pair_cost(paid)

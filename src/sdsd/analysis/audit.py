@@ -308,6 +308,9 @@ def _places(figures: Figures) -> list[str]:
     ):
         if any(thirds):
             body.append(f"<h3>{title}</h3>{_third(thirds, title)}")
+        if thirds is found.quotes and found.quoted is not None:
+            share = percent(found.quoted)
+            body.append(f"<p>It is {share} of its turn in the mean: the less, the plainer.</p>")
     judged = {k: r for k, r in found.exchanges.items() if r.n >= FEW}
     if len(judged) > 1:
         top = min(svg.nice(max(r.high for r in judged.values())), 1.0)
@@ -410,7 +413,9 @@ def pair_cost(figures: Figures) -> tuple[str, str, str] | None:
     cost = figures.pair_cost
     if cost.tokens is None or cost.calls is None or cost.seconds is None:
         return None
-    note = f"{cost.calls.value:,.1f} calls, {duration(cost.seconds.value)} of model time"
+    note = (
+        f"{short(round(cost.calls.value, 1))} calls, {duration(cost.seconds.value)} of model time"
+    )
     if cost.money is None:
         return short(cost.tokens.value), "tokens a verified pair", note
     return (

@@ -46,6 +46,9 @@ class Biases(Struct, frozen=True):
     """Of the pairs of each kind, and of `all`."""
     quotes: Thirds
     """Where in the turn the middle of the critic's quotation is, of confirmed violations."""
+    quoted: float | None
+    """How much of the turn a quotation that is there is, in the mean, by characters: evidence that
+    is most of a turn proves little. None without one."""
     changes: Thirds
     """Where in the rejected turn the first change of its revision is, of verified revisions."""
     exchanges: dict[int, Rate]
@@ -83,6 +86,7 @@ class BiasTally:
     def __init__(self) -> None:
         self._lengths = {"all": _Lengths()}
         self._quotes: Counter[int] = Counter()
+        self._quoted = 0.0
         self._changes: Counter[int] = Counter()
         self._judged: Counter[int] = Counter()
         self._broken: Counter[int] = Counter()
@@ -104,6 +108,7 @@ class BiasTally:
         return Biases(
             lengths={kind: lengths.found() for kind, lengths in self._lengths.items()},
             quotes=_thirds(self._quotes),
+            quoted=self._quoted / self._quotes.total() if self._quotes else None,
             changes=_thirds(self._changes),
             exchanges={k: rate(self._broken[k], n) for k, n in sorted(self._judged.items())},
         )
@@ -114,9 +119,12 @@ class BiasTally:
 
     def _add_quotes(self, critique: Critique, utterance: str) -> None:
         quotes = [verdict.quote for verdict in critique.verdicts if verdict.confirmed]
-        if quotes:
-            text = parse.normal(utterance[:_READ])
-            self._quotes.update(x for q in quotes if (x := third_of_quote(q, text)) is not None)
+        text = parse.normal(utterance[:_READ]) if quotes else ""
+        for quote in quotes:
+            third = third_of_quote(quote, text)
+            if third is not None:
+                self._quotes[third] += 1
+                self._quoted += min(len(parse.normal(quote[:_READ])) / max(len(text), 1), 1.0)
 
     def _add_pair(self, pair: Pair, rejected: str) -> None:
         for kind in ("all", pair.kind):

@@ -150,7 +150,7 @@ class Figures(Struct, frozen=True, kw_only=True):
     funnel: tuple[Step, ...]
     outcomes: tuple[OutcomeCount, ...]
     pairs: Rate
-    """The yield: accepted pairs of finished scenarios."""
+    """The yield: dialogues with a verified pair, of finished scenarios."""
     violating: Rate
     """Dialogues with a confirmed violation, of those judged: what the paper calls its yield."""
     stops: dict[StopReason, int]
@@ -193,6 +193,12 @@ class Figures(Struct, frozen=True, kw_only=True):
     rounds: dict[int, int]
     """Accepted pairs by the number of revisions they took."""
     clock: Clock
+
+    @property
+    def pair_count(self) -> int:
+        """Verified pairs; a dialogue may have several."""
+        lengths = self.biases.lengths["all"]
+        return lengths.longer.n + lengths.equal
 
     def step(self, name: str) -> int:
         """How many came as far as this step of the funnel."""

@@ -80,7 +80,7 @@ def _headline(figures: Figures, manifest: Manifest | None, config: Config) -> st
     asked = f"of {count(config.n)} asked for" if config.n else "as many as the targets took"
     tiles = [
         (count(figures.finished), "scenarios finished", asked),
-        (count(pairs.k), _pairs_name(config), _pairs_note(figures, config)),
+        (count(figures.pair_count), _pairs_name(config), _pairs_note(figures, config)),
         (percent(pairs.share) if pairs.n else "–", "yield", within(pairs)),
         (duration(clock.wall), "wall time", _pause_note(figures)),
         (
@@ -97,7 +97,7 @@ def _headline(figures: Figures, manifest: Manifest | None, config: Config) -> st
     )
     return (
         f'<header><p class="eyebrow">sdsd report{"".join(f" · {a}" for a in about)}</p>'
-        f"<h1>{plural(held, 'dialogue')}, {plural(pairs.k, kind)}</h1>"
+        f"<h1>{plural(held, 'dialogue')}, {plural(figures.pair_count, kind)}</h1>"
         f'<ul class="tiles">{cells}</ul></header>'
     )
 
@@ -112,7 +112,12 @@ def _pairs_note(figures: Figures, config: Config) -> str:
     if not figures.rounds:
         return "none was accepted" if figures.finished else ""
     revisions = sum(number * n for number, n in figures.rounds.items())
-    return f"{short(round(revisions / figures.pairs.k, 2))} revisions each in the mean"
+    mean = round(revisions / figures.pairs.k, 2)
+    several = f"in {plural(figures.pairs.k, 'dialogue')}; "
+    return (
+        f"{several if figures.pair_count > figures.pairs.k else ''}"
+        f"{short(mean)} {'revision' if mean == 1 else 'revisions'} each in the mean"
+    )
 
 
 def _pause_note(figures: Figures) -> str:
