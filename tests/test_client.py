@@ -129,6 +129,22 @@ async def test_a_connection_that_the_server_closes_is_replaced(close: str) -> No
     assert server.connections == 3
 
 
+async def test_a_connection_that_the_server_only_says_it_closes_is_closed() -> None:
+    said = OK.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+    ended = asyncio.Event()
+
+    async def keeps_open(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await heard(reader)
+        writer.write(said)
+        with contextlib.suppress(ConnectionError):
+            await reader.read()  # until the client lets go
+        ended.set()
+
+    async with serving(keeps_open) as port, Client(f"http://127.0.0.1:{port}/v1") as client:
+        assert (await client.request("POST", "/x", b"{}")).body == b"hi"
+        await asyncio.wait_for(ended.wait(), 5)
+
+
 async def test_as_many_connections_as_requests_at_once() -> None:
     server = Saying(*[OK] * 8)
     async with serving(server) as port, Client(f"http://127.0.0.1:{port}/v1") as client:

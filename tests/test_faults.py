@@ -212,7 +212,7 @@ def test_a_model_that_does_not_exist_fails_at_once(
 
 
 def test_a_context_that_overflows_is_recorded_and_not_tried_again(tmp_path: Path) -> None:
-    with Host(tmp_path / "log", **QUICK, max_context=700) as host:
+    with Host(tmp_path / "log", **QUICK, max_context=740) as host:
         probes = host.probed()
         result = sdsd.run(keys(MANY, [host]), out=tmp_path / "run")
         lines = host.lines()

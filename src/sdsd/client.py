@@ -127,6 +127,7 @@ class Client:
         if connection.reusable:
             self._idle.append(connection)
         else:
+            connection.close()  # the server may be slow to, or never do it
             self._open.discard(connection)
 
     async def _connect(self) -> _Connection:
