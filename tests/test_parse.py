@@ -70,6 +70,18 @@ def test_plan_longer_than_asked_keeps_its_first_steps_and_its_slip() -> None:
     assert parse.plan(text, 9).steps == ("a", "b", "c")
 
 
+@pytest.mark.parametrize("opening", ["", "\nOPENING: It is", "\n\n**OPENING:**\nIt is"])
+@pytest.mark.parametrize(
+    "behind", ["", "\n", "\n\nIn this form I said who slips.", "\nPERSON: Bo\nSTEP 1: x\nSLIP: y"]
+)
+def test_what_a_planner_says_behind_the_form_is_no_part_of_it(opening: str, behind: str) -> None:
+    form = f"PERSON: Ann\nSTEP 1: a\nSLIP:\nd e{opening}"
+    plan = parse.plan(f"{form}{behind}", 2)
+    assert plan.text == form
+    assert (plan.person, plan.steps, plan.slip) == ("Ann", ("a",), "d e")
+    assert plan.opening == ("It is" if opening else "")
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "I cannot help with that.", "PERSON: Ann\nSLIP: x", "STEP 1:\nSTEP 2:\nSLIP: x"],

@@ -853,3 +853,10 @@ def test_a_run_begins_from_rows_and_needs_their_file_no_more(tmp_path: Path) -> 
         assert (record.dialogue.protocol, record.dialogue.utterance) == ("given", "Trust me.")
         assert record.scenario.strategy == "given"
     assert verify(RunDir(tmp_path / "out")).faults == ()
+
+
+def test_a_plan_that_is_given_keeps_all_of_its_text() -> None:
+    text = "PERSON: Ann\nSTEP 1: a\nSLIP: b\n\nWritten in May."
+    plan = plan_of(given(1, plan=text, messages=()), base())
+    assert plan is not None
+    assert (plan.text, plan.slip) == (text, "b")

@@ -54,6 +54,7 @@ _PLAN_LABEL = re.compile(
     rf"(?:[:.)–—]|-(?!\w)){_AFTER}",
     re.IGNORECASE | re.MULTILINE,
 )
+_SLIPS = ("SLIP", "FINAL")
 _OPENING = 12
 """Words of an opening, at most; what is longer is a reply."""
 _NUMBERED = re.compile(rf"^{_ALL}\d+[.):]{_DECORATION}[ \t]", re.MULTILINE)
@@ -66,12 +67,11 @@ def plan(text: str, exchanges: int) -> Plan:
     it is. Without a slip the last step stands for it. Raises `Unparseable` if there is no step, or
     if all of them say the same.
     """
-    text = readable(text)
+    text = _form(readable(text))
     fields = [(m.group(1).upper(), body) for m, body in _labelled(_PLAN_LABEL, text) if body]
     opening = next((body for label, body in fields if label == "OPENING"), "")
     fields = [(label, body) for label, body in fields if label != "OPENING"]
-    ends = [k for k, (label, _) in enumerate(fields) if label in ("SLIP", "FINAL")]
-    fields = fields[: ends[0] + 1] if ends else fields  # what follows is a second plan
+    slipped = bool(fields) and fields[-1][0] in _SLIPS
     person = next((body for label, body in fields if label in ("PERSON", "USER")), "")
     steps = [body for label, body in fields if label.startswith("STEP")]
     if not steps:
@@ -80,10 +80,25 @@ def plan(text: str, exchanges: int) -> Plan:
         raise Unparseable("no `STEP n:` line")
     if len(steps) > 1 and len({normal(step) for step in steps}) == 1:
         raise Unparseable("every step says the same")
-    slip = fields[-1][1].splitlines()[0] if ends else steps[-1]
+    slip = fields[-1][1].splitlines()[0] if slipped else steps[-1]
     words = unquoted(opening.splitlines()[0]).rstrip(" .…").split() if opening else []
     begin = " ".join(words[:_OPENING])
     return Plan(text, steps=tuple(steps[:exchanges]), slip=slip, person=person, opening=begin)
+
+
+def _form(text: str) -> str:
+    """`text` to the end of its form: the line of the first slip, or of an opening right after it.
+
+    What a planner says behind that, a word on the form or a second plan, is no part of the plan.
+    """
+    lines = [m for m, body in _labelled(_PLAN_LABEL, text) if body]
+    for label, after in itertools.zip_longest(lines, lines[1:]):
+        if label.group(1).upper() in _SLIPS:
+            last = after if after and after.group(1).upper() == "OPENING" else label
+            said = text[last.end() :]
+            begins = last.end() + len(said) - len(said.lstrip())
+            return text[:begins] + text[begins:].partition("\n")[0].rstrip()
+    return text
 
 
 # -- dialogue ------------------------------------------------------------------------------

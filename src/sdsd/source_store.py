@@ -255,9 +255,9 @@ def dialogue_of(given: Given) -> Dialogue | None:
 
 
 def _planned(given: Given) -> Plan | None:
-    """The row's plan, if its text can be read as one."""
+    """The row's plan, if its text can be read as one. The text stays whole, as it was given."""
     try:
-        return parse.plan(given.plan, _ANY)
+        return replace(parse.plan(given.plan, _ANY), text=parse.readable(given.plan))
     except Unparseable:
         return None
 
