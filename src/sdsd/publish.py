@@ -13,7 +13,6 @@ from pathlib import Path
 from msgspec.structs import replace
 
 from sdsd.analysis import figures, report
-from sdsd.analysis.diversity import Embed
 from sdsd.catalogue import Catalogue
 from sdsd.config import Config
 from sdsd.dataset import card, export
@@ -23,6 +22,7 @@ from sdsd.dataset.selection import Selection
 from sdsd.errors import SdsdError
 from sdsd.journal import Journal
 from sdsd.rundir import Manifest, RunDir, nameable, shown, write
+from sdsd.sketch import Embed
 from sdsd.types import Record
 
 SAMPLES = 3

@@ -11,12 +11,17 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from rensa import RMinHash, RMinHashDeduplicator
 
 from sdsd.parse import normal
 from sdsd.types import Message
+
+Embed = Callable[[str], Any]
+"""From a text to its embedding: a one-dimensional numpy array of float32, of any length but zero
+unless there are no words in it. `numpy` comes with the extra `semantic` only."""
 
 SOLID = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
 """Characters of scripts that are written without spaces, as the inside of a character class."""

@@ -265,10 +265,9 @@ def exported(
         out.print("nothing to export yet: no model was called")
         return
     for view, rows in counts.rows.items():
-        where = "  ".join(
-            f"{name} {part.rows:,}" for name, part in counts.splits.get(view, {}).items()
-        )
-        out.print(f"{rows:>8,}  {view}" + (f"  ({where})" if "  " in where else ""))
+        splits = counts.splits.get(view, {})
+        where = "  ".join(f"{name} {part.rows:,}" for name, part in splits.items())
+        out.print(f"{rows:>8,}  {view}" + (f"  ({where})" if len(splits) > 1 else ""))
     for rule, number in counts.removed.items():
         out.print(f"{number:>8,}  left out: {safe(rule)}")
     for path in (rundir.data, rundir.card, rundir.report):

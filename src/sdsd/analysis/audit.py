@@ -9,7 +9,7 @@ from sdsd.analysis import svg
 from sdsd.analysis.bias import STEP, PairLengths, Thirds
 from sdsd.analysis.diversity import BLOCK, SAMPLE, Diversity, Voice
 from sdsd.analysis.figures import Figures
-from sdsd.analysis.page import FEW, details, pair, section, table, within
+from sdsd.analysis.page import FEW, agreements, details, pair, section, table, within
 from sdsd.analysis.plots import rate_row
 from sdsd.analysis.principles import Cell, by_category
 from sdsd.analysis.rates import rate, wilson
@@ -345,17 +345,7 @@ def critics(figures: Figures) -> str:
         for name, claimed in found.claims.items()
     ]
     top = min(svg.nice(max(claimed.high for claimed in found.claims.values())), 1.0)
-    body = [
-        [
-            f"{esc(p.first)} and {esc(p.second)}",
-            count(p.same.n),
-            percent(p.same.share) if p.same.n else "–",
-            interval(p.same.low, p.same.high) if p.same.n >= FEW else "–",
-            _number(p.kappa),
-        ]
-        for p in found.pairs
-    ]
-    head = ["Critics", "Judged", "Same", "95% interval", "Cohen's κ"]
+    pairs = ((f"{esc(p.first)} and {esc(p.second)}", p.same, _number(p.kappa)) for p in found.pairs)
     return section(
         "Agreement of the critics",
         f"{count(len(found.claims))} critics on {plural(found.judged, 'judgement')}: "
@@ -363,7 +353,7 @@ def critics(figures: Figures) -> str:
         pair(
             "<div><h3>Violations claimed</h3>"
             f"{svg.rows(claims, name='Violations claimed by critic', top=top, ends=True)}</div>",
-            f"<div><h3>Two by two</h3>{table(head, body)}</div>",
+            f"<div><h3>Two by two</h3>{agreements('Critics', pairs)}</div>",
         ),
     )
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
 
 from sdsd.analysis.rates import Rate, rate
-from sdsd.sketch import Near, spoken, words
+from sdsd.sketch import Embed, Near, spoken, words
 from sdsd.types import Dialogue
 
 SAMPLE = 20_000
@@ -31,9 +31,6 @@ _SHOWN = 10
 """Openings that are named."""
 _READ = 20_000
 """Characters of a turn that are read."""
-
-Embed = Callable[[str], Any]
-"""A text's embedding, a numpy vector."""
 
 
 class Distinct(Struct, frozen=True):

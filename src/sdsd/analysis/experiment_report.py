@@ -12,7 +12,17 @@ import msgspec
 
 from sdsd.analysis import svg
 from sdsd.analysis.experiment import Agreement, Arm, Comparison, Cost, Labelled, Measure, Paired
-from sdsd.analysis.page import FEW, STEPS, details, document, pair, section, table, within
+from sdsd.analysis.page import (
+    FEW,
+    STEPS,
+    agreements,
+    details,
+    document,
+    pair,
+    section,
+    table,
+    within,
+)
 from sdsd.analysis.rates import Rate
 from sdsd.analysis.samples import words
 from sdsd.analysis.svg import Part, Row
@@ -448,17 +458,10 @@ def _agreement(comparison: Comparison) -> str:
 
 
 def _pairs(found: Sequence[Agreement], title: str) -> str:
-    body = [
-        [
-            f"{esc(a.first)} and {esc(a.second)}{_of(a.arm)}",
-            count(a.same.n),
-            percent(a.same.share) if a.same.n else "–",
-            interval(a.same.low, a.same.high) if a.same.n >= FEW else "–",
-            _number(a.kappa),
-        ]
-        for a in found
-    ]
-    return table([title, "Judged", "Same", "95% interval", "Cohen's κ"], body, "named")
+    pairs = (
+        (f"{esc(a.first)} and {esc(a.second)}{_of(a.arm)}", a.same, _number(a.kappa)) for a in found
+    )
+    return agreements(title, pairs, "named")
 
 
 def _of(arm: str) -> str:

@@ -18,7 +18,7 @@ from msgspec import Struct
 from sdsd.account import money
 from sdsd.analysis.bias import Biases, BiasTally
 from sdsd.analysis.costs import CostTally, PairCost
-from sdsd.analysis.diversity import Diversity, DiversityTally, Embed
+from sdsd.analysis.diversity import Diversity, DiversityTally
 from sdsd.analysis.principles import (
     CategoryCount,
     Cell,
@@ -32,6 +32,7 @@ from sdsd.analysis.votes import Critics, Votes
 from sdsd.config import Config
 from sdsd.journal import Usage
 from sdsd.quality import flags
+from sdsd.sketch import Embed
 from sdsd.types import (
     Critique,
     Dialogue,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
 from sdsd.analysis.rates import Rate
-from sdsd.analysis.text import interval
+from sdsd.analysis.text import count, interval, percent
 
 STEPS = {
     "started": "Scenarios",
@@ -61,6 +61,21 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]], classes: str = "")
         f'<div class="wide"><table class="{classes}"><thead><tr>{top}</tr></thead>'
         f"<tbody>{lines}</tbody></table></div>"
     )
+
+
+def agreements(title: str, rows: Iterable[tuple[str, Rate, str]], classes: str = "") -> str:
+    """Raters two by two: who (HTML), how often they say the same, and kappa as text."""
+    body = [
+        [
+            who,
+            count(same.n),
+            percent(same.share) if same.n else "–",
+            interval(same.low, same.high) if same.n >= FEW else "–",
+            kappa,
+        ]
+        for who, same, kappa in rows
+    ]
+    return table([title, "Judged", "Same", "95% interval", "Cohen's κ"], body, classes)
 
 
 def details(summary: str, body: str) -> str:

@@ -11,7 +11,6 @@ stays, and a run that grows changes no earlier decision.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,15 +20,13 @@ from sdsd.chance import draw
 from sdsd.config import DuplicatesConfig
 from sdsd.errors import ConfigError, SdsdError, SourceError
 from sdsd.parse import normal
-from sdsd.sketch import Near, spoken
+from sdsd.sketch import Embed, Near, spoken
 from sdsd.source import Given, read
 
 Rule = Literal["duplicate_exact", "duplicate_near", "duplicate_semantic"]
 
 Vector = Any
-"""A numpy array of float32, one-dimensional. `numpy` comes with the extra `semantic` only."""
-Embed = Callable[[str], Vector]
-"""From a text to its embedding, of any length but zero unless there are no words in it."""
+"""What `Embed` gives."""
 
 
 class Repeat(NamedTuple):
