@@ -145,12 +145,13 @@ async def plan_shown(
     def read(completion: Completion) -> tuple[bool, ...]:
         return parse.points(completion.text, len(points))
 
-    try:
-        return await parsed(ask, "adherence", request, read, attempts)
-    except StageFailed as failed:
-        if failed.cause.startswith("unparseable"):
+    def lenient(completion: Completion) -> tuple[bool, ...]:
+        try:
+            return read(completion)
+        except Unparseable:
             return ()
-        raise
+
+    return await parsed(ask, "adherence", request, read, attempts, last=lenient)
 
 
 async def together(jobs: Sequence[Callable[[], Awaitable[T]]], *, at_once: bool) -> list[T]:
