@@ -25,7 +25,7 @@ from sdsd.analysis.agreement import (
 )
 from sdsd.analysis.figures import FUNNEL, Step
 from sdsd.analysis.rates import Estimate, Rate, rate
-from sdsd.analysis.votes import Table, Votes
+from sdsd.analysis.votes import Table, Votes, agreement
 from sdsd.chance import draw
 from sdsd.errors import SdsdError
 from sdsd.types import Critique, Dialogue, Record
@@ -377,5 +377,4 @@ def _between(a: _Tally, b: _Tally) -> Agreement | None:
 
 
 def _agreement(table: Table, arm: str, first: str, second: str) -> Agreement:
-    same = sum(times for (x, y), times in table.items() if x == y)
-    return Agreement(arm, first, second, rate(same, table.total()), kappa_of(table))
+    return Agreement(arm, first, second, *agreement(table))

@@ -16,6 +16,11 @@ Table = Counter[tuple[bool, bool]]
 """How often two raters gave each pair of claims."""
 
 
+def agreement(table: Table) -> tuple[Rate, float | None]:
+    """How often two raters say the same, and Cohen's kappa."""
+    return rate(table[True, True] + table[False, False], table.total()), kappa_of(table)
+
+
 class CriticPair(Struct, frozen=True):
     """Two critics' claims on the same turns and principles."""
 
@@ -86,12 +91,7 @@ class Votes:
         """All of it; None if there are not several critics."""
         if len(self._critics) < 2:
             return None
-        pairs = tuple(
-            CriticPair(
-                a, b, rate(table[True, True] + table[False, False], table.total()), kappa_of(table)
-            )
-            for a, b, table in self.tables()
-        )
+        pairs = tuple(CriticPair(a, b, *agreement(table)) for a, b, table in self.tables())
         claims = {critic: self._claims(k) for critic, k in self._critics.items()}
         return Critics(claims, pairs, self.judged, self.alpha)
 
