@@ -440,7 +440,7 @@ def hostile(record: Record) -> Record:
 def test_a_hostile_record_is_shown_and_does_nothing(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from sdsd import session, terminal
+    from sdsd import events, terminal
 
     with Journal(RunDir(finished).journal, readonly=True) as journal:
         record = journal.record(0)
@@ -448,8 +448,8 @@ def test_a_hostile_record_is_shown_and_does_nothing(
     terminal.dialogue(hostile(record), json=False)
     terminal.scenarios([hostile(record).scenario])
     with terminal.progress() as screen:
-        screen.hear(session.Recorded(hostile(record)))
-        screen.hear(session.Noted(EVIL))
+        screen.hear(events.Recorded(hostile(record)))
+        screen.hear(events.Noted(EVIL))
     terminal.fault(EVIL)
     out, err = capsys.readouterr()
     assert "owned" in out

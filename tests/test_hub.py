@@ -27,7 +27,8 @@ from msgspec.structs import replace
 import sdsd
 from hub_standin import HubStandIn, Repo, serving
 from sdsd import config as configuration
-from sdsd import hub, look, rundir
+from sdsd import hub, look
+from sdsd.config import manifest as manifests
 from sdsd.config import Config
 from sdsd.dataset.export import read
 from sdsd.errors import RunDirError, SdsdError
@@ -363,7 +364,7 @@ def fetched(made: RunDir, tmp_path: Path) -> RunDir:
     (tmp_path / "scratch").mkdir()
     with Journal(made.journal, readonly=True) as journal:
         config = shared(made.config(), 12)
-        files = hub._files(made, config, rundir.shown(manifest), journal, tmp_path / "scratch")
+        files = hub._files(made, config, manifests.shown(manifest), journal, tmp_path / "scratch")
     for name, path in files.items():
         there = tmp_path / "fetched" / name
         there.parent.mkdir(parents=True, exist_ok=True)
@@ -565,9 +566,9 @@ def test_a_run_without_a_number_gets_one(source: dict[str, Any]) -> None:
     ],
 )
 def test_a_model_is_named_without_its_directory(model: str, shown: str) -> None:
-    assert rundir.nameable(model) == shown
+    assert manifests.nameable(model) == shown
     weights = {model: "0" * 64}
-    made = rundir.shown(manifest(models={"agent": model}, weights=weights))
+    made = manifests.shown(manifest(models={"agent": model}, weights=weights))
     assert (made.models, made.weights) == ({"agent": shown}, {shown: "0" * 64})
 
 

@@ -4,33 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sdsd.config import BudgetConfig, Config, PriceConfig
-from sdsd.journal import Usage
-from sdsd.types import Completion, Role
-
-
-def cost(price: PriceConfig, prompt: int, cached: int, completion: int) -> float:
-    """Money for so many tokens; `cached` of the `prompt` tokens were found in a cache."""
-    again = price.prompt if price.cached is None else price.cached
-    fresh = max(prompt - cached, 0)
-    return (fresh * price.prompt + cached * again + completion * price.completion) / 1e6
-
-
-def money(usage: Iterable[Usage], config: Config) -> float:
-    """What all of `usage` cost."""
-    prices = _prices(config)
-    return sum(
-        (
-            cost(prices[u.role], u.prompt_tokens, u.cached_tokens, u.completion_tokens)
-            for u in usage
-            if u.role in prices
-        ),
-        0.0,
-    )
-
-
-def _prices(config: Config) -> dict[str, PriceConfig]:
-    return {role: config.model_for(role).price for role in config.cast}
+from sdsd.analysis.money import cost, money, prices
+from sdsd.config import BudgetConfig, Config
+from sdsd.types import Completion, Role, Usage
 
 
 class Account:
@@ -40,7 +16,7 @@ class Account:
         before = list(before)
         self.tokens = sum(u.prompt_tokens + u.completion_tokens for u in before)
         self.money = money(before, config)
-        self._prices = _prices(config)
+        self._prices = prices(config)
         self._budget: BudgetConfig = config.budget
 
     def add(self, role: Role, answer: Completion) -> None:

@@ -26,7 +26,7 @@ from sdsd.journal import Journal
 from sdsd.models import Model
 from sdsd.parse import readable
 from sdsd.reask import parsed
-from sdsd.rundir import RunDir, write
+from sdsd.rundir import RunDir, write_atomic
 from sdsd.session import Event, Noted, in_loop, interruptible, open_session
 from sdsd.types import AskFn, Completion, Domain, Message, Request
 
@@ -187,6 +187,6 @@ def _write_files(out: Path, domains: Sequence[Domain]) -> None:
         text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=200)
         name = re.sub(r"[^\w-]+", "-", field.casefold()).strip("-") or "field"
         try:
-            write(out / f"{name}.yaml", text.encode())
+            write_atomic(out / f"{name}.yaml", text.encode())
         except OSError as error:
             raise SdsdError(f"{out}: cannot be written: {error}") from None

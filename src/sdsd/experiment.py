@@ -25,7 +25,7 @@ from sdsd.config import Config
 from sdsd.errors import ConfigError, SdsdError
 from sdsd.journal import Journal
 from sdsd.models import Model
-from sdsd.rundir import RunDir, write
+from sdsd.rundir import RunDir, write_atomic
 from sdsd.runner import Result, run
 from sdsd.session import Event
 from sdsd.weights import Progress
@@ -184,8 +184,8 @@ def carry_out(
         comparison = compare(records, experiment.labels)
     try:
         html = render(comparison, experiment.changes)
-        write(out / "report.html", html.encode("utf-8", "replace"))
-        write(out / "figures.json", to_json(comparison))
+        write_atomic(out / "report.html", html.encode("utf-8", "replace"))
+        write_atomic(out / "figures.json", to_json(comparison))
     except OSError as error:
         raise SdsdError(
             f"{out}: cannot be written: {error}; make room, then run it again"

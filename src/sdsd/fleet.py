@@ -25,7 +25,7 @@ from sdsd.models.http import HttpModel
 from sdsd.models.pool import Pool
 from sdsd.models.vllm import Patient
 from sdsd.pace import Gauges
-from sdsd.rundir import write
+from sdsd.rundir import write_atomic
 from sdsd.types import ProtocolName, Role
 
 OPENAI = "https://api.openai.com/v1"
@@ -304,7 +304,7 @@ def _remembered(found: Capabilities, path: Path) -> Capabilities:
     if path.exists():
         return msgspec.json.decode(path.read_bytes(), type=Capabilities)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, msgspec.json.encode(found))
+    write_atomic(path, msgspec.json.encode(found))
     return found
 
 

@@ -30,7 +30,7 @@ from sdsd.dataset.schema import SPLITS, VIEWS
 from sdsd.errors import JournalError, RunDirError, SdsdError
 from sdsd.journal import Journal
 from sdsd.publish import published
-from sdsd.rundir import Manifest, RunDir, nameable, shown, write
+from sdsd.rundir import Manifest, RunDir, nameable, shown, write_atomic
 from sdsd.session import in_loop
 from sdsd.types import Critique, Record
 from sdsd.weights import Progress
@@ -159,8 +159,8 @@ def _files(
     here += (rundir.path / "plots").glob("*.svg")
     files = {path.relative_to(rundir.path).as_posix(): path for path in here}
     try:
-        write(scratch / "config.yaml", configuration.dump(config).encode())
-        write(scratch / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
+        write_atomic(scratch / "config.yaml", configuration.dump(config).encode())
+        write_atomic(scratch / "manifest.json", msgspec.json.format(msgspec.json.encode(manifest)))
         (scratch / "records").mkdir()
         _write_records(journal.records(), scratch / "records")
     except OSError as error:
@@ -278,7 +278,7 @@ def _settle(staging: RunDir, repo: str) -> None:
     assert manifest is not None  # it was just fetched
     folder = staging.path / "records"
     config = shared(staging.config(), _rows(folder, repo))
-    write(staging.config_file, configuration.dump(config).encode())
+    write_atomic(staging.config_file, configuration.dump(config).encode())
     staging.remember(shown(manifest))
     for old in staging.path.glob("journal.sqlite*"):  # of a pull that was cut off
         old.unlink()

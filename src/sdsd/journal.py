@@ -27,7 +27,7 @@ import msgspec
 from msgspec import Struct
 
 from sdsd.errors import JournalError
-from sdsd.types import Answer, Completion, Record, Request
+from sdsd.types import Answer, Completion, Record, Request, Usage
 
 MIGRATIONS = (
     """
@@ -87,21 +87,6 @@ MIGRATIONS = (
 """Schema versions in order; append only. `PRAGMA user_version` counts those applied."""
 
 Fingerprint = dict[str, str]
-
-
-class Usage(Struct, frozen=True):
-    """What a model was asked in one role, for one stage, and answered."""
-
-    stage: str
-    role: str
-    model: str
-    calls: int
-    prompt_tokens: int
-    cached_tokens: int
-    """Of the prompt tokens, those that the server found in its cache."""
-    completion_tokens: int
-    seconds: float
-    """From asking to having the answer, added up."""
 
 
 class Round(Struct, frozen=True):

@@ -18,7 +18,7 @@ from sdsd.dataset.export import Counts
 from sdsd.errors import RunDirError
 from sdsd.journal import Journal, Usage
 from sdsd.publish import collect, publish
-from sdsd.rundir import Manifest, RunDir, write
+from sdsd.rundir import Manifest, RunDir, write_atomic
 from sdsd.runner import check_files, outcome_counts, read_inputs, standings_of
 from sdsd.targets import Standing
 from sdsd.types import Record
@@ -125,7 +125,7 @@ def compared(rundir: RunDir, other: RunDir, *, json: bool = False) -> str:
         return compare_report.to_json(found).decode().rstrip()
     before, after = other.path.resolve().name, rundir.path.resolve().name
     path = rundir.path / f"against-{before}.html"
-    write(path, compare_report.render(found, before, after).encode("utf-8", "replace"))
+    write_atomic(path, compare_report.render(found, before, after).encode("utf-8", "replace"))
     return str(path)
 
 

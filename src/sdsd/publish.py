@@ -21,7 +21,7 @@ from sdsd.dataset.pictures import plots
 from sdsd.dataset.selection import Selection
 from sdsd.errors import SdsdError
 from sdsd.journal import Journal
-from sdsd.rundir import Manifest, RunDir, nameable, shown, write
+from sdsd.rundir import Manifest, RunDir, nameable, shown, write_atomic
 from sdsd.sketch import Embed
 from sdsd.types import Record
 
@@ -93,9 +93,9 @@ def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> export.Co
     found = collect(journal, config, catalogue, counts.flagged)
     html = report.render(found, manifest, config, samples(journal.records()), counts.removed)
     try:
-        write(rundir.report, html.encode("utf-8", "replace"))
+        write_atomic(rundir.report, html.encode("utf-8", "replace"))
         _draw(rundir.path / "plots", {name: plot for name, (_, plot) in plots(found).items()})
-        write(rundir.card, card.card(manifest, config, counts, found).encode("utf-8", "replace"))
+        write_atomic(rundir.card, card.card(manifest, config, counts, found).encode("utf-8", "replace"))
     except OSError as error:
         raise SdsdError(
             f"{rundir.path}: cannot be written: {error}; make room, then `sdsd report`"
@@ -117,7 +117,7 @@ def _draw(folder: Path, drawn: Mapping[str, str]) -> None:
     if drawn:
         folder.mkdir(exist_ok=True)
     for name, plot in drawn.items():
-        write(folder / name, plot.encode("utf-8", "replace"))
+        write_atomic(folder / name, plot.encode("utf-8", "replace"))
     for path in folder.glob("*.svg"):
         if path.name not in drawn:
             path.unlink()

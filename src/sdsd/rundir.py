@@ -20,49 +20,16 @@ import contextlib
 import os
 import platform
 import re
-import time
 from collections.abc import Iterator
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import msgspec
-from msgspec import Struct
-from msgspec.structs import replace
 
 from sdsd import config as configuration
 from sdsd.config import Config
+from sdsd.config.manifest import Manifest
 from sdsd.errors import RunDirError
-from sdsd.template import Template
-from sdsd.types import ProtocolName
-
-
-class Manifest(Struct, frozen=True, kw_only=True):
-    """What a run was made with. Written once, before the first dialogue; read by every replay."""
-
-    sdsd: str
-    """Version of this program."""
-    created: str
-    """UTC, ISO 8601."""
-    python: str
-    machine: str
-    seed: int
-    config: str
-    """Digest of the configuration's identity (`sdsd.config.digest`)."""
-    catalogue: str
-    """Digest of the catalogue's content."""
-    prompts: dict[str, str]
-    """Digest of every prompt file."""
-    models: dict[str, str]
-    """By role, the name of the model that plays it."""
-    weights: dict[str, str]
-    """By model name, the SHA-256 of its file, where it is known."""
-    protocol: ProtocolName
-    """As resolved from what the server can do; a replay keeps it."""
-    template: Template | None = None
-    """The chat template's seams that `continuation` was held with."""
-    schema: bool = False
-    """Whether the critic's server was asked to hold replies to a JSON schema."""
-    shared: bool = False
-    """Whether critic and reviser are the agent's own model."""
+from sdsd.files import try_lock, write_atomic
 
 
 class RunDir:
@@ -110,7 +77,7 @@ class RunDir:
         self.check(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write(self.config_file, configuration.dump(config).encode())
+            write_atomic(self.config_file, configuration.dump(config).encode())
         except OSError as error:
             raise RunDirError(f"{self.path}: cannot be written: {error}") from None
 
@@ -131,7 +98,7 @@ class RunDir:
 
     def remember(self, manifest: Manifest) -> None:
         """Write the manifest, once."""
-        write(self.manifest_file, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
+        write_atomic(self.manifest_file, msgspec.json.format(msgspec.json.encode(manifest), indent=2))
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -144,7 +111,7 @@ class RunDir:
         except OSError as error:
             raise RunDirError(f"{self.path}: cannot be written: {error}") from None
         with handle:
-            if not _try_lock(handle.fileno()):
+            if not try_lock(handle.fileno()):
                 handle.seek(0)
                 holder = handle.read().strip() or "unknown"
                 raise RunDirError(
@@ -160,27 +127,9 @@ class RunDir:
         """Whether a process is running here at this moment."""
         try:
             with self._lock.open("a+") as handle:
-                return not _try_lock(handle.fileno())
+                return not try_lock(handle.fileno())
         except OSError:
             return False
-
-
-def shown(manifest: Manifest) -> Manifest:
-    """A manifest without the directories of its maker's disk: for what is handed on."""
-    return replace(
-        manifest,
-        models={role: nameable(name) for role, name in manifest.models.items()},
-        weights={nameable(name): digest for name, digest in manifest.weights.items()},
-    )
-
-
-def nameable(model: str) -> str:
-    """A model's name; of one that is a file or directory here, the last part of its path."""
-    path = PureWindowsPath(model)  # knows both kinds of slash
-    here = model.startswith(("/", "~", ".")) or path.drive or path.root
-    if not here and (model.startswith("hf:") or not model.endswith(".gguf")):
-        return model
-    return path.name or "model"
 
 
 def _foreign(path: Path) -> bool:
@@ -188,38 +137,7 @@ def _foreign(path: Path) -> bool:
     return path.name != "lock" and not path.name.startswith(".config.yaml.")
 
 
-def _try_lock(descriptor: int) -> bool:
-    """An advisory lock that dies with the process; where there is none, we go without."""
-    try:
-        import fcntl
-    except ImportError:  # pragma: no cover  (not a POSIX system)
-        return True
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def default_path(config: Config, root: Path) -> Path:
     """`runs/<model>-<digest>`: the same configuration finds its run again, another gets its own."""
     name = re.sub(r"[^A-Za-z0-9.]+", "-", Path(config.models["default"].model).name).strip("-.")
     return root / "runs" / f"{name[:40] or 'run'}-{configuration.digest(config)[:6]}"
-
-
-def write(path: Path, data: bytes) -> None:
-    """Replace a small file whole: a reader, or a crash, sees the old one or the new one."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def now() -> str:
-    """The time, UTC, ISO 8601 to the second."""
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

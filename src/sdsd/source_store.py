@@ -26,10 +26,11 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
-from sdsd import parse, rundir
+from sdsd import parse
 from sdsd.catalogue import Catalogue
 from sdsd.chance import draw
 from sdsd.errors import SourceError, Unparseable
+from sdsd.files import write_atomic
 from sdsd.scenario import Scenarios
 from sdsd.source import Given, Skipped
 from sdsd.types import Dialogue, Goal, Plan, Principle, Scenario, StopReason
@@ -109,7 +110,7 @@ def keep(rows: Iterable[Given | Skipped], path: Path) -> Kept:
         path.parent.mkdir(parents=True, exist_ok=True)
         header, places = _write(rows, temporary)
         path.unlink(missing_ok=True)  # a crash from here on leaves no rows, never half a copy
-        rundir.write(index, msgspec.json.encode(header) + b"\n" + places.tobytes())
+        write_atomic(index, msgspec.json.encode(header) + b"\n" + places.tobytes())
         temporary.replace(path)
     except OSError as error:
         raise SourceError(f"{path}: cannot be written: {error}; make room or mend it") from None

@@ -91,10 +91,10 @@ class Screen:
 
     def hear(self, event: Event) -> None:
         """One event of `sdsd.session`."""
-        from sdsd import session
+        from sdsd import events
 
         match event:
-            case session.Began(path, n, done, slots, protocol, wanted, pairs):
+            case events.Began(path, n, done, slots, protocol, wanted, pairs):
                 self._n, self._done, self._begun_with = n, done, done
                 self._wanted, self._pairs, self._began = wanted, pairs, True
                 self._started = time.monotonic()
@@ -103,11 +103,11 @@ class Screen:
                 if wanted:
                     so_far += f" ({pairs} of {wanted} pairs)"
                 self._line(f"{path}: {so_far} dialogues done, {protocol}, {slots} open")
-            case session.Called(_, answer):
+            case events.Called(_, answer):
                 self._called(event.stage, answer.completion_tokens, answer.seconds)
-            case session.Recorded(record):
+            case events.Recorded(record):
                 self._recorded(record)
-            case session.Noted(text):
+            case events.Noted(text):
                 self._notes.append(text)
                 self._line(text)
 

@@ -280,6 +280,21 @@ class Completion(Struct, frozen=True, tag="completion"):
     """How likely each of `Request.weigh` was where the reply chose; empty where unknown."""
 
 
+class Usage(Struct, frozen=True):
+    """What a model was asked in one role, for one stage, and answered."""
+
+    stage: str
+    role: str
+    model: str
+    calls: int
+    prompt_tokens: int
+    cached_tokens: int
+    """Of the prompt tokens, those that the server found in its cache."""
+    completion_tokens: int
+    seconds: float
+    """From asking to having the answer, added up."""
+
+
 class Refusal(Struct, frozen=True, tag="refusal"):
     """A server's permanent no to one request (a full context, say). Recorded, never retried."""
 

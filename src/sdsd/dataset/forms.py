@@ -15,11 +15,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from sdsd import rundir
 from sdsd.dataset.export import read
 from sdsd.dataset.schema import SPLITS, Split, View
 from sdsd.dataset.views import Row
 from sdsd.errors import ConfigError, SdsdError
+from sdsd.files import write_atomic
 
 _TURN = {"user": "human", "assistant": "gpt", "system": "system"}
 """ShareGPT's names of the speakers."""
@@ -155,7 +155,7 @@ def write(data: Path, form: str, out: Path) -> dict[str, int]:
             if name not in counts:
                 (out / name).unlink(missing_ok=True)
         if registry := _registry(parts, counts):
-            rundir.write(out / _REGISTRY, registry)
+            write_atomic(out / _REGISTRY, registry)
     except OSError as error:
         raise SdsdError(
             f"{out}: cannot be written: {error}; make room, or give another directory"
