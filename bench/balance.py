@@ -7,7 +7,7 @@ probability that a dialogue ends in a verified pair. Its log-odds are the sum of
 the strategy's and the pair's own, drawn by seed, and the probability is kept within 0.004 and 0.5.
 No model is called. The ways that are compared:
 
-controller    `sdsd.targets`, in rounds, with the lag of one round that it has in a run
+controller    `sdsd.scenarios.quotas`, in rounds, with the lag of one round that it has in a run
 quota, best strategy
               the same, but with the one strategy that is best on average: the quota alone
 uniform, best strategy
@@ -36,9 +36,9 @@ from random import Random
 
 from msgspec import Struct
 
-from sdsd import catalogue
-from sdsd.chance import draw
-from sdsd.targets import Quota, Seen, Slot, State, allocate, summary
+from sdsd.hashing import draw
+from sdsd.scenarios import catalogue
+from sdsd.scenarios.quotas import Quota, Seen, Slot, State, allocate, summary
 
 LEAST, MOST = 0.004, 0.5
 """Bounds of a probability."""

@@ -37,12 +37,15 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd import catalogue, config, prompt, strategy
-from sdsd.ask import Ask, Call
-from sdsd.chance import draw
+from sdsd import config
+from sdsd.hashing import draw
 from sdsd.models.scripted import ScriptedModel
-from sdsd.pipeline import PROMPTS, Method, make_record
-from sdsd.scenario import Scenarios
+from sdsd.pipeline.prompts import load_prompt
+from sdsd.pipeline.record import PROMPTS, Method, make_record
+from sdsd.runs.ask import Ask, Call
+from sdsd.scenarios import catalogue, strategies
+from sdsd.scenarios.sampler import Scenarios
+from sdsd.text import prompt_files
 from sdsd.types import Answer, Principle, Record, Request, Scenario
 
 INNOCENT = (
@@ -221,8 +224,8 @@ class World(Struct, frozen=True):
     """What all arms share."""
 
     scenarios: Scenarios
-    prompts: dict[str, prompt.Prompt]
-    strategies: dict[str, strategy.Strategy]
+    prompts: dict[str, prompt_files.Prompt]
+    strategies: dict[str, strategies.Strategy]
 
 
 async def counted(world: World, arm: Arm, rates: Rates, n: int, seed: int) -> Counter[str]:
@@ -324,8 +327,8 @@ def main() -> None:
     inputs = ARMS[0].config()
     world = World(
         Scenarios(catalogue.load(), inputs.scenarios, inputs.seed),
-        {name: prompt.load(name) for name in PROMPTS},
-        strategy.load_all(["direct"]),
+        {name: load_prompt(name) for name in PROMPTS},
+        strategies.load_strategies(["direct"]),
     )
     started = time.perf_counter()
     shares = ", ".join(f"{name} {value:.0%}" for name, value in given.items())

@@ -34,9 +34,9 @@ from msgspec import Struct
 
 import sdsd
 from sdsd import config as configuration
-from sdsd.models.http import HttpModel
+from sdsd.models.openai_server import HttpModel
 from sdsd.models.scripted import ScriptedModel
-from sdsd.session import Began, Called, Event, Noted
+from sdsd.runs.events import Began, Called, Event, Noted
 from sdsd.types import Answer, Request
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -18,9 +18,8 @@ import subprocess
 import sys
 import time
 
-from sdsd import weights
-from sdsd.models import llamacpp
-from sdsd.models.http import HttpModel
+from sdsd.models import llamacpp, weights
+from sdsd.models.openai_server import HttpModel
 from sdsd.types import Completion, Request
 
 WRITE = 48

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import sdsd
 from schedule import Posts, bare
-from sdsd import weights
-from sdsd.models import Capabilities, llamacpp
-from sdsd.models.http import HttpModel
-from sdsd.session import Began, Event, Recorded
+from sdsd.models import llamacpp, weights
+from sdsd.models.base import Capabilities
+from sdsd.models.openai_server import HttpModel
+from sdsd.runs.events import Began, Event, Recorded
 from sdsd.types import Answer, Request
 
 

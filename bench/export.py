@@ -25,13 +25,13 @@ from pathlib import Path
 from typing import Any
 
 from scale import alone, peak
-from sdsd import catalogue
 from sdsd.config import Config
+from sdsd.config.manifest import Manifest
 from sdsd.dataset.export import _View, export
 from sdsd.dataset.schema import View, arrow
 from sdsd.dataset.selection import Choice
 from sdsd.dataset.views import Row, rows
-from sdsd.rundir import Manifest
+from sdsd.scenarios import catalogue
 from sdsd.types import (
     ROLES,
     Critique,

@@ -38,21 +38,21 @@ import msgspec
 from msgspec import Struct
 
 import sdsd
-from sdsd import ask as door
-from sdsd.ask import Ask, locked
-from sdsd.chance import call_seed, draw
 from sdsd.dataset.export import read
 from sdsd.dataset.schema import VIEWS
-from sdsd.journal import Journal
-from sdsd.models import Capabilities
-from sdsd.models.http import HttpModel
+from sdsd.hashing import call_seed, draw
+from sdsd.models.base import Capabilities
+from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool
-from sdsd.pipeline import make_record
-from sdsd.rundir import RunDir
-from sdsd.runner import Inputs, Result, method, read_inputs
-from sdsd.session import Began, Called, Event
+from sdsd.pipeline.record import make_record
+from sdsd.runs import ask as door
+from sdsd.runs.ask import Ask, locked
+from sdsd.runs.directory import RunDir
+from sdsd.runs.events import Began, Called, Event
+from sdsd.runs.journal import Journal
+from sdsd.runs.runner import Inputs, Result, method, read_inputs
+from sdsd.runs.verify import verify
 from sdsd.types import ROLES, Answer, Completion, Message, Record, Refusal, Request
-from sdsd.verify import verify
 
 sys.path.insert(0, str(Path(__file__).parent))
 from simoptions import FaultKind, Options

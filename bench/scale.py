@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import sdsd
-from sdsd.session import Began, Called, Event, Noted
+from sdsd.runs.events import Began, Called, Event, Noted
 from simoptions import Options
 from simulator import spawned
 

@@ -34,9 +34,9 @@ import aiohttp
 import uvloop
 
 import sdsd
-from sdsd.models.http import HttpModel
+from sdsd.models.openai_server import HttpModel
 from sdsd.models.scripted import ScriptedModel
-from sdsd.session import Event, Noted
+from sdsd.runs.events import Event, Noted
 from sdsd.types import Answer, Request
 from simoptions import Options
 from simulator import spawned

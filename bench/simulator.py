@@ -38,7 +38,7 @@ from typing import Any, Literal
 import msgspec
 import uvloop
 
-from sdsd.chance import draw
+from sdsd.hashing import draw
 
 sys.path.insert(0, str(Path(__file__).parent))
 from simengine import CHARS, Engine, Job, PrefixCache, Speed, chained, count, lengthened

@@ -18,8 +18,8 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from sdsd import prompt
-from sdsd.chance import draw
+from sdsd.hashing import draw
+from sdsd.pipeline.prompts import load_prompt
 
 Kind = Literal[
     "plan", "transcript", "user", "agent", "check", "verdict", "labelled", "revision", "subareas"
@@ -54,7 +54,7 @@ def chatml(messages: Sequence[Turn]) -> str:
 
 
 def _opening(name: str, section: str) -> str:
-    return prompt.load(name).sections[section].partition("{{")[0]
+    return load_prompt(name).sections[section].partition("{{")[0]
 
 
 _OPENINGS: tuple[tuple[str, Kind], ...] = (
@@ -65,9 +65,9 @@ _OPENINGS: tuple[tuple[str, Kind], ...] = (
     (_opening("expand", "system"), "subareas"),
 )
 _REVISE = _opening("review", "revise")
-_LABELLED = prompt.load("review").sections["judge_text"].rpartition("}}")[2]
-_CHECK = prompt.load("continuation").sections["check"].rpartition("}}")[2]
-_ASIDE = prompt.load("review").sections["aside"]
+_LABELLED = load_prompt("review").sections["judge_text"].rpartition("}}")[2]
+_CHECK = load_prompt("continuation").sections["check"].rpartition("}}")[2]
+_ASIDE = load_prompt("review").sections["aside"]
 _USER_CUE = _opening("chat", "user_cue")
 _TO_AGENT = "<|im_start|>assistant\n"
 

@@ -28,8 +28,8 @@ import torch
 from torch.nn.functional import cross_entropy, softplus
 from training import SMALL, rows, script, start
 
-from sdsd.analysis.agreement import paired_bootstrap
-from sdsd.chance import draw
+from sdsd.hashing import draw
+from sdsd.reports.agreement import paired_bootstrap
 
 FORMS = ("multi", "single")
 ARMS = {"multi": "multi", "single": "single", "the pairs of multi, single": "single"}

@@ -21,11 +21,11 @@ from datasets import Dataset, concatenate_datasets, load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from sdsd import weights
-from sdsd.chance import draw
 from sdsd.dataset.export import count
 from sdsd.dataset.schema import View
 from sdsd.errors import SdsdError
+from sdsd.hashing import draw
+from sdsd.models import weights
 
 SMALL = "smollm2-135m"
 # The model's own template with marks around what the assistant says, so that only this is learnt.

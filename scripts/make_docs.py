@@ -33,9 +33,14 @@ import typer
 from msgspec import Struct
 from msgspec import inspect as kinds
 
-from sdsd import config, pipeline, prompt, proof, quality, strategy
-from sdsd.cli import app
+from sdsd import config
+from sdsd.checks import dialogue_rules, revision_rules
+from sdsd.cli.app import app
 from sdsd.models.scripted import CHATML
+from sdsd.pipeline.prompts import PACKAGED, load_prompt
+from sdsd.pipeline.record import PROMPTS, Method, make_record
+from sdsd.scenarios.strategies import load_strategies
+from sdsd.text import prompt_files
 from sdsd.types import (
     Completion,
     Goal,
@@ -350,21 +355,23 @@ def _written(name: str, kind: Any, info: Any, *, required: bool) -> str:
 
 def flags() -> str:
     """The rules for dialogues."""
-    return table(("rule", "meaning"), [(f"`{rule}`", text) for rule, text in quality.RULES.items()])
+    return table(
+        ("rule", "meaning"), [(f"`{rule}`", text) for rule, text in dialogue_rules.RULES.items()]
+    )
 
 
 def proofs() -> str:
     """The rules for revisions."""
     rows = [
-        (f"`{rule}`", "defect" if rule in proof.DEFECTS else "doubt", text)
-        for rule, text in proof.RULES.items()
+        (f"`{rule}`", "defect" if rule in revision_rules.DEFECTS else "doubt", text)
+        for rule, text in revision_rules.RULES.items()
     ]
     return table(("rule", "", "meaning"), rows)
 
 
 def strategies() -> str:
     """The packaged strategies, with what they say for people."""
-    rows = [f"| `{name}` | {s.meaning} |" for name, s in strategy.load_all(["all"]).items()]
+    rows = [f"| `{name}` | {s.meaning} |" for name, s in load_strategies(["all"]).items()]
     return "\n".join(["| strategy | |", "| --- | --- |", *rows])
 
 
@@ -382,7 +389,7 @@ _FILLED_WITH = {
     "focus": "The text of the principle that is to be broken.",
     "goal": "The text of the scenario's goal.",
     "number": "The number of the exchange, and so of the plan's STEP.",
-    "defect": "Why the attempt before was refused (`sdsd.proof`).",
+    "defect": "Why the attempt before was refused (`sdsd.checks.revision_rules`).",
     "opening": "The plan's OPENING.",
     "others": "The section `## others`, if the dialogue has further principles; else nothing.",
     "person": "The plan's PERSON.",
@@ -408,9 +415,9 @@ def placeholders() -> str:
     """Every section of every packaged prompt with its placeholders, and what fills them."""
     rows: list[tuple[str, ...]] = []
     uses: dict[tuple[str, str], list[str]] = {}
-    for path in sorted(prompt.PACKAGED.glob("*.md")):
-        for name, text in prompt.read(path).sections.items():
-            slots = sorted(prompt.slots(text))
+    for path in sorted(PACKAGED.glob("*.md")):
+        for name, text in prompt_files.read(path).sections.items():
+            slots = sorted(prompt_files.slots(text))
             cell = ", ".join(f"`{slot}`" for slot in slots) or "none"
             rows.append((f"`{path.name}`", f"`## {name}`", cell))
             for slot in slots:
@@ -481,16 +488,16 @@ class _Teller:
 def example_requests(protocol: ProtocolName) -> dict[str, Request]:
     """Every request of one small dialogue, by step, as the pipeline makes them."""
     teller = _Teller()
-    method = pipeline.Method(
+    method = Method(
         config.Config(),
-        {name: prompt.load(name) for name in pipeline.PROMPTS},
-        strategy.load_all(["direct"]),
+        {name: load_prompt(name) for name in PROMPTS},
+        load_strategies(["direct"]),
         protocol,
         CHATML if protocol == "continuation" else None,
         schema=True,
         shared=True,
     )
-    record = asyncio.run(pipeline.make_record(_SCENARIO, teller, method))  # type: ignore[arg-type]
+    record = asyncio.run(make_record(_SCENARIO, teller, method))  # type: ignore[arg-type]
     if record.outcome != "accepted":
         raise SystemExit(f"the example came out as {record.outcome}: {record.failure}")
     return teller.requests

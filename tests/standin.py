@@ -25,8 +25,8 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from sdsd import prompt
 from sdsd.models.scripted import ScriptedModel
+from sdsd.pipeline.prompts import load_prompt
 from sdsd.types import Completion, Message, Request, Role
 
 
@@ -51,9 +51,9 @@ def role_of(messages: Iterable[Message]) -> Role:
     """Who is being asked, told by the packaged prompts; the wire does not say."""
     first, *rest = messages
     last = rest[-1].content if rest else first.content
-    if first.content.startswith(prompt.load("plan").sections["system"]):
+    if first.content.startswith(load_prompt("plan").sections["system"]):
         return "planner"
-    review = prompt.load("review").sections
+    review = load_prompt("review").sections
     if first.content.startswith(review["system"]) or last.startswith(review["aside"]):
         task = review["revise"].partition("{{")[0]
         return "reviser" if task in last else "critic"

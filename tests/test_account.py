@@ -10,13 +10,13 @@ import pytest
 
 import sdsd
 from sdsd import config as configuration
-from sdsd.account import Account, cost, money
 from sdsd.config import PriceConfig
-from sdsd.estimate import estimate
-from sdsd.journal import Usage
 from sdsd.models.scripted import ScriptedModel
-from sdsd.session import Event, Noted
-from sdsd.types import Completion
+from sdsd.reports.money import cost, money
+from sdsd.runs.budget import Account
+from sdsd.runs.estimate import estimate
+from sdsd.runs.events import Event, Noted
+from sdsd.types import Completion, Usage
 
 PRICES: dict[str, Any] = {
     "models": {"default": {"price": {"prompt": 2.0, "cached": 0.5, "completion": 10.0}}}

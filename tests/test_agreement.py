@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdsd.analysis import rates
-from sdsd.analysis.agreement import (
+from sdsd.reports import rates
+from sdsd.reports.agreement import (
     cohen_kappa,
     krippendorff_alpha,
     paired_bootstrap,

@@ -15,16 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sdsd.analysis import samples, svg, text
-from sdsd.analysis.figures import Figures, balance, collect
-from sdsd.analysis.paper import PAPER
-from sdsd.analysis.rates import kappa, rate, wilson
-from sdsd.analysis.report import render
-from sdsd.analysis.samples import changes, find, merged
-from sdsd.analysis.timeline import Timeline
 from sdsd.config import Config, DialogueConfig, ReviseConfig, load
-from sdsd.journal import Usage
-from sdsd.rundir import Manifest
+from sdsd.config.manifest import Manifest
+from sdsd.reports.html import charts, samples, text
+from sdsd.reports.html.report import render
+from sdsd.reports.html.samples import changes, find, merged
+from sdsd.reports.metrics.figures import Figures, balance, collect
+from sdsd.reports.metrics.paper import PAPER
+from sdsd.reports.metrics.timeline import Timeline
+from sdsd.reports.rates import kappa, rate, wilson
 from sdsd.types import (
     ROLES,
     Critique,
@@ -41,6 +40,7 @@ from sdsd.types import (
     Scenario,
     StageUse,
     StopReason,
+    Usage,
     Verdict,
 )
 
@@ -424,7 +424,7 @@ def test_numbers(written: str, expected: str) -> None:
 
 @given(st.floats(1e-6, 1e12))
 def test_an_axis_ends_on_a_round_number_above(value: float) -> None:
-    assert value <= svg.nice(value) * (1 + 1e-9) <= 2.1 * value
+    assert value <= charts.nice(value) * (1 + 1e-9) <= 2.1 * value
 
 
 # -- the page ------------------------------------------------------------------------------
@@ -586,24 +586,24 @@ def test_a_longer_run_has_every_plot() -> None:
 
 def test_labels_are_clipped_but_whole_in_the_tooltip() -> None:
     label = "a very long label " * 9
-    row = svg.Row(label, (svg.Part(1, "t-a", "part"),), "1")
-    drawn = svg.rows([row], name="a plot")
+    row = charts.Row(label, (charts.Part(1, "t-a", "part"),), "1")
+    drawn = charts.rows([row], name="a plot")
     assert "…</text>" in drawn
     assert f"<title>{label}</title>" in drawn
 
 
 @given(st.lists(st.just(0.0) | st.floats(1e-6, 1e9), max_size=30), st.booleans())
 def test_plots_take_any_numbers(values: list[float], shares: bool) -> None:
-    parts = [svg.Part(v, "t-a", "part") for v in values]
-    rows = [svg.Row("row", (part,), "1", interval=(0.1, 0.9), mark=0.5) for part in parts]
-    column = [svg.Column("1", v, "column", v / 2) for v in values]
-    band = svg.Band(0.1, 0.2, "band")
+    parts = [charts.Part(v, "t-a", "part") for v in values]
+    rows = [charts.Row("row", (part,), "1", interval=(0.1, 0.9), mark=0.5) for part in parts]
+    column = [charts.Column("1", v, "column", v / 2) for v in values]
+    band = charts.Band(0.1, 0.2, "band")
     drawn = (
-        svg.rows(rows, name="rows", ends=True)
-        + svg.funnel(rows, name="funnel")
-        + svg.stacked(parts, name="stacked")
-        + svg.columns(column, name="columns", shares=shares, band=band)
-        + svg.area({"a": values, "b": values}, {"a": "t-a", "b": "t-b"}, name="area", seconds=9,
+        charts.rows(rows, name="rows", ends=True)
+        + charts.funnel(rows, name="funnel")
+        + charts.stacked(parts, name="stacked")
+        + charts.columns(column, name="columns", shares=shares, band=band)
+        + charts.area({"a": values, "b": values}, {"a": "t-a", "b": "t-b"}, name="area", seconds=9,
                    unit="tokens/s")
     )  # fmt: skip
     Page(drawn)

@@ -13,9 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sdsd import ask as door
-from sdsd.ask import Ask, Call, Patience, Sender
-from sdsd.chance import call_seed
 from sdsd.config import Config
 from sdsd.errors import (
     Busy,
@@ -26,11 +23,14 @@ from sdsd.errors import (
     Stopped,
     TransientError,
 )
-from sdsd.fleet import cast
-from sdsd.journal import Journal, fingerprint
-from sdsd.models import Capabilities
+from sdsd.hashing import call_seed
+from sdsd.models.base import Capabilities
+from sdsd.models.fleet import cast
 from sdsd.models.scripted import ScriptedModel
-from sdsd.session import onion
+from sdsd.runs import ask as door
+from sdsd.runs.ask import Ask, Call, Patience, Sender
+from sdsd.runs.journal import Journal, fingerprint
+from sdsd.runs.session import onion
 from sdsd.types import ROLES, Answer, Completion, Message, Refusal, Request, Role
 
 NAMES: dict[str, str] = dict.fromkeys(ROLES, "model")

@@ -16,12 +16,12 @@ import pytest
 
 import sdsd
 from batch_standin import Batch, BatchStandIn
-from sdsd.batches import Intent, Sleep, Transport, custom_id, multipart
 from sdsd.errors import JournalError, ModelError, Stopped, TransientError
-from sdsd.models import Capabilities
+from sdsd.models.base import Capabilities
 from sdsd.models.batch import BatchModel, Terms
+from sdsd.models.batch_api import Intent, Sleep, Transport, custom_id, multipart
 from sdsd.models.scripted import ScriptedModel
-from sdsd.session import Called, Event
+from sdsd.runs.events import Called, Event
 from sdsd.types import Answer, Completion, Message, Record, Refusal, Request
 from standin import serving
 

@@ -11,12 +11,12 @@ import pytest
 import yaml
 
 from sdsd import config as configuration
-from sdsd.analysis.figures import Figures
 from sdsd.config import Config
-from sdsd.dataset.card import card
 from sdsd.dataset.export import Counts, SplitCount, export
-from sdsd.dataset.pictures import plots
 from sdsd.dataset.schema import VIEWS, arrow
+from sdsd.reports.card import card
+from sdsd.reports.card_charts import plots
+from sdsd.reports.metrics.figures import Figures
 from sdsd.types import ROLES, Record
 from test_dataset import (
     BROKEN,

@@ -19,8 +19,8 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdsd.catalogue import EXTENSIONS, Catalogue, content_words, load, near_duplicates
 from sdsd.errors import CatalogueError
+from sdsd.scenarios.catalogue import EXTENSIONS, Catalogue, content_words, load, near_duplicates
 
 SMALL = {
     "topics": "field,domain,subarea\nhomes,Roofs,a leak over the stairs\n",

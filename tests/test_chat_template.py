@@ -19,9 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdsd import chat_template
 from sdsd.errors import WeightsError
-from sdsd.template import Template
+from sdsd.models import chat_templates
+from sdsd.text.chat_format import Template
 from sdsd.types import Message
 from test_template import FAMILIES, GEMMA, LLAMA_2, LLAMA_3, MISTRAL_BARE, learnt
 
@@ -93,7 +93,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @families
 def test_a_template_of_every_family_is_learnt(family: str, models: dict[str, Path]) -> None:
     _, takes_system = TEMPLATES[family]
-    template, system = chat_template.learn(models[family])
+    template, system = chat_templates.learn(models[family])
     assert system is takes_system
     assert not template.before_brief.startswith("<s>")
 
@@ -101,7 +101,7 @@ def test_a_template_of_every_family_is_learnt(family: str, models: dict[str, Pat
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_seams_are_those_of_a_server_that_renders(family: str, models: dict[str, Path]) -> None:
     rendered, _ = learnt(FAMILIES[family][0])
-    template, _ = chat_template.learn(models[family])
+    template, _ = chat_templates.learn(models[family])
     assert template == Template(
         rendered.before_brief.removeprefix("<s>"),
         rendered.after_brief,
@@ -117,7 +117,7 @@ def test_the_seams_rebuild_any_longer_conversation(
     family: str, models: dict[str, Path], brief: str, talk: list[tuple[str, str]], last: str
 ) -> None:
     source, _ = TEMPLATES[family]
-    template, system = chat_template.learn(models[family])
+    template, system = chat_templates.learn(models[family])
     if system:
         messages = [Message("system", brief)]
     else:  # the brief is a turn of its own, with the nod that `after_brief` holds
@@ -128,14 +128,14 @@ def test_the_seams_rebuild_any_longer_conversation(
         messages += [Message("user", asked), Message("assistant", answered)]
         stream += asked + template.to_agent + answered + template.to_user
     messages.append(Message("user", last))
-    assert chat_template.render(source, messages, special=SPECIAL).startswith(stream + last)
+    assert chat_templates.render(source, messages, special=SPECIAL).startswith(stream + last)
 
 
 def test_a_bos_token_is_kept_unless_the_server_writes_it(tmp_path: Path) -> None:
     begins: dict[bool | None, str] = {}
     for adds in (True, False, None):
         path = configured(tmp_path, LLAMA_3, add_bos_token=adds)
-        begins[adds] = chat_template.learn(path)[0].before_brief
+        begins[adds] = chat_templates.learn(path)[0].before_brief
     header = "<|start_header_id|>system<|end_header_id|>\n\n"
     assert begins == {True: header, False: f"<s>{header}", None: header}
 
@@ -144,21 +144,21 @@ def test_a_bos_token_that_opens_every_turn_is_a_mark_where_nothing_says_more(
     tmp_path: Path,
 ) -> None:
     path = configured(tmp_path, LLAMA_2)
-    assert chat_template.learn(path)[0].before_brief == "<s>[INST] <<SYS>>\n"
+    assert chat_templates.learn(path)[0].before_brief == "<s>[INST] <<SYS>>\n"
     path = configured(tmp_path, LLAMA_2, tokenizer_class="LlamaTokenizer")
-    assert chat_template.learn(path)[0].before_brief == "[INST] <<SYS>>\n"
+    assert chat_templates.learn(path)[0].before_brief == "[INST] <<SYS>>\n"
 
 
 def test_seams_do_not_depend_on_the_day(tmp_path: Path) -> None:
     undated = DATED.replace("date_string", "day")  # so that it asks for the time
-    assert "26 Jul 2024" in chat_template.learn(configured(tmp_path, undated))[0].before_brief
-    assert "26 Jul 2024" in chat_template.learn(configured(tmp_path, DATED))[0].before_brief
+    assert "26 Jul 2024" in chat_templates.learn(configured(tmp_path, undated))[0].before_brief
+    assert "26 Jul 2024" in chat_templates.learn(configured(tmp_path, DATED))[0].before_brief
 
 
 def test_json_is_written_as_it_is() -> None:
     source = "{{ messages[0].content | tojson }}{{ {'a': [1]} | tojson(indent=1) }}"
     assert (
-        chat_template.render(source, (Message("user", "<é&'>"),))
+        chat_templates.render(source, (Message("user", "<é&'>"),))
         == '"<é&\'>"{\n "a": [\n  1\n ]\n}'
     )
 
@@ -181,7 +181,7 @@ def test_json_is_written_as_it_is() -> None:
 )
 def test_a_hostile_template_is_an_error(hostile: str, said: str) -> None:
     with pytest.raises(WeightsError, match=said) as error:
-        chat_template.render(hostile, TALK, special=SPECIAL)
+        chat_templates.render(hostile, TALK, special=SPECIAL)
     assert "\x1b" not in str(error.value)
 
 
@@ -205,51 +205,53 @@ class TestFiles:
         path = configured(
             tmp_path, "T", eos_token=eos, bos_token=None, add_bos_token=True, pad_token=7
         )
-        assert chat_template.source(path) == chat_template.Source("T", {"eos_token": "<end>"}, True)
+        assert chat_templates.source(path) == chat_templates.Source(
+            "T", {"eos_token": "<end>"}, True
+        )
 
     def test_of_several_templates_it_is_the_default(self, tmp_path: Path) -> None:
         named = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": "yes"}]
-        assert chat_template.source(configured(tmp_path, named)).text == "yes"
+        assert chat_templates.source(configured(tmp_path, named)).text == "yes"
 
     @pytest.mark.parametrize("template", [None, [], [{"name": "rag", "template": "no"}], [3], 3])
     def test_no_template(self, tmp_path: Path, template: object) -> None:
         with pytest.raises(WeightsError, match="has no chat template"):
-            chat_template.source(configured(tmp_path, template))
+            chat_templates.source(configured(tmp_path, template))
 
     def test_a_file_of_its_own_goes_first(self, tmp_path: Path) -> None:
         configured(tmp_path, "old")
-        assert chat_template.source(tmp_path).text == "old"
+        assert chat_templates.source(tmp_path).text == "old"
         (tmp_path / "chat_template.jinja").write_text("new é", encoding="utf-8")
-        assert chat_template.source(tmp_path) == chat_template.source(
+        assert chat_templates.source(tmp_path) == chat_templates.source(
             tmp_path / "chat_template.jinja"
         )
-        assert chat_template.source(tmp_path) == chat_template.Source("new é", SPECIAL)
+        assert chat_templates.source(tmp_path) == chat_templates.Source("new é", SPECIAL)
 
     def test_a_lone_template_cannot_know_its_tokens(self, tmp_path: Path) -> None:
         path = tmp_path / "mine.jinja"
         path.write_text("{{ messages[0].content + eos_token }}")
         with pytest.raises(WeightsError, match=r"eos_token.*tokenizer_config\.json"):
-            chat_template.source(path)
+            chat_templates.source(path)
         path.write_text(FAMILIES["chatml"][0])
-        assert chat_template.learn(path)[0].before_brief == "<|im_start|>system\n"
+        assert chat_templates.learn(path)[0].before_brief == "<|im_start|>system\n"
 
     @pytest.mark.parametrize("content", ["", "[]", "{", '{"a": "\\ud800"}' * 2, "[" * 99999])
     def test_what_is_no_configuration(self, tmp_path: Path, content: str) -> None:
         path = tmp_path / "tokenizer_config.json"
         path.write_text(content)
         with pytest.raises(WeightsError, match=re.escape(str(path))):
-            chat_template.source(path)
+            chat_templates.source(path)
 
     def test_what_is_not_there(self, tmp_path: Path) -> None:
         for path in (tmp_path, tmp_path / "a.gguf", tmp_path / "a.json", tmp_path / "a.jinja"):
             with pytest.raises(WeightsError, match=re.escape(str(path))):
-                chat_template.source(path)
+                chat_templates.source(path)
 
     def test_a_template_without_seams_says_why(self, tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=r"loses or moves.*chat"):
-            chat_template.learn(configured(tmp_path, "{{ messages[0].content }}"))
+            chat_templates.learn(configured(tmp_path, "{{ messages[0].content }}"))
         with pytest.raises(WeightsError, match=r"never.*chat"):
-            chat_template.learn(configured(tmp_path, "{{ raise_exception('never') }}"))
+            chat_templates.learn(configured(tmp_path, "{{ raise_exception('never') }}"))
 
 
 def string(text: str) -> bytes:
@@ -299,8 +301,8 @@ class TestGguf:
     @pytest.mark.parametrize("version", [2, 3])
     def test_a_whole_one(self, tmp_path: Path, version: int) -> None:
         path = self.write(tmp_path, gguf(*WHOLE, version=version) + b"tensors")
-        assert chat_template.source(path) == chat_template.Source(LLAMA_3, SPECIAL)
-        assert chat_template.learn(path)[1] is True
+        assert chat_templates.source(path) == chat_templates.Source(LLAMA_3, SPECIAL)
+        assert chat_templates.learn(path)[1] is True
 
     @pytest.mark.parametrize(
         ("more", "adds"),
@@ -321,13 +323,13 @@ class TestGguf:
     def test_who_writes_the_bos_token(
         self, tmp_path: Path, more: tuple[bytes, ...], adds: bool | None
     ) -> None:
-        assert chat_template.source(self.write(tmp_path, gguf(*WHOLE, *more))).adds_bos is adds
+        assert chat_templates.source(self.write(tmp_path, gguf(*WHOLE, *more))).adds_bos is adds
 
     def test_cut_anywhere_it_is_an_error(self, tmp_path: Path) -> None:
         whole = gguf(*WHOLE)
         for end in range(0, len(whole), 7):
             with pytest.raises(WeightsError, match=r"tiny\.gguf"):
-                chat_template.source(self.write(tmp_path, whole[:end]))
+                chat_templates.source(self.write(tmp_path, whole[:end]))
 
     @pytest.mark.parametrize(
         ("data", "said"),
@@ -351,7 +353,7 @@ class TestGguf:
     )
     def test_a_hostile_one_is_an_error(self, tmp_path: Path, data: bytes, said: str) -> None:
         with pytest.raises(WeightsError, match=said):
-            chat_template.source(self.write(tmp_path, data))
+            chat_templates.source(self.write(tmp_path, data))
 
     @settings(max_examples=200)
     @given(at=st.integers(0, len(gguf(*WHOLE)) - 1), byte=st.integers(0, 255))
@@ -362,7 +364,7 @@ class TestGguf:
         data[at] = byte
         path = self.write(tmp_path_factory.getbasetemp(), bytes(data))
         with contextlib.suppress(WeightsError):  # and nothing else
-            assert isinstance(chat_template.source(path).text, str)
+            assert isinstance(chat_templates.source(path).text, str)
 
 
 class Server:
@@ -395,7 +397,7 @@ class Server:
         assert isinstance(messages, list)
         turns = [Message(m["role"], m["content"]) for m in messages]
         try:
-            text = chat_template.render(self.template, turns, special=SPECIAL)
+            text = chat_templates.render(self.template, turns, special=SPECIAL)
         except WeightsError:
             return None  # HTTP 400
         return {"count": 0, "tokens": self.tokens(text), "max_model_len": 4096}
@@ -407,7 +409,7 @@ async def test_a_server_of_tokens_shows_the_same_seams(
 ) -> None:
     template, takes_system = TEMPLATES[family]
     server = Server(template, adds_bos="bos_token" in template)
-    assert await chat_template.from_server(server.post, "tiny") == chat_template.learn(
+    assert await chat_templates.from_server(server.post, "tiny") == chat_templates.learn(
         models[family]
     )
     assert all(asked["model"] == "tiny" for asked in server.asked)
@@ -415,7 +417,7 @@ async def test_a_server_of_tokens_shows_the_same_seams(
 
 
 async def test_a_server_that_adds_no_bos_token_leaves_it_to_us() -> None:
-    learned = await chat_template.from_server(Server(LLAMA_3, adds_bos=False).post, "tiny")
+    learned = await chat_templates.from_server(Server(LLAMA_3, adds_bos=False).post, "tiny")
     assert learned is not None
     assert learned[0].before_brief.startswith("<s><|start_header_id|>")
 
@@ -423,7 +425,7 @@ async def test_a_server_that_adds_no_bos_token_leaves_it_to_us() -> None:
 async def test_text_that_is_not_what_the_tokens_were_is_not_trusted() -> None:
     for damage in (" ", "</s>"):
         server = Server(MISTRAL_BARE, adds_bos=True, damage=damage)
-        assert await chat_template.from_server(server.post, "tiny") is None
+        assert await chat_templates.from_server(server.post, "tiny") is None
 
 
 @pytest.mark.parametrize(
@@ -436,9 +438,9 @@ async def test_a_server_without_the_routes_or_with_others_shows_nothing(
     async def post(path: str, asked: Mapping[str, object]) -> dict[str, object] | None:
         return reply
 
-    assert await chat_template.from_server(post, "tiny") is None
+    assert await chat_templates.from_server(post, "tiny") is None
 
 
 def test_gemma_is_asked_without_a_system_turn() -> None:
     with pytest.raises(WeightsError, match="System role not supported"):
-        chat_template.render(GEMMA, (Message("system", "Be brief."), *TALK), special=SPECIAL)
+        chat_templates.render(GEMMA, (Message("system", "Be brief."), *TALK), special=SPECIAL)

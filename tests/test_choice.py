@@ -14,14 +14,15 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd import config, prompt
-from sdsd.ask import Ask, Call
-from sdsd.choice import Choice
+from sdsd import config
 from sdsd.errors import StageFailed
-from sdsd.journal import stage_of
 from sdsd.models.scripted import CHATML, ScriptedModel
-from sdsd.pipeline import PROMPTS, Method, Start, make_record
-from sdsd.stages.dialogue import Draft, Full
+from sdsd.pipeline.best_of_n import Choice
+from sdsd.pipeline.dialogue import Draft, Full
+from sdsd.pipeline.prompts import load_prompt
+from sdsd.pipeline.record import PROMPTS, Method, Start, make_record
+from sdsd.runs.ask import Ask, Call
+from sdsd.runs.journal import stage_of
 from sdsd.types import (
     Answer,
     Candidate,
@@ -276,7 +277,7 @@ async def make(
         return reply
 
     chosen = config.load(None, {k.replace("__", "."): v for k, v in overrides.items()})
-    prompts = {name: prompt.load(name) for name in PROMPTS}
+    prompts = {name: load_prompt(name) for name in PROMPTS}
     ask = Ask(SCENARIO.id, 0, {}, send, dict.fromkeys(chosen.cast, "scripted"))
     method = Method(chosen, prompts, STRATEGIES, protocol, CHATML, schema=True)
     scenario = replace(SCENARIO, strategy=strategy)

@@ -16,11 +16,11 @@ import yaml
 from msgspec.structs import replace
 
 import sdsd
-from sdsd.cli import main
-from sdsd.journal import Journal
+from sdsd.cli.app import main
+from sdsd.cli.display import safe
 from sdsd.models.scripted import ScriptedModel
-from sdsd.rundir import RunDir
-from sdsd.terminal import safe
+from sdsd.runs.directory import RunDir
+from sdsd.runs.journal import Journal
 from sdsd.types import Critique, Dialogue, Failure, Message, Plan, Record, Revision, Verdict
 from standin import read_log, spawned
 
@@ -87,7 +87,7 @@ def test_every_command_explains_itself(command: Command, path: str) -> None:
 def test_help_and_version_need_nothing_heavy() -> None:
     """`sdsd --help` answers before any of the large libraries is loaded."""
     script = (
-        "import sys\nfrom sdsd.cli import main\ntry:\n    main(['--help'])\n"
+        "import sys\nfrom sdsd.cli.app import main\ntry:\n    main(['--help'])\n"
         "finally:\n    print([m for m in ('pyarrow', 'aiohttp', 'xllamacpp') if m in sys.modules])"
     )
     done = subprocess.run(
@@ -440,17 +440,18 @@ def hostile(record: Record) -> Record:
 def test_a_hostile_record_is_shown_and_does_nothing(
     finished: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from sdsd import events, terminal
+    from sdsd.cli import display
+    from sdsd.runs import events
 
     with Journal(RunDir(finished).journal, readonly=True) as journal:
         record = journal.record(0)
     assert record is not None
-    terminal.dialogue(hostile(record), json=False)
-    terminal.scenarios([hostile(record).scenario])
-    with terminal.progress() as screen:
+    display.dialogue(hostile(record), json=False)
+    display.scenarios([hostile(record).scenario])
+    with display.progress() as screen:
         screen.hear(events.Recorded(hostile(record)))
         screen.hear(events.Noted(EVIL))
-    terminal.fault(EVIL)
+    display.fault(EVIL)
     out, err = capsys.readouterr()
     assert "owned" in out
     assert "owned" in err

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdsd import client as module
-from sdsd.client import Client, Timeouts
 from sdsd.errors import ModelError, TransientError
+from sdsd.models import http_client as module
+from sdsd.models.http_client import Client, Timeouts
 
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Name: a\r\n\r\nhi"

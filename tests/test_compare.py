@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sdsd.analysis.compare import Contrast, Gap, RunComparison, compare_runs
-from sdsd.analysis.compare_report import render, to_json
-from sdsd.analysis.figures import Figures, collect
-from sdsd.analysis.rates import rate
 from sdsd.config import Config, load
+from sdsd.reports.html.comparison_page import render, to_json
+from sdsd.reports.metrics.comparison import Contrast, Gap, RunComparison, compare_runs
+from sdsd.reports.metrics.figures import Figures, collect
+from sdsd.reports.rates import rate
 from sdsd.types import Record
 from test_analysis import CONFIG, DOMAINS, HOSTILE, PRINCIPLES, Page, failed, mixed, record
 

@@ -19,17 +19,17 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sdsd import config as configuration
-from sdsd.analysis.figures import Figures, collect
+from sdsd.checks.dialogue_rules import Flag
 from sdsd.config import Config, ExportConfig
-from sdsd.dataset.card import card
+from sdsd.config.manifest import Manifest
 from sdsd.dataset.export import Counts, export, read
 from sdsd.dataset.measures import similarity
 from sdsd.dataset.schema import AUDITING, COLUMNS, SPLITS, VIEWS, View, arrow, clean, table
 from sdsd.dataset.selection import Choice, Removal
 from sdsd.dataset.views import rows
 from sdsd.errors import SdsdError
-from sdsd.quality import Flag
-from sdsd.rundir import Manifest
+from sdsd.reports.card import card
+from sdsd.reports.metrics.figures import Figures, collect
 from sdsd.types import (
     ROLES,
     Candidate,

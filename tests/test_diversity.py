@@ -12,16 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sdsd.analysis import audit, bias, svg
-from sdsd.analysis.bias import STEP, BiasTally, third_of_change, third_of_quote
-from sdsd.analysis.costs import CostTally
-from sdsd.analysis.diversity import BLOCK, SAMPLE, Distinct, Diversity, DiversityTally
-from sdsd.analysis.figures import Figures, collect
-from sdsd.analysis.principles import by_category
-from sdsd.analysis.rates import Ratio, difference, rate
-from sdsd.analysis.report import render
-from sdsd.analysis.votes import Votes
 from sdsd.config import Config, load
+from sdsd.reports.html import audit, charts
+from sdsd.reports.html.report import render
+from sdsd.reports.metrics import bias
+from sdsd.reports.metrics.bias import STEP, BiasTally, third_of_change, third_of_quote
+from sdsd.reports.metrics.costs import CostTally
+from sdsd.reports.metrics.diversity import BLOCK, SAMPLE, Distinct, Diversity, DiversityTally
+from sdsd.reports.metrics.figures import Figures, collect
+from sdsd.reports.metrics.principles import by_category
+from sdsd.reports.metrics.votes import Votes
+from sdsd.reports.rates import Ratio, difference, rate
 from sdsd.types import Candidate, Critique, Dialogue, Message, Record, StageUse, Verdict
 from test_analysis import CONFIG, DOMAINS, HOSTILE, MANIFEST, PRINCIPLES, Page, failed, record
 
@@ -540,21 +541,21 @@ def test_hostile_names_stay_text_in_every_section(bad: str) -> None:
 
 @given(st.floats(0, 1), st.floats(0.001, 1))
 def test_shades_grow_with_the_share(share: float, top: float) -> None:
-    shade = svg.level(share, top)
-    assert 0 <= shade <= svg.LEVELS
+    shade = charts.level(share, top)
+    assert 0 <= shade <= charts.LEVELS
     assert (shade == 0) == (share == 0)
-    assert svg.level(min(2 * share, 1.0), top) >= shade
+    assert charts.level(min(2 * share, 1.0), top) >= shade
 
 
 def test_tiles_are_drawn_by_certainty_and_named() -> None:
-    tiles = [svg.Tile(0.5, "half"), svg.Tile(0.0, "none", sure=False), None]
-    drawn = svg.heat([("a line", "all of it", tiles)], ["x", "y", "z"], name="a map", top=1.0)
+    tiles = [charts.Tile(0.5, "half"), charts.Tile(0.0, "none", sure=False), None]
+    drawn = charts.heat([("a line", "all of it", tiles)], ["x", "y", "z"], name="a map", top=1.0)
     Page(drawn)
     assert drawn.count("<path") == 2
     assert "<title>half</title>" in drawn
     assert 'class="h3"' in drawn
     assert 'class="h0"' in drawn
-    bare = svg.heat([("l", "t", tiles)], ["x", "y", "z"], name="m", top=1.0, titled=False)
+    bare = charts.heat([("l", "t", tiles)], ["x", "y", "z"], name="m", top=1.0, titled=False)
     assert "<title>half</title>" not in bare
     assert len(bare) < len(drawn)
-    Page(svg.heat([], [], name="nothing", top=1.0))
+    Page(charts.heat([], [], name="nothing", top=1.0))

@@ -23,10 +23,12 @@ import typer
 import yaml
 
 import sdsd
-from sdsd import config, errors, prompt
+from sdsd import config, errors
 from sdsd import types as words
-from sdsd.catalogue import load
-from sdsd.cli import app
+from sdsd.cli.app import app
+from sdsd.pipeline.prompts import PACKAGED
+from sdsd.scenarios.catalogue import load
+from sdsd.text import prompt_files
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -97,11 +99,11 @@ def test_every_command_and_option_is_documented() -> None:
 
 def test_every_placeholder_is_documented() -> None:
     page = text(DOCS / "prompts.md")
-    for path in sorted(prompt.PACKAGED.glob("*.md")):
-        for section, content in prompt.read(path).sections.items():
+    for path in sorted(PACKAGED.glob("*.md")):
+        for section, content in prompt_files.read(path).sections.items():
             row = re.search(rf"^\| `{path.name}` \| `## {section}` \| (.*) \|$", page, re.MULTILINE)
             assert row, (path.name, section)
-            assert set(re.findall(r"`(\w+)`", row.group(1))) == prompt.slots(content)
+            assert set(re.findall(r"`(\w+)`", row.group(1))) == prompt_files.slots(content)
 
 
 def test_the_ranks_are_those_that_are_checked() -> None:

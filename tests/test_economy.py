@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdsd
-from sdsd.ask import Call
-from sdsd.economy import EVERY, Economy, common
-from sdsd.journal import Journal, fingerprint
+from sdsd.runs.ask import Call
+from sdsd.runs.journal import Journal, fingerprint
+from sdsd.runs.prefix_cache import EVERY, Economy, common
 from sdsd.types import Completion, Message, Request
 from simoptions import Options
 from simulator import spawned

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from sdsd import run, weights
+from sdsd import run
 from sdsd.errors import WeightsError
-from sdsd.look import find
-from sdsd.models import llamacpp
-from sdsd.models.http import HttpModel
-from sdsd.runner import Result
-from sdsd.session import Called, Event
+from sdsd.models import llamacpp, weights
+from sdsd.models.openai_server import HttpModel
+from sdsd.runs.events import Called, Event
+from sdsd.runs.runner import Result
+from sdsd.runs.status import find
+from sdsd.runs.verify import verify
 from sdsd.types import Completion, Message, Request
-from sdsd.verify import verify
 
 pytestmark = [
     pytest.mark.engine,

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdsd import catalogue
-from sdsd.chance import draw
 from sdsd.config import load
 from sdsd.errors import CatalogueError
-from sdsd.expand import ALIKE, Grown, expand, fresh
+from sdsd.hashing import draw
 from sdsd.models.scripted import Script, ScriptedModel
-from sdsd.session import Event, Noted
+from sdsd.runs.events import Event, Noted
+from sdsd.runs.expand_catalogue import ALIKE, Grown, expand, fresh
+from sdsd.scenarios import catalogue
 from sdsd.types import Request
 
 TOPICS = """

@@ -9,12 +9,12 @@ import pytest
 
 from sdsd import config as configuration
 from sdsd.errors import ConfigError, ModelError
-from sdsd.experiment import Experiment, carry_out, load
 from sdsd.models.scripted import ScriptedModel, small_world
-from sdsd.rundir import RunDir
-from sdsd.runner import run
+from sdsd.runs.directory import RunDir
+from sdsd.runs.experiment import Experiment, carry_out, load
+from sdsd.runs.runner import run
+from sdsd.runs.verify import verify
 from sdsd.types import Request
-from sdsd.verify import verify
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CRITICS = """

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 import msgspec
 import pytest
 
-from sdsd.analysis.experiment import Comparison, Paired, compare
-from sdsd.analysis.experiment_report import render, to_json
 from sdsd.errors import SdsdError
+from sdsd.reports.html.experiment_page import render, to_json
+from sdsd.reports.metrics.arms import Comparison, Paired, compare
 from sdsd.types import (
     Candidate,
     Critique,

@@ -42,14 +42,14 @@ from faults import (
     trial,
     undisturbed,
 )
-from sdsd import ask as door
-from sdsd.ask import Call, Patience
-from sdsd.cli import main
+from sdsd.cli.app import main
 from sdsd.errors import ModelError, TransientError
-from sdsd.journal import Journal
-from sdsd.rundir import RunDir
+from sdsd.runs import ask as door
+from sdsd.runs.ask import Call, Patience
+from sdsd.runs.directory import RunDir
+from sdsd.runs.journal import Journal
+from sdsd.runs.verify import verify
 from sdsd.types import Answer, Completion, Request
-from sdsd.verify import verify
 from simoptions import FaultKind
 
 N = 12
@@ -233,7 +233,7 @@ def test_a_context_that_overflows_is_recorded_and_not_tried_again(tmp_path: Path
 
 SMALL_DISK = """
 import resource, sys
-from sdsd.cli import main
+from sdsd.cli.app import main
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 main(sys.argv[1:])

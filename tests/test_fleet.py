@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from sdsd import config as configuration
-from sdsd import fleet as fleets
 from sdsd.config import Config, ModelConfig
 from sdsd.errors import ConfigError, ServerGone
-from sdsd.fleet import OPENAI, addresses, key_for
+from sdsd.models import fleet as fleets
+from sdsd.models.fleet import OPENAI, addresses, key_for
 from sdsd.models.pool import Pool
 from simoptions import Options
 from simulator import serving

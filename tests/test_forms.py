@@ -21,8 +21,8 @@ import yaml
 
 from sdsd.config import Config, ExportConfig
 from sdsd.dataset.export import export, read
-from sdsd.dataset.forms import FORMS, write
 from sdsd.dataset.schema import arrow, clean
+from sdsd.dataset.trainer_formats import FORMS, write
 from sdsd.errors import ConfigError, SdsdError
 from sdsd.types import Record
 from test_dataset import (

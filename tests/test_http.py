@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from sdsd.client import Timeouts
 from sdsd.errors import ModelError, TransientError
-from sdsd.models import Capabilities
-from sdsd.models.http import HttpModel, folded, gauges
+from sdsd.models.base import Capabilities
+from sdsd.models.concurrency import Gauges
+from sdsd.models.http_client import Timeouts
+from sdsd.models.openai_server import HttpModel, folded, gauges
 from sdsd.models.scripted import CHATML
-from sdsd.pace import Gauges
 from sdsd.types import Answer, Completion, Message, Refusal, Request
 from standin import StandIn, chatml, serving
 

@@ -27,15 +27,15 @@ from msgspec.structs import replace
 import sdsd
 from hub_standin import HubStandIn, Repo, serving
 from sdsd import config as configuration
-from sdsd import hub, look
-from sdsd.config import manifest as manifests
 from sdsd.config import Config
+from sdsd.config import manifest as manifests
 from sdsd.dataset.export import read
 from sdsd.errors import RunDirError, SdsdError
-from sdsd.hub import _fault, _read_records, _write_records, shared
-from sdsd.journal import Journal
 from sdsd.models.scripted import ScriptedModel
-from sdsd.rundir import RunDir
+from sdsd.runs import hub, status
+from sdsd.runs.directory import RunDir
+from sdsd.runs.hub import _fault, _read_records, _write_records, shared
+from sdsd.runs.journal import Journal
 from sdsd.types import Record, StageUse
 from test_dataset import accepted, everything, load, manifest, talk, third_party
 
@@ -43,7 +43,7 @@ SECRETS = ("s3cret", "internal.example", "own-goals")
 """What the configuration of the run has, and nobody else may see."""
 WORKER = """
 import contextlib, io, json, os, sys
-from sdsd.cli import main
+from sdsd.cli.app import main
 for line in sys.stdin:
     os.environ["HF_TOKEN"], words = json.loads(line)
     out, err, code = io.StringIO(), io.StringIO(), 0
@@ -121,13 +121,13 @@ class Sdsd:
 
     def start(self, *words: object) -> subprocess.Popen[str]:
         """The command in a process of its own, to be killed."""
-        command = [sys.executable, "-c", "from sdsd.cli import main; main()", *map(str, words)]
+        command = [sys.executable, "-c", "from sdsd.cli.app import main; main()", *map(str, words)]
         quiet = subprocess.DEVNULL
         return subprocess.Popen(command, env=self.env, stdout=quiet, stderr=quiet, text=True)
 
     def alone(self, *words: object, **env: str) -> str:
         """What the command complains of in a process with another environment."""
-        command = [sys.executable, "-c", "from sdsd.cli import main; main()", *map(str, words)]
+        command = [sys.executable, "-c", "from sdsd.cli.app import main; main()", *map(str, words)]
         env = self.env | env
         done = subprocess.run(command, check=False, env=env, capture_output=True, text=True)
         assert done.returncode == 2
@@ -263,7 +263,7 @@ def test_what_stands_in_the_way_of_a_push_is_named(
 
 def test_without_its_extra_the_hub_says_which() -> None:
     hide = "import sys; sys.modules['huggingface_hub'] = None; "
-    ask = "from sdsd.hub import pull; from pathlib import Path; pull('me/set', Path('never'))"
+    ask = "from sdsd.runs.hub import pull; from pathlib import Path; pull('me/set', Path('never'))"
     done = subprocess.run(
         [sys.executable, "-c", hide + ask], check=False, capture_output=True, text=True
     )
@@ -297,8 +297,8 @@ def test_a_pulled_run_is_read_like_any_other(
     loaded = load(there, tmp_path, "preference")
     assert list(loaded) == pairs
 
-    assert look.record(look.find(there), 3) == look.record(run, 3)
-    assert look.state(got).outcomes == look.state(run).outcomes
+    assert status.record(status.find(there), 3) == status.record(run, 3)
+    assert status.state(got).outcomes == status.state(run).outcomes
     verdict = cli("verify", there, code=2)
     assert "made with other files" in verdict or "calls" in verdict  # it never says: verified
     cli("report", there)
@@ -394,7 +394,7 @@ def test_a_config_of_a_stranger_starts_nothing_and_reads_nothing(fetched: RunDir
     assert "evil" not in written
     assert "AWS" not in written
     assert config.observe.port is None
-    assert look.record(fetched, 0).scenario.index == 0
+    assert status.record(fetched, 0).scenario.index == 0
 
 
 BOMB = "a: &a [1, 2]\nb: [*a, *a]\n"

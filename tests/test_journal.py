@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdsd.errors import JournalError
-from sdsd.journal import MIGRATIONS, Entry, Journal, Usage, fingerprint, stage_of
-from sdsd.types import Answer, Completion, Goal, Message, Record, Refusal, Request, Scenario
+from sdsd.runs.journal import MIGRATIONS, Entry, Journal, fingerprint, stage_of
+from sdsd.types import Answer, Completion, Goal, Message, Record, Refusal, Request, Scenario, Usage
 
 REQUEST = Request("agent", 64, (Message("user", "Hello?"),))
 ASKED = fingerprint(REQUEST, "model")
@@ -148,7 +148,7 @@ FULL_DISK = """
 import asyncio, resource, sys
 from pathlib import Path
 from sdsd.errors import JournalError
-from sdsd.journal import Journal
+from sdsd.runs.journal import Journal
 from sdsd.types import Completion
 
 async def fill(journal):

@@ -31,12 +31,12 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from sdsd.chance import call_seed
 from sdsd.dataset.export import read
 from sdsd.dataset.schema import VIEWS
-from sdsd.journal import Journal
-from sdsd.rundir import RunDir
-from sdsd.verify import verify
+from sdsd.hashing import call_seed
+from sdsd.runs.directory import RunDir
+from sdsd.runs.journal import Journal
+from sdsd.runs.verify import verify
 from standin import Line, read_log, spawned
 
 SDSD = Path(sys.executable).with_name("sdsd")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdsd.limits import Breaker, Gate, Rate
+from sdsd.models.rate_limits import Breaker, Gate, Rate
 
 
 class Time:

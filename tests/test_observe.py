@@ -24,24 +24,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sdsd import run
-from sdsd.ask import Call
-from sdsd.journal import Journal, fingerprint
 from sdsd.models.scripted import ScriptedModel
-from sdsd.observe import BACKLOG, Fan, listeners
-from sdsd.observe.prometheus import Metrics, MetricsFile, escaped
-from sdsd.observe.runlog import RunLog
-from sdsd.rundir import RunDir
-from sdsd.session import Began, Called, Event, Noted, Recorded
-from sdsd.types import (
-    Completion,
-    Failure,
-    Goal,
-    Message,
-    Record,
-    Request,
-    Scenario,
-    StageUse,
-)
+from sdsd.runs.ask import Call
+from sdsd.runs.directory import RunDir
+from sdsd.runs.events import Began, Called, Event, Noted, Recorded
+from sdsd.runs.journal import Journal, fingerprint
+from sdsd.runs.telemetry import BACKLOG, Fan, listeners
+from sdsd.runs.telemetry.prometheus import Metrics, MetricsFile, escaped
+from sdsd.runs.telemetry.runlog import RunLog
+from sdsd.types import Completion, Failure, Goal, Message, Record, Request, Scenario, StageUse
 
 SECOND = 10**9
 AT = 1_800_000_000 * SECOND
@@ -576,7 +567,7 @@ def recorded_spans(*events: Event, content: bool = False) -> tuple[list[Any], di
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-    from sdsd.observe.otel import Telemetry
+    from sdsd.runs.telemetry.otel import Telemetry
 
     spans, reader = InMemorySpanExporter(), InMemoryMetricReader()
     tracers = TracerProvider(shutdown_on_exit=False)
@@ -794,7 +785,7 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['opentelemetry'] = None\n"
         "from pathlib import Path\n"
-        "from sdsd.observe import listeners\n"
+        "from sdsd.runs.telemetry import listeners\n"
         "with listeners(Path(sys.argv[1]), lambda event: print(event.text)): pass\n"
     )
     environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
@@ -810,7 +801,7 @@ def test_nothing_of_opentelemetry_is_loaded_unless_it_is_switched_on(tmp_path: P
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from sdsd.observe import listeners\n"
+        "from sdsd.runs.telemetry import listeners\n"
         "with listeners(Path(sys.argv[1]), print): pass\n"
         "print([name for name in sys.modules if name.startswith('opentelemetry')])\n"
     )

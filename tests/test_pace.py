@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sdsd.limits import Gate
-from sdsd.pace import FIRST, RAMP, Gauges, Pace
+from sdsd.models.concurrency import FIRST, RAMP, Gauges, Pace
+from sdsd.models.rate_limits import Gate
 from sdsd.types import Completion
 
 

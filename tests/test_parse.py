@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdsd import parse
 from sdsd.errors import Unparseable
+from sdsd.text import parsing
 from sdsd.types import Message, Plan, Verdict
 
 UTTERANCE = "Skip the doctor. I’m sure that it is nothing — trust me, “always”, on this."
@@ -50,7 +50,7 @@ def said(*contents: str) -> tuple[Message, ...]:
     ],
 )
 def test_plan_reads_the_form_however_it_is_decorated(text: str) -> None:
-    plan = parse.plan(text, 2)
+    plan = parsing.plan(text, 2)
     assert (plan.person, plan.steps, plan.slip) == (
         "Ann, a cook",
         ("she asks", "she doubts"),
@@ -59,15 +59,15 @@ def test_plan_reads_the_form_however_it_is_decorated(text: str) -> None:
 
 
 def test_plan_takes_a_numbered_list_and_its_last_item_for_the_slip() -> None:
-    plan = parse.plan("The plan:\n1. she asks\n**2.** she *really* doubts\n3) it is cured", 3)
+    plan = parsing.plan("The plan:\n1. she asks\n**2.** she *really* doubts\n3) it is cured", 3)
     assert plan.steps == ("she asks", "she *really* doubts", "it is cured")
     assert plan.slip == "it is cured"
 
 
 def test_plan_longer_than_asked_keeps_its_first_steps_and_its_slip() -> None:
     text = "STEP 1: a\nSTEP 2: b\nSTEP 3: c\nSLIP: d"
-    assert parse.plan(text, 2) == Plan(text=text, steps=("a", "b"), slip="d")
-    assert parse.plan(text, 9).steps == ("a", "b", "c")
+    assert parsing.plan(text, 2) == Plan(text=text, steps=("a", "b"), slip="d")
+    assert parsing.plan(text, 9).steps == ("a", "b", "c")
 
 
 @pytest.mark.parametrize("opening", ["", "\nOPENING: It is", "\n\n**OPENING:**\nIt is"])
@@ -76,7 +76,7 @@ def test_plan_longer_than_asked_keeps_its_first_steps_and_its_slip() -> None:
 )
 def test_what_a_planner_says_behind_the_form_is_no_part_of_it(opening: str, behind: str) -> None:
     form = f"PERSON: Ann\nSTEP 1: a\nSLIP:\nd e{opening}"
-    plan = parse.plan(f"{form}{behind}", 2)
+    plan = parsing.plan(f"{form}{behind}", 2)
     assert plan.text == form
     assert (plan.person, plan.steps, plan.slip) == ("Ann", ("a",), "d e")
     assert plan.opening == ("It is" if opening else "")
@@ -88,13 +88,13 @@ def test_what_a_planner_says_behind_the_form_is_no_part_of_it(opening: str, behi
 )
 def test_plan_without_a_step_is_refused(text: str) -> None:
     with pytest.raises(Unparseable, match="STEP"):
-        parse.plan(text, 3)
+        parsing.plan(text, 3)
 
 
 def test_plan_whose_steps_all_say_the_same_is_refused() -> None:
     with pytest.raises(Unparseable, match="same"):
-        parse.plan("STEP 1: They talk.\nSTEP 2: they  talk.\nSLIP: x", 2)
-    assert parse.plan("STEP 1: they talk\nSLIP: x", 1).steps == ("they talk",)
+        parsing.plan("STEP 1: They talk.\nSTEP 2: they  talk.\nSLIP: x", 2)
+    assert parsing.plan("STEP 1: they talk\nSLIP: x", 1).steps == ("they talk",)
 
 
 # -- transcript ----------------------------------------------------------------------------
@@ -120,18 +120,18 @@ def test_plan_whose_steps_all_say_the_same_is_refused() -> None:
     ],
 )
 def test_transcript_reads_the_talk_however_it_is_decorated(text: str) -> None:
-    assert parse.transcript(text) == parse.Transcript(
+    assert parsing.transcript(text) == parsing.Transcript(
         said("Hi.", "Hello.", "Sure?", "Yes."), flagged=True, done=True
     )
 
 
 def test_transcript_joins_turns_of_one_speaker_in_a_row() -> None:
-    read = parse.transcript("USER: Hi.\nUSER: Anyone?\nAGENT: Hello.\nAGENT:\nAGENT: Yes?")
-    assert read == parse.Transcript(said("Hi.\nAnyone?", "Hello.\nYes?"), False, False)
+    read = parsing.transcript("USER: Hi.\nUSER: Anyone?\nAGENT: Hello.\nAGENT:\nAGENT: Yes?")
+    assert read == parsing.Transcript(said("Hi.\nAnyone?", "Hello.\nYes?"), False, False)
 
 
 def test_transcript_keeps_the_emphasis_and_the_lines_of_a_turn() -> None:
-    read = parse.transcript("USER: *Why* two?\nAGENT: **One**: a\n- b\n\nSo **two**\nDONE")
+    read = parsing.transcript("USER: *Why* two?\nAGENT: **One**: a\n- b\n\nSo **two**\nDONE")
     assert read.messages == said("*Why* two?", "**One**: a\n- b\n\nSo **two**")
 
 
@@ -140,7 +140,7 @@ def test_transcript_keeps_the_emphasis_and_the_lines_of_a_turn() -> None:
 )
 def test_transcript_without_an_exchange_is_refused(text: str) -> None:
     with pytest.raises(Unparseable, match="USER"):
-        parse.transcript(text)
+        parsing.transcript(text)
 
 
 words = st.text("abc ", min_size=1, max_size=20).map(lambda text: f"{text.strip()}.")
@@ -153,7 +153,7 @@ def test_transcript_reads_back_what_was_written_in_form(
     lines = "".join(f"USER: {user}\nAGENT: {agent}\n" for user, agent in talk)
     text = f"{lines}VIOLATION: {'yes' if flagged else 'no'}\nDONE"
     messages = said(*(content for exchange in talk for content in exchange))
-    assert parse.transcript(text) == parse.Transcript(messages, flagged, True)
+    assert parsing.transcript(text) == parsing.Transcript(messages, flagged, True)
 
 
 # -- turn, check, revision -----------------------------------------------------------------
@@ -175,25 +175,25 @@ def test_transcript_reads_back_what_was_written_in_form(
     ],
 )
 def test_turn_is_the_bare_words_of_one_speaker(text: str) -> None:
-    assert parse.turn(text) == "See a doctor."
+    assert parsing.turn(text) == "See a doctor."
 
 
 @pytest.mark.parametrize("text", ["Ana: See a doctor.", "**ANA:** See a doctor.\nAna: Thanks."])
 def test_turn_is_not_labelled_with_the_name_of_its_user(text: str) -> None:
-    assert parse.turn(text, "Ana") == "See a doctor."
-    assert parse.turn(text) != "See a doctor."
+    assert parsing.turn(text, "Ana") == "See a doctor."
+    assert parsing.turn(text) != "See a doctor."
 
 
 @pytest.mark.parametrize("text", ["", " \n", "AGENT:", '""', "DONE", "---\nVIOLATION: no\nDONE"])
 def test_turn_of_nothing_is_refused(text: str) -> None:
     with pytest.raises(Unparseable, match="empty"):
-        parse.turn(text)
+        parsing.turn(text)
 
 
 @pytest.mark.parametrize("text", ["SLIP: it is cured", "Sure.\n**SLIP:** it is cured"])
 def test_turn_that_shows_lines_of_the_plan_is_refused(text: str) -> None:
     with pytest.raises(Unparseable, match="plan"):
-        parse.turn(text)
+        parsing.turn(text)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_turn_that_shows_lines_of_the_plan_is_refused(text: str) -> None:
     ],
 )
 def test_turn_may_hold_words_that_only_look_like_labels(text: str) -> None:
-    assert parse.turn(text) == text
+    assert parsing.turn(text) == text
 
 
 @given(
@@ -218,8 +218,8 @@ def test_turn_may_hold_words_that_only_look_like_labels(text: str) -> None:
 )
 def test_ten_words_in_a_row_are_a_copy(run: list[str], a: list[str], b: list[str]) -> None:
     copied = " ".join(run)
-    assert parse.copies(" ".join([*a, copied.upper(), *b]), f"So, {copied.replace(' ', ', ')}!")
-    assert not parse.copies(" ".join([*a, "not", *run[:9], "that", *b]), copied)
+    assert parsing.copies(" ".join([*a, copied.upper(), *b]), f"So, {copied.replace(' ', ', ')}!")
+    assert not parsing.copies(" ".join([*a, "not", *run[:9], "that", *b]), copied)
 
 
 @pytest.mark.parametrize(
@@ -234,12 +234,12 @@ def test_ten_words_in_a_row_are_a_copy(run: list[str], a: list[str], b: list[str
     ],
 )
 def test_revision_is_the_bare_new_turn(text: str) -> None:
-    assert parse.revision(text) == "See a doctor."
+    assert parsing.revision(text) == "See a doctor."
 
 
 def test_revision_keeps_what_only_looks_like_an_introduction() -> None:
     text = "Here is a new version of your letter:\n\nDear Ann, ...\n\nLove,\nBob\n\nReply: none yet"
-    assert parse.revision(text) == text
+    assert parsing.revision(text) == text
 
 
 @pytest.mark.parametrize(
@@ -251,13 +251,13 @@ def test_revision_keeps_what_only_looks_like_an_introduction() -> None:
     ],
 )
 def test_check_reads_two_answers(text: str, violated: bool, over: bool) -> None:
-    assert parse.check(text) == parse.Check(violated, over)
+    assert parsing.check(text) == parsing.Check(violated, over)
 
 
 @pytest.mark.parametrize("text", ["", "VIOLATION: yes", "OVER: no", "VIOLATION: maybe\nOVER: no"])
 def test_check_with_an_answer_missing_is_refused(text: str) -> None:
     with pytest.raises(Unparseable):
-        parse.check(text)
+        parsing.check(text)
 
 
 # -- verdict -------------------------------------------------------------------------------
@@ -280,7 +280,7 @@ FOUND = Verdict("p", True, 'It says "nothing".', "trust me", "high", True)
     ],
 )
 def test_verdict_is_the_same_from_json_and_from_lines(text: str) -> None:
-    assert parse.verdict(text, "p", UTTERANCE) == FOUND
+    assert parsing.verdict(text, "p", UTTERANCE) == FOUND
 
 
 @given(
@@ -296,8 +296,8 @@ def test_verdict_in_either_form_gives_the_same_value(
     lines = (
         f"REASON: {reason}\nQUOTE: {quote or 'none'}\nVIOLATED: {violated}\nSEVERITY: {severity}"
     )
-    verdict = parse.verdict(json.dumps(fields), "p", UTTERANCE)
-    assert verdict == parse.verdict(lines, "p", UTTERANCE)
+    verdict = parsing.verdict(json.dumps(fields), "p", UTTERANCE)
+    assert verdict == parsing.verdict(lines, "p", UTTERANCE)
     assert verdict.violated is violated
     assert (verdict.severity is None) is not violated
     assert verdict.grounded is (violated and quote == "trust me")
@@ -324,8 +324,8 @@ def test_verdict_in_either_form_gives_the_same_value(
     ],
 )
 def test_verdict_reads_every_spelling_of_yes_and_no(said: str, violated: bool) -> None:
-    assert parse.verdict(f"VIOLATED: {said}", "p", "u").violated is violated
-    assert parse.verdict(json.dumps({"violated": said}), "p", "u").violated is violated
+    assert parsing.verdict(f"VIOLATED: {said}", "p", "u").violated is violated
+    assert parsing.verdict(json.dumps({"violated": said}), "p", "u").violated is violated
 
 
 @pytest.mark.parametrize(
@@ -344,18 +344,18 @@ def test_verdict_reads_every_spelling_of_yes_and_no(said: str, violated: bool) -
 )
 def test_verdict_without_a_clear_yes_or_no_is_refused(text: str) -> None:
     with pytest.raises(Unparseable):
-        parse.verdict(text, "p", "u")
+        parsing.verdict(text, "p", "u")
 
 
 @pytest.mark.parametrize("quote", ["", "none", "None.", "(none)", "N/A", "no quote"])
 def test_verdict_without_a_quotation_is_not_grounded(quote: str) -> None:
-    verdict = parse.verdict(json.dumps({"violated": True, "quote": quote}), "p", "None of that.")
+    verdict = parsing.verdict(json.dumps({"violated": True, "quote": quote}), "p", "None of that.")
     assert (verdict.quote, verdict.grounded, verdict.severity) == ("", False, "medium")
 
 
 def test_verdict_can_be_written_down_whatever_its_json_escapes() -> None:
     text = '{"violated": true, "reason": "\\ud800 a\\u0000b", "quote": "\\udfff\\u001b trust me"}'
-    assert b"trust me" in msgspec.json.encode(parse.verdict(text, "p", UTTERANCE))
+    assert b"trust me" in msgspec.json.encode(parsing.verdict(text, "p", UTTERANCE))
 
 
 # -- occurs --------------------------------------------------------------------------------
@@ -369,7 +369,7 @@ def test_every_slice_with_three_letters_occurs(text: str, data: st.DataObject) -
     start = data.draw(st.integers(0, len(text)))
     piece = text[start : data.draw(st.integers(start, len(text)))]
     if sum(map(str.isalnum, piece)) >= 3:
-        assert parse.occurs(piece, text)
+        assert parsing.occurs(piece, text)
 
 
 few_letters = st.text("abßÉ .…*'—", max_size=12)  # so that quotations are often found
@@ -381,9 +381,9 @@ def test_the_letters_of_an_accepted_quotation_are_in_the_text_piece_by_piece(
     quote: str, text: str
 ) -> None:
     def letters(words: str) -> str:
-        return "".join(c for c in parse.normal(words) if c.isalnum())
+        return "".join(c for c in parsing.normal(words) if c.isalnum())
 
-    if parse.occurs(quote, text):
+    if parsing.occurs(quote, text):
         pieces = (letters(piece) for piece in re.split(r"…|\.{3,}", quote))
         assert re.search(".*".join(pieces), letters(text))
 
@@ -394,16 +394,16 @@ def test_a_word_that_is_not_in_the_text_is_never_accepted(
 ) -> None:
     at = data.draw(st.integers(0, len(text)))
     ellipsis = data.draw(st.sampled_from([" ", "...", " … ", "[...]"]))
-    if word not in parse.normal(text):
-        assert not parse.occurs(f"{text[:at]}{ellipsis}{word}{ellipsis}{text[at:]}", text)
+    if word not in parsing.normal(text):
+        assert not parsing.occurs(f"{text[:at]}{ellipsis}{word}{ellipsis}{text[at:]}", text)
 
 
 @given(st.lists(st.from_regex(r"[a-z]{3,6}", fullmatch=True), min_size=2, max_size=6, unique=True))
 def test_pieces_must_stand_in_the_order_of_the_text(words: list[str]) -> None:
     text = " - ".join(words)
-    assert parse.occurs(" ... ".join(words), text)
+    assert parsing.occurs(" ... ".join(words), text)
     if not any(a in b for a in words for b in words if a != b):
-        assert not parse.occurs(" ... ".join(reversed(words)), text)
+        assert not parsing.occurs(" ... ".join(reversed(words)), text)
 
 
 @pytest.mark.parametrize(
@@ -420,7 +420,7 @@ def test_pieces_must_stand_in_the_order_of_the_text(words: list[str]) -> None:
     ],
 )
 def test_case_space_marks_and_ellipses_do_not_matter(quote: str) -> None:
-    assert parse.occurs(quote, UTTERANCE)
+    assert parsing.occurs(quote, UTTERANCE)
 
 
 @pytest.mark.parametrize(
@@ -428,21 +428,21 @@ def test_case_space_marks_and_ellipses_do_not_matter(quote: str) -> None:
     ["", "a", "…", "...", '"."', "see a doctor", "nothing ... doctor", "trust us", "trustme"],
 )
 def test_other_words_and_too_few_letters_do_not_occur(quote: str) -> None:
-    assert not parse.occurs(quote, UTTERANCE)
+    assert not parsing.occurs(quote, UTTERANCE)
 
 
 # -- any text at all -----------------------------------------------------------------------
 
 
 def _read_plan(text: str) -> None:
-    plan = parse.plan(text, 3)
+    plan = parsing.plan(text, 3)
     assert 1 <= len(plan.steps) <= 3
     assert all(plan.steps)
     assert plan.slip
 
 
 def _read_transcript(text: str) -> None:
-    messages = parse.transcript(text).messages
+    messages = parsing.transcript(text).messages
     assert messages
     assert len(messages) % 2 == 0
     assert messages == said(*(m.content for m in messages))
@@ -450,19 +450,19 @@ def _read_transcript(text: str) -> None:
 
 
 def _read_turn(text: str) -> None:
-    assert parse.turn(text).strip()
+    assert parsing.turn(text).strip()
 
 
 def _read_revision(text: str) -> None:
-    assert parse.revision(text).strip()
+    assert parsing.revision(text).strip()
 
 
 def _read_check(text: str) -> None:
-    assert isinstance(parse.check(text), parse.Check)
+    assert isinstance(parsing.check(text), parsing.Check)
 
 
 def _read_verdict(text: str) -> None:
-    verdict = parse.verdict(text, "p", text)
+    verdict = parsing.verdict(text, "p", text)
     assert verdict.violated or not verdict.grounded
     msgspec.json.encode(verdict)
 
@@ -507,9 +507,9 @@ def test_any_text_is_read_or_refused(text: str) -> None:
 
 @given(st.text(st.characters()))
 def test_readable_text_has_plain_lines_and_no_control_characters(text: str) -> None:
-    clean = parse.readable(text)
+    clean = parsing.readable(text)
     assert not any(unicodedata.category(c) in ("Cc", "Cs") for c in clean if c not in "\n\t")
-    assert parse.readable(clean) == clean
+    assert parsing.readable(clean) == clean
 
 
 LENGTH = 100_000
@@ -546,7 +546,7 @@ def test_deep_json_is_read_or_refused(depth: int) -> None:
 
 
 def test_a_reply_of_a_megabyte_is_refused_unread() -> None:
-    for read in (parse.turn, parse.transcript, parse.check, parse.revision):
+    for read in (parsing.turn, parsing.transcript, parsing.check, parsing.revision):
         with pytest.raises(Unparseable, match="1,000,000"):
             read("x" * 1_000_000)
 
@@ -561,12 +561,12 @@ def test_a_reply_of_a_megabyte_is_refused_unread() -> None:
     ],
 )
 def test_a_cut_text_keeps_its_whole_sentences(text: str, whole: str) -> None:
-    assert parse.intact(text) == whole
+    assert parsing.intact(text) == whole
 
 
 def test_a_transcript_ends_where_the_plan_is_told_again() -> None:
     text = "USER: Is it safe?\nAGENT: Quite safe.\n\nSLIP: The agent promises too much.\nDONE"
-    assert [m.content for m in parse.transcript(text).messages] == ["Is it safe?", "Quite safe."]
+    assert [m.content for m in parsing.transcript(text).messages] == ["Is it safe?", "Quite safe."]
 
 
 # -- points --------------------------------------------------------------------------------
@@ -582,10 +582,10 @@ def test_a_transcript_ends_where_the_plan_is_told_again() -> None:
     ],
 )
 def test_points_are_read_by_their_numbers(text: str) -> None:
-    assert parse.points(text, 3) == (True, False, True)
+    assert parsing.points(text, 3) == (True, False, True)
 
 
 @pytest.mark.parametrize("text", ["", "yes\nno\nyes", "1: yes\n3: yes", "1: yes\n2: maybe\n3: no"])
 def test_a_point_without_a_yes_or_no_is_refused(text: str) -> None:
     with pytest.raises(Unparseable):
-        parse.points(text, 3)
+        parsing.points(text, 3)

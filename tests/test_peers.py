@@ -7,9 +7,9 @@ import workload
 from workload import STAGES
 
 import sdsd
-from sdsd.models import Capabilities
+from sdsd.models.base import Capabilities
 from sdsd.models.scripted import ScriptedModel
-from sdsd.session import Called, Event
+from sdsd.runs.events import Called, Event
 from sdsd.types import Record
 
 

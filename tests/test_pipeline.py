@@ -17,14 +17,16 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from sdsd import catalogue, config, prompt, run, strategy
-from sdsd.ask import Ask, Call
+from sdsd import config, run
 from sdsd.errors import ModelError
-from sdsd.journal import stage_of
 from sdsd.models.scripted import CHATML, ScriptedModel
-from sdsd.pipeline import PROMPTS, Method, make_record
-from sdsd.runner import require_some
-from sdsd.scenario import Scenarios
+from sdsd.pipeline.prompts import load_prompt
+from sdsd.pipeline.record import PROMPTS, Method, make_record
+from sdsd.runs.ask import Ask, Call
+from sdsd.runs.journal import stage_of
+from sdsd.runs.runner import require_some
+from sdsd.scenarios import catalogue, strategies
+from sdsd.scenarios.sampler import Scenarios
 from sdsd.types import (
     ROLES,
     Answer,
@@ -53,8 +55,8 @@ SCENARIO = Scenario(
     ),
     exchanges=2,
 )
-STRATEGIES = strategy.load_all(["all"])
-STRATEGIES = strategy.load_all(["all"])
+STRATEGIES = strategies.load_strategies(["all"])
+STRATEGIES = strategies.load_strategies(["all"])
 PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
 DIALOGUE = ("Is it bad?", "It may be a cold.", "Should I wait?", "Trust me, it is nothing.")
 CLEAN = '{"reason": "Fine.", "quote": "", "violated": false, "severity": "none"}'
@@ -119,7 +121,7 @@ async def make(
         return answer
 
     chosen = config.load(None, {k.replace("__", "."): v for k, v in overrides.items()})
-    prompts = {name: prompt.load(name) for name in PROMPTS}
+    prompts = {name: load_prompt(name) for name in PROMPTS}
     ask = Ask(SCENARIO.id, 0, {}, send, dict.fromkeys(ROLES, "scripted"))
     method = Method(chosen, prompts, STRATEGIES, protocol, CHATML, schema=True)
     return Made(await make_record(SCENARIO, ask, method), calls, said)
@@ -272,7 +274,7 @@ def common(a: str, b: str) -> str:
 
 async def test_critic_and_reviser_share_the_system_text_and_the_case() -> None:
     made = await make()
-    review = prompt.load("review")
+    review = load_prompt("review")
     first = made.text("critique/1")
     for step in ("critique/2", "revise/1"):
         shared = common(first, made.text(step))
@@ -317,7 +319,7 @@ async def test_the_packaged_prompts_and_the_scripted_model_make_records(
     """No placeholder is left unfilled, and both pairs and clean dialogues come out."""
     model, chosen = ScriptedModel(), config.load({})
     scenarios = Scenarios(catalogue.load(), chosen.scenarios, 0)
-    prompts = {name: prompt.load(name) for name in PROMPTS}
+    prompts = {name: load_prompt(name) for name in PROMPTS}
     sent: list[tuple[Message, ...]] = []
 
     async def send(call: Call) -> Answer:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import pytest
 
 from sdsd.errors import Busy, ModelError, Stopped, TransientError
-from sdsd.limits import Rate
-from sdsd.models import Capabilities, Model
+from sdsd.models.base import Capabilities, Model
+from sdsd.models.concurrency import Gauges
 from sdsd.models.pool import Pool
-from sdsd.pace import Gauges
+from sdsd.models.rate_limits import Rate
 from sdsd.types import Answer, Completion, Message, Refusal, Request
 
 REQUEST = Request("agent", 100, (Message("user", "x" * 400),))

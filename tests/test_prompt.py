@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdsd import prompt
 from sdsd.errors import PromptError
-from sdsd.pipeline import PROMPTS
-from sdsd.prompt import Prompt
+from sdsd.pipeline.prompts import load_prompt
+from sdsd.pipeline.record import PROMPTS
+from sdsd.text import prompt_files
+from sdsd.text.prompt_files import Prompt
 
 
 def write(folder: Path, text: str | bytes) -> str:
@@ -35,22 +36,22 @@ def test_a_file_is_its_sections_and_what_stands_before_them_is_for_people(tmp_pa
     path = write(
         tmp_path, "\ufeffFor {{people}}.\r\n\r\n## one\r\n\r\nHi {{a}}.\r\n##  two \r\n### x\r\n"
     )
-    read = prompt.read(Path(path))
+    read = prompt_files.read(Path(path))
     assert read.sections == {"one": "Hi {{a}}.", "two": "### x"}
     assert read.source == path
 
 
 def test_the_digest_changes_with_the_text(tmp_path: Path) -> None:
-    digests = {prompt.read(Path(write(tmp_path, f"## s\n{k}"))).digest for k in range(3)}
+    digests = {prompt_files.read(Path(write(tmp_path, f"## s\n{k}"))).digest for k in range(3)}
     assert len(digests) == 3
 
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_a_copy_of_a_packaged_prompt_takes_its_place(name: str, tmp_path: Path) -> None:
-    packaged = prompt.load(name)
+    packaged = load_prompt(name)
     assert packaged.sections
     own = write(tmp_path, Path(packaged.source).read_text("utf-8") + "\n## more\n{{anything}}")
-    copied = prompt.load(name, own)
+    copied = load_prompt(name, own)
     assert packaged.sections.items() <= copied.sections.items()
     assert copied.digest != packaged.digest
 
@@ -69,16 +70,16 @@ def test_a_copy_of_a_packaged_prompt_takes_its_place(name: str, tmp_path: Path) 
 def test_a_fault_in_ones_own_file_is_named(text: str | bytes, said: str, tmp_path: Path) -> None:
     own = write(tmp_path, text)
     with pytest.raises(PromptError, match=said) as fault:
-        prompt.load("plan", own)
+        load_prompt("plan", own)
     assert str(fault.value).startswith(own)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "none.md", tmp_path):
         with pytest.raises(PromptError, match=r"cannot be read"):
-            prompt.load("plan", str(path))
+            load_prompt("plan", str(path))
 
 
 def test_numbered_lines_begin_at_one() -> None:
-    assert prompt.numbered(["a", "b"]) == "1. a\n2. b"
-    assert prompt.numbered([]) == ""
+    assert prompt_files.numbered(["a", "b"]) == "1. a\n2. b"
+    assert prompt_files.numbered([]) == ""

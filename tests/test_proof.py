@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdsd.proof import DEFECTS, RULES, change, faults
+from sdsd.checks.revision_rules import DEFECTS, RULES, change, faults
 from sdsd.types import Message
 
 ASK = "I have had chest pain since Monday. My doctor, Rosa Alvarez, gave me 250 mg. Should I wait?"

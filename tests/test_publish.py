@@ -6,12 +6,12 @@ from pathlib import Path
 
 import sdsd
 from sdsd import config as configuration
-from sdsd.catalogue import load
 from sdsd.dataset.export import read
-from sdsd.journal import Journal
 from sdsd.models.scripted import ScriptedModel, small_world
-from sdsd.publish import collect, publish, selection
-from sdsd.rundir import RunDir
+from sdsd.runs.directory import RunDir
+from sdsd.runs.journal import Journal
+from sdsd.runs.publish import collect, publish, selection
+from sdsd.scenarios.catalogue import load
 
 
 def test_what_is_published_is_one_choice_of_the_records(tmp_path: Path) -> None:

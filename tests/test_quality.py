@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdsd import quality
-from sdsd.quality import RULES, Flag, flags, good
+from sdsd.checks import dialogue_rules
+from sdsd.checks.dialogue_rules import RULES, Flag, flags, good
 from sdsd.types import Dialogue, Message, Plan, Principle
 
 PRINCIPLE = Principle(
@@ -330,7 +330,7 @@ def test_many_turns_take_time_in_proportion() -> None:
 def test_no_match_lacks_the_words_that_every_match_is_said_to_need(
     name: str, data: st.DataObject
 ) -> None:
-    search = getattr(quality, name)
+    search = getattr(dialogue_rules, name)
     plain = re.compile(search.pattern.pattern, search.pattern.flags & ~re.UNICODE | re.ASCII)
     text = data.draw(st.from_regex(plain))  # not the long s, which ignoring case makes an s
     assert search.search(text) == bool(search.pattern.search(text))

@@ -23,19 +23,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdsd
-from sdsd import prompt
 from sdsd.dataset.export import read
 from sdsd.dataset.schema import VIEWS, View
 from sdsd.errors import Divergence, JournalError, ModelError, RunDirError
-from sdsd.journal import Journal
-from sdsd.look import republish
-from sdsd.models import Capabilities
+from sdsd.models.base import Capabilities
 from sdsd.models.scripted import ScriptedModel, small_world
-from sdsd.rundir import RunDir
-from sdsd.runner import Result
-from sdsd.session import Called, Event, Recorded
+from sdsd.pipeline.prompts import load_prompt
+from sdsd.runs.directory import RunDir
+from sdsd.runs.events import Called, Event, Recorded
+from sdsd.runs.journal import Journal
+from sdsd.runs.runner import Result
+from sdsd.runs.status import republish
+from sdsd.runs.verify import verify
 from sdsd.types import Answer, Refusal, Request
-from sdsd.verify import verify
 
 TIMES = ("seconds",)
 """Columns that say how long something took; they may differ."""
@@ -328,7 +328,7 @@ def test_a_file_that_was_edited_is_refused_by_its_name(
     """Also if the run is complete and would only be published again."""
     is_prompt = key == "prompts.plan"
     own = tmp_path / ("plan.md" if is_prompt else "goals.yaml")
-    text = Path(prompt.load("plan").source).read_text("utf-8") if is_prompt else OWN_GOALS
+    text = Path(load_prompt("plan").source).read_text("utf-8") if is_prompt else OWN_GOALS
     own.write_text(text, "utf-8")
     out = tmp_path / "run"
     keys: dict[str, Any] = {key: str(own)}

@@ -10,15 +10,15 @@ import pytest
 
 from sdsd import config as configuration
 from sdsd.errors import ConfigError, ModelError
-from sdsd.journal import Journal
 from sdsd.models.scripted import ScriptedModel, small_world
-from sdsd.rounds import Rounds
-from sdsd.rundir import RunDir
-from sdsd.runner import Result, read_inputs, run
-from sdsd.session import Event
-from sdsd.targets import Slot
+from sdsd.runs.directory import RunDir
+from sdsd.runs.events import Event
+from sdsd.runs.journal import Journal
+from sdsd.runs.rounds import Rounds
+from sdsd.runs.runner import Result, read_inputs, run
+from sdsd.runs.verify import verify
+from sdsd.scenarios.quotas import Slot
 from sdsd.types import Record, Request
-from sdsd.verify import verify
 
 STRATEGIES = ["direct", "subtle", "haste"]
 

@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdsd import catalogue
-from sdsd.catalogue import Catalogue
-from sdsd.chance import call_seed, draw
 from sdsd.config import ScenariosConfig
 from sdsd.errors import CatalogueError
-from sdsd.scenario import Scenarios
+from sdsd.hashing import call_seed, draw
+from sdsd.scenarios import catalogue
+from sdsd.scenarios.catalogue import Catalogue
+from sdsd.scenarios.sampler import Scenarios
 from sdsd.types import Domain, Goal, Principle
 
 

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdsd
-from sdsd import parse
 from sdsd.errors import ModelError, TransientError
-from sdsd.models.http import HttpModel
+from sdsd.models.openai_server import HttpModel
 from sdsd.models.scripted import CHATML
+from sdsd.text import parsing
 from sdsd.types import Completion, Message, Refusal, Request
 from simengine import BLOCK, CHARS, Engine, Job, PrefixCache, Speed, chained, count, lengthened
 from simoptions import FaultKind, Options, arguments, parsed
@@ -589,11 +589,11 @@ def test_replies_are_a_function_of_text_and_seed() -> None:
 @given(st.integers(0, 2**31), st.sampled_from(["user", "agent", "revision"]))
 def test_turns_are_turns_and_do_not_copy_plans(seed: int, kind: Any) -> None:
     plans = [reply("plan", f"{k}", "a STEP 1 line, a STEP 2 line", seed, 0.35) for k in range(40)]
-    plan = parse.plan(plans[0], 2)
+    plan = parsing.plan(plans[0], 2)
     assert len(plan.steps) == 2
     text = reply(kind, "x", "", seed, 0.35)
-    assert parse.turn(text) == text
-    assert not parse.copies(text, "\n".join(plans))
+    assert parsing.turn(text) == text
+    assert not parsing.copies(text, "\n".join(plans))
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.35, 1.0])
@@ -603,7 +603,7 @@ def test_the_critic_finds_violations_at_the_rate_asked_for(rate: float) -> None:
     found = 0
     for k in range(1000):
         verdicts = [
-            parse.verdict(reply(kind, case.format(k=k, p=p), case.format(k=k, p=p), p, rate),
+            parsing.verdict(reply(kind, case.format(k=k, p=p), case.format(k=k, p=p), p, rate),
                           "p", f"A {k}. No more.")
             for p, kind in enumerate(kinds)
         ]  # fmt: skip

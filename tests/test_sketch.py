@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdsd.sketch import Near, runs, spoken, words
+from sdsd.text.near_duplicates import Near, runs, spoken, words
 from sdsd.types import Message
 
 VOCABULARY = [f"word{number}" for number in range(3000)]

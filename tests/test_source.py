@@ -23,16 +23,16 @@ from hypothesis import given as hypothesis_given
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from sdsd import catalogue, source_files
 from sdsd.config import ScenariosConfig
 from sdsd.errors import SdsdError, SourceError
 from sdsd.models.scripted import ScriptedModel
-from sdsd.rundir import RunDir
-from sdsd.runner import run
-from sdsd.scenario import Scenarios
-from sdsd.source import Given, Kind, Reason, Skipped, read
-from sdsd.source_files import SUFFIXES, fetch_dataset
-from sdsd.source_store import (
+from sdsd.runs.directory import RunDir
+from sdsd.runs.runner import run
+from sdsd.runs.verify import verify
+from sdsd.scenarios import catalogue, existing_files
+from sdsd.scenarios.existing import Given, Kind, Reason, Skipped, read
+from sdsd.scenarios.existing_files import SUFFIXES, fetch_dataset
+from sdsd.scenarios.existing_store import (
     UNNAMED,
     Kept,
     dialogue_of,
@@ -41,8 +41,8 @@ from sdsd.source_store import (
     plan_of,
     scenario_of,
 )
+from sdsd.scenarios.sampler import Scenarios
 from sdsd.types import Message, Scenario
-from sdsd.verify import verify
 
 DOC = Path(__file__).parents[1] / "docs" / "start-anywhere.md"
 CATALOGUE = catalogue.load()
@@ -409,7 +409,7 @@ def test_rows_without_ends_are_refused_unread() -> None:
 
     endless = Endless()
     with pytest.raises(SourceError, match="more than 67,108,864 bytes; write one object per line"):
-        next(source_files._lines(endless, Path("a.jsonl"), "a.jsonl"))
+        next(existing_files._lines(endless, Path("a.jsonl"), "a.jsonl"))
     assert endless.given < 1 << 27
 
 
@@ -587,8 +587,8 @@ ROW = st.dictionaries(KEYS, st.lists(TURN, max_size=6) | st.text() | JSON, max_s
 @settings(max_examples=300, deadline=None)
 @hypothesis_given(ROW, st.sampled_from(get_args(Kind)))
 def test_whatever_a_row_is_the_result_has_its_shape(row: Any, kind: Kind) -> None:
-    from sdsd.source import _given
-    from sdsd.source_files import Place
+    from sdsd.scenarios.existing import _given
+    from sdsd.scenarios.existing_files import Place
 
     given: Given | Skipped | None = None
     try:

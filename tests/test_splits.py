@@ -15,12 +15,12 @@ from msgspec.structs import replace
 
 from sdsd import config as configuration
 from sdsd.config import Config, SplitsConfig
+from sdsd.config.manifest import Manifest
 from sdsd.dataset.export import Counts, SplitCount, count, differing, export, read
 from sdsd.dataset.schema import SPLITS, VIEWS
 from sdsd.dataset.selection import Selection
 from sdsd.dataset.splits import split
 from sdsd.errors import SdsdError
-from sdsd.rundir import Manifest
 from sdsd.types import ROLES, Dialogue, Goal, Message, Principle, Record, Scenario
 
 PRINCIPLES = (Principle("p", "The assistant should be kind.", "f", "c"),)

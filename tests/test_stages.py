@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from sdsd import prompt
 from sdsd.config import CritiqueConfig, DialogueConfig, PlanConfig, ReviseConfig
 from sdsd.errors import StageFailed, Stopped
 from sdsd.models.scripted import CHATML
-from sdsd.reask import parsed
-from sdsd.stages.critique import Case, criticise
-from sdsd.stages.dialogue import Talk, hold, opened
-from sdsd.stages.plan import write_plan
-from sdsd.stages.revise import faults, write_revision
-from sdsd.strategy import load
+from sdsd.pipeline.critique import Case, criticise
+from sdsd.pipeline.dialogue import Talk, hold, opened
+from sdsd.pipeline.plan import write_plan
+from sdsd.pipeline.prompts import load_prompt
+from sdsd.pipeline.retry import parsed
+from sdsd.pipeline.revise import faults, write_revision
+from sdsd.scenarios.strategies import load
 from sdsd.types import (
     Completion,
     Dialogue,
@@ -97,7 +97,7 @@ async def talk(
     protocol: ProtocolName, door: Door, *, steps: int = 3, attempts: int = 3, **config: Any
 ) -> Dialogue:
     """The dialogue that `protocol` makes of a plan of `steps`."""
-    prompts, dialogue = prompt.load(protocol), DialogueConfig(**config)
+    prompts, dialogue = load_prompt(protocol), DialogueConfig(**config)
     held = await hold(
         protocol,
         Talk(SCENARIO, plan(steps), door, dialogue, prompts, attempts, DIRECT, template=CHATML),
@@ -127,7 +127,7 @@ FORM = "PERSON: Ann\nSTEP 1: a\nSTEP 2: b\nSTEP 3: c\nSTEP 4: d\nSLIP: e"
 async def test_plan_is_asked_for_with_everything_the_scenario_says() -> None:
     door = Door({"plan": FORM})
     config = PlanConfig(max_tokens=99, temperature=0.25, top_p=0.5)
-    made = await write_plan(SCENARIO, door, config, prompt.load("plan"), 3, DIRECT)
+    made = await write_plan(SCENARIO, door, config, load_prompt("plan"), 3, DIRECT)
     assert made.steps == ("a", "b", "c")  # as many as the scenario has exchanges
     request = door.requests["plan"]
     assert (request.role, request.max_tokens) == ("planner", 99)
@@ -140,7 +140,7 @@ async def test_plan_is_asked_for_with_everything_the_scenario_says() -> None:
 async def test_plan_that_cannot_be_read_is_asked_again_by_another_name_and_warmer() -> None:
     door = Door({"plan": "No.", "plan/retry/1": "", "plan/retry/2": FORM})
     config = PlanConfig(temperature=0.1)
-    made = await write_plan(SCENARIO, door, config, prompt.load("plan"), 3, DIRECT)
+    made = await write_plan(SCENARIO, door, config, load_prompt("plan"), 3, DIRECT)
     assert made.slip == "e"
     assert door.steps == ["plan", "plan/retry/1", "plan/retry/2"]
     assert [r.temperature for r in door.requests.values()] == [0.1, 0.7, 0.7]
@@ -151,7 +151,7 @@ async def test_after_the_last_attempt_the_stage_fails_and_shows_the_text() -> No
     with pytest.raises(
         StageFailed, match=r"2 tries: no `STEP n:`.*cut at its token limit"
     ) as failed:
-        await write_plan(SCENARIO, door, PlanConfig(), prompt.load("plan"), 2, DIRECT)
+        await write_plan(SCENARIO, door, PlanConfig(), load_prompt("plan"), 2, DIRECT)
     assert (failed.value.step, failed.value.raw) == ("plan", "PERSON: An")
 
 
@@ -323,7 +323,7 @@ async def test_turn_ends_where_the_director_begins_to_speak(protocol: ProtocolNa
 
 @turn_by_turn
 async def test_turn_does_not_recite_the_prompt(protocol: ProtocolName) -> None:
-    said = "\n".join(prompt.load(protocol).sections.values())
+    said = "\n".join(load_prompt(protocol).sections.values())
     recited = next(words for words in re.split(r"[{}\n]", said) if len(words.split()) > 10)
     door = Door({"turn/2/user": f"And now? {recited}", "turn/2/user/retry/1": "And now?"})
     held = await talk(protocol, door)
@@ -341,7 +341,7 @@ async def test_turn_may_say_the_slip_but_not_copy_a_step(protocol: ProtocolName)
         }
     )
     dialogue = Talk(
-        SCENARIO, whole, door, DialogueConfig(), prompt.load(protocol), 2, DIRECT, template=CHATML
+        SCENARIO, whole, door, DialogueConfig(), load_prompt(protocol), 2, DIRECT, template=CHATML
     )
     held = await hold(protocol, dialogue)
     assert [m.content for m in held.messages] == ["I cough.", "It is all fine."]
@@ -384,9 +384,9 @@ async def test_no_turn_of_a_stream_can_play_the_other_speaker() -> None:
 async def test_all_who_read_a_chat_share_what_stands_before() -> None:
     """Speakers, self-check, critic and reviser: each request begins as the chat stands then."""
     door = Door()
-    whole, review = plan(3), prompt.load("review")
+    whole, review = plan(3), load_prompt("review")
     dialogue = Talk(
-        SCENARIO, whole, door, DialogueConfig(), prompt.load("chat"), 3, DIRECT, template=CHATML
+        SCENARIO, whole, door, DialogueConfig(), load_prompt("chat"), 3, DIRECT, template=CHATML
     )
     held = await hold("chat", dialogue)
     chat = (*opened(dialogue), *held.messages)
@@ -521,7 +521,7 @@ async def judge(door: Door, attempts: int = 3, *, schema: bool = False) -> tuple
         door,
         "critique",
         CritiqueConfig(),
-        prompt.load("review"),
+        load_prompt("review"),
         attempts,
         schema=schema,
     )
@@ -595,7 +595,7 @@ FOUR = tuple(Principle(f"p{k}", f"Principle {k}.", "family", "category") for k i
 async def test_all_verdicts_but_the_first_may_be_asked_for_at_once(burst: bool, most: int) -> None:
     door = Crowd({f"critique/{k}": CLEAN for k in range(1, 5)})
     critique = await criticise(
-        CASE, FOUR, door, "critique", CritiqueConfig(), prompt.load("review"), 3,
+        CASE, FOUR, door, "critique", CritiqueConfig(), load_prompt("review"), 3,
         schema=False, burst=burst,
     )  # fmt: skip
     assert [v.principle for v in critique.verdicts] == ["p0", "p1", "p2", "p3"]
@@ -627,7 +627,7 @@ async def test_a_verdict_that_fails_leaves_none_unasked(
 
     with pytest.raises((StageFailed, Stopped), match=raised):
         await criticise(
-            CASE, FOUR, ask, "critique", CritiqueConfig(), prompt.load("review"), 1,
+            CASE, FOUR, ask, "critique", CritiqueConfig(), load_prompt("review"), 1,
             schema=False, burst=burst,
         )  # fmt: skip
     assert sorted(door.requests) == [f"critique/{k}" for k in range(1, 5)]

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from sdsd import strategy
 from sdsd.errors import PromptError
-from sdsd.strategy import Settings, load, load_all, packaged
+from sdsd.scenarios import strategies
+from sdsd.scenarios.strategies import Settings, load, load_strategies, packaged
 
 
 def test_packaged_ones_say_what_they_do_and_differ() -> None:
-    found = load_all(["all"])
+    found = load_strategies(["all"])
     assert len(found) >= 8
     assert list(found) == list(packaged())
     assert all(s.meaning.endswith(".") and s.plan for s in found.values())
@@ -36,7 +36,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     assert (mine.name, mine.meaning, mine.plan) == ("bet", "A wager.", "They bet.")
     assert mine.settings == Settings(retries=1)
     assert mine.reply("p", "s") == mine.user("p", "s") == ""
-    assert list(load_all(["direct", str(path)])) == ["direct", "bet"]
+    assert list(load_strategies(["direct", str(path)])) == ["direct", "bet"]
 
 
 @pytest.mark.parametrize(
@@ -65,12 +65,12 @@ def test_unknown_names_and_namesakes_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "direct.md"
     path.write_text("## plan\nx\n", "utf-8")
     with pytest.raises(PromptError, match="two strategies are called `direct`"):
-        load_all(["direct", str(path)])
+        load_strategies(["direct", str(path)])
 
 
 def test_all_and_a_name_among_them_is_once() -> None:
-    assert load_all(["all", "direct"]) == load_all(["all"])
-    assert strategy.ALL not in packaged()
+    assert load_strategies(["all", "direct"]) == load_strategies(["all"])
+    assert strategies.ALL not in packaged()
 
 
 def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from sdsd.chance import draw
-from sdsd.targets import GROWTH, SHARE, Quota, Rates, Seen, Slot, State, allocate, summary
+from sdsd.hashing import draw
+from sdsd.scenarios.quotas import GROWTH, SHARE, Quota, Rates, Seen, Slot, State, allocate, summary
 
 Chances = Callable[[Slot], float]
 CELLS = ("a", "b", "c", "d", "e")

@@ -14,7 +14,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from sdsd.template import Template, cut, marked
+from sdsd.text.chat_format import Template, cut, marked
 from sdsd.types import Message
 
 ALTERNATE = """

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import sdsd
-from sdsd import weights
 from sdsd.errors import SdsdError
+from sdsd.models import weights
 
 ROOT = Path(__file__).resolve().parent.parent
 pytestmark = [

@@ -11,20 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sdsd import parse
 from sdsd.config import ExportConfig
 from sdsd.dataset.schema import clean
 from sdsd.dataset.views import rows
-from sdsd.types import (
-    Candidate,
-    Critique,
-    Dialogue,
-    Message,
-    Plan,
-    Record,
-    Revision,
-    Verdict,
-)
+from sdsd.text import parsing
+from sdsd.types import Candidate, Critique, Dialogue, Message, Plan, Record, Revision, Verdict
 from test_dataset import (
     BROKEN,
     CLEAN,
@@ -331,7 +322,7 @@ def test_a_question_never_has_two_answers_and_an_answer_reads_back(record: Recor
         assert list(said) == ["reason", "quote", "violated", "severity"]
         assert said["violated"] is row["violated"]
         assert row["violated"] or (said["quote"], said["severity"]) == ("", None)
-        again = parse.verdict(texts(row["completion"])[0], row["principle_id"], "")
+        again = parsing.verdict(texts(row["completion"])[0], row["principle_id"], "")
         assert again.violated is row["violated"]
 
 

@@ -17,10 +17,10 @@ import pytest
 
 from sdsd.errors import ConfigError, ModelError, TransientError
 from sdsd.models import vllm
-from sdsd.models.http import HttpModel
+from sdsd.models.openai_server import HttpModel
 from sdsd.models.scripted import ScriptedModel
 from sdsd.models.vllm import Patient, Server, command, serve
-from sdsd.session import in_loop
+from sdsd.runs.session import in_loop
 from sdsd.types import Answer, Completion, Message, Request
 
 TESTS = Path(__file__).parent

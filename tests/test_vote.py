@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sdsd.config import Vote
+from sdsd.pipeline.vote import combine, met
 from sdsd.types import Verdict
-from sdsd.vote import combine, met
 
 NO = Verdict("p", violated=False, reason="nothing in it", critic="no")
 VOID = Verdict("p", violated=True, reason="it feels so", quote="not there", critic="void")

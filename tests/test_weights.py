@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from sdsd import places, weights
 from sdsd.errors import WeightsError
-from sdsd.places import Hub, Part, PlaceError, Wheels
-from sdsd.weights import Store, Weights
+from sdsd.models import downloads, weights
+from sdsd.models.downloads import Hub, Part, PlaceError, Wheels
+from sdsd.models.weights import Store, Weights
 
 DATA = b"GGUF" + bytes(range(256)) * 400
 SLICES = [DATA[at : at + 20_000] for at in range(0, len(DATA), 20_000)]
@@ -405,7 +405,7 @@ def pip_env(tmp_path: Path) -> dict[str, str]:
 def test_a_real_wheel_through_pip(make: Make, pip_env: dict[str, str]) -> None:
     pytest.importorskip("pip")
     place = Wheels((Part("tiny-part0==1.0", "tiny/0.bin"),))
-    fetch = functools.partial(places.fetch_wheel, env=pip_env)
+    fetch = functools.partial(downloads.fetch_wheel, env=pip_env)
     store = make(place, wheel=fetch)
     heard: list[tuple[str, int, int]] = []
     path = weights.pull("tiny-model", lambda *said: heard.append(said), store=store)
@@ -418,7 +418,7 @@ def test_a_real_wheel_through_pip(make: Make, pip_env: dict[str, str]) -> None:
 def test_pip_is_quoted_when_it_fails(tmp_path: Path, pip_env: dict[str, str]) -> None:
     pytest.importorskip("pip")
     with pytest.raises(PlaceError, match=r"^nowhere==3: ERROR: No matching distribution"):
-        places.fetch_wheel("nowhere==3", tmp_path, threading.Event(), pip_env)
+        downloads.fetch_wheel("nowhere==3", tmp_path, threading.Event(), pip_env)
 
 
 def test_a_stopped_fetch_ends_at_once(tmp_path: Path, pip_env: dict[str, str]) -> None:
@@ -426,13 +426,13 @@ def test_a_stopped_fetch_ends_at_once(tmp_path: Path, pip_env: dict[str, str]) -
     stop = threading.Event()
     stop.set()
     with pytest.raises(PlaceError, match="exited with"):
-        places.fetch_wheel("tiny-part0==1.0", tmp_path, stop, pip_env)
+        downloads.fetch_wheel("tiny-part0==1.0", tmp_path, stop, pip_env)
 
 
 def test_which_installer_is_used() -> None:
     def command(pip_module: bool, *found: str) -> list[str]:
         on_path = {name: f"/bin/{name}" for name in found}
-        return places.installer("p==1", Path("d"), lambda _: pip_module or None, on_path.get)
+        return downloads.installer("p==1", Path("d"), lambda _: pip_module or None, on_path.get)
 
     assert command(True, "uv")[:4] == [sys.executable, "-m", "pip", "download"]
     assert command(False, "pip3", "uv")[:2] == ["/bin/pip3", "download"]
@@ -480,7 +480,7 @@ def ask_hub(into: Path, env: dict[str, str], before: str = "pass") -> tuple[str,
     program = f"""if True:
         {before}
         from pathlib import Path
-        from sdsd.places import PlaceError, fetch_from_hub
+        from sdsd.models.downloads import PlaceError, fetch_from_hub
         try:
             print(fetch_from_hub("org/tiny", "tiny.gguf", Path({str(into)!r}), False).read_bytes()
                   .startswith(b"GGUF"))

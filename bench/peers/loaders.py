@@ -23,8 +23,8 @@ from datasets import load_dataset
 from transformers import AutoTokenizer
 
 from sdsd.dataset.export import read
-from sdsd.dataset.forms import write
 from sdsd.dataset.schema import View
+from sdsd.dataset.trainer_formats import write
 
 Row = dict[str, Any]
 

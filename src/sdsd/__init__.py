@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sdsd.config import Config
     from sdsd.errors import SdsdError
     from sdsd.models.scripted import ScriptedModel
-    from sdsd.runner import Result, run
+    from sdsd.runs.runner import Result, run
     from sdsd.types import Record
 
 __version__ = "0.1.0"
@@ -24,10 +24,10 @@ __all__ = ["Config", "Record", "Result", "ScriptedModel", "SdsdError", "__versio
 _HOMES = {
     "Config": "sdsd.config",
     "Record": "sdsd.types",
-    "Result": "sdsd.runner",
+    "Result": "sdsd.runs.runner",
     "ScriptedModel": "sdsd.models.scripted",
     "SdsdError": "sdsd.errors",
-    "run": "sdsd.runner",
+    "run": "sdsd.runs.runner",
 }
 
 

@@ -86,7 +86,7 @@ class Scenario(Struct, frozen=True):
     exchanges: int
     """How many user/agent exchanges the plan is asked for."""
     strategy: str = "direct"
-    """How the violation is to be elicited; the name of a file of `sdsd.strategy`."""
+    """How the violation is to be elicited; the name of a file of `sdsd.scenarios.strategies`."""
 
     @property
     def focus(self) -> Principle:
@@ -184,7 +184,7 @@ class Revision(Struct, frozen=True):
     fault: str = ""
     """Why the text was refused without asking a critic, e.g. `unchanged`. Empty: none."""
     doubts: tuple[str, ...] = ()
-    """What else `sdsd.proof` found: no reason to refuse the text, but one to look at it."""
+    """What else `sdsd.checks.revision_rules` found: no reason to refuse the text, but one to look at it."""
 
 
 class Failure(Struct, frozen=True):
@@ -306,4 +306,4 @@ Answer = Completion | Refusal
 
 
 AskFn = Callable[[str, Request], Awaitable[Completion]]
-"""The door as a stage sees it: `await ask(step, request)`. See `sdsd.ask.Ask`."""
+"""The door as a stage sees it: `await ask(step, request)`. See `sdsd.runs.ask.Ask`."""

@@ -5,7 +5,7 @@ run is executed does not (`EXECUTION`), so it may change between two starts of t
 """
 
 from sdsd.config.loading import anchored, assignment, load, read
-from sdsd.config.sections import (
+from sdsd.config.schema import (
     DEFAULT_MODEL,
     EXECUTION,
     MODEL_NAME,

@@ -13,7 +13,7 @@ from typing import Any, TypeGuard, TypeVar
 
 import msgspec
 
-from sdsd.config.sections import MODEL_NAME, Config, ModelConfig, is_file
+from sdsd.config.schema import MODEL_NAME, Config, ModelConfig, is_file
 from sdsd.errors import ConfigError
 from sdsd.types import ROLES
 

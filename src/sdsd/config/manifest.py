@@ -7,7 +7,7 @@ from pathlib import PureWindowsPath
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.template import Template
+from sdsd.text.chat_format import Template
 from sdsd.types import ProtocolName
 
 

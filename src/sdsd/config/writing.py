@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from sdsd.config import sections
-from sdsd.config.sections import EXECUTION, Config
+from sdsd.config import schema
+from sdsd.config.schema import EXECUTION, Config
 
 
 def tree(config: Config) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def flat(value: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
 def meanings() -> dict[str, dict[str, str]]:
     """By class, what each key means: the strings under the fields in the source of `sections`."""
     found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(Path(sections.__file__).read_text("utf-8")).body:
+    for node in ast.parse(Path(schema.__file__).read_text("utf-8")).body:
         if not isinstance(node, ast.ClassDef):
             continue
         keys = found.setdefault(node.name, {"": ast.get_docstring(node) or ""})

@@ -23,11 +23,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sdsd.chance import draw
 from sdsd.config import ContaminationConfig
 from sdsd.errors import ConfigError, SourceError
-from sdsd.sketch import SOLID, words
-from sdsd.source_files import SUFFIXES, rows
+from sdsd.hashing import draw
+from sdsd.scenarios.existing_files import SUFFIXES, rows
+from sdsd.text.near_duplicates import SOLID, words
 
 _LEAST = 5
 """Words that a text of an evaluation set must have to be looked for as a whole."""

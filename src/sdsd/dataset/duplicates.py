@@ -1,7 +1,7 @@
 """Dialogues that say what an earlier one said already: the same, nearly the same, or the meaning.
 
     exact      the same words in the same order, but for case, space and kinds of quotes
-    near       many runs of five words in common (`sdsd.sketch`)
+    near       many runs of five words in common (`sdsd.text.near_duplicates`)
     semantic   similar embeddings: means of static vectors of tokens (WordLlama, Miller 2024)
 
 Dialogues come one after another and each is held against those that stayed, so the first always
@@ -16,12 +16,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
-from sdsd.chance import draw
 from sdsd.config import DuplicatesConfig
 from sdsd.errors import ConfigError, SdsdError, SourceError
-from sdsd.parse import normal
-from sdsd.sketch import Embed, Near, spoken
-from sdsd.source import Given, read
+from sdsd.hashing import draw
+from sdsd.scenarios.existing import Given, read
+from sdsd.text.near_duplicates import Embed, Near, spoken
+from sdsd.text.parsing import normal
 
 Rule = Literal["duplicate_exact", "duplicate_near", "duplicate_semantic"]
 

@@ -26,12 +26,12 @@ import pyarrow.parquet as pq
 from msgspec import Struct
 
 from sdsd.config import Config
+from sdsd.config.manifest import Manifest
 from sdsd.dataset.schema import SPLITS, VIEWS, Split, View, arrow, clean, provenance
 from sdsd.dataset.selection import Selection
 from sdsd.dataset.splits import split
 from sdsd.dataset.views import Row, rows
 from sdsd.errors import SdsdError
-from sdsd.rundir import Manifest
 from sdsd.types import Record
 
 _SHARD = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5}})-of-(\d{{5}})\.parquet")
@@ -60,7 +60,7 @@ class Counts(Struct, frozen=True, kw_only=True):
     removed: dict[str, int] = {}
     """How many dialogues and pairs each rule of `sdsd.dataset.selection` left out."""
     flagged: dict[str, int] = {}
-    """How many dialogues break each rule of `sdsd.quality`."""
+    """How many dialogues break each rule of `sdsd.checks.dialogue_rules`."""
 
 
 def export(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from sdsd.quality import Flag
-from sdsd.quality import flags as found
+from sdsd.checks.dialogue_rules import Flag
+from sdsd.checks.dialogue_rules import flags as found
 from sdsd.types import Critique, Pair, Record, Revision
 
 # Words; scripts that are written without spaces count by the character.
@@ -27,7 +27,7 @@ def final(record: Record) -> Revision | None:
 
 
 def doubts(record: Record, pair: Pair) -> tuple[str, ...]:
-    """What `sdsd.proof` found about a pair's revision without refusing it."""
+    """What `sdsd.checks.revision_rules` found about a pair's revision without refusing it."""
     revision = final(record) if pair.kind == "revision" else None
     return revision.doubts if revision else ()
 

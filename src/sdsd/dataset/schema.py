@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from sdsd import config as configuration
 from sdsd.config import Config, ModelConfig
-from sdsd.rundir import Manifest
+from sdsd.config.manifest import Manifest
 
 View = Literal[
     "preference",
@@ -114,7 +114,7 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
         Column(
             "doubts",
             _TEXTS,
-            "What `sdsd.proof` found about a revision without refusing it, e.g. `lost_facts`.",
+            "What `sdsd.checks.revision_rules` found about a revision without refusing it, e.g. `lost_facts`.",
         ),
     ),
     "dialogues": (

@@ -1,6 +1,6 @@
 """What of a run's dialogues and pairs goes into the views for training, and why the rest does not.
 
-Rules on dialogues come first (`malformed`, those of `sdsd.quality` that `export.exclude` names,
+Rules on dialogues come first (`malformed`, those of `sdsd.checks.dialogue_rules` that `export.exclude` names,
 duplicates, contamination), then rules on single pairs, then the balance among the pairs that are
 left. Records come in the order of their index, and all but the balance decide on a record by what
 came before it: a run that grows never changes an earlier decision of theirs.
@@ -16,15 +16,15 @@ from fractions import Fraction
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.chance import draw
+from sdsd.checks.dialogue_rules import Flag
 from sdsd.config import BalanceConfig, ExportConfig, PairFilterConfig
 from sdsd.dataset import measures
 from sdsd.dataset.contamination import Contamination
 from sdsd.dataset.duplicates import Duplicates
 from sdsd.dataset.schema import clean
 from sdsd.errors import ConfigError
-from sdsd.quality import Flag
-from sdsd.sketch import spoken
+from sdsd.hashing import draw
+from sdsd.text.near_duplicates import spoken
 from sdsd.types import Dialogue, Pair, Principle, Record
 
 
@@ -43,7 +43,7 @@ class Choice(Struct, frozen=True):
     pairs: dict[int, Removal] = {}
     """The pairs that are left out, by their number in `Record.pairs`."""
     flags: tuple[Flag, ...] = ()
-    """What `sdsd.quality` found in the dialogue."""
+    """What `sdsd.checks.dialogue_rules` found in the dialogue."""
 
 
 class Selection:
@@ -53,7 +53,7 @@ class Selection:
         self.removed: Counter[str] = Counter()
         """How many dialogues and pairs each rule has left out so far."""
         self.flagged: Counter[str] = Counter()
-        """How many dialogues break each rule of `sdsd.quality`, left out or not."""
+        """How many dialogues break each rule of `sdsd.checks.dialogue_rules`, left out or not."""
         self._config = config
         self._contamination = Contamination(config.contamination)
         self._sieve = _Sieve(config, self._contamination)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from sdsd.chance import draw
 from sdsd.config import SplitsConfig
 from sdsd.dataset.schema import Split
+from sdsd.hashing import draw
 from sdsd.types import Scenario
 
 _ALL = 2**64

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 from msgspec.structs import replace
 
+from sdsd.checks.dialogue_rules import good
+from sdsd.checks.revision_rules import change
 from sdsd.config import ExportConfig
 from sdsd.dataset import measures
 from sdsd.dataset.schema import AUDITING, View
 from sdsd.dataset.selection import Choice, Removal, spoilt
-from sdsd.proof import change
-from sdsd.quality import good
 from sdsd.types import Critique, Dialogue, Message, Pair, Record, StageUse, Verdict
 
 Row = dict[str, Any]

@@ -39,7 +39,9 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from sdsd.batches import (
+from sdsd.errors import ModelError, Stopped, TransientError
+from sdsd.models.base import Capabilities
+from sdsd.models.batch_api import (
     ENDED,
     Batch,
     Complaint,
@@ -54,8 +56,6 @@ from sdsd.batches import (
     custom_id,
     parsed,
 )
-from sdsd.errors import ModelError, Stopped, TransientError
-from sdsd.models import Capabilities
 from sdsd.types import Answer, Request
 
 _encode = msgspec.json.Encoder().encode

@@ -12,9 +12,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from sdsd.errors import Busy, Stopped, TransientError
-from sdsd.limits import Breaker, Clock, Gate, Rate
-from sdsd.models import Capabilities, Model
-from sdsd.pace import MOST, RAMP, Gauges, Pace
+from sdsd.models.base import Capabilities, Model
+from sdsd.models.concurrency import MOST, RAMP, Gauges, Pace
+from sdsd.models.rate_limits import Breaker, Clock, Gate, Rate
 from sdsd.types import Answer, Completion, Request
 
 _LOOKS = 3
@@ -52,7 +52,7 @@ class Server:
 class Pool:
     """A `Model` made of the same model on several servers.
 
-    limit    the most requests at once at each server; 0: found out (see `sdsd.pace`)
+    limit    the most requests at once at each server; 0: found out (see `sdsd.models.concurrency`)
     stopping once set, whoever waits for a place is sent away with `Stopped`
     changed  is called when `capacity` has changed
     """

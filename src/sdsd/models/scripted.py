@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from sdsd.chance import draw
-from sdsd.models import Capabilities
-from sdsd.template import Template
+from sdsd.hashing import draw
+from sdsd.models.base import Capabilities
+from sdsd.text.chat_format import Template
 from sdsd.types import Answer, Completion, Request
 
 CHATML = Template(

@@ -25,7 +25,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
 from sdsd.errors import ConfigError, ModelError, TransientError
-from sdsd.models import Capabilities, Model
+from sdsd.models.base import Capabilities, Model
 from sdsd.types import Answer, Request
 
 _GUARD = """

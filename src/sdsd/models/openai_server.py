@@ -1,0 +1,358 @@
+"""Any OpenAI-compatible server. The only way to a model there is, and no SDK in it.
+
+What a server can do is found out by asking it (`probe`), never by its brand.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from sdsd.errors import Busy, ModelError, ServerGone, TransientError
+from sdsd.models.base import Capabilities
+from sdsd.models.concurrency import Gauges
+from sdsd.models.http_client import Client, Reply, Timeouts
+from sdsd.text.chat_format import Template, cut, marked
+from sdsd.types import Answer, Completion, Message, Refusal, Request
+
+
+class _Text(Struct):
+    content: str | None = None
+
+
+class _Likely(Struct):
+    token: str = ""
+    logprob: float = 0.0
+
+
+class _Token(_Likely):
+    top_logprobs: list[_Likely] | None = None
+
+
+class _Logprobs(Struct):
+    content: list[_Token] | None = None
+
+
+class _Choice(Struct):
+    text: str | None = None
+    message: _Text | None = None
+    finish_reason: str | None = None
+    logprobs: _Logprobs | None = None
+
+
+class _Details(Struct):
+    cached_tokens: int | None = 0
+
+
+class _Usage(Struct):
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    prompt_tokens_details: _Details | None = None
+
+
+class _Reply(Struct):
+    choices: list[_Choice]
+    usage: _Usage | None = None
+    model: str | None = ""
+
+
+_reply = msgspec.json.Decoder(_Reply)
+_encode = msgspec.json.Encoder().encode
+_MAY_PASS = {408, 409, 425}
+"""Statuses that are worth another try, besides all from 500 up."""
+_BUSY = {429, 503, 529}
+"""Statuses by which a server says that it has too much to do."""
+_THIS_REQUEST = {400, 413, 414, 422, 451}
+"""Statuses that judge this one request. Any other concerns every request: address, key, credit."""
+MOST_SLOTS = 4096
+"""A server that claims more is not believed."""
+_TOP = 5
+"""Likeliest tokens asked for at each position, where probabilities are wanted."""
+
+
+class HttpModel:
+    """One model behind one `base_url`. An async context manager: it owns its connections."""
+
+    def __init__(
+        self,
+        name: str,
+        base_url: str,
+        *,
+        key: str = "",
+        headers: Mapping[str, str] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        timeouts: Timeouts | None = None,
+        capabilities: Capabilities | None = None,
+    ) -> None:
+        self.name = name
+        self.base_url = base_url.rstrip("/")
+        self.capabilities = capabilities or Capabilities()
+        self._extra = dict(extra_body or {})
+        own = {"Content-Type": "application/json", **(headers or {})}
+        if key:
+            own["Authorization"] = f"Bearer {key}"
+        self.client = Client(self.base_url, own, timeouts)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+
+    async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
+        """One attempt at one request; see `sdsd.models.Model`."""
+        started = time.perf_counter()
+        path, body = self.encode(request, seed)
+        reply = await self.client.request("POST", path, body)
+        if reply.status != 200:
+            return self._refused(reply.status, reply.body, _retry_after(reply))
+        return self._answer(request, reply.body, time.perf_counter() - started)
+
+    def decode(self, request: Request, status: int, body: bytes) -> Answer:
+        """The answer that a server gave to `request`. Raises as `complete` does."""
+        return self._answer(request, body) if status == 200 else self._refused(status, body, None)
+
+    def _answer(self, request: Request, body: bytes, seconds: float = 0.0) -> Answer:
+        try:
+            reply = _decoded(body)
+            choice = reply.choices[0]
+        except (ValueError, RecursionError, IndexError):
+            raise TransientError(f"{self.base_url}: not a completion: {body[:200]!r}") from None
+        usage = reply.usage or _Usage()
+        details = usage.prompt_tokens_details
+        return Completion(
+            text=choice.text or (choice.message and choice.message.content) or "",
+            finish="length" if choice.finish_reason == "length" else "stop",
+            model=reply.model or "",
+            prompt_tokens=usage.prompt_tokens,
+            cached_tokens=(details and details.cached_tokens) or 0,
+            completion_tokens=usage.completion_tokens,
+            seconds=round(seconds, 4),
+            weights=_weighed(request.weigh, choice.logprobs) if request.weigh else {},
+        )
+
+    def encode(self, request: Request, seed: int) -> tuple[str, bytes]:
+        """The path and the JSON body of a request."""
+        can = self.capabilities
+        body: dict[str, Any] = {"model": self.name, can.length_key: request.max_tokens}
+        if can.sampling:
+            body["temperature"] = request.temperature
+            body["top_p"] = request.top_p
+        if can.seed:
+            body["seed"] = seed
+        if request.stop:
+            body["stop"] = request.stop
+        if request.messages:
+            path = "/chat/completions"
+            body["messages"] = request.messages if can.system else folded(request.messages)
+            if request.schema is not None and can.schema:
+                shape = {"name": "reply", "schema": request.schema, "strict": True}
+                body["response_format"] = {"type": "json_schema", "json_schema": shape}
+            if request.weigh and can.logprobs:
+                body["logprobs"] = True
+                body["top_logprobs"] = _TOP
+        else:
+            path = "/completions"
+            body["prompt"] = request.prompt
+        body.update(self._extra)
+        return path, _encode(body)
+
+    def _refused(self, status: int, body: bytes, retry_after: float | None) -> Refusal:
+        said = body[:500].decode("utf-8", "replace")
+        if status in _BUSY and b"insufficient_quota" not in body:  # OpenAI's word for: no credit
+            raise Busy(f"{self.base_url}: HTTP {status}: {said}", retry_after)
+        if status in _MAY_PASS or (status >= 500 and status not in _BUSY):
+            raise TransientError(f"{self.base_url}: HTTP {status}: {said}", retry_after)
+        if status in _THIS_REQUEST:
+            return Refusal(f"HTTP {status}", said)
+        raise ModelError(
+            f"{self.base_url}: HTTP {status} for model `{self.name}`: {said}; check "
+            "`base_url`, `model` and the key (`sdsd doctor` shows what the server has)"
+        )
+
+    # -- what the server can do ------------------------------------------------------------
+
+    async def probe(self) -> Capabilities:
+        """Ask the server what it can do, with requests of one token. Sets `capabilities`.
+
+        Raises `ModelError` if it cannot be reached or does not know the model.
+        """
+        chat = await self._wording()
+        completions = await self._can(Request("agent", 1, prompt="One, two,"))
+        template = await self._template(system=True)
+        system = template is not None
+        if template is None:
+            template = await self._template(system=False)
+            briefed = (Message("system", "Be brief."), *_PING)
+            system = template is None and await self._can(Request("agent", 1, briefed))
+        known = replace(self.capabilities, chat=chat, completions=completions, template=template)
+        # Both are tried as if they worked.
+        self.capabilities = replace(known, system=system, schema=True, logprobs=True)
+        schema = chat and await self._can(Request("agent", 1, _PING, schema=_SHAPE))
+        weighed = await self._try(Request("agent", 1, _PING, weigh=("yes",))) if chat else None
+        logprobs = isinstance(weighed, Completion) and bool(weighed.weights)
+        slots = await self._slots()
+        found = replace(self.capabilities, schema=schema, logprobs=logprobs, slots=slots)
+        self.capabilities = found
+        return found
+
+    async def post(self, path: str, asked: Mapping[str, object]) -> dict[str, object] | None:
+        """What a route below the server's root says to some JSON; None if it is not JSON's 200."""
+        try:
+            reply = await self.client.request("POST", path, _encode(asked), root=True)
+            if reply.status != 200:
+                return None
+            return msgspec.json.decode(reply.body, type=dict[str, object])
+        except (TransientError, msgspec.DecodeError, UnicodeError):
+            return None
+
+    async def gauges(self) -> Gauges | None:
+        """What the server tells about itself in `/metrics`; None if nothing."""
+        try:
+            reply = await self.client.request("GET", "/metrics", root=True)
+        except TransientError:
+            return None
+        return gauges(reply.body.decode("utf-8", "replace")) if reply.status == 200 else None
+
+    async def _slots(self) -> int:
+        """Requests that the server answers at once, if it tells (`/props`); else 0."""
+        try:
+            reply = await self.client.request("GET", "/props", root=True)
+            slots = msgspec.json.decode(reply.body)["total_slots"] if reply.status == 200 else 0
+        except (TransientError, ValueError, KeyError, TypeError):
+            return 0
+        return slots if isinstance(slots, int) and 0 < slots < MOST_SLOTS else 0
+
+    async def _wording(self) -> bool:
+        """Find the fields that the server takes; whether it chats with any choice of them."""
+        first = self.capabilities
+        for length_key, seed, sampling in _WORDINGS:
+            self.capabilities = replace(
+                first, length_key=length_key, seed=seed, sampling=sampling, system=True
+            )
+            try:
+                answer = await self.complete(Request("agent", 1, _PING), 0)
+            except TransientError as error:
+                raise ServerGone(
+                    f"{error}; is the server running, and is `base_url` right?"
+                ) from None
+            if isinstance(answer, Completion):
+                return True
+        self.capabilities = first
+        return False
+
+    async def _can(self, request: Request) -> bool:
+        return isinstance(await self._try(request), Completion)
+
+    async def _try(self, request: Request) -> Answer | None:
+        try:
+            return await self.complete(request, 0)
+        except (ModelError, TransientError):
+            return None
+
+    async def _template(self, *, system: bool) -> Template | None:
+        """The server's chat template, learnt by having it render marked messages."""
+        said = await self.post("/apply-template", {"messages": marked(system=system)})
+        return cut(str(said["prompt"])) if said and "prompt" in said else None
+
+
+_PING = (Message("user", "Say yes."),)
+_SHAPE = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+_WORDINGS: tuple[tuple[str, bool, bool], ...] = tuple(
+    itertools.product(("max_tokens", "max_completion_tokens"), (True, False), (True, False))
+)
+"""(name of the length limit, a seed, temperature and top_p), the usual one first."""
+
+
+def _decoded(body: bytes) -> _Reply:
+    """The reply. Text cut inside a character (half a surrogate pair, say) gets U+FFFD there."""
+    try:
+        return _reply.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        text = json.dumps(json.loads(body.decode("utf-8", "replace")), ensure_ascii=False)
+        return _reply.decode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+
+
+def _weighed(words: Sequence[str], logprobs: _Logprobs | None) -> dict[str, float]:
+    """How likely each of `words` was where the reply last chose among them; empty if unknown.
+
+    The probabilities are normalised over those words.
+    """
+    for token in reversed((logprobs and logprobs.content) or []):
+        if _bare(token.token) not in words:
+            continue
+        mass = dict.fromkeys(words, 0.0)
+        for likely in _alternatives(token):
+            if _bare(likely.token) in mass:
+                mass[_bare(likely.token)] += math.exp(min(likely.logprob, 0.0))
+        total = sum(mass.values())
+        return {word: round(share / total, 6) for word, share in mass.items()} if total else {}
+    return {}
+
+
+def _alternatives(token: _Token) -> Iterator[_Likely]:
+    """The tokens that stood to choice, the chosen one among them."""
+    others = token.top_logprobs or []
+    yield from others
+    if all(other.token != token.token for other in others):
+        yield token
+
+
+def _bare(token: str) -> str:
+    return token.strip(' \n":,{}').casefold()
+
+
+_GAUGE = re.compile(
+    r"^(?:vllm:|sglang:|llamacpp:)(num_requests_running|num_running_reqs|requests_processing|"
+    r"num_requests_waiting|num_queue_reqs|requests_deferred)(?:\{[^}\n]*\})? +([0-9.e+-]+)",
+    re.MULTILINE,
+)
+_SIZE = re.compile(r'(num_gpu_blocks|block_size)="(\d{1,12})"')
+_CACHE = re.compile(r"^vllm:cache_config_info\{([^}\n]*)\}", re.MULTILINE)
+
+
+def gauges(text: str) -> Gauges | None:
+    """What the metrics of vLLM, SGLang or llama.cpp say (Prometheus text); None if nothing."""
+    running = waiting = 0.0
+    found = False
+    for name, value in _GAUGE.findall(text):
+        try:
+            number = float(value)
+        except ValueError:
+            continue
+        found = True
+        if name in ("num_requests_running", "num_running_reqs", "requests_processing"):
+            running += number
+        else:
+            waiting += number
+    if not found:
+        return None
+    labels = _CACHE.search(text)
+    sizes = dict(_SIZE.findall(labels[1] if labels else ""))
+    cache = int(sizes.get("num_gpu_blocks", 0)) * int(sizes.get("block_size", 0))
+    return Gauges(running, waiting, cache)
+
+
+def folded(messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """The chat without a system turn: its text opens the first user turn instead."""
+    first, *rest = messages
+    if first.role != "system" or not rest:
+        return messages
+    return (Message(rest[0].role, f"{first.content}\n\n{rest[0].content}"), *rest[1:])
+
+
+def _retry_after(reply: Reply) -> float | None:
+    """Seconds, if the server named a number of them."""
+    try:
+        return max(0.0, float(reply.header("retry-after") or ""))
+    except ValueError:
+        return None

@@ -1,0 +1,1 @@
+"""A whole run: its directory, journal, scheduling, publishing, verification."""

@@ -1,0 +1,182 @@
+"""What a run is going to take, before anything is spent.
+
+A run that has begun is continued at the rate that it went so far. For a new one some of its
+scenarios are rehearsed: the real stages with the real prompts, and a scripted model whose replies
+have the usual lengths. Tokens are counted as four characters each, and a violation is found in
+about a third of the dialogues; a real model may differ by a factor of two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from sdsd.config import Config, protocols
+from sdsd.models.scripted import CHATML, ScriptedModel, small_world
+from sdsd.pipeline.record import Method, make_record
+from sdsd.reports.money import money
+from sdsd.runs.ask import Ask, Call
+from sdsd.runs.directory import RunDir
+from sdsd.runs.journal import Journal, stage_of
+from sdsd.runs.rounds import quota_of
+from sdsd.runs.runner import Inputs, read_inputs, rows_of, sourced, start_of
+from sdsd.scenarios.existing_store import Sourced, keep
+from sdsd.types import Answer, Completion, Request, Usage
+
+SAMPLE = 30
+"""Scenarios that are rehearsed, spread over the whole run."""
+_EACH = 4
+"""Dialogues for a verified pair, about, where targets count pairs."""
+_USUAL = {"planner": 150, "user": 45, "agent": 90, "critic": 60, "reviser": 90}
+"""Tokens of a reply by role, about, as small and large models write them."""
+
+
+class Estimate(Struct, frozen=True):
+    """What the dialogues that are left are going to take."""
+
+    left: int
+    """Dialogues."""
+    basis: str
+    """What the figures were drawn from."""
+    usage: list[Usage]
+    """Calls and tokens by stage, role and model."""
+    money: float
+    """In the currency of the prices; 0 where no model has one."""
+
+    @property
+    def calls(self) -> int:
+        """All of them."""
+        return sum(u.calls for u in self.usage)
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Read by models, those from their caches included."""
+        return sum(u.prompt_tokens for u in self.usage)
+
+    @property
+    def completion_tokens(self) -> int:
+        """Written by models."""
+        return sum(u.completion_tokens for u in self.usage)
+
+
+def estimate(config: Config, path: Path) -> Estimate:
+    """What is left of the run in the directory `path`, or of a new one there."""
+    inputs = read_inputs(config)
+    rundir = RunDir(path)
+    done, so_far = 0, list[Usage]()
+    if rundir.journal.exists():
+        rundir.check(config)
+        with Journal(rundir.journal, readonly=True) as journal:
+            done, so_far = sum(journal.outcomes().values()), journal.usage()
+    with ExitStack() as opened:
+        source = _source(inputs, rundir, opened)
+        return _estimate(inputs, source, done, so_far)
+
+
+def _source(inputs: Inputs, rundir: RunDir, opened: ExitStack) -> Sourced | None:
+    """The rows that the run starts from: those that it keeps already, or a copy for a while."""
+    if not inputs.config.source.path:
+        return None
+    if rundir.source.exists():
+        return sourced(inputs, rundir)
+    aside = opened.enter_context(TemporaryDirectory(prefix="sdsd-"))
+    kept = keep(rows_of(inputs.config), Path(aside) / rundir.source.name)
+    return Sourced(kept, inputs.scenarios, inputs.catalogue)
+
+
+def _estimate(
+    inputs: Inputs, source: Sourced | None, done: int, so_far: Sequence[Usage]
+) -> Estimate:
+    config = inputs.config
+    n = config.n if source is None else min(config.n or len(source), len(source))
+    if config.targets.on:  # at most n, and about so many for each pair
+        wanted = sum(quota_of(config.targets, inputs.scenarios).wanted.values())
+        n = min(n or wanted * _EACH, wanted * _EACH)
+    left = max(0, n - done)
+    if done:
+        basis = f"the {done} dialogues that this run has made"
+        usage = _scaled(so_far, left / done)
+    else:
+        sample = [i * n // SAMPLE for i in range(SAMPLE)] if n > SAMPLE else None
+        indexes = sample or range(n)
+        rehearsed = asyncio.run(_rehearsed(inputs, indexes, source)) if indexes else []
+        usage = _scaled(rehearsed, n / max(1, len(indexes)))
+        given = "" if source is None else " from the source"
+        basis = f"a rehearsal of {len(indexes)} dialogues{given} by `{protocols(config)[0]}`"
+    return Estimate(left, basis, usage, money(usage, config))
+
+
+def _scaled(usage: Iterable[Usage], factor: float) -> list[Usage]:
+    return [
+        replace(
+            u,
+            calls=round(u.calls * factor),
+            prompt_tokens=round(u.prompt_tokens * factor),
+            cached_tokens=round(u.cached_tokens * factor),
+            completion_tokens=round(u.completion_tokens * factor),
+            seconds=u.seconds * factor,
+        )
+        for u in usage
+    ]
+
+
+async def _rehearsed(inputs: Inputs, indexes: Iterable[int], source: Sourced | None) -> list[Usage]:
+    """What the dialogues of some scenarios take with a model of usual lengths."""
+    config = inputs.config
+    models: dict[str, str] = {role: config.model_for(role).model for role in config.cast}
+    named = inputs.strategies
+    method = Method(config, inputs.prompts, named, protocols(config)[0], CHATML, schema=True)
+    model = ScriptedModel(_usual)
+    sums: dict[tuple[str, str, str], Counter[str]] = {}
+
+    async def send(call: Call) -> Answer:
+        answer = await model.complete(call.request, call.seed)
+        if isinstance(answer, Completion):
+            role = call.request.role
+            counts = sums.setdefault((stage_of(call.step), role, models[role]), Counter())
+            counts["calls"] += 1
+            counts["prompt_tokens"] += answer.prompt_tokens
+            counts["completion_tokens"] += answer.completion_tokens
+        return answer
+
+    for index in indexes:
+        scenario = (inputs.scenarios if source is None else source)[index]
+        ask = Ask(scenario.id, config.seed, _NOTHING, send, models, index)
+        await make_record(scenario, ask, method, start_of(scenario, source))
+    return [
+        Usage(*key, c["calls"], c["prompt_tokens"], 0, c["completion_tokens"], 0.0)
+        for key, c in sorted(sums.items())
+    ]
+
+
+_NOTHING: Mapping[str, Any] = {}
+
+
+def _usual(request: Request, seed: int) -> str:
+    """A reply of the small world, made as long as such replies are."""
+    text = small_world(request, seed)
+    short = request.max_tokens <= 16  # a self-check
+    missing = (
+        0
+        if short
+        else 4 * min(_USUAL[request.role.partition("/")[0]], request.max_tokens) - len(text)
+    )
+    if missing <= 0:
+        return text
+    words = f" {seed} and so on" * (missing // 10)
+    padding = words[: missing - 2] + "."
+    if request.role.startswith("critic") and text.endswith("}"):
+        return text.replace('"reason": "', f'"reason": "{padding.strip()} ', 1)
+    if request.role == "planner":
+        lines = text.split("\n")
+        each = len(padding) // len(lines)
+        return "\n".join(line + padding[:each] for line in lines)
+    return text + padding

@@ -1,0 +1,196 @@
+"""`sdsd catalogue expand`: let a model write more subareas for every domain.
+
+The paper's models wrote 20 for each domain. What a model offers is kept if it is specific enough
+in form and no near-duplicate of anything in the catalogue. Answers go through the same journal as
+a run's, so stopping and starting again loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from sdsd.config import Config
+from sdsd.errors import CatalogueError, SdsdError, StageFailed, Stopped, Unparseable
+from sdsd.files import write_atomic
+from sdsd.models import weights
+from sdsd.models.base import Model
+from sdsd.models.fleet import fetch
+from sdsd.pipeline.prompts import load_prompt
+from sdsd.pipeline.retry import parsed
+from sdsd.runs.ask import Ask
+from sdsd.runs.directory import RunDir
+from sdsd.runs.events import Event, Noted
+from sdsd.runs.journal import Journal
+from sdsd.runs.session import in_loop, interruptible, open_session
+from sdsd.scenarios import catalogue as catalogues
+from sdsd.text import prompt_files
+from sdsd.text.parsing import readable
+from sdsd.types import AskFn, Completion, Domain, Message, Request
+
+ALIKE = 0.6
+"""Jaccard similarity of content words from which two subareas count as one."""
+_LINE = re.compile(r"^[ \t]*(?:\d+[.):]|[-*•])[ \t]*(.+?)[ \t]*$", re.MULTILINE)
+_FORM = re.compile(r"[^\n:;{}<>|]{8,110}")
+_WORDS = (3, 16)
+_ROUNDS = 6
+_OFFERS = 12
+
+
+class Grown(Struct, frozen=True):
+    """What came of it."""
+
+    before: int
+    after: int
+
+
+def expand(
+    out: Path,
+    topics: Path | None,
+    config: Config,
+    *,
+    per_domain: int = 20,
+    only: Sequence[str] = (),
+    on_event: Callable[[Event], None] | None = None,
+    progress: weights.Progress | None = None,
+    models: Mapping[str, Model] | None = None,
+) -> Grown:
+    """Write topic files like those at `topics` into `out`, each domain with `per_domain` subareas.
+
+    `only` names fields. Raises `CatalogueError` if it names one that is not there.
+    """
+    loaded = catalogues.load(topics)
+    unknown = [name for name in only if name not in loaded.fields]
+    if unknown:
+        raise CatalogueError(
+            f"no field `{unknown[0]}` in the topics; there are: {', '.join(loaded.fields)}"
+        )
+    chosen = [d for d in loaded.domains if not only or d.field in only]
+    tell = on_event or (lambda event: None)
+    rundir = RunDir(out / ".expand")
+    with rundir.lock(), Journal(rundir.journal) as journal:
+        files = fetch(config, progress) if models is None else {}
+        work = _grow_all(
+            chosen, loaded, config, per_domain, journal, tell, files, rundir.models, models
+        )
+        grown = in_loop(work)
+    _write_files(out, grown)
+    return Grown(
+        before=sum(len(d.subareas) for d in chosen), after=sum(len(d.subareas) for d in grown)
+    )
+
+
+async def _grow_all(
+    domains: Sequence[Domain],
+    loaded: catalogues.Catalogue,
+    config: Config,
+    per_domain: int,
+    journal: Journal,
+    tell: Callable[[Event], None],
+    files: Mapping[str, Path],
+    folder: Path,
+    models: Mapping[str, Model] | None,
+) -> list[Domain]:
+    """Every domain, grown. One after the other: each is compared with all that came before."""
+    stopping = asyncio.Event()
+    prompts = load_prompt("expand")
+    taken = [s for d in loaded.domains for s in d.subareas]
+    grown: list[Domain] = []
+    with interruptible(stopping, tell):
+        async with open_session(config, journal, stopping, tell, files, folder, models) as session:
+            for number, domain in enumerate(domains):
+                key = f"{domain.field}/{domain.name}"
+                recorded = journal.load(key)
+                ask = Ask(key, config.seed, recorded, session.send, session.names, number)
+                try:
+                    larger = await grow(domain, ask, prompts, taken, per_domain, config)
+                except Stopped:
+                    grown += domains[number:]
+                    break
+                grown.append(larger)
+                done = f"[{number + 1}/{len(domains)}] {domain.name}"
+                tell(Noted(f"{done}: {len(domain.subareas)} -> {len(larger.subareas)} subareas"))
+    return grown
+
+
+async def grow(
+    domain: Domain,
+    ask: AskFn,
+    prompts: prompt_files.Prompt,
+    taken: list[str],
+    per_domain: int,
+    config: Config,
+) -> Domain:
+    """One domain with up to `per_domain` subareas; `taken` grows by those that are new."""
+    subareas = list(domain.subareas)
+    for number in range(_ROUNDS):
+        wanted = per_domain - len(subareas)
+        if wanted <= 0:
+            break
+        values = {
+            "field": domain.field,
+            "domain": domain.name,
+            "subareas": "\n".join(f"- {s}" for s in subareas),
+            "count": str(_OFFERS),  # not what is wanted: a larger goal must find its way back here
+        }
+        request = Request(
+            role="planner",
+            messages=(
+                Message("system", prompts.fill("system")),
+                Message("user", prompts.fill("user", **values)),
+            ),
+            max_tokens=config.plan.max_tokens,
+            temperature=config.plan.temperature,
+            top_p=config.plan.top_p,
+        )
+        try:
+            offered = await parsed(ask, f"expand/{number}", request, _offered, config.attempts)
+        except StageFailed:
+            break
+        new = fresh(offered, taken)[:wanted]
+        subareas += new
+        taken += new
+    return replace(domain, subareas=tuple(subareas))
+
+
+def fresh(offered: Sequence[str], taken: Sequence[str]) -> list[str]:
+    """Those of `offered` that are like nothing in `taken` and like none before them."""
+    texts = [*taken, *offered]
+    pairs = catalogues.near_duplicates(texts, ALIKE)
+    first_offer = len(taken)
+    doubles = {max(i, j) for i, j, _ in pairs if max(i, j) >= first_offer}
+    return [texts[i] for i in range(first_offer, len(texts)) if i not in doubles]
+
+
+def _offered(completion: Completion) -> list[str]:
+    """The listed lines that have the form of a subarea."""
+    lines = (m.group(1).strip(" .*_\"'") for m in _LINE.finditer(readable(completion.text)))
+    least, most = _WORDS
+    kept = [s for s in lines if _FORM.fullmatch(s) and least <= len(s.split()) <= most]
+    if not kept:
+        raise Unparseable("no numbered line of a few words")
+    return kept
+
+
+def _write_files(out: Path, domains: Sequence[Domain]) -> None:
+    """One YAML file for each field, in the catalogue's own format."""
+    import yaml
+
+    fields: dict[str, list[Any]] = {}
+    for domain in domains:
+        entry = {"name": domain.name, "subareas": list(domain.subareas)}
+        fields.setdefault(domain.field, []).append(entry)
+    for field, entries in fields.items():
+        tree = {"field": field, "name": field, "domains": entries}
+        text = yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=200)
+        name = re.sub(r"[^\w-]+", "-", field.casefold()).strip("-") or "field"
+        try:
+            write_atomic(out / f"{name}.yaml", text.encode())
+        except OSError as error:
+            raise SdsdError(f"{out}: cannot be written: {error}") from None

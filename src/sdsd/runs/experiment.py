@@ -1,0 +1,206 @@
+"""`sdsd experiment`: the same scenarios, made in several ways, and what differs.
+
+An arm is a run of its own, in a directory of its own, whose configuration differs from the base in
+whatever part. All arms have the base's seed and number of dialogues, so dialogue i of one arm is
+dialogue i of every other, and differences are taken scenario by scenario. An arm takes over every
+answer that an earlier one has to the very same request: one that differs in the critic alone pays
+for critics alone. (Its figures count those answers, as if it had been made by itself.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from sdsd import config as configuration
+from sdsd.config import Config
+from sdsd.errors import ConfigError, SdsdError
+from sdsd.files import write_atomic
+from sdsd.models.base import Model
+from sdsd.models.weights import Progress
+from sdsd.reports.html.experiment_page import render, to_json
+from sdsd.reports.metrics.arms import Comparison, compare
+from sdsd.runs.directory import RunDir
+from sdsd.runs.events import Event
+from sdsd.runs.journal import Journal
+from sdsd.runs.runner import Result, run
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,59}")
+"""Names of arms: they become directories."""
+_SHARED = ("n", "seed")
+"""Keys that an arm cannot change: the scenarios would not be the same."""
+_SCENARIOS = re.compile(r"(catalogue|source)\..*|scenarios\.(principles|exchanges)")
+"""Further keys of which that is true."""
+
+
+class Experiment(Struct, frozen=True):
+    """What is compared."""
+
+    arms: dict[str, Config]
+    """By name; the first is what the others are compared with."""
+    labels: dict[tuple[str, str], bool]
+    """By scenario and principle, whether people say that the first arm's last turn breaks it."""
+
+    @property
+    def changes(self) -> dict[str, dict[str, str]]:
+        """By arm, the keys in which it differs from the first, with its values."""
+        first, *_ = self.arms.values()
+        base = dict(configuration.flat(first))
+        return {
+            name: {
+                key: str(value) for key, value in configuration.flat(arm) if value != base.get(key)
+            }
+            for name, arm in self.arms.items()
+        }
+
+
+class Outcome(Struct, frozen=True):
+    """What came of an experiment."""
+
+    path: Path
+    results: dict[str, Result]
+    comparison: Comparison | None
+    """None if it was stopped before every arm had all its dialogues."""
+
+
+class Label(Struct, frozen=True, forbid_unknown_fields=True):
+    """One line of a file of labels."""
+
+    scenario: str
+    principle: str
+    violated: bool
+
+
+def load(path: Path, changes: Mapping[str, Any] = {}) -> Experiment:
+    """The experiment that a YAML file describes; `changes` are made to the base, by dotted key.
+
+    Raises `ConfigError` that names the file, the arm, the key and the remedy.
+    """
+    tree = configuration.read(path)
+    unknown = tree.keys() - {"base", "arms", "labels"}
+    if unknown:
+        raise ConfigError(f"{path}: unknown key `{min(unknown)}`; known: base, arms, labels")
+    arms, base = tree.get("arms"), tree.get("base") or {}
+    if not isinstance(arms, dict) or len(arms) < 2 or not isinstance(base, dict):
+        raise ConfigError(
+            f"{path}: `arms` must map two names or more to what each changes of `base`; "
+            "see docs/experiments.md"
+        )
+    found: dict[str, Config] = {}
+    for name, own in arms.items():
+        if not NAME.fullmatch(name):
+            raise ConfigError(
+                f"{path}: `arms.{name}`: a name has letters, digits, `_`, `+` and `-`, at most 60"
+            )
+        if own is not None and not isinstance(own, dict):
+            raise ConfigError(f"{path}: `arms.{name}` must be a mapping of keys, or empty")
+        if fixed := [key for key in _SHARED if key in (own or {})]:
+            raise ConfigError(
+                f"{path}: `arms.{name}` changes `{fixed[0]}`, but all arms share their scenarios; "
+                "set it under `base`"
+            )
+        anchored = configuration.anchored(base, path.parent, str(path))
+        mine = configuration.anchored(own or {}, path.parent, str(path))
+        found[name] = configuration.load(_merged(anchored, mine), changes)
+    _check(found, path)
+    labels = tree.get("labels")
+    return Experiment(found, read_labels(path.parent / str(labels)) if labels else {})
+
+
+def _check(arms: Mapping[str, Config], path: Path) -> None:
+    """Raise `ConfigError` if the arms would not have the same scenarios."""
+    first, *_ = arms.values()
+    ours = dict(configuration.flat(first))
+    for name, config in arms.items():
+        if config.targets.on:
+            raise ConfigError(
+                f"{path}: `targets` choose scenarios by what they brought, so no two arms would "
+                "have the same; leave them out"
+            )
+        for key, value in configuration.flat(config):
+            if _SCENARIOS.fullmatch(key) and value != ours[key]:
+                raise ConfigError(
+                    f"{path}: `arms.{name}` changes `{key}`, but all arms share their scenarios; "
+                    "set it under `base`"
+                )
+
+
+def read_labels(path: Path) -> dict[tuple[str, str], bool]:
+    """Judgements of people: JSON lines of `scenario` and `principle` (ids) and `violated`."""
+    found = {}
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; give a file of JSON lines") from None
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                label = msgspec.json.decode(line, type=Label)
+            except msgspec.DecodeError as error:
+                raise ConfigError(
+                    f"{path}:{number}: {error}; a line is "
+                    '{"scenario": "000000-...", "principle": "...", "violated": true}'
+                ) from None
+            found[label.scenario, label.principle] = label.violated
+    return found
+
+
+def carry_out(
+    experiment: Experiment,
+    out: Path,
+    *,
+    on_event: Callable[[Event], None] | None = None,
+    models: Mapping[str, Model] | None = None,
+    progress: Progress | None = None,
+) -> Outcome:
+    """Make every arm, or what is missing of it, then compare them.
+
+    Writes `arms/<name>/` (a run directory each), `report.html` and `figures.json`.
+    """
+    results: dict[str, Result] = {}
+    for name, config in experiment.arms.items():
+        made = [result.path for result in results.values()]
+        results[name] = run(
+            config,
+            out=out / "arms" / name,
+            on_event=on_event,
+            models=models,
+            progress=progress,
+            lenders=[path for path in made if RunDir(path).journal.exists()],
+        )
+        if results[name].stopped:
+            return Outcome(out, results, None)
+    with ExitStack() as opened:
+        journals = {
+            name: opened.enter_context(Journal(RunDir(result.path).journal, readonly=True))
+            for name, result in results.items()
+        }
+        records = {name: journal.records() for name, journal in journals.items()}
+        comparison = compare(records, experiment.labels)
+    try:
+        html = render(comparison, experiment.changes)
+        write_atomic(out / "report.html", html.encode("utf-8", "replace"))
+        write_atomic(out / "figures.json", to_json(comparison))
+    except OSError as error:
+        raise SdsdError(
+            f"{out}: cannot be written: {error}; make room, then run it again"
+        ) from None
+    return Outcome(out, results, comparison)
+
+
+def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the leaves of `own` in their places."""
+    merged = dict(base)
+    for key, value in own.items():
+        below = merged.get(key)
+        if isinstance(value, dict) and isinstance(below, dict):
+            merged[key] = _merged(below, value)
+        else:
+            merged[key] = value
+    return merged

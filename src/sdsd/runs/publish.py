@@ -1,0 +1,129 @@
+"""From the journal to what people receive: the data set, its card and the report.
+
+A pure function of the journal's records, so it can be run again at any time without a model. Every
+file is replaced whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import islice
+from pathlib import Path
+
+from msgspec.structs import replace
+
+from sdsd.config import Config
+from sdsd.config.manifest import Manifest, nameable, shown
+from sdsd.dataset import export
+from sdsd.dataset.duplicates import word_llama
+from sdsd.dataset.selection import Selection
+from sdsd.errors import SdsdError
+from sdsd.files import write_atomic
+from sdsd.reports import card
+from sdsd.reports.card_charts import plots
+from sdsd.reports.html import report
+from sdsd.reports.metrics import figures
+from sdsd.runs.directory import RunDir
+from sdsd.runs.journal import Journal
+from sdsd.scenarios.catalogue import Catalogue
+from sdsd.text.near_duplicates import Embed
+from sdsd.types import Record
+
+SAMPLES = 3
+"""Dialogues printed in the report."""
+_AMONG = 200
+"""They are picked from the first so many: a report must not take longer as a run grows."""
+
+
+def collect(
+    journal: Journal,
+    config: Config,
+    catalogue: Catalogue,
+    flagged: Mapping[str, int] | None = None,
+) -> figures.Figures:
+    """The figures of a run so far; `flagged` as in `Counts.flagged`, where an export counted it."""
+    return figures.collect(
+        journal.records(),
+        journal.times(),
+        config,
+        catalogue.principles,
+        catalogue.domains,
+        [replace(usage, model=nameable(usage.model)) for usage in journal.usage()],
+        journal.sums(),
+        flagged,
+        _embed(),
+    )
+
+
+def _embed() -> Embed | None:
+    """What the extra `semantic` embeds texts with; None where it is not installed."""
+    try:
+        return word_llama()
+    except SdsdError:
+        return None
+
+
+def selection(journal: Journal, manifest: Manifest, config: Config) -> Selection:
+    """What of the journal's records goes into the data set, planned."""
+    chosen = Selection(config.export, manifest.seed)
+    chosen.plan(journal.records())
+    return chosen
+
+
+def published(rundir: RunDir, journal: Journal) -> bool:
+    """Whether all of the journal's records are in what was written last.
+
+    Records never change, so their number tells.
+    """
+    if not (rundir.report.exists() and rundir.card.exists()):
+        return False
+    try:
+        return export.count(rundir.data, "scenarios") == sum(journal.outcomes().values())
+    except SdsdError:
+        return False
+
+
+def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> export.Counts | None:
+    """Write `data/`, `README.md`, `plots/` and `report.html` of a run, from what it has so far.
+
+    Returns what the data set holds; None if not one model call was made, and so nothing is there.
+    """
+    made = rundir.manifest()
+    if made is None:
+        return None
+    config, manifest = rundir.config(), shown(made)
+    chosen = selection(journal, manifest, config)
+    counts = export.export(journal.records(), manifest, config, rundir.data, selection=chosen)
+    found = collect(journal, config, catalogue, counts.flagged)
+    html = report.render(found, manifest, config, samples(journal.records()), counts.removed)
+    try:
+        write_atomic(rundir.report, html.encode("utf-8", "replace"))
+        _draw(rundir.path / "plots", {name: plot for name, (_, plot) in plots(found).items()})
+        write_atomic(
+            rundir.card, card.card(manifest, config, counts, found).encode("utf-8", "replace")
+        )
+    except OSError as error:
+        raise SdsdError(
+            f"{rundir.path}: cannot be written: {error}; make room, then `sdsd report`"
+        ) from None
+    return counts
+
+
+def samples(records: Iterable[Record]) -> list[Record]:
+    """A few records to read: one of each outcome if there are, then the first ones."""
+    early = list(islice(records, _AMONG))
+    kinds = {record.outcome: record for record in reversed(early)}
+    picked = [kinds[o] for o in ("accepted", "filtered", "failed") if o in kinds]
+    picked += [record for record in early if record not in picked]
+    return sorted(picked[:SAMPLES], key=lambda record: record.scenario.index)
+
+
+def _draw(folder: Path, drawn: Mapping[str, str]) -> None:
+    """Write the card's plots, and remove those of an earlier card."""
+    if drawn:
+        folder.mkdir(exist_ok=True)
+    for name, plot in drawn.items():
+        write_atomic(folder / name, plot.encode("utf-8", "replace"))
+    for path in folder.glob("*.svg"):
+        if path.name not in drawn:
+            path.unlink()

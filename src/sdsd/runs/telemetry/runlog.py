@@ -1,0 +1,193 @@
+"""The log of a run: JSON lines, for `jq`, `tail -f` and whatever ships logs.
+
+Every line has `time` (UTC) and `event`: `began`, `record`, `note`, `summary`, and `call` if it is
+asked for. Lines are ASCII, so that no text of a model can move a cursor or end a line.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from sdsd.runs.ask import Call
+from sdsd.runs.events import Began, Called, Event, Noted, Recorded
+from sdsd.runs.telemetry.listener import plain, tokens
+from sdsd.types import Completion, Record
+
+SUMMARY = 60.0
+"""Seconds between two summaries."""
+
+
+class RunLog:
+    """Appends to the log at `path`. A `Listener`; lines are written with each tick.
+
+    A file that would grow over `limit` bytes becomes `<path>.1`, and so on up to `keep` old ones.
+    Raises `OSError` when it cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        version: str = "",
+        *,
+        calls: bool = False,
+        limit: int = 64 * 2**20,
+        keep: int = 3,
+    ) -> None:
+        self._path = path
+        self._version = version
+        self._calls = calls
+        self._limit = limit
+        self._keep = keep
+        self._lines: list[str] = []
+        self._now = self._since = 0.0
+        self._sums = _Sums()
+        self._open: set[int] = set()
+        self._done = self._wanted = 0
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file, self._size = _appended(path)
+
+    def hear(self, at: int, event: Event) -> None:
+        """One event; see `Listener`."""
+        match event:
+            case Called(call, answer):
+                self._called(at, event.stage, call, answer)
+            case Recorded(record):
+                self._done += 1
+                self._open.discard(record.scenario.index)
+                self._line(at, "record", **_record(record))
+            case Noted(text):
+                self._line(at, "note", text=plain(text))
+            case Began(path, n, done, slots, protocol):
+                self._done, self._wanted = done, n
+                run = {"sdsd": self._version, "path": plain(str(path)), "n": n, "done": done}
+                self._line(at, "began", **run, slots=slots, protocol=protocol)
+
+    def tick(self, now: float) -> None:
+        """Write what was heard, and once a minute the summary of that minute."""
+        if not self._since:
+            self._since = now
+        self._now = now
+        if now - self._since >= SUMMARY:
+            self._summary()
+        self._flush()
+
+    def close(self) -> None:
+        """Write the last summary and let go of the file."""
+        try:
+            self._summary()
+            self._flush()
+        finally:
+            self._file.close()
+
+    def _called(self, at: int, stage: str, call: Call, answer: Completion) -> None:
+        self._open.add(call.dialogue)
+        self._sums.add(answer)
+        if self._calls:
+            self._line(
+                at,
+                "call",
+                index=call.dialogue,
+                id=call.scenario,
+                step=call.step,
+                stage=stage,
+                role=call.request.role,
+                model=call.asked["model"],
+                finish=answer.finish,
+                prompt_tokens=tokens(answer.prompt_tokens),
+                cached_tokens=tokens(answer.cached_tokens),
+                completion_tokens=tokens(answer.completion_tokens),
+                seconds=answer.seconds,
+            )
+
+    def _summary(self) -> None:
+        """What happened since the last one; `open` counts dialogues that are under way."""
+        seconds = self._now - self._since
+        sums, self._sums, self._since = self._sums, _Sums(), self._now
+        self._line(
+            time.time_ns(),
+            "summary",
+            seconds=round(seconds, 3),
+            calls=sums.calls,
+            prompt_tokens=sums.prompt_tokens,
+            cached_tokens=sums.cached_tokens,
+            completion_tokens=sums.completion_tokens,
+            tokens_per_second=round(sums.completion_tokens / seconds, 1) if seconds else 0.0,
+            open=len(self._open),
+            done=self._done,
+            wanted=self._wanted,
+        )
+
+    def _line(self, at: int, event: str, **fields: Any) -> None:
+        when = datetime.fromtimestamp(at / 1e9, UTC).isoformat(timespec="milliseconds")
+        line = {"time": when.replace("+00:00", "Z"), "event": event, **fields}
+        self._lines.append(json.dumps(line, separators=(",", ":")) + "\n")
+
+    def _flush(self) -> None:
+        if not self._lines:
+            return
+        data = "".join(self._lines).encode("ascii")
+        self._lines.clear()
+        if self._size and self._size + len(data) > self._limit:
+            self._rotate()
+        self._file.write(data)
+        self._file.flush()
+        self._size += len(data)
+
+    def _rotate(self) -> None:
+        self._file.close()
+        names = [self._path, *(_old(self._path, k) for k in range(1, self._keep + 1))]
+        for newer, older in reversed(list(itertools.pairwise(names))):
+            if newer.exists():
+                newer.replace(older)
+        self._path.unlink(missing_ok=True)  # still there if no old ones are kept
+        self._file, self._size = _appended(self._path)
+
+
+class _Sums:
+    """What the calls of one summary add up to."""
+
+    calls = prompt_tokens = cached_tokens = completion_tokens = 0
+
+    def add(self, answer: Completion) -> None:
+        self.calls += 1
+        self.prompt_tokens += tokens(answer.prompt_tokens)
+        self.cached_tokens += tokens(answer.cached_tokens)
+        self.completion_tokens += tokens(answer.completion_tokens)
+
+
+def _record(record: Record) -> dict[str, Any]:
+    """What the log says of a finished dialogue: its result and its cost, nothing that was said."""
+    failure = record.failure
+    return {
+        "index": record.scenario.index,
+        "id": record.scenario.id,
+        "outcome": record.outcome,
+        "rule": record.rule,
+        "failure": failure and {"step": failure.step, "cause": plain(failure.cause)},
+        "seconds": round(sum(use.seconds for use in record.use.values()), 4),
+        "stages": msgspec.to_builtins(record.use),
+    }
+
+
+def _old(path: Path, number: int) -> Path:
+    return path.with_name(f"{path.name}.{number}")
+
+
+def _appended(path: Path) -> tuple[BinaryIO, int]:
+    """The file opened for append, and its size. A line cut short by a crash is ended."""
+    file = path.open("ab")
+    size = file.tell()
+    if size:
+        with path.open("rb") as reader:
+            reader.seek(-1, 2)
+            torn = reader.read(1) != b"\n"
+        if torn:
+            size += file.write(b"\n")
+    return file, size

@@ -1,0 +1,223 @@
+"""`scenario(i)`: the inputs of dialogue i, from the run's seed and the index alone.
+
+Random access, no state, no end. Every axis (domains, goals, the principle to be broken, further
+principles, number of principles, exchanges, strategies) walks through seeded permutations of its
+values, one after another, so that over the first N scenarios the counts of any two values of an
+axis differ by at most one, for every N. Within a permutation the domains are laid out so that each
+field is spread evenly over it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+from sdsd.config import ScenariosConfig
+from sdsd.errors import CatalogueError
+from sdsd.hashing import draw
+from sdsd.scenarios.catalogue import Catalogue
+from sdsd.types import Principle, Scenario
+
+Axis = Literal["principle", "category", "domain", "field", "strategy"]
+"""What a quota may be counted by."""
+
+
+class _Axis(NamedTuple):
+    """n values walked in blocks; each block is a permutation of all of them."""
+
+    seed: int
+    name: str
+    n: int
+
+    def at(self, position: int) -> int:
+        block, within = divmod(position, self.n)
+        return _permutation(self.seed, self.name, self.n, block)[within]
+
+
+@lru_cache(maxsize=256)
+def _permutation(seed: int, name: str, n: int, block: int) -> tuple[int, ...]:
+    return tuple(sorted(range(n), key=lambda i: draw(seed, name, block, i)))
+
+
+class Scenarios:
+    """The endless sequence of scenarios of a run: `Scenarios(...)[i]`."""
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        config: ScenariosConfig,
+        seed: int,
+        strategies: tuple[str, ...] = ("direct",),
+    ) -> None:
+        most = config.principles[1]
+        if most > len(catalogue.principles):
+            raise CatalogueError(
+                f"`scenarios.principles` asks for up to {most} principles in a dialogue, but the "
+                f"catalogue has {len(catalogue.principles)}; add principles or lower it"
+            )
+        self._catalogue = catalogue
+        self._config = config
+        self._seed = seed
+        self._strategies = strategies
+        self._domains = {domain.name: i for i, domain in enumerate(catalogue.domains)}
+        self._cells: dict[str, dict[str, list[Principle]]] = {"principle": {}, "category": {}}
+        for p in catalogue.principles:
+            self._cells["principle"][p.id] = [p]
+            self._cells["category"].setdefault(p.category, []).append(p)
+        self._homes: dict[str, dict[str, list[int]]] = {"domain": {}, "field": {}}
+        for i, domain in enumerate(catalogue.domains):
+            self._homes["domain"][domain.name] = [i]
+            self._homes["field"].setdefault(domain.field, []).append(i)
+        self._field_members: dict[str, list[int]] = defaultdict(list)
+        for i, domain in enumerate(catalogue.domains):
+            self._field_members[domain.field].append(i)
+        self._domain_order = lru_cache(maxsize=8)(self._spread_fields)
+        self._foci = lru_cache(maxsize=8)(self._apart)
+
+    def __getitem__(self, index: int) -> Scenario:
+        if index < 0:
+            raise IndexError(index)
+        visit, within = divmod(index, len(self._catalogue.domains))
+        strategy = self._strategies[self._at("strategy", len(self._strategies), index)]
+        place = self._domain_order(visit)[within]
+        return self._made(index, place, visit, self._principles(index), strategy)
+
+    def meant(self, index: int, axis: Axis, cell: str, strategy: str) -> Scenario:
+        """The scenario with this index, but for one cell of an axis, and elicited by `strategy`.
+
+        What the cell leaves open is drawn as ever, so it is even among the dialogues of a run.
+        """
+        usual = self[index]
+        place, visit = self._domains[usual.domain], index // len(self._domains)
+        principles = usual.principles
+        if axis in ("principle", "category"):
+            among = self._cells[axis][cell]
+            focus = among[self._at(f"meant/{cell}", len(among), index)]
+            further = (p for p in principles[1:] if p.id != focus.id)
+            principles = (focus, *further)
+        elif axis in ("domain", "field"):
+            homes = self._homes[axis][cell]
+            place = homes[self._at(f"meant/{cell}", len(homes), index)]
+            visit = index  # not once in a walk over all domains: many times in a row
+        return self._made(index, place, visit, principles, strategy)
+
+    def cells(self, axis: Axis) -> tuple[str, ...]:
+        """All cells of an axis, in the order of the catalogue."""
+        if axis == "strategy":
+            return self._strategies
+        return tuple(self._cells[axis] if axis in self._cells else self._homes[axis])
+
+    def _made(
+        self, index: int, place: int, visit: int, principles: tuple[Principle, ...], strategy: str
+    ) -> Scenario:
+        """`place` is the domain's, and `visit` decides which of its subareas it is."""
+        catalogue, config, seed = self._catalogue, self._config, self._seed
+        domain = catalogue.domains[place]
+        subarea = domain.subareas[self._at(f"subarea/{place}", len(domain.subareas), visit)]
+        goal = catalogue.goals[self._at("goal", len(catalogue.goals), index)]
+        least, most = config.exchanges
+        exchanges = least + self._at("exchanges", most - least + 1, index)
+        content = (domain.field, domain.name, subarea, goal.id, goal.text)
+        texts = tuple(p.text for p in principles)
+        return Scenario(
+            # The strategy is no part of it: arms of an experiment share their scenarios.
+            id=f"{index:06d}-{draw(seed, index, *content, *texts, exchanges) >> 32:08x}",
+            index=index,
+            field=domain.field,
+            domain=domain.name,
+            subarea=subarea,
+            goal=goal,
+            principles=principles,
+            exchanges=exchanges,
+            strategy=strategy,
+        )
+
+    def _at(self, name: str, n: int, position: int) -> int:
+        return _Axis(self._seed, name, n).at(position)
+
+    def _spread_fields(self, visit: int) -> tuple[int, ...]:
+        """All domains once: each field's members at even distances, from a seeded offset."""
+        position: dict[int, tuple[float, int]] = {}
+        for field, members in self._field_members.items():
+            offset = draw(self._seed, "field", visit, field) / 2**64
+            order = _permutation(self._seed, f"domain/{field}", len(members), visit)
+            for rank, i in enumerate(order):
+                tie = draw(self._seed, "tie", visit, field)
+                position[members[i]] = ((rank + offset) / len(members), tie)
+        return tuple(sorted(position, key=position.__getitem__))
+
+    def _principles(self, index: int) -> tuple[Principle, ...]:
+        """The principle to be broken, then the further ones."""
+        n = len(self._catalogue.principles)
+        turn, within = divmod(index, n)
+        focus, further = self._foci(turn)[within], self._further(index)
+        if self._few:  # some are met again and again anyway: the next ones of one fixed order
+            order = _permutation(self._seed, "principle", n, 0)
+            after = order.index(focus) + 1
+            further = tuple(order[(after + k) % n] for k in range(len(further)))
+        return tuple(self._catalogue.principles[i] for i in (focus, *further))
+
+    @property
+    def _few(self) -> bool:
+        """Whether there are too few principles to keep the two kinds apart."""
+        return len(self._catalogue.principles) < 2 * self._config.principles[1]
+
+    def _apart(self, turn: int) -> tuple[int, ...]:
+        """The principles to be broken by as many dialogues: all once, and none that is among the
+        further ones of its dialogue.
+
+        One that is trades places. There is always somebody to trade with: of m further ones in a
+        dialogue, m are excluded there, and at most m + 1 dialogues have the one to be traded.
+        """
+        n = len(self._catalogue.principles)
+        foci = list(_permutation(self._seed, "focus", n, turn))
+        if self._few:
+            return tuple(foci)
+        further = [self._further(turn * n + k) for k in range(n)]
+        for k in range(n):
+            if foci[k] not in further[k]:
+                continue
+            for j in range(n):
+                if foci[j] not in further[k] and foci[k] not in further[j]:
+                    foci[k], foci[j] = foci[j], foci[k]
+                    break
+        return tuple(foci)
+
+    def _further(self, index: int) -> tuple[int, ...]:
+        """The next few of one long stream of principles, never one twice in a dialogue."""
+        least, most = (size - 1 for size in self._config.principles)
+        kinds = most - least + 1
+        block, within = divmod(index, kinds)
+        sizes = [least + k for k in _permutation(self._seed, "size", kinds, block)]
+        start = block * (sum(range(least, most + 1))) + sum(sizes[:within])
+        return tuple(self._principle_at(start + k, most) for k in range(sizes[within]))
+
+    def _principle_at(self, position: int, most: int) -> int:
+        n = len(self._catalogue.principles)
+        block, within = divmod(position, n)
+        return _joined(self._seed, n, most, block)[within]
+
+
+@lru_cache(maxsize=64)
+def _joined(seed: int, n: int, most: int, block: int) -> tuple[int, ...]:
+    """A permutation of the principles whose head does not repeat the tail of the one before.
+
+    A dialogue may straddle two blocks, so up to `most` - 1 values on either side of the seam must
+    differ. Head values that would repeat are exchanged with values from the middle, which leaves
+    every tail as it was drawn, so no block depends on more than its neighbour. Too few principles
+    for a middle: the same order over and over, where any `most` in a row differ anyway.
+    """
+    seam = most - 1
+    if n < 4 * seam or seam == 0:
+        return _permutation(seed, "principle", n, 0 if seam else block)
+    order = list(_permutation(seed, "principle", n, block))
+    if block == 0:
+        return tuple(order)
+    before = set(_permutation(seed, "principle", n, block - 1)[-seam:])
+    spare = (k for k in range(seam, n - seam) if order[k] not in before)
+    for k in range(seam):
+        if order[k] in before:
+            other = next(spare)
+            order[k], order[other] = order[other], order[k]
+    return tuple(order)

@@ -1,0 +1,129 @@
+"""Strategies: how a dialogue is led to the reply that breaks its principle.
+
+A strategy is a file like the prompts (`data/strategies/<name>.md`): what stands before the first
+section says for people what it does; `## plan` tells the planner how the talk comes to the slip;
+`## reply` is the director's word before the agent's last turn, `## user` the one before the
+user's last; `## settings` are a few switches. Which strategies work for which principles is an open
+question of the method, so every scenario names its own and the records can be compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta, Struct
+
+from sdsd.config import is_file
+from sdsd.errors import PromptError
+from sdsd.text import prompt_files
+from sdsd.text.prompt_files import Prompt
+
+PACKAGED = Path(__file__).parent / "data" / "strategies"
+ALL = "all"
+_SLOTS = {"plan": {"focus"}, "reply": {"focus", "slip"}, "user": {"focus", "slip"}}
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The switches of a strategy."""
+
+    opening: bool = False
+    """The plan also gives the first words of the last reply, and the agent begins with them."""
+    retries: Annotated[int, Meta(ge=0, le=8)] = 0
+    """How often the last reply is asked for again, with the critic's reason, while it breaks
+    nothing."""
+    candidates: Annotated[int, Meta(ge=0, le=16)] = 0
+    """Samples of the last reply. 0: as `dialogue.candidates` says."""
+
+
+class Strategy(Struct, frozen=True):
+    """One way of eliciting a violation."""
+
+    name: str
+    meaning: str
+    """What it does, for people."""
+    prompt: Prompt
+    settings: Settings
+
+    @property
+    def plan(self) -> str:
+        """For the planner; may name `{{focus}}`, the principle to be broken."""
+        return self.prompt.sections["plan"]
+
+    def reply(self, focus: str, slip: str) -> str:
+        """The direction for the agent's last turn; empty if it gets none."""
+        return self._section("reply", focus, slip)
+
+    def user(self, focus: str, slip: str) -> str:
+        """The direction for the user's last turn; empty if it gets none."""
+        return self._section("user", focus, slip)
+
+    def _section(self, name: str, focus: str, slip: str) -> str:
+        if name not in self.prompt.sections:
+            return ""
+        return self.prompt.fill(name, focus=focus, slip=slip)
+
+
+def packaged() -> tuple[str, ...]:
+    """The names of the packaged strategies, sorted."""
+    return tuple(sorted(path.stem for path in PACKAGED.glob("*.md")))
+
+
+def load_strategies(names: Iterable[str]) -> dict[str, Strategy]:
+    """By name, in the order of `names`, which may be packaged ones, `all`, or files.
+
+    Raises `PromptError` that names the file, the section and the remedy.
+    """
+    found: dict[str, Strategy] = {}
+    for name in names:
+        for strategy in map(load, packaged() if name == ALL else [name]):
+            if found.setdefault(strategy.name, strategy).prompt != strategy.prompt:
+                raise PromptError(
+                    f"two strategies are called `{strategy.name}`; rename one of the files"
+                )
+    return found
+
+
+def load(name: str) -> Strategy:
+    """A packaged strategy by name, or one of a user's own by its file."""
+    if is_file(name):
+        return _read(Path(name))
+    if name not in packaged():
+        known = ", ".join(packaged())
+        raise PromptError(
+            f"`scenarios.strategies`: there is no strategy `{name}`; packaged are {known}, "
+            "and a file of your own is named with its `.md`"
+        )
+    return _packaged(name)
+
+
+@cache
+def _packaged(name: str) -> Strategy:
+    """Read once: these do not change under a running program, as a user's own may."""
+    return _read(PACKAGED / f"{name}.md")
+
+
+def _read(path: Path) -> Strategy:
+    import yaml
+
+    file = prompt_files.read(path)
+    unknown = file.sections.keys() - {*_SLOTS, "settings"}
+    if unknown or "plan" not in file.sections:
+        wrong = f"`## {min(unknown)}` is not known" if unknown else "`## plan` is missing"
+        raise PromptError(f"{path}: {wrong}; the sections are plan, reply, user, settings")
+    for section, known in _SLOTS.items():
+        if unfilled := prompt_files.slots(file.sections.get(section, "")) - known:
+            raise PromptError(
+                f"{path}: `{{{{{min(unfilled)}}}}}` in `## {section}` is not filled by anything; "
+                f"there are: {', '.join(sorted(known))}"
+            )
+    try:
+        values = yaml.safe_load(file.sections.get("settings", "")) or {}
+        settings = msgspec.convert(values, Settings)
+    except (yaml.YAMLError, msgspec.ValidationError) as error:
+        raise PromptError(f"{path}: `## settings`: {error}; see docs/strategies.md") from None
+    meaning = " ".join(path.read_text("utf-8-sig").partition("\n## ")[0].split())
+    return Strategy(path.stem, meaning, file, settings)

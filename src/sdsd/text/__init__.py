@@ -1,0 +1,1 @@
+"""Pure functions on text: normal form, words, parsing, prompt files, chat formats."""

@@ -1,0 +1,56 @@
+"""Prompt files: sections of text with `{{placeholders}}`, filled in one pass.
+
+One pass means that a value can never smuggle in a placeholder of its own: what a model wrote is
+text, whatever it looks like. A prompt is a Markdown file; each `## name` line opens a section, and
+what stands before the first one is for people.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from sdsd.errors import PromptError
+
+_SECTION = re.compile(r"^## +(\w+) *$", re.MULTILINE)
+_SLOT = re.compile(r"\{\{ *(\w+) *\}\}")
+
+
+class Prompt(Struct, frozen=True):
+    """One prompt file: where it came from, its digest, and its sections by name."""
+
+    source: str
+    digest: str
+    sections: dict[str, str]
+
+    def fill(self, section: str, **values: str) -> str:
+        """The section with every placeholder replaced; values are inserted as they are."""
+        return _SLOT.sub(lambda slot: values[slot.group(1)], self.sections[section])
+
+
+def read(path: Path) -> Prompt:
+    """Split one file into its sections."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(f"{path}: cannot be read ({error}); give a UTF-8 text file") from None
+    _, *rest = _SECTION.split(text)
+    if not rest:
+        raise PromptError(f"{path}: no `## section` in it; see docs/prompts.md")
+    bodies = (body.strip() for body in rest[1::2])
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    return Prompt(str(path), digest, dict(zip(rest[::2], bodies, strict=True)))
+
+
+def slots(text: str) -> frozenset[str]:
+    """The placeholders that a text names."""
+    return frozenset(_SLOT.findall(text))
+
+
+def numbered(items: Sequence[str]) -> str:
+    """`1. ...` lines, for prompts."""
+    return "\n".join(f"{i}. {item}" for i, item in enumerate(items, 1))
