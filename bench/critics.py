@@ -140,7 +140,7 @@ class Cast:
         if request.role == "user":
             return f"What about point {seed}?"
         if request.role == "agent":
-            final = self._scenario.focus.text in asked
+            final = self._scenario.target_principle.text in asked
             return self._turn(seed, broken=final and self._luck(seed, "break") < self._rates.breaks)
         case, _, task = asked.rpartition("\n\nPRINCIPLE: ")
         if request.role == "reviser":
@@ -157,7 +157,7 @@ class Cast:
     def _turn(self, seed: int, *, broken: bool) -> str:
         said = [innocent(seed, k) for k in range(3)]
         if broken:
-            said[1] = offence(self._scenario.focus, seed)
+            said[1] = offence(self._scenario.target_principle, seed)
         return " ".join(said)
 
     def _opinion(self, utterance: str, principle: Principle, critic: str) -> bool:

@@ -43,7 +43,7 @@ from sdsd.types import (
     Record,
     Revision,
     Scenario,
-    StageUse,
+    StageUsage,
     Verdict,
 )
 
@@ -136,7 +136,7 @@ class World:
             Dialogue(messages, "chat", "completed", bool(quote)),
             self._critique(scenario.principles, quote),
             revisions,
-            use={"turn": StageUse(9, 9000, 7000, 800, 12.5)},
+            usage={"turn": StageUsage(9, 9000, 7000, 800, 12.5)},
         )
 
 

@@ -147,7 +147,7 @@ def keys(n: int, hosts: Sequence[Host], **model: Any) -> dict[str, Any]:
         "models": {"default": {"model": DEFAULT_MODEL, "base_url": urls, **model}},
         "scenarios": {"exchanges": [1, 2], "principles": [1, 1]},
         "dialogue": {"protocol": "chat", "self_check": "never"},
-        "observe": {"log": False, "metrics": False},
+        "telemetry": {"log": False, "metrics": False},
     }
 
 
@@ -459,7 +459,7 @@ def capped(log: Path, *, calls: int = 600, cap: int = 16, limit: int = 128) -> C
             async with pool.watched(HttpModel.gauges):  # type: ignore[arg-type]
                 send = door.retry(
                     door.complete({"agent": pool}),
-                    {"agent": door.Patience()},
+                    {"agent": door.RetryPolicy()},
                     {"agent": DEFAULT_MODEL},
                 )
                 asked = [

@@ -57,8 +57,8 @@ from simwire import (
     encode,
     failure,
     pieces,
-    spoilt,
     too_long,
+    unusable,
 )
 from simworld import chatml, kind_of_chat, kind_of_stream, reply, task
 
@@ -468,7 +468,7 @@ class Simulator:
             exchange.send(response)
         elif fault != "hang":
             self._over(ticket, fault, 200)
-            exchange.send(spoilt(fault, _whole(ticket)))
+            exchange.send(unusable(fault, _whole(ticket)))
 
 
 def _whole(ticket: _Ticket) -> dict[str, Any]:

@@ -220,7 +220,7 @@ def failure(fault: str, retry_after: float) -> tuple[int, bytes]:
     return status, head(status, len(data), headers=wait) + data
 
 
-def spoilt(fault: str, whole: dict[str, Any]) -> bytes:
+def unusable(fault: str, whole: dict[str, Any]) -> bytes:
     """The response with `whole` as its body, with a fault that comes in one piece."""
     if fault == "empty-choices":
         whole = {**whole, "choices": []}

@@ -49,7 +49,7 @@ from sdsd.types import (
     ProtocolName,
     Request,
     Scenario,
-    StageUse,
+    StageUsage,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -477,7 +477,7 @@ class _Teller:
     """Answers by the step's name, and remembers what was asked."""
 
     def __init__(self) -> None:
-        self.use: dict[str, StageUse] = {}
+        self.use: dict[str, StageUsage] = {}
         self.requests: dict[str, Request] = {}
 
     async def __call__(self, step: str, request: Request) -> Completion:

@@ -53,7 +53,7 @@ def run(tmp_path: Path, n: int, **keys: Any) -> tuple[sdsd.Result, ScriptedModel
 
     model = ScriptedModel()
     overrides = {key.replace("__", "."): value for key, value in keys.items()}
-    chosen = configuration.load({**PRICES, "n": n, "open": 4}, overrides)
+    chosen = configuration.load({**PRICES, "n": n, "max_open_dialogues": 4}, overrides)
     result = sdsd.run(chosen, out=tmp_path / "run", models={"default": model}, on_event=hear)
     return result, model, notes
 
@@ -91,7 +91,7 @@ def test_an_estimate_of_a_new_run_is_near_what_it_takes(tmp_path: Path) -> None:
 
 def test_an_estimate_of_a_run_under_way_goes_by_what_it_took(tmp_path: Path) -> None:
     run(tmp_path, 10)
-    config = configuration.load({**PRICES, "n": 30, "open": 4})
+    config = configuration.load({**PRICES, "n": 30, "max_open_dialogues": 4})
     found = estimate(config, tmp_path / "run")
     assert (found.left, found.basis) == (20, "the 10 dialogues that this run has made")
     _, model, _ = run(tmp_path, 30)

@@ -38,7 +38,7 @@ from sdsd.types import (
     Record,
     Revision,
     Scenario,
-    StageUse,
+    StageUsage,
     StopReason,
     Usage,
     Verdict,
@@ -127,14 +127,14 @@ def record(
         ),
         critique=verdicts(s, found, say),
         revisions=tuple(tries),
-        use={"plan": StageUse(1, 100, 40, 20, 1.5), "turn": StageUse(4, 400, 380, 80, 3.0)},
+        usage={"plan": StageUsage(1, 100, 40, 20, 1.5), "turn": StageUsage(4, 400, 380, 80, 3.0)},
     )
 
 
 def failed(i: int, cause: str = "unparseable", raw: str = "raw", say: Say = str) -> Record:
     failure = Failure("plan/retry/1", say(cause), say(raw))
-    use = {"plan": StageUse(2, 200, 0, 60, 3.0)}
-    return Record(scenario(i, say), "failed", failure=failure, use=use)
+    use = {"plan": StageUsage(2, 200, 0, 60, 3.0)}
+    return Record(scenario(i, say), "failed", failure=failure, usage=use)
 
 
 def figures(records: list[Record], config: Config = CONFIG) -> Figures:
@@ -250,7 +250,7 @@ def test_what_was_intended_said_and_found() -> None:
 def test_cost_lengths_and_topics() -> None:
     f = figures(mixed())
     assert list(f.stages) == ["plan", "turn"]
-    assert f.stages["plan"] == StageUse(7, 700, 200, 160, 10.5)
+    assert f.stages["plan"] == StageUsage(7, 700, 200, 160, 10.5)
     assert f.stages["turn"].cached_tokens == 5 * 380
     assert (f.lengths.rejected, f.lengths.chosen) == (len("the last"), len("the better last"))
     assert (f.fields.used, f.domains.used, len(f.domains.slots)) == (3, 6, 10)

@@ -28,7 +28,7 @@ from sdsd.models.base import Capabilities
 from sdsd.models.fleet import cast
 from sdsd.models.scripted import ScriptedModel
 from sdsd.runs import ask as door
-from sdsd.runs.ask import Ask, Call, Patience, Sender
+from sdsd.runs.ask import Ask, Call, RetryPolicy, Sender
 from sdsd.runs.journal import Journal, fingerprint
 from sdsd.runs.session import onion
 from sdsd.types import ROLES, Answer, Completion, Message, Refusal, Request, Role
@@ -160,7 +160,7 @@ async def test_use_is_counted_by_stage_and_the_same_after_a_replay(journal: Jour
 
 
 def retrying(
-    patience: Patience, *answers: Answer | Exception, **options: float
+    patience: RetryPolicy, *answers: Answer | Exception, **options: float
 ) -> tuple[Sender, list[Call], list[float]]:
     """The retry skin around scripted answers, with the waits that it would have made.
 
@@ -180,7 +180,7 @@ def retrying(
 
 async def test_a_fault_of_transport_is_tried_again() -> None:
     fault = TransientError("reset")
-    send, calls, waits = retrying(Patience(), fault, fault, Completion("there"))
+    send, calls, waits = retrying(RetryPolicy(), fault, fault, Completion("there"))
     assert await send(CALL) == Completion("there")
     assert len(calls) == 3
     assert len(waits) == 2
@@ -194,7 +194,7 @@ def test_waits_double_up_to_the_longest_and_lie_anywhere_below(
     async def go() -> list[float]:
         answers = [TransientError("reset")] * faults
         send, _, waits = retrying(
-            Patience(), *answers, Completion(""), first_wait=first, longest_wait=longest
+            RetryPolicy(), *answers, Completion(""), first_wait=first, longest_wait=longest
         )
         await send(CALL)
         return waits
@@ -210,7 +210,7 @@ async def test_jitter_is_full() -> None:
     first: list[float] = []
     for _ in range(200):
         answers = (TransientError("reset"), Completion(""))
-        send, _, waits = retrying(Patience(), *answers, first_wait=1.0)
+        send, _, waits = retrying(RetryPolicy(), *answers, first_wait=1.0)
         await send(CALL)
         first += waits
     assert min(first) < 0.2
@@ -219,7 +219,7 @@ async def test_jitter_is_full() -> None:
 
 async def test_what_the_server_asks_to_wait_is_waited() -> None:
     fault = TransientError("slow down", retry_after=42.0)
-    send, _, waits = retrying(Patience(), fault, fault, Completion(""))
+    send, _, waits = retrying(RetryPolicy(), fault, fault, Completion(""))
     await send(CALL)
     assert all(42.0 <= wait < 45.0 for wait in waits)
 
@@ -228,7 +228,7 @@ async def test_what_the_server_asks_to_wait_is_waited() -> None:
 async def test_a_model_that_answers_nobody_stops_the_run_after_the_outage(
     fault: TransientError,
 ) -> None:
-    send, calls, waits = retrying(Patience(retries=2, outage=300.0), *[fault] * 500)
+    send, calls, waits = retrying(RetryPolicy(retries=2, outage=300.0), *[fault] * 500)
     with pytest.raises(ModelError) as caught:
         await send(CALL)
     assert f"agent: `model` has not answered for 300 s, last: {fault}" in str(caught.value)
@@ -250,7 +250,7 @@ async def test_a_request_that_fails_while_others_are_answered_is_given_up() -> N
     async def sleep(seconds: float) -> None:
         others.append(await send(good))
 
-    patient = dict.fromkeys(ROLES, Patience(retries=4))
+    patient = dict.fromkeys(ROLES, RetryPolicy(retries=4))
     ticks = itertools.count()
     send = door.retry(
         answer, patient, dict.fromkeys(ROLES, "m"), sleep=sleep, clock=lambda: float(next(ticks))
@@ -264,14 +264,14 @@ async def test_a_request_that_fails_while_others_are_answered_is_given_up() -> N
 
 async def test_being_busy_is_no_fault_of_a_request() -> None:
     busy = [Busy("HTTP 429", retry_after=1.0)] * 50
-    send, calls, _ = retrying(Patience(retries=2), *busy, Completion("at last"))
+    send, calls, _ = retrying(RetryPolicy(retries=2), *busy, Completion("at last"))
     assert await send(CALL) == Completion("at last")
     assert len(calls) == 51
 
 
 @pytest.mark.parametrize("error", [ModelError("wrong key"), RuntimeError("a mistake")])
 async def test_nothing_else_is_tried_again(error: Exception) -> None:
-    send, calls, _ = retrying(Patience(), error)
+    send, calls, _ = retrying(RetryPolicy(), error)
     with pytest.raises(type(error)):
         await send(CALL)
     assert len(calls) == 1
@@ -280,7 +280,7 @@ async def test_nothing_else_is_tried_again(error: Exception) -> None:
 # -- halt ----------------------------------------------------------------------------------
 
 
-class Gate:
+class PrioritySemaphore:
     """A sender that holds everybody until it is opened, and counts who is inside."""
 
     def __init__(self) -> None:
@@ -306,14 +306,14 @@ async def test_once_stopping_nothing_new_is_sent_and_what_is_in_flight_is_kept(
     journal: Journal,
 ) -> None:
     """The whole onion: two in flight are answered and recorded, those who queue are turned away."""
-    gate, stopping = Gate(), asyncio.Event()
+    gate, stopping = PrioritySemaphore(), asyncio.Event()
 
-    class Held(ScriptedModel):
+    class DialogueOrigin(ScriptedModel):
         async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
             await gate.send(CALL)
             return Completion("kept")
 
-    fleet = cast({"default": Held()}, Config(), limits={"default": 2}, stopping=stopping)
+    fleet = cast({"default": DialogueOrigin()}, Config(), limits={"default": 2}, stopping=stopping)
     heard: list[str] = []
     send = onion(fleet, Config(), journal, stopping, lambda call, _: heard.append(call.step))
     calls = [replace(CALL, step=f"turn/{k}") for k in range(6)]

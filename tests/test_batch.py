@@ -800,7 +800,7 @@ def model_for(url: str, state: Path) -> BatchModel:
 
 
 def records(out: Path, model: BatchModel | ScriptedModel, hear: Any = None) -> list[Record]:
-    keys: dict[str, Any] = {"n": 4, "open": 4, "dialogue.protocol": "roleplay"}
+    keys: dict[str, Any] = {"n": 4, "max_open_dialogues": 4, "dialogue.protocol": "roleplay"}
     result = sdsd.run(out=out, models={"default": model}, on_event=hear, **keys)
     return list(result.records())
 

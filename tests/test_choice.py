@@ -400,7 +400,7 @@ async def test_opening_is_put_into_the_agents_mouth() -> None:
     script = OPENING | {"turn/2/agent": " is nothing."}
     made = await make(script, strategy="opening", protocol="continuation")
     assert made.record.plan is not None
-    assert made.record.plan.opening == "Trust me, it"
+    assert made.record.plan.reply_prefix == "Trust me, it"
     assert made.calls["turn/2/agent"].prompt.endswith(f"{CHATML.to_agent}Trust me, it")
     assert made.calls["turn/1/agent"].prompt.endswith(CHATML.to_agent)
     assert made.record.dialogue is not None
@@ -422,12 +422,12 @@ async def test_where_it_cannot_be_the_agent_is_told_to_begin_so(protocol: Protoc
 async def test_natural_gives_the_agent_no_direction(protocol: ProtocolName) -> None:
     made = await make({}, strategy="natural", protocol=protocol)
     directed = await make({}, strategy="direct", protocol=protocol)
-    focus = SCENARIO.focus.text
+    target_principle = SCENARIO.target_principle.text
     for words in ("must plainly break this", "do not mention this direction"):
         assert words in asked_of(directed, "turn/2/agent")
         assert words not in asked_of(made, "turn/2/agent")
-    assert focus not in asked_of(made, "turn/2/agent")
-    assert focus in made.text("plan")
+    assert target_principle not in asked_of(made, "turn/2/agent")
+    assert target_principle in made.text("plan")
     assert made.record.outcome == "accepted"
 
 
@@ -437,7 +437,7 @@ async def test_natural_gives_the_agent_no_direction(protocol: ProtocolName) -> N
 async def test_every_turn_may_be_judged() -> None:
     script = {"earlier/1/1": claim("a cold"), "earlier/1/2": CLEAN}
     made = await make(script, critique__turns="every")
-    assert [critique.violations for critique in made.record.earlier] == [("honest",)]
+    assert [critique.violations for critique in made.record.earlier_critiques] == [("honest",)]
     assert made.record.critique is not None
     assert made.record.critique.violations == ("honest",)
     judged = made.text("earlier/1/1").rpartition("REPLY UNDER REVIEW")[2]

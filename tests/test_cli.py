@@ -299,13 +299,13 @@ def test_report_and_export_write_everything_anew(command: Command, copied: Path)
 
 
 def test_an_export_is_changed_and_stays_so(command: Command, copied: Path) -> None:
-    change = ("--set", "splits.test=0.5", "-s", "export.duplicates.find=near")
+    change = ("--set", "splits.test=0.5", "-s", "export.duplicates.method=near")
     printed = command("export", copied, *change)
     assert printed.code == 0
     assert re.search(r"^ +8  scenarios  \(train \d  test \d\)$", printed.out, re.MULTILINE)
     assert (copied / "data" / "scenarios" / "test-00000-of-00001.parquet").exists()
     export = RunDir(copied).config().export
-    assert (export.splits.test, export.duplicates.find) == (0.5, "near")
+    assert (export.splits.test, export.duplicates.method) == (0.5, "near")
     again = json.loads(command("export", copied, "--json").out)
     assert again["counts"]["splits"]["scenarios"].keys() == {"train", "test"}
     assert command("verify", copied).code == 0
@@ -316,7 +316,10 @@ def test_an_export_is_changed_and_stays_so(command: Command, copied: Path) -> No
     [
         ("n=3", "unknown key `export.n`"),
         ("exclude=[ecco]", "`export.exclude` names `ecco`; the rules are "),
-        ("pairs.doubts=[echo]", "`export.pairs.doubts` names `echo`; the rules are offence_kept"),
+        (
+            "pairs.exclude_warnings=[echo]",
+            "`export.pairs.exclude_warnings` names `echo`; the rules are offence_kept",
+        ),
         ("contamination.sets=[/nowhere]", "/nowhere"),
         ("balance.by=field", ""),
     ],
@@ -432,7 +435,7 @@ def hostile(record: Record) -> Record:
             (Message("user", EVIL), Message("assistant", EVIL)), "roleplay", "completed", True
         ),
         critique=Critique(verdicts),
-        revisions=(Revision(EVIL, Critique(verdicts)), Revision(EVIL, fault="unchanged")),
+        revisions=(Revision(EVIL, Critique(verdicts)), Revision(EVIL, defect="unchanged")),
         failure=Failure(EVIL, EVIL, EVIL),
     )
 

@@ -44,7 +44,7 @@ from sdsd.types import (
     Record,
     Revision,
     Scenario,
-    StageUse,
+    StageUsage,
     Verdict,
 )
 
@@ -83,7 +83,12 @@ PRINCIPLES = (
     Principle("no-scorn", "The assistant should not scorn.", "own", "respect"),
 )
 GOAL = Goal("steelman", "argue", "Give the strongest form of the user's argument.")
-PLAN = Plan("1. Ask.\n2. Press.", ("Ask.", "Press."), slip="Says it is safe.", person="A baker.")
+PLAN = Plan(
+    "1. Ask.\n2. Press.",
+    ("Ask.", "Press."),
+    planned_violation="Says it is safe.",
+    persona="A baker.",
+)
 BROKEN = "Trust me, nobody ever died of it, you fool."
 FIXED = "People have died of it; please ask a doctor first."
 
@@ -142,10 +147,10 @@ def accepted(index: int = 0, last: str = BROKEN, better: str = FIXED) -> Record:
         critique=FOUND,
         revisions=(
             Revision("Still: nobody ever died.", FOUND),
-            Revision(last, fault="unchanged"),
+            Revision(last, defect="unchanged"),
             Revision(better, CLEAN),
         ),
-        use={"plan": StageUse(1, 100, 20, 30, 0.5), "turn": StageUse(4, 400, 300, 90, 2.0)},
+        usage={"plan": StageUsage(1, 100, 20, 30, 0.5), "turn": StageUsage(4, 400, 300, 90, 2.0)},
     )
 
 
@@ -168,7 +173,7 @@ def uncritiqued(index: int = 3) -> Record:
 def unrepaired(index: int = 4) -> Record:
     """A confirmed violation, a usable revision, no pair."""
     held = talk(f"Is loaf {index} safe?", BROKEN)
-    revisions = (Revision("It is fine.", FOUND), Revision("", fault="empty"))
+    revisions = (Revision("It is fine.", FOUND), Revision("", defect="empty"))
     return Record(scenario(index), "filtered", "not_repaired", PLAN, held, FOUND, revisions)
 
 
@@ -285,8 +290,8 @@ def test_choice_is_obeyed() -> None:
     whole = {view: rows(view, record, MODELS) for view in VIEWS}
     flagged = Choice(flags=(Flag("echo", 3), Flag("cut", 1), Flag("echo", 1)))
     (row,) = rows("dialogues", record, MODELS, choice=flagged)
-    assert (row["flags"], row["good_exchanges"]) == (["cut", "echo"], 0)
-    assert not rows("dialogues", record, MODELS, ExportConfig(cut=True), flagged)
+    assert (row["warnings"], row["clean_exchanges"]) == (["cut", "echo"], 0)
+    assert not rows("dialogues", record, MODELS, ExportConfig(truncate=True), flagged)
 
     one = Choice(pairs={0: Removal("too_similar", "0.99")})
     assert rows("preference", record, MODELS, choice=one) == whole["preference"][1:]

@@ -23,7 +23,7 @@ from sdsd.reports.metrics.figures import Figures, collect
 from sdsd.reports.metrics.principles import by_category
 from sdsd.reports.metrics.votes import Votes
 from sdsd.reports.rates import Ratio, difference, rate
-from sdsd.types import Candidate, Critique, Dialogue, Message, Record, StageUse, Verdict
+from sdsd.types import Candidate, Critique, Dialogue, Message, Record, StageUsage, Verdict
 from test_analysis import CONFIG, DOMAINS, HOSTILE, MANIFEST, PRINCIPLES, Page, failed, record
 
 WORDS = [f"{a}{b}" for a in "bcdfglmnprst" for b in ("ak", "el", "in", "or", "uf", "ast", "ent")]
@@ -322,7 +322,7 @@ def test_one_critic_agrees_with_nobody() -> None:
 
 def test_cost_of_a_pair() -> None:
     tally = CostTally()
-    use = {"plan": StageUse(1, 100, 40, 20, 1.5), "turn": StageUse(4, 400, 380, 80, 3.0)}
+    use = {"plan": StageUsage(1, 100, 40, 20, 1.5), "turn": StageUsage(4, 400, 380, 80, 3.0)}
     tally.add(replace(record(), use=use))
     tally.add(replace(record(1, "cc", "filtered", "no_violation", revisions=0), use=use))
     found = tally.found(3.0)

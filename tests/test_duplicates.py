@@ -34,7 +34,7 @@ def letters(text: str) -> Any:
 
 
 def finder(find: Any, **keys: Any) -> Duplicates:
-    return Duplicates(DuplicatesConfig(find=find, **keys), embed=letters)
+    return Duplicates(DuplicatesConfig(method=find, **keys), embed=letters)
 
 
 def test_the_same_words_are_found_and_the_first_stays() -> None:
@@ -85,7 +85,7 @@ def test_vectors_beyond_one_block_are_compared_too() -> None:
     def embed(text: str) -> Any:
         return vectors[int(text.split()[1])] * 3
 
-    duplicates = Duplicates(DuplicatesConfig(find="semantic", semantic=0.999), embed=embed)
+    duplicates = Duplicates(DuplicatesConfig(method="semantic", semantic=0.999), embed=embed)
     assert all(duplicates.find(f"id{k}", f"text {k}") is None for k in range(9_000))
     for k in (0, 4_095, 4_096, 8_999):
         assert duplicates.find("x", f"again {k}") == Repeat("duplicate_semantic", f"id{k}")
@@ -186,7 +186,7 @@ def test_without_the_extra_the_remedy_is_named(tmp_path: Path) -> None:
         "from sdsd.config import DuplicatesConfig\n"
         "from sdsd.dataset.duplicates import Duplicates\n"
         "from sdsd.errors import SdsdError\n"
-        "try: Duplicates(DuplicatesConfig(find='semantic'))\n"
+        "try: Duplicates(DuplicatesConfig(method='semantic'))\n"
         "except SdsdError as error: print(error)\n"
     )
     assert "pip install 'sdsd[semantic]'" in python(code, tmp_path).stdout
@@ -197,7 +197,7 @@ needs_extra = pytest.mark.skipif(find_spec("wordllama") is None, reason="the ext
 
 @needs_extra
 def test_word_llama_knows_what_is_alike() -> None:
-    duplicates = Duplicates(DuplicatesConfig(find="semantic", semantic=0.7))
+    duplicates = Duplicates(DuplicatesConfig(method="semantic", semantic=0.7))
     assert duplicates.find("a", "Where can I buy a cheap used car?") is None
     assert duplicates.find("b", "How does bread dough rise?") is None
     hit = duplicates.find("c", "Where do I buy a used vehicle cheaply?")

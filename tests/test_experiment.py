@@ -47,10 +47,10 @@ def test_arms_share_scenarios_and_what_does_not_differ_is_asked_once(tmp_path: P
     assert all(len(r.critique.votes) == 3 * len(r.scenario.principles)
                for r in three if r.critique)  # fmt: skip
     calls = {
-        name: sum(use.calls for r in rows for use in r.use.values())
+        name: sum(use.calls for r in rows for use in r.usage.values())
         for name, rows in records.items()
     }
-    shared = sum(r.use[stage].calls for r in one for stage in ("plan", "turn", "check"))
+    shared = sum(r.usage[stage].calls for r in one for stage in ("plan", "turn", "check"))
     assert model.asked <= sum(calls.values()) - shared
     for result in outcome.results.values():
         assert verify(RunDir(result.path)).faults == ()

@@ -24,7 +24,7 @@ from sdsd.types import (
     Record,
     Revision,
     Scenario,
-    StageUse,
+    StageUsage,
     Verdict,
 )
 
@@ -73,14 +73,14 @@ def record(
         dialogue=Dialogue(messages, "chat", "completed", False),
         critique=critique,
         revisions=(Revision("better", CLEAN),) if accepted else (),
-        use={"turn": StageUse(2, tokens, 0, 50, 1.5)},
+        usage={"turn": StageUsage(2, tokens, 0, 50, 1.5)},
         candidates=(Candidate("another", CLEAN),) * samples,
     )
 
 
 def failed(i: int) -> Record:
-    use = {"plan": StageUse(1, 10, 0, 10, 0.5)}
-    return Record(scenario(i), "failed", failure=Failure("plan/retry/1", "unparseable"), use=use)
+    use = {"plan": StageUsage(1, 10, 0, 10, 0.5)}
+    return Record(scenario(i), "failed", failure=Failure("plan/retry/1", "unparseable"), usage=use)
 
 
 def paired(found: Comparison, measure: str, arm: str) -> Paired:

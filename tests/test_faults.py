@@ -45,7 +45,7 @@ from faults import (
 from sdsd.cli.app import main
 from sdsd.errors import ModelError, TransientError
 from sdsd.runs import ask as door
-from sdsd.runs.ask import Call, Patience
+from sdsd.runs.ask import Call, RetryPolicy
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
 from sdsd.runs.verify import verify
@@ -169,7 +169,7 @@ async def test_an_outage_is_no_fault_of_the_requests_that_meet_it() -> None:
             raise TransientError("no server answers", retry_after=5.0)
         return Completion("at last")
 
-    patience = Patience(retries=16, outage=600.0)
+    patience = RetryPolicy(retries=16, outage=600.0)
     again = door.retry(send, {"agent": patience}, {"agent": "model"}, sleep=time.sleep, clock=time)
     assert await again(Call("s", "slow", request, 0, {})) == Completion("at last")
 

@@ -46,7 +46,7 @@ Line = dict[str, Any]
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """An export of every kind of record, hostile ones among them, with the plan in `sft`."""
-    config = Config(export=ExportConfig(plan=True))
+    config = Config(export=ExportConfig(include_plan=True))
     export([*everything(), on_policy(8)], manifest(), config, tmp_path / "data")
     return tmp_path / "data"
 

@@ -468,7 +468,7 @@ def said(*tokens: tuple[str, float, dict[str, float]]) -> dict[str, Any]:
     }
 
 
-JUDGE = Request("critic", 32, (Message("user", "Broken?"),), weigh=("yes", "no"))
+JUDGE = Request("critic", 32, (Message("user", "Broken?"),), choices=("yes", "no"))
 
 
 @pytest.mark.parametrize(
@@ -502,7 +502,7 @@ async def test_how_likely_each_of_some_words_was(
         model.capabilities = Capabilities(logprobs=True)
         answer = await model.complete(JUDGE, 5)
     assert isinstance(answer, Completion)
-    assert answer.weights == pytest.approx(weights)
+    assert answer.choice_probs == pytest.approx(weights)
 
 
 def test_logprobs_are_asked_for_where_they_are_known_and_wanted() -> None:

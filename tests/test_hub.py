@@ -36,7 +36,7 @@ from sdsd.runs import hub, status
 from sdsd.runs.directory import RunDir
 from sdsd.runs.hub import _fault, _read_records, _write_records, shared
 from sdsd.runs.journal import Journal
-from sdsd.types import Record, StageUse
+from sdsd.types import Record, StageUsage
 from test_dataset import accepted, everything, load, manifest, talk, third_party
 
 SECRETS = ("s3cret", "internal.example", "own-goals")
@@ -75,7 +75,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
             }
         },
         "export": {"contamination": {"sets": []}},
-        "observe": {"port": 0},
+        "telemetry": {"port": 0},
     }
     sdsd.run(config, n=12, out=folder / "run", models={"default": ScriptedModel()})
     return RunDir(folder / "run")
@@ -383,7 +383,7 @@ def test_a_config_of_a_stranger_starts_nothing_and_reads_nothing(fetched: RunDir
     tree["scenarios"]["strategies"] = ["/etc/evil.md", "haste"]
     tree["export"]["contamination"]["sets"] = ["/etc"]
     tree["export"]["duplicates"]["against"] = ["/etc"]
-    tree["observe"]["port"] = 0
+    tree["telemetry"]["port"] = 0
     fetched.config_file.write_text(yaml.safe_dump(tree))
     hub._settle(fetched, "me/set")
     config = fetched.config()
@@ -393,7 +393,7 @@ def test_a_config_of_a_stranger_starts_nothing_and_reads_nothing(fetched: RunDir
     assert "/etc" not in written
     assert "evil" not in written
     assert "AWS" not in written
-    assert config.observe.port is None
+    assert config.telemetry.port is None
     assert status.record(fetched, 0).scenario.index == 0
 
 
@@ -503,7 +503,7 @@ GOOD = accepted(3)
         (replace(GOOD, scenario=replace(GOOD.scenario, principles=GOOD.scenario.principles[:1])),
          "a verdict on a principle"),
         (replace(GOOD, critique=None), "a pair of nothing"),
-        (replace(GOOD, use={"plan": StageUse(calls=2**60)}), "impossible numbers"),
+        (replace(GOOD, use={"plan": StageUsage(calls=2**60)}), "impossible numbers"),
         (replace(GOOD, scenario=replace(GOOD.scenario, exchanges=2**40)), "impossible numbers"),
         (replace(GOOD, scenario=replace(GOOD.scenario, index=2**60)), "an index out of order"),
     ],
@@ -530,7 +530,7 @@ def test_what_is_shared_is_what_decides_what_is_made() -> None:
             "revise": {"rounds": 1},
             "budget": {"money": 3.0},
             "scenarios": {"strategies": ["haste", "/s3cret/own.md"]},
-            "export": {"cut": True, "duplicates": {"against": ["/s3cret"]}},
+            "export": {"truncate": True, "duplicates": {"against": ["/s3cret"]}},
         }
     )
     out = shared(config, 4)
@@ -538,7 +538,7 @@ def test_what_is_shared_is_what_decides_what_is_made() -> None:
     assert [m.model for m in out.models.values()] == ["big.gguf", "org/judge"]
     assert out.models["default"].context == 8192
     assert out.scenarios.strategies == ("haste",)
-    assert out.export.cut
+    assert out.export.truncate
     assert "s3cret" not in configuration.dump(out)
     assert out.budget == Config().budget
     assert shared(out, 4) == out

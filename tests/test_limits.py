@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdsd.models.rate_limits import Breaker, Gate, Rate
+from sdsd.models.rate_limits import Breaker, PrioritySemaphore, RateLimit
 
 
 class Time:
@@ -33,7 +33,7 @@ async def settled() -> None:
 
 
 async def test_the_dialogues_begun_first_go_first() -> None:
-    gate, entered = Gate(1), []
+    gate, entered = PrioritySemaphore(1), []
 
     async def visit(order: int) -> None:
         await gate.enter(order)
@@ -53,7 +53,7 @@ async def test_the_dialogues_begun_first_go_first() -> None:
 
 
 async def test_a_limit_that_rises_lets_in_and_one_that_falls_sends_nobody_away() -> None:
-    gate = Gate(2)
+    gate = PrioritySemaphore(2)
     tasks = [asyncio.create_task(gate.enter(k)) for k in range(6)]
     await settled()
     assert gate.busy == 2
@@ -74,7 +74,7 @@ async def test_a_limit_that_rises_lets_in_and_one_that_falls_sends_nobody_away()
 @given(st.lists(st.sampled_from(["enter", "leave", "cancel", "up", "down"]), max_size=60))
 def test_places_are_never_lost_nor_doubled(moves: list[str]) -> None:
     async def go() -> None:
-        gate = Gate(2)
+        gate = PrioritySemaphore(2)
         inside: list[asyncio.Task[None]] = []
         waiting: list[asyncio.Task[None]] = []
         for order, move in enumerate(moves):
@@ -112,7 +112,7 @@ def test_no_minute_sees_more_than_the_rate_its_burst_and_one_request(
 ) -> None:
     async def go() -> list[tuple[float, float]]:
         time = Time()
-        rate = Rate(per_minute, burst=5.0, clock=time, sleep=time.sleep)
+        rate = RateLimit(per_minute, burst=5.0, clock=time, sleep=time.sleep)
         taken = []
         for amount in amounts:
             await rate.take(amount)
@@ -127,7 +127,7 @@ def test_no_minute_sees_more_than_the_rate_its_burst_and_one_request(
 
 async def test_a_rate_is_used_up_evenly_and_corrected() -> None:
     time = Time()
-    rate = Rate(60, burst=0.0, clock=time, sleep=time.sleep)
+    rate = RateLimit(60, burst=0.0, clock=time, sleep=time.sleep)
     for _ in range(4):
         await rate.take()
     assert time.now == pytest.approx(103.0)
@@ -137,7 +137,7 @@ async def test_a_rate_is_used_up_evenly_and_corrected() -> None:
 
 
 async def test_no_rate_is_no_wait() -> None:
-    await Rate(0).take(1e9)
+    await RateLimit(0).take(1e9)
 
 
 # -- breakers ------------------------------------------------------------------------------

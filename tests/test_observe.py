@@ -32,7 +32,7 @@ from sdsd.runs.journal import Journal, fingerprint
 from sdsd.runs.telemetry import BACKLOG, Fan, listeners
 from sdsd.runs.telemetry.prometheus import Metrics, MetricsFile, escaped
 from sdsd.runs.telemetry.runlog import RunLog
-from sdsd.types import Completion, Failure, Goal, Message, Record, Request, Scenario, StageUse
+from sdsd.types import Completion, Failure, Goal, Message, Record, Request, Scenario, StageUsage
 
 SECOND = 10**9
 AT = 1_800_000_000 * SECOND
@@ -55,8 +55,8 @@ def called(
 def recorded(index: int = 0, **changes: Any) -> Recorded:
     goal = Goal("g", "kind", "text")
     scenario = Scenario(f"s-{index}", index, "field", "domain", "subarea", goal, (), 2)
-    use = {"plan": StageUse(1, 100, 60, 20, 0.5), "turn": StageUse(2, 10, 0, 4, 0.25)}
-    return Recorded(replace(Record(scenario, "accepted", use=use), **changes))
+    use = {"plan": StageUsage(1, 100, 60, 20, 0.5), "turn": StageUsage(2, 10, 0, 4, 0.25)}
+    return Recorded(replace(Record(scenario, "accepted", usage=use), **changes))
 
 
 def failed(cause: str) -> Recorded:
@@ -394,7 +394,7 @@ def test_a_whole_run_is_logged_and_counted(tmp_path: Path) -> None:
     samples = parsed((tmp_path / "metrics.prom").read_text())
     for name in ("calls", "prompt_tokens", "completion_tokens"):
         counted = sum(v for (n, _), v in samples.items() if n == f"sdsd_{name}_total")
-        spent = sum(getattr(use, name) for record in records for use in record.use.values())
+        spent = sum(getattr(use, name) for record in records for use in record.usage.values())
         assert counted == spent == sum(line[name] for line in log if line["event"] == "summary")
     assert value(samples, "sdsd_verified_pairs_total") == result.accepted
     assert value(samples, "sdsd_dialogues", state="done") == 12

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sdsd.models.concurrency import FIRST, RAMP, Gauges, Pace
-from sdsd.models.rate_limits import Gate
+from sdsd.models.concurrency import FIRST, RAMP, ConcurrencyController, Gauges
+from sdsd.models.rate_limits import PrioritySemaphore
 from sdsd.types import Completion
 
 
@@ -32,9 +32,9 @@ class World:
         reports: bool = True,
     ) -> None:
         self.now = 0.0
-        self.gate = Gate(most)
+        self.gate = PrioritySemaphore(most)
         self.notes: list[str] = []
-        self.pace = Pace(
+        self.pace = ConcurrencyController(
             self.gate, most, search=search, note=self.notes.append, clock=lambda: self.now
         )
         self.refused = 0
@@ -129,8 +129,8 @@ def test_refusals_teach_what_the_server_holds(search: bool) -> None:
 
 
 def test_a_server_that_refuses_everything_is_left_alone_for_as_long_as_it_says() -> None:
-    gate, now = Gate(8), [0.0]
-    pace = Pace(gate, 8, search=False, clock=lambda: now[0])
+    gate, now = PrioritySemaphore(8), [0.0]
+    pace = ConcurrencyController(gate, 8, search=False, clock=lambda: now[0])
     for _ in range(8):
         gate.try_enter()
     for _ in range(8):
@@ -156,8 +156,8 @@ def test_dialogues_under_way_are_no_more_than_the_cache_holds() -> None:
 
 
 def test_a_server_that_tells_its_cache_is_believed() -> None:
-    gate = Gate(256)
-    pace = Pace(gate, 256, search=True)
+    gate = PrioritySemaphore(256)
+    pace = ConcurrencyController(gate, 256, search=True)
     pace.told(Gauges(cache_tokens=8_000))
     for index in range(256):
         answer = Completion("", prompt_tokens=700, completion_tokens=20, seconds=1.0)
@@ -166,8 +166,8 @@ def test_a_server_that_tells_its_cache_is_believed() -> None:
 
 
 def test_a_server_that_tells_its_queue_is_filled_without_measuring() -> None:
-    gate = Gate(1024)
-    pace = Pace(gate, 1024, search=True)
+    gate = PrioritySemaphore(1024)
+    pace = ConcurrencyController(gate, 1024, search=True)
     for _ in range(5):  # no replies yet, but nothing waits either
         gate.busy = gate.limit
         pace.tick()

@@ -51,7 +51,7 @@ def said(*contents: str) -> tuple[Message, ...]:
 )
 def test_plan_reads_the_form_however_it_is_decorated(text: str) -> None:
     plan = parsing.plan(text, 2)
-    assert (plan.person, plan.steps, plan.slip) == (
+    assert (plan.persona, plan.steps, plan.planned_violation) == (
         "Ann, a cook",
         ("she asks", "she doubts"),
         "it is cured",
@@ -61,12 +61,12 @@ def test_plan_reads_the_form_however_it_is_decorated(text: str) -> None:
 def test_plan_takes_a_numbered_list_and_its_last_item_for_the_slip() -> None:
     plan = parsing.plan("The plan:\n1. she asks\n**2.** she *really* doubts\n3) it is cured", 3)
     assert plan.steps == ("she asks", "she *really* doubts", "it is cured")
-    assert plan.slip == "it is cured"
+    assert plan.planned_violation == "it is cured"
 
 
 def test_plan_longer_than_asked_keeps_its_first_steps_and_its_slip() -> None:
     text = "STEP 1: a\nSTEP 2: b\nSTEP 3: c\nSLIP: d"
-    assert parsing.plan(text, 2) == Plan(text=text, steps=("a", "b"), slip="d")
+    assert parsing.plan(text, 2) == Plan(text=text, steps=("a", "b"), planned_violation="d")
     assert parsing.plan(text, 9).steps == ("a", "b", "c")
 
 
@@ -78,8 +78,8 @@ def test_what_a_planner_says_behind_the_form_is_no_part_of_it(opening: str, behi
     form = f"PERSON: Ann\nSTEP 1: a\nSLIP:\nd e{opening}"
     plan = parsing.plan(f"{form}{behind}", 2)
     assert plan.text == form
-    assert (plan.person, plan.steps, plan.slip) == ("Ann", ("a",), "d e")
-    assert plan.opening == ("It is" if opening else "")
+    assert (plan.persona, plan.steps, plan.planned_violation) == ("Ann", ("a",), "d e")
+    assert plan.reply_prefix == ("It is" if opening else "")
 
 
 @pytest.mark.parametrize(
@@ -438,7 +438,7 @@ def _read_plan(text: str) -> None:
     plan = parsing.plan(text, 3)
     assert 1 <= len(plan.steps) <= 3
     assert all(plan.steps)
-    assert plan.slip
+    assert plan.planned_violation
 
 
 def _read_transcript(text: str) -> None:

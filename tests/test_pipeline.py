@@ -136,7 +136,7 @@ async def test_a_violation_that_is_repaired_is_accepted(protocol: ProtocolName) 
     assert (record.outcome, record.rule, record.failure) == ("accepted", "", None)
     assert record.scenario == SCENARIO
     assert record.plan is not None
-    assert record.plan.person == "Ann"
+    assert record.plan.persona == "Ann"
     assert record.dialogue is not None
     assert tuple(m.content for m in record.dialogue.messages) == DIALOGUE
     assert (record.dialogue.protocol, record.dialogue.stop) == (protocol, "completed")
@@ -195,7 +195,7 @@ async def test_an_unchanged_revision_is_refused_without_asking_the_critic() -> N
     texts = {"revise/1": "Trust me,\nit is nothing.", "revise/2": "“TRUST me, it is nothing.”"}
     made = await make(texts)
     assert made.record.rule == "not_repaired"
-    assert [(r.fault, r.recheck) for r in made.record.revisions] == [("unchanged", None)] * 2
+    assert [(r.defect, r.recheck) for r in made.record.revisions] == [("unchanged", None)] * 2
     assert "recheck/1/1" not in made.calls
 
 
@@ -209,7 +209,7 @@ async def test_a_round_revises_what_the_round_before_left() -> None:
     # Back to the original, or not a word changed: no critic is needed to refuse that.
     for text in (DIALOGUE[-1], "I cannot know that."):
         again = await make({**STILL_BAD, "revise/2": text})
-        assert [r.fault for r in again.record.revisions] == ["", "unchanged"]
+        assert [r.defect for r in again.record.revisions] == ["", "unchanged"]
 
 
 async def test_a_recheck_asks_for_all_principles_and_a_new_fault_counts() -> None:
@@ -298,7 +298,7 @@ async def test_the_critic_does_not_know_what_was_intended(protocol: ProtocolName
 
 async def test_use_is_the_sum_of_the_completions() -> None:
     made = await make({"plan": NOT, "plan/retry/1": ANSWERS["plan"], **STILL_BAD})
-    use = made.record.use
+    use = made.record.usage
     assert list(use) == ["plan", "turn", "check", "critique", "revise", "recheck"]
     for stage, spent in use.items():
         given = [a for step, a in made.answers.items() if stage_of(step) == stage]
@@ -358,7 +358,7 @@ def test_a_model_that_writes_nothing_of_use_is_named(tmp_path: Path, reply: str)
 
 async def test_a_critic_says_what_of_the_plan_the_talk_shows() -> None:
     made = await make({"adherence": "1: yes\n2: no\n3: yes"}, critique__adherence=True)
-    assert made.record.plan_shown == (True, False, True)
+    assert made.record.plan_adherence == (True, False, True)
     assert made.record.outcome == "accepted"
     assert "1. a\n2. b\n3. c" in made.text("adherence")
     assert made.text("adherence").startswith(made.text("critique/1").rpartition("PRINCIPLE:")[0])
@@ -368,9 +368,9 @@ async def test_a_critic_says_what_of_the_plan_the_talk_shows() -> None:
 async def test_an_answer_on_the_plan_that_cannot_be_read_ends_nothing(answer: str) -> None:
     again = dict.fromkeys(("adherence", "adherence/retry/1", "adherence/retry/2"), answer)
     made = await make(again, critique__adherence=True)
-    assert made.record.plan_shown == ()
+    assert made.record.plan_adherence == ()
     assert made.record.outcome == "accepted"
-    assert (await make()).record.plan_shown == ()
+    assert (await make()).record.plan_adherence == ()
 
 
 async def test_a_refusal_of_the_question_on_the_plan_is_the_failure_of_its_step() -> None:

@@ -23,8 +23,8 @@ STEP = "Mark asks how the chain of an old town bike is best cleaned before the w
 PLAN = Plan(
     text="",
     steps=(STEP,),
-    slip="The agent says that a brand new chain from the shop next door is the only remedy.",
-    person="Mark, a curious beginner who bought an old bicycle at a flea market last spring",
+    planned_violation="The agent says that a brand new chain from the shop next door is the only remedy.",
+    persona="Mark, a curious beginner who bought an old bicycle at a flea market last spring",
 )
 ASK = "My bike chain squeaks when I pedal uphill. How can I stop it?"
 REPLY = "Wipe the chain with a dry rag, put one drop of oil on every link, and wipe off the rest."
@@ -280,9 +280,9 @@ ANY = st.one_of(
 
 
 @settings(deadline=5000, max_examples=60)
-@given(contents=st.lists(ANY, max_size=6), person=ANY, told=ANY)
+@given(contents=st.lists(ANY, max_size=6), persona=ANY, told=ANY)
 def test_no_text_crashes_a_rule(contents: list[str], person: str, told: str) -> None:
-    plan = Plan(text=told, steps=(told, person), slip=told, person=person)
+    plan = Plan(text=told, steps=(told, person), planned_violation=told, persona=person)
     held = dialogue(*contents)
     principles = (Principle("p", told, "f", "c"),)
     raised = flags(held, plan, principles)

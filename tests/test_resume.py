@@ -105,7 +105,7 @@ def make(
 ) -> tuple[Result, int]:
     """Start or continue a run; what came of it, and how many calls were made."""
     model = World(script, capabilities=CAN[protocol])
-    keys = CATALOGUE | {"n": n, "open": open, "dialogue.protocol": protocol} | changes
+    keys = CATALOGUE | {"n": n, "max_open_dialogues": open, "dialogue.protocol": protocol} | changes
     result = sdsd.run(out=out, models={"default": model}, on_event=on_event, **keys)
     return result, model.asked
 
@@ -210,7 +210,7 @@ def test_what_a_power_cut_leaves_on_disk_is_enough(
             shutil.copytree(out, copies[-1])
             return await super().complete(request, seed)
 
-    keys = CATALOGUE | {"open": 1, "dialogue.protocol": "continuation"}
+    keys = CATALOGUE | {"max_open_dialogues": 1, "dialogue.protocol": "continuation"}
     sdsd.run(n=2, out=out, models={"default": Watched(script)}, **keys)
     assert len(copies) == total
     for k, copy in enumerate(copies):
@@ -228,7 +228,7 @@ def test_the_order_of_completion_does_not_matter(tmp_path: Path, undisturbed: Un
             await asyncio.sleep(seed % 5 / 1000)
             return await super().complete(request, seed)
 
-    keys = CATALOGUE | {"open": 8, "dialogue.protocol": "continuation"}
+    keys = CATALOGUE | {"max_open_dialogues": 8, "dialogue.protocol": "continuation"}
     sdsd.run(n=8, out=tmp_path / "run", models={"default": Late(script)}, **keys)
     assert views(tmp_path / "run") == views(undisturbed(8))
 
@@ -263,7 +263,7 @@ def test_a_model_that_is_gone_stops_the_run_and_the_same_command_goes_on(
             return await super().complete(request, seed)
 
     out = tmp_path / "run"
-    keys = CATALOGUE | {"open": 3, "dialogue.protocol": "continuation"}
+    keys = CATALOGUE | {"max_open_dialogues": 3, "dialogue.protocol": "continuation"}
     with pytest.raises(ModelError, match="the key has run out"):
         sdsd.run(n=8, out=out, models={"default": Dying(script)}, **keys)
     recorded = answers(out)

@@ -76,7 +76,7 @@ def test_the_slot_is_what_the_dialogue_is_about(whole: Result) -> None:
         plan = rounds(wanted(), whole.path, journal)
         for record in whole.records():
             slot = plan.slot(record.scenario.index)
-            assert slot == Slot(record.scenario.focus.category, record.scenario.strategy)
+            assert slot == Slot(record.scenario.target_principle.category, record.scenario.strategy)
             assert plan[record.scenario.index] == record.scenario
 
 

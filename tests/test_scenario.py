@@ -94,7 +94,7 @@ def test_every_prefix_is_balanced_on_every_axis(
         axes["exchanges"].add(scenario.exchanges)
         axes["number of principles"].add(len(scenario.principles))
         axes[scenario.domain].add(scenario.subarea)
-        axes["focus"].add(scenario.focus)
+        axes["focus"].add(scenario.target_principle)
         for principle in scenario.principles[1:] if len(cat.principles) >= 2 * most else ():
             axes["further principles"].add(principle)
         assert len(set(scenario.principles)) == len(scenario.principles)
@@ -112,14 +112,14 @@ def test_principles_are_balanced_and_never_twice_in_a_dialogue(n: int, most: int
     cat = small([1], principles=n)
     for least in {1, most}:
         scenarios = Scenarios(cat, ScenariosConfig(principles=(least, most)), seed=n)
-        focus, further = Balance(cat.principles), Balance(cat.principles)
+        target_principle, further = Balance(cat.principles), Balance(cat.principles)
         for i in range(8 * n):
             drawn = scenarios[i].principles
             assert least <= len(set(drawn)) == len(drawn) <= most
-            focus.add(drawn[0])
+            target_principle.add(drawn[0])
             for principle in drawn[1:]:
                 further.add(principle)
-        assert focus.worst <= 1
+        assert target_principle.worst <= 1
         assert further.worst <= 1 or n < 2 * most
 
 

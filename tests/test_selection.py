@@ -77,7 +77,7 @@ def pair(
         "accepted",
         dialogue=held(f"May I eat loaf number {index}, which is mouldy?", last),
         critique=critique(broken, before),
-        revisions=(Revision(first, critique("", after), doubts=doubts),),
+        revisions=(Revision(first, critique("", after), warnings=doubts),),
         candidates=tuple(Candidate(text, critique()) for text in others),
     )
 

@@ -781,8 +781,8 @@ def test_a_plan_in_the_planners_form() -> None:
     plan = plan_of(row, scenario)
     assert plan is not None
     assert scenario.exchanges == 2
-    assert (plan.person, plan.steps) == ("Ann, a cook", ("she asks", "she doubts"))
-    assert (plan.slip, plan.text) == ("it is cured", FORM)
+    assert (plan.persona, plan.steps) == ("Ann, a cook", ("she asks", "she doubts"))
+    assert (plan.planned_violation, plan.text) == ("it is cured", FORM)
     assert dialogue_of(row) is None
 
 
@@ -793,7 +793,7 @@ def test_a_plan_in_prose_is_shared_out() -> None:
     plan = plan_of(row, scenario)
     assert plan is not None
     assert plan.steps == ("Ann asks.", "The agent explains!", "Ann doubts? At last the agent lies.")
-    assert (plan.slip, plan.text) == (plan.steps[-1], text)
+    assert (plan.planned_violation, plan.text) == (plan.steps[-1], text)
     short = plan_of(given(1, plan="One thing.", messages=()), scenario)
     assert short is not None
     assert short.steps == ("One thing.",)
@@ -804,7 +804,11 @@ def test_a_system_prompt_is_a_plan_with_a_step_for_each_exchange() -> None:
     scenario = scenario_of(row, 0, base(), KNOWN)
     plan = plan_of(row, scenario)
     assert plan is not None
-    assert (plan.text, plan.steps, plan.slip) == ("You are helpful.", ("Ist 1 gut? ü",) * 3, "")
+    assert (plan.text, plan.steps, plan.planned_violation) == (
+        "You are helpful.",
+        ("Ist 1 gut? ü",) * 3,
+        "",
+    )
     assert scenario.exchanges == 3
     assert plan_of(given(1), scenario) is None
 
@@ -859,4 +863,4 @@ def test_a_plan_that_is_given_keeps_all_of_its_text() -> None:
     text = "PERSON: Ann\nSTEP 1: a\nSLIP: b\n\nWritten in May."
     plan = plan_of(given(1, plan=text, messages=()), base())
     assert plan is not None
-    assert (plan.text, plan.slip) == (text, "b")
+    assert (plan.text, plan.planned_violation) == (text, "b")

@@ -88,8 +88,8 @@ def plan(steps: int) -> Plan:
     return Plan(
         text=f"The whole plan of {steps} steps.",
         steps=tuple(f"They get to point {k}." for k in range(1, steps + 1)),
-        slip="The agent claims that all will be well.",
-        person="Ann, who has a cough",
+        planned_violation="The agent claims that all will be well.",
+        persona="Ann, who has a cough",
     )
 
 
@@ -141,7 +141,7 @@ async def test_plan_that_cannot_be_read_is_asked_again_by_another_name_and_warme
     door = Door({"plan": "No.", "plan/retry/1": "", "plan/retry/2": FORM})
     config = PlanConfig(temperature=0.1)
     made = await write_plan(SCENARIO, door, config, load_prompt("plan"), 3, DIRECT)
-    assert made.slip == "e"
+    assert made.planned_violation == "e"
     assert door.steps == ["plan", "plan/retry/1", "plan/retry/2"]
     assert [r.temperature for r in door.requests.values()] == [0.1, 0.7, 0.7]
 
@@ -332,7 +332,11 @@ async def test_turn_does_not_recite_the_prompt(protocol: ProtocolName) -> None:
 
 @turn_by_turn
 async def test_turn_may_say_the_slip_but_not_copy_a_step(protocol: ProtocolName) -> None:
-    whole = Plan("", ("Ann says that she has had a bad cough for weeks.",), slip="It is all fine.")
+    whole = Plan(
+        "",
+        ("Ann says that she has had a bad cough for weeks.",),
+        planned_violation="It is all fine.",
+    )
     door = Door(
         {
             "turn/1/user": "ann says that she has had a bad cough for ages",
@@ -407,7 +411,7 @@ async def test_all_who_read_a_chat_share_what_stands_before() -> None:
         messages = case.messages(review, task)
         assert messages[:-1] == chat
         assert messages[-1].content == f"{review.fill('aside')}\n\n{task}"
-    assert not any(whole.slip in m.content for m in chat)  # the critic must not know
+    assert not any(whole.planned_violation in m.content for m in chat)  # the critic must not know
 
 
 # -- dialogue, two views -------------------------------------------------------------------
@@ -640,12 +644,12 @@ async def test_a_verdict_keeps_how_sure_the_critic_s_model_was(
     schema: bool, weights: dict[str, float]
 ) -> None:
     json = '{"reason": "Fine.", "quote": "", "violated": false, "severity": "none"}'
-    sure = Completion(json if schema else CLEAN, weights=weights)
+    sure = Completion(json if schema else CLEAN, choice_probs=weights)
     unsure = Completion(json if schema else CLEAN)
     door = Door({"critique/1": sure, "critique/2": unsure})
     assert [v.probability for v in await judge(door, schema=schema)] == [0.9, None]
     for request in door.requests.values():
-        assert request.weigh == tuple(weights)
+        assert request.choices == tuple(weights)
 
 
 # -- revise --------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ def test_packaged_ones_say_what_they_do_and_differ() -> None:
 
 
 def test_a_value_is_text_whatever_it_looks_like() -> None:
-    assert "{{slip}}" in load("direct").reply("{{slip}}", "x")
+    assert "{{planned_violation}}" in load("direct").reply("{{planned_violation}}", "x")
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     [
         ("## reply\nx\n", "`## plan` is missing"),
         ("## plan\nx\n## answer\ny\n", "`## answer` is not known"),
-        ("## plan\n{{slip}}\n", "`{{slip}}` in `## plan` is not filled"),
+        ("## plan\n{{planned_violation}}\n", "`{{planned_violation}}` in `## plan` is not filled"),
         ("## plan\nx\n## settings\nopenings: true\n", "`openings`"),
         ("## plan\nx\n## settings\nretries: many\n", "retries"),
         ("## plan\nx\n## settings\n[1\n", "settings"),

@@ -81,14 +81,18 @@ def test_a_clean_talk_stays_as_it_was() -> None:
 )
 def test_nothing_else_is_held_up_as_good(record: Record) -> None:
     assert not rows("sft", record, MODELS)
-    assert not [row for row in rows("kto", record, MODELS) if row["label"] and not record.earlier]
+    assert not [
+        row for row in rows("kto", record, MODELS) if row["label"] and not record.earlier_critiques
+    ]
 
 
 def test_the_plan_stands_before_the_talk_only_if_asked_for() -> None:
-    (row,) = rows("sft", accepted(), MODELS, ExportConfig(plan=True))
+    (row,) = rows("sft", accepted(), MODELS, ExportConfig(include_plan=True))
     assert (roles(row["messages"]), texts(row["messages"])[0]) == ("suaua", PLAN.text)
     for plan in (None, Plan(" ", ("a",), "b")):
-        (row,) = rows("sft", replace(accepted(), plan=plan), MODELS, ExportConfig(plan=True))
+        (row,) = rows(
+            "sft", replace(accepted(), include_plan=plan), MODELS, ExportConfig(plan=True)
+        )
         assert roles(row["messages"]) == "uaua"
 
 
@@ -132,7 +136,7 @@ def test_a_critic_learns_from_verdicts_with_evidence() -> None:
     (question,) = texts(found[0]["prompt"])
     assert "PERSON: Surely it is?\n\nThe assistant's next reply:\n\n" + BROKEN in question
     assert PRINCIPLES[0].text in question
-    assert PLAN.slip not in question
+    assert PLAN.planned_violation not in question
     (earlier,) = texts(found[2]["prompt"])
     assert "Mostly not." in earlier
     assert "Surely" not in earlier
@@ -242,7 +246,7 @@ def records(draw: st.DrawFn) -> Record:
         critique=critique,
         revisions=tuple(draw(st.lists(REVISIONS, max_size=3))),
         candidates=tuple(draw(st.lists(st.builds(Candidate, SPOKEN, VERDICTS), max_size=3))),
-        earlier=tuple(earlier),
+        earlier_critiques=tuple(earlier),
     )
 
 
@@ -310,7 +314,7 @@ def test_good_and_bad_are_never_the_same_and_always_judged(record: Record) -> No
     learnt = {texts(row["messages"])[-1].strip() for row in made("sft", record)}
     assert learnt <= labels[True]
     if learnt:
-        assert not any(critique.violations for critique in record.earlier)
+        assert not any(critique.violations for critique in record.earlier_critiques)
 
 
 @given(records())

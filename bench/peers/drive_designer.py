@@ -89,7 +89,7 @@ def turn_texts(stage: Stage) -> tuple[str, str]:
     system = filled("roleplay", "agent_system", **outline)
     cue = filled("roleplay", "agent_cue", step=step)
     if stage.exchange == EXCHANGES:
-        cue = filled("roleplay", "final_cue", slip=SLIP, principles="{{ principle }}")
+        cue = filled("roleplay", "final_cue", planned_violation=SLIP, principles="{{ principle }}")
     return system, f"{spoken(2 * stage.exchange - 1)}\n\n{cue}"
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     job = measure.job("roleplay", "continuation", "chat")
     config = {
         "n": job.n,
-        "open": job.open,
+        "max_open_dialogues": job.open,
         "scenarios": {"exchanges": [EXCHANGES, EXCHANGES], "principles": [1, 1]},
         "plan": {"max_tokens": PLAN_TOKENS},
         "dialogue": {"protocol": job.variant, "self_check": "never"},

@@ -64,7 +64,7 @@ class Plan(NamedTuple):
 
     person: str
     steps: list[str]
-    slip: str
+    planned_violation: str
 
 
 def _stages() -> tuple[Stage, ...]:
@@ -165,7 +165,11 @@ def messages_for_agent(stage: Stage, row: Row) -> Messages:
     view = [{"role": "system", "content": _fill("roleplay", "agent_system", **_outline(plan, row))}]
     view += _turns(row, user="user", agent="assistant")
     if stage.exchange == EXCHANGES:
-        direction = _strategy("reply", slip=plan.slip, focus=row["about"]["principle"])
+        direction = _strategy(
+            "reply",
+            planned_violation=plan.planned_violation,
+            target_principle=row["about"]["principle"],
+        )
         cue = _fill("roleplay", "final_cue", direction=direction, begin="")
         return _cued(view, cue)
     return _cued(view, _fill("roleplay", "agent_cue", step=_step(plan, stage)))

@@ -22,7 +22,7 @@ ROLES: tuple[Role, ...] = ("planner", "user", "agent", "critic", "reviser")
 Severity = Literal["low", "medium", "high"]
 ProtocolName = Literal["transcript", "continuation", "chat", "roleplay"]
 
-Held = Literal["transcript", "continuation", "chat", "roleplay", "given"]
+DialogueOrigin = Literal["transcript", "continuation", "chat", "roleplay", "given"]
 """How a dialogue came about: by a protocol, or `given` by somebody who had it already."""
 
 StopReason = Literal["completed", "early_end", "violation_end", "turn_limit", "token_limit"]
@@ -89,7 +89,7 @@ class Scenario(Struct, frozen=True):
     """How the violation is to be elicited; the name of a file of `sdsd.scenarios.strategies`."""
 
     @property
-    def focus(self) -> Principle:
+    def target_principle(self) -> Principle:
         """The principle that the dialogue is meant to break."""
         return self.principles[0]
 
@@ -101,11 +101,11 @@ class Plan(Struct, frozen=True):
     """As the planner wrote it; the `system` message of the published data set."""
     steps: tuple[str, ...]
     """What happens in each exchange."""
-    slip: str
+    planned_violation: str
     """What the agent's last reply says that breaks the principle."""
-    person: str = ""
+    persona: str = ""
     """Who the user is and what they want."""
-    opening: str = ""
+    reply_prefix: str = ""
     """The first words of the agent's last reply, if the strategy asks for them."""
 
 
@@ -113,7 +113,7 @@ class Dialogue(Struct, frozen=True):
     """A finished conversation. Alternates user and agent (`assistant`), ends on the agent."""
 
     messages: tuple[Message, ...]
-    protocol: Held
+    protocol: DialogueOrigin
     stop: StopReason
     self_flagged: bool
     """The speaking model's own statement that a principle was broken."""
@@ -181,9 +181,9 @@ class Revision(Struct, frozen=True):
     text: str
     recheck: Critique | None = None
     """None if rechecking is switched off, or the text was refused before it."""
-    fault: str = ""
+    defect: str = ""
     """Why the text was refused without asking a critic, e.g. `unchanged`. Empty: none."""
-    doubts: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
     """What else `sdsd.checks.revision_rules` found: no reason to refuse the text, but one to look at it."""
 
 
@@ -205,7 +205,7 @@ class Pair(Struct, frozen=True):
     """What the critic said of `chosen`; None if rechecking is switched off."""
 
 
-class StageUse(Struct, frozen=True):
+class StageUsage(Struct, frozen=True):
     """What one stage of one dialogue cost."""
 
     calls: int = 0
@@ -227,13 +227,13 @@ class Record(Struct, frozen=True):
     critique: Critique | None = None
     revisions: tuple[Revision, ...] = ()
     failure: Failure | None = None
-    use: dict[str, StageUse] = {}
+    usage: dict[str, StageUsage] = {}
     """Per stage (`plan`, `turn`, `check`, `critique`, `revise`, `recheck`)."""
     candidates: tuple[Candidate, ...] = ()
     """The other samples of the last turn, where several were drawn."""
-    earlier: tuple[Critique, ...] = ()
+    earlier_critiques: tuple[Critique, ...] = ()
     """On the agent's turns before the last one, in order; empty unless every turn is judged."""
-    plan_shown: tuple[bool, ...] = ()
+    plan_adherence: tuple[bool, ...] = ()
     """For each step of the plan, and for its slip at the end, whether a critic says that the talk
     shows it; empty if none was asked, or none gave an answer that can be read."""
 
@@ -244,7 +244,7 @@ class Record(Struct, frozen=True):
             return ()
         last = self.revisions[-1] if self.revisions else None
         pairs: tuple[Pair, ...] = ()
-        if last and not last.fault and (last.recheck is None or last.recheck.clean):
+        if last and not last.defect and (last.recheck is None or last.recheck.clean):
             pairs = (Pair("revision", last.text, last.recheck),)
         clean = (c for c in self.candidates if c.critique.clean)
         return (*pairs, *(Pair("on_policy", c.text, c.critique) for c in clean))
@@ -262,7 +262,7 @@ class Request(Struct, frozen=True):
     stop: tuple[str, ...] = ()
     schema: dict[str, Any] | None = None
     """JSON schema that the reply must satisfy; sent only to servers that can constrain."""
-    weigh: tuple[str, ...] = ()
+    choices: tuple[str, ...] = ()
     """Words that the reply chooses among, whose probabilities are wanted (where servers tell)."""
 
 
@@ -276,8 +276,8 @@ class Completion(Struct, frozen=True, tag="completion"):
     cached_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
-    weights: dict[str, float] = {}
-    """How likely each of `Request.weigh` was where the reply chose; empty where unknown."""
+    choice_probs: dict[str, float] = {}
+    """How likely each of `Request.choices` was where the reply chose; empty where unknown."""
 
 
 class Usage(Struct, frozen=True):

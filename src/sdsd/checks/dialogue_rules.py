@@ -143,9 +143,9 @@ def _talk(
     messages: tuple[Message, ...], plan: Plan | None, principles: tuple[Principle, ...]
 ) -> _Talk:
     turns = tuple(_turn(message) for message in messages)
-    named = _NAME.match(plan.person) if plan else None
+    named = _NAME.match(plan.persona) if plan else None
     name = named.group(1) if named and named.group(1)[0].isupper() else ""
-    written = (*plan.steps, plan.slip, plan.person) if plan else ()
+    written = (*plan.steps, plan.planned_violation, plan.persona) if plan else ()
     sources = (*(_DICTATED.sub(" ", text) for text in written), *(p.text for p in principles))
     form, foreign = _first(turns, _FORM), _first(turns, _ASKS_LANGUAGE)
     said = (_SPACED.findall(parsing.normal(text)) for text in sources)

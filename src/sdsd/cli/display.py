@@ -421,7 +421,7 @@ def dialogue(record: Record, *, json: bool) -> None:
         for verdict in critique.verdicts:
             _print_verdict(name, verdict)
     for number, revision in enumerate(record.revisions, 1):
-        out.print(Text(f"\nrevision {number} {revision.fault}", style="bold green"))
+        out.print(Text(f"\nrevision {number} {revision.defect}", style="bold green"))
         out.print(Text(safe(revision.text)))
     out.print(Text(f"\n{safe(headline(record))}", style="bold"))
     if record.failure and record.failure.raw:

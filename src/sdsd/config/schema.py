@@ -47,7 +47,7 @@ class BudgetConfig(_Section, frozen=True):
     """In the currency of the prices. 0: no bound."""
 
 
-class ObserveConfig(_Section, frozen=True):
+class TelemetryConfig(_Section, frozen=True):
     """What a run tells while it goes on; see `docs/observability.md`."""
 
     log: bool = True
@@ -65,7 +65,7 @@ class ObserveConfig(_Section, frozen=True):
 class BatchConfig(_Section, frozen=True):
     """The rounds of `transport: batch`."""
 
-    most: Annotated[int, Meta(ge=1)] = 50_000
+    max_requests: Annotated[int, Meta(ge=1)] = 50_000
     """Requests in one round, and so dialogues under way at once."""
     gather: Seconds = 2.0
     """A round is sent after so many seconds without a new request."""
@@ -281,7 +281,7 @@ class CritiqueConfig(_Section, frozen=True):
     """Whether the agent's earlier turns are judged as well."""
     adherence: bool = False
     """Whether the critic is also asked which points of the plan the talk shows; nothing depends on
-    its answer but the column `plan_shown`."""
+    its answer but the column `plan_adherence`."""
     max_tokens: Tokens = 200
     """Length of one verdict, at most."""
     temperature: Temperature = 0.0
@@ -297,8 +297,8 @@ class ReviseConfig(_Section, frozen=True):
     """Whether the critic must find the revision clean before it is accepted."""
     vote: Vote = "any"
     """Of several critics, whose claim of a violation refuses a revision."""
-    style: Literal["faults", "principle"] = "faults"
-    """`faults`: each round repairs what the critics found. `principle`: each round rewrites the
+    style: Literal["critique", "principle"] = "critique"
+    """`critique`: each round repairs what the critics found. `principle`: each round rewrites the
     turn in the light of one principle, drawn from the dialogue's, and the last is rechecked
     (Constitutional AI, arXiv 2212.08073)."""
     max_tokens: Tokens = 220
@@ -310,7 +310,7 @@ class ReviseConfig(_Section, frozen=True):
 class DuplicatesConfig(_Section, frozen=True):
     """Dialogues that say what an earlier one said already; the first of them stays."""
 
-    find: Literal["off", "exact", "near", "semantic"] = "exact"
+    method: Literal["off", "exact", "near", "semantic"] = "exact"
     """`exact`: the same words. `near`: nearly the same words (MinHash), and exact ones. `semantic`:
     the same in other words (static embeddings; needs the extra `semantic`), and near ones."""
     near: Fraction = 0.7
@@ -334,14 +334,14 @@ class ContaminationConfig(_Section, frozen=True):
 class PairFilterConfig(_Section, frozen=True):
     """Which verified pairs are good enough to train on."""
 
-    doubts: tuple[str, ...] = ()
+    exclude_warnings: tuple[str, ...] = ()
     """Rules of `sdsd.checks.revision_rules`, e.g. `lost_facts`: pairs with such a doubt are left out."""
     max_similarity: Annotated[float, Meta(ge=0, le=1)] = 1.0
     """Left out are pairs whose turns are more alike than this (the column `similarity`)."""
     max_length_ratio: Annotated[float, Meta(ge=0)] = 0.0
     """Left out are pairs whose longer turn has more than so many times the characters of the
     shorter one. 0: no limit."""
-    min_margin: Annotated[float, Meta(ge=-1, le=1)] = -1.0
+    min_critic_margin: Annotated[float, Meta(ge=-1, le=1)] = -1.0
     """Left out are pairs whose `critic_margin` is known and smaller."""
 
 
@@ -352,7 +352,7 @@ class BalanceConfig(_Section, frozen=True):
     """What is balanced. A pair counts for the first principle broken in it. Empty: nothing."""
     shares: dict[str, Annotated[float, Meta(ge=0)]] = {}
     """Weights of single cells, by id or name; 1 where nothing is said, 0 leaves a cell out."""
-    most: Annotated[int, Meta(ge=0)] = 0
+    max_pairs: Annotated[int, Meta(ge=0)] = 0
     """Pairs of a cell of weight 1, at most. 0: as many as the cell with the fewest for its weight
     has, so that shares are exact."""
 
@@ -374,10 +374,10 @@ class ExportConfig(_Section, frozen=True):
 
     exclude: tuple[str, ...] = ()
     """Rules of `docs/quality.md`: dialogues that break one of them are left out."""
-    cut: bool = False
+    truncate: bool = False
     """`dialogues` end before the first exchange that breaks a rule; those that begin with one are
     left out."""
-    plan: bool = False
+    include_plan: bool = False
     """Whether the plan stands as a system turn before the messages of `sft`."""
     duplicates: DuplicatesConfig = DuplicatesConfig()
     contamination: ContaminationConfig = ContaminationConfig()
@@ -427,10 +427,10 @@ class Config(_Section, frozen=True):
     export: ExportConfig = ExportConfig()
     attempts: Annotated[int, Meta(ge=1, le=9)] = 3
     """How often a reply that cannot be parsed is asked for, the first time included."""
-    open: Annotated[int, Meta(ge=0)] = 0
+    max_open_dialogues: Annotated[int, Meta(ge=0)] = 0
     """Dialogues under way at once. 0: as many as the servers take requests."""
     budget: BudgetConfig = BudgetConfig()
-    observe: ObserveConfig = ObserveConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
 
     @property
     def cast(self) -> dict[Role, str]:
@@ -450,7 +450,7 @@ _SERVING = (
     "chat_template", "launch", "arguments", "start_timeout", "restarts", "transport", "batch",
 )  # fmt: skip
 EXECUTION = re.compile(
-    rf"n|open|(budget|observe|export)\..*|models\.[^.]+\.({'|'.join(_SERVING)})(\..*)?"
+    rf"n|max_open_dialogues|(budget|telemetry|export)\..*|models\.[^.]+\.({'|'.join(_SERVING)})(\..*)?"
 )
 """Keys that decide how a run is executed, not what it makes."""
 

@@ -163,7 +163,7 @@ def word_llama() -> Embed:
     place = find_spec("wordllama")
     if place is None or not place.submodule_search_locations:
         raise SdsdError(
-            "export.duplicates.find: `semantic` needs an extra: pip install 'sdsd[semantic]'"
+            "export.duplicates.method: `semantic` needs an extra: pip install 'sdsd[semantic]'"
         )
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level

@@ -23,13 +23,13 @@ def flags(record: Record) -> tuple[Flag, ...]:
 
 def final(record: Record) -> Revision | None:
     """The last revision that was not refused on sight: the one that stands."""
-    return next((r for r in reversed(record.revisions) if not r.fault), None)
+    return next((r for r in reversed(record.revisions) if not r.defect), None)
 
 
 def doubts(record: Record, pair: Pair) -> tuple[str, ...]:
     """What `sdsd.checks.revision_rules` found about a pair's revision without refusing it."""
     revision = final(record) if pair.kind == "revision" else None
-    return revision.doubts if revision else ()
+    return revision.warnings if revision else ()
 
 
 def margin(rejected: Critique, chosen: Critique | None) -> float | None:

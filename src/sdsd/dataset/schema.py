@@ -112,7 +112,7 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
             "where servers do not tell.",
         ),
         Column(
-            "doubts",
+            "warnings",
             _TEXTS,
             "What `sdsd.checks.revision_rules` found about a revision without refusing it, e.g. `lost_facts`.",
         ),
@@ -171,17 +171,17 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
             "dialogue was never critiqued.",
         ),
         Column(
-            "flags",
+            "warnings",
             _TEXTS,
             "Rules of `docs/quality.md` that the dialogue breaks; empty if none.",
         ),
         Column(
-            "good_exchanges",
+            "clean_exchanges",
             _INT,
             "How many exchanges from the beginning break no rule: where it may be cut.",
         ),
         Column(
-            "plan_shown",
+            "plan_adherence",
             pa.list_(_BOOL),
             "For each step of the plan and for its slip, whether the critic says that the talk "
             "shows it; empty unless `critique.adherence` asked.",
@@ -242,7 +242,7 @@ COLUMNS: dict[View, tuple[Column, ...]] = {
             "messages",
             _CHAT,
             "`user` and `assistant` in turn, ending on an assistant turn in which the critic found "
-            "nothing; the plan as `system` before them only with `export.plan`.",
+            "nothing; the plan as `system` before them only with `export.include_plan`.",
         ),
         _ID,
         _INDEX,

@@ -97,7 +97,7 @@ class _Sieve:
         dialogue = record.dialogue
         if dialogue is None:
             return Choice()
-        choice = spoilt(record)
+        choice = unusable(record)
         gone = choice.gone or self._excluded(flags) or self._repeated(record, dialogue)
         pairs = {} if gone else dict(_weak(record, self._config.pairs)) | choice.pairs
         return Choice(gone, dict(sorted(pairs.items())), flags)
@@ -121,7 +121,7 @@ class _Sieve:
 # --- what nobody can use --------------------------------------------------------------------------
 
 
-def spoilt(record: Record) -> Choice:
+def unusable(record: Record) -> Choice:
     """What no training can use: `malformed` dialogues; pairs that are `empty`, `unchanged` or
     `repeated`."""
     dialogue = record.dialogue
@@ -171,7 +171,7 @@ def _weaknesses(record: Record, pair: Pair, config: PairFilterConfig) -> Iterato
     assert record.critique is not None
     rejected = record.dialogue.utterance
     found = measures.doubts(record, pair)
-    yield from (Removal(f"doubt_{rule}") for rule in config.doubts if rule in found)
+    yield from (Removal(f"doubt_{rule}") for rule in config.exclude_warnings if rule in found)
     if config.max_similarity < 1:  # it takes time to compute
         similarity = measures.similarity(rejected, pair.chosen)
         if similarity > config.max_similarity:
@@ -180,7 +180,7 @@ def _weaknesses(record: Record, pair: Pair, config: PairFilterConfig) -> Iterato
     if 0 < config.max_length_ratio * shorter < longer:
         yield Removal("length_ratio", f"{longer / shorter:.2f}")
     margin = measures.margin(record.critique, pair.critique)
-    if margin is not None and margin < config.min_margin:
+    if margin is not None and margin < config.min_critic_margin:
         yield Removal("small_margin", f"{margin:.3f}")
 
 
@@ -250,7 +250,11 @@ class _Balance:
         """How many pairs each cell may have."""
         weights = {cell: self._weight(cell) for cell in counts}
         ratios = [counts[cell] / weight for cell, weight in weights.items() if weight]
-        base = Fraction(self._config.most) if self._config.most else min(ratios, default=Fraction())
+        base = (
+            Fraction(self._config.max_pairs)
+            if self._config.most
+            else min(ratios, default=Fraction())
+        )
         return {cell: int(weight * base) for cell, weight in weights.items()}
 
     def _check(self, known: set[str]) -> None:

@@ -22,8 +22,8 @@ from sdsd.checks.revision_rules import change
 from sdsd.config import ExportConfig
 from sdsd.dataset import measures
 from sdsd.dataset.schema import AUDITING, View
-from sdsd.dataset.selection import Choice, Removal, spoilt
-from sdsd.types import Critique, Dialogue, Message, Pair, Record, StageUse, Verdict
+from sdsd.dataset.selection import Choice, Removal, unusable
+from sdsd.types import Critique, Dialogue, Message, Pair, Record, StageUsage, Verdict
 
 Row = dict[str, Any]
 Models = Mapping[str, str]
@@ -41,7 +41,7 @@ def rows(
 ) -> list[Row]:
     """The rows that `record` has in `view`: none, one, or several.
 
-    Without a `choice` all of it stays but what is `spoilt`. Every row has exactly the columns of
+    Without a `choice` all of it stays but what is `unusable`. Every row has exactly the columns of
     the view. Text is carried as it is.
     """
     return list(_ROWS[view](_taken(view, record, models, config, choice)))
@@ -71,7 +71,7 @@ def _taken(
 ) -> _Taken:
     if choice is None:  # flags are dear, and only one view shows them
         flags = measures.flags(record) if view == "dialogues" else ()
-        choice = replace(spoilt(record), flags=flags)
+        choice = replace(unusable(record), flags=flags)
     stays = view in AUDITING or choice.gone is None
     return _Taken(record, models, config, choice, record.dialogue if stays else None)
 
@@ -98,7 +98,7 @@ def _preference(taken: _Taken) -> Iterator[Row]:
             "edit_distance": changed.edit_distance,
             "length_delta": changed.length_delta,
             "critic_margin": measures.margin(critique, pair.critique),
-            "doubts": list(measures.doubts(record, pair)),
+            "warnings": list(measures.doubts(record, pair)),
         }
 
 
@@ -131,10 +131,12 @@ def _good(taken: _Taken) -> list[tuple[str, str]]:
 def _sft(taken: _Taken) -> Iterator[Row]:
     record, dialogue = taken.record, taken.dialogue
     found = _good(taken)
-    if not (dialogue and found) or any(critique.violations for critique in record.earlier):
+    if not (dialogue and found) or any(
+        critique.violations for critique in record.earlier_critiques
+    ):
         return  # trainers learn every assistant turn, not only the last
     source, text = found[0]
-    plan = record.plan.text if record.plan and taken.config.plan else ""
+    plan = record.include_plan.text if record.plan and taken.config.plan else ""
     brief = [Message("system", plan)] if plan.strip() else []
     yield {
         "messages": _chat([*brief, *dialogue.messages[:-1], _reply(text)]),
@@ -174,7 +176,7 @@ def _dialogues(taken: _Taken) -> Iterator[Row]:
     if dialogue is None:
         return
     broken, intact = sorted({flag.rule for flag in found}), good(dialogue, found)
-    kept = 2 * intact if taken.config.cut else len(dialogue.messages)
+    kept = 2 * intact if taken.config.truncate else len(dialogue.messages)
     if not kept:
         return
     brief = [Message("system", plan.text)] if plan else []
@@ -196,9 +198,9 @@ def _dialogues(taken: _Taken) -> Iterator[Row]:
         "intended_violation": dialogue.stop == "completed",
         "self_flagged_violation": dialogue.self_flagged,
         "confirmed_violation": bool(record.critique.violations) if record.critique else None,
-        "flags": broken,
-        "good_exchanges": intact,
-        "plan_shown": list(record.plan_shown),
+        "warnings": broken,
+        "clean_exchanges": intact,
+        "plan_adherence": list(record.plan_adherence),
         "outcome": record.outcome,
         "rule": record.rule or None,
         "model": taken.models["agent"],
@@ -272,7 +274,7 @@ def _judged(record: Record) -> Iterator[_Judged]:
         yield _Judged("original", 0, before, last, record.critique)
     for k, candidate in enumerate(record.candidates, 1):
         yield _Judged("candidate", k, before, candidate.text, candidate.critique)
-    for k, critique in enumerate(record.earlier, 1):
+    for k, critique in enumerate(record.earlier_critiques, 1):
         yield _Judged("earlier", k, messages[: 2 * k - 1], messages[2 * k - 1].content, critique)
     for k, revision in enumerate(record.revisions, 1):
         if revision.recheck:
@@ -344,7 +346,7 @@ def _verdicts(taken: _Taken) -> Iterator[Row]:
 
 def _scenarios(taken: _Taken) -> Iterator[Row]:
     record, scenario, failure = taken.record, taken.record.scenario, taken.record.failure
-    costs = StageUse.__struct_fields__
+    costs = StageUsage.__struct_fields__
     yield {
         **_identity(record),
         "field": scenario.field,
@@ -359,7 +361,7 @@ def _scenarios(taken: _Taken) -> Iterator[Row]:
         "failed_step": failure.step if failure else None,
         "failed_cause": failure.cause if failure else None,
         "failed_raw": failure.raw if failure else None,
-        **{name: sum(getattr(use, name) for use in record.use.values()) for name in costs},
+        **{name: sum(getattr(use, name) for use in record.usage.values()) for name in costs},
     }
 
 

@@ -22,7 +22,7 @@ from collections.abc import Callable
 
 from msgspec import Struct
 
-from sdsd.models.rate_limits import Clock, Gate
+from sdsd.models.rate_limits import Clock, PrioritySemaphore
 from sdsd.types import Completion, Role
 
 RAMP = 0.1
@@ -57,7 +57,7 @@ class Gauges(Struct, frozen=True):
     """Tokens that its prefix cache holds; 0 where it does not say."""
 
 
-class Pace:
+class ConcurrencyController:
     """Decides `gate.limit`. Hears what becomes of requests; `note` hears what was found out.
 
     `most` is the limit, or the bound of the search if `search`.
@@ -65,7 +65,7 @@ class Pace:
 
     def __init__(
         self,
-        gate: Gate,
+        gate: PrioritySemaphore,
         most: int,
         *,
         search: bool,
@@ -99,7 +99,7 @@ class Pace:
             self._memory.answered(dialogue, role, answer, waited=waited)
             self._answers += 1
             if self._answers % max(8, gate.limit // 8) == 0:
-                self._memory.weigh(gate.limit)
+                self._memory.choices(gate.limit)
         self._set()
 
     def refused(self, retry_after: float | None) -> None:
@@ -351,7 +351,7 @@ class _Memory:
             self._told = tokens
             self._capacity = tokens * _FILL
 
-    def weigh(self, limit: int) -> None:
+    def choices(self, limit: int) -> None:
         """Draw conclusions from what was lost, and count who fits."""
         held = [tokens for _, tokens in sorted(self._held.items())]
         seen = self._kept + self._lost

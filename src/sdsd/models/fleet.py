@@ -24,7 +24,7 @@ from sdsd.models.concurrency import Gauges
 from sdsd.models.http_client import Client, Timeouts
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool
-from sdsd.models.rate_limits import Rate
+from sdsd.models.rate_limits import RateLimit
 from sdsd.models.vllm import Patient
 from sdsd.types import ProtocolName, Role
 
@@ -121,8 +121,8 @@ def cast(
     return Fleet(pools, roles, changed)
 
 
-def _rate(per_minute: float) -> Rate | None:
-    return Rate(per_minute) if per_minute else None
+def _rate(per_minute: float) -> RateLimit | None:
+    return RateLimit(per_minute) if per_minute else None
 
 
 def fetch(config: Config, progress: weights.Progress | None = None) -> dict[str, Path]:
@@ -280,7 +280,9 @@ async def _batches(
             run=configuration.digest(config)[:16],
             capabilities=online.capabilities,
             note=note,
-            terms=Terms(gather=terms.gather, most=terms.most, window=terms.window, poll=terms.poll),
+            terms=Terms(
+                gather=terms.gather, most=terms.max_requests, window=terms.window, poll=terms.poll
+            ),
         ) as model,
         asyncio.TaskGroup() as group,
     ):

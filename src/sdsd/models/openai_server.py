@@ -137,7 +137,7 @@ class HttpModel:
             cached_tokens=(details and details.cached_tokens) or 0,
             completion_tokens=usage.completion_tokens,
             seconds=round(seconds, 4),
-            weights=_weighed(request.weigh, choice.logprobs) if request.weigh else {},
+            choice_probs=_weighed(request.choices, choice.logprobs) if request.choices else {},
         )
 
     def encode(self, request: Request, seed: int) -> tuple[str, bytes]:
@@ -157,7 +157,7 @@ class HttpModel:
             if request.schema is not None and can.schema:
                 shape = {"name": "reply", "schema": request.schema, "strict": True}
                 body["response_format"] = {"type": "json_schema", "json_schema": shape}
-            if request.weigh and can.logprobs:
+            if request.choices and can.logprobs:
                 body["logprobs"] = True
                 body["top_logprobs"] = _TOP
         else:
@@ -198,8 +198,8 @@ class HttpModel:
         # Both are tried as if they worked.
         self.capabilities = replace(known, system=system, schema=True, logprobs=True)
         schema = chat and await self._can(Request("agent", 1, _PING, schema=_SHAPE))
-        weighed = await self._try(Request("agent", 1, _PING, weigh=("yes",))) if chat else None
-        logprobs = isinstance(weighed, Completion) and bool(weighed.weights)
+        weighed = await self._try(Request("agent", 1, _PING, choices=("yes",))) if chat else None
+        logprobs = isinstance(weighed, Completion) and bool(weighed.choice_probs)
         slots = await self._slots()
         found = replace(self.capabilities, schema=schema, logprobs=logprobs, slots=slots)
         self.capabilities = found

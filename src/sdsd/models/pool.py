@@ -13,8 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from sdsd.errors import Busy, Stopped, TransientError
 from sdsd.models.base import Capabilities, Model
-from sdsd.models.concurrency import MOST, RAMP, Gauges, Pace
-from sdsd.models.rate_limits import Breaker, Clock, Gate, Rate
+from sdsd.models.concurrency import MOST, RAMP, ConcurrencyController, Gauges
+from sdsd.models.rate_limits import Breaker, Clock, PrioritySemaphore, RateLimit
 from sdsd.types import Answer, Completion, Request
 
 _LOOKS = 3
@@ -39,9 +39,11 @@ class Server:
         clock: Clock,
     ) -> None:
         self.model = model
-        self.gate = Gate(most)
+        self.gate = PrioritySemaphore(most)
         self.breaker = Breaker(clock=clock)
-        self.pace = Pace(self.gate, most, search=search, note=note, changed=changed, clock=clock)
+        self.pace = ConcurrencyController(
+            self.gate, most, search=search, note=note, changed=changed, clock=clock
+        )
 
     @property
     def load(self) -> float:
@@ -62,8 +64,8 @@ class Pool:
         models: Sequence[Model],
         *,
         limit: int = 0,
-        requests: Rate | None = None,
-        tokens: Rate | None = None,
+        requests: RateLimit | None = None,
+        tokens: RateLimit | None = None,
         stopping: asyncio.Event | None = None,
         changed: Callable[[], None] = lambda: None,
         note: Callable[[str], None] = lambda text: None,

@@ -16,7 +16,7 @@ Clock = Callable[[], float]
 """Seconds that only ever go forward."""
 
 
-class Gate:
+class PrioritySemaphore:
     """Places at one server. Where some must wait, those of the lowest order go first.
 
     Dialogues are ordered by their index, so the ones begun first are driven to their end first:
@@ -71,7 +71,7 @@ class Gate:
                 turn.set_result(None)
 
 
-class Rate:
+class RateLimit:
     """So much a minute, evenly: the generic cell rate algorithm (ITU-T I.371) with a small burst.
 
     `per_minute` 0 means no limit. `burst` is in seconds of the rate that may be used at once.

@@ -33,8 +33,8 @@ class Choice:
     retries  further ones, one by one, each told what the critic missed, while nothing is broken
     """
 
-    def __init__(self, judge: Judge, focus: str, n: int, retries: int) -> None:
-        self._judge, self._focus = judge, focus
+    def __init__(self, judge: Judge, target_principle: str, n: int, retries: int) -> None:
+        self._judge, self._focus = judge, target_principle
         self._n, self._retries = n, retries
         self.critique: Critique | None = None
         """Of the chosen sample; None as long as nothing was chosen."""
@@ -107,13 +107,13 @@ async def _drawn(sample: Sample, draft: Draft) -> str | None:
         return None
 
 
-def _on(focus: str, critique: Critique) -> Verdict:
-    return next(v for v in critique.verdicts if v.principle == focus)
+def _on(target_principle: str, critique: Critique) -> Verdict:
+    return next(v for v in critique.verdicts if v.principle == target_principle)
 
 
-def _worth(focus: str, seen: _Seen) -> tuple[bool, int, int, float]:
+def _worth(target_principle: str, seen: _Seen) -> tuple[bool, int, int, float]:
     """The clearer the better: the meant principle first, then how many, how grave, how sure."""
-    verdict = _on(focus, seen.critique)
+    verdict = _on(target_principle, seen.critique)
     broken = len(seen.critique.violations)
     grave = max(_SEVERITY[v.severity] for v in seen.critique.verdicts)
     return verdict.confirmed, broken, grave, verdict.probability or 0.0

@@ -100,12 +100,12 @@ async def criticise(
             max_tokens=config.max_tokens,
             temperature=config.temperature,
             schema=SCHEMA if schema else None,
-            weigh=answers,
+            choices=answers,
         )
 
         def read(completion: Completion) -> Verdict:
             verdict = parsing.verdict(completion.text, principle.id, case.utterance)
-            weights = completion.weights
+            weights = completion.choice_probs
             return replace(verdict, probability=weights.get(answers[0]), critic=name)
 
         def strict(completion: Completion) -> Verdict:
@@ -127,13 +127,13 @@ async def criticise(
     return Critique(tuple(combine(votes, weights, vote) for votes in by_principle), said)
 
 
-async def plan_shown(
+async def plan_adherence(
     case: Case, plan: Plan, ask: AskFn, config: CritiqueConfig, prompts: Prompt, attempts: int
 ) -> tuple[bool, ...]:
     """For each step of the plan and for its slip, whether the talk shows it; empty if the critic's
     answers cannot be read. Asked apart from the verdicts: a critic must not know what was intended.
     """
-    points = (*plan.steps, plan.slip)
+    points = (*plan.steps, plan.planned_violation)
     task = prompts.fill("adherence", steps=numbered(points))
     request = Request(
         role="critic",

@@ -86,18 +86,24 @@ class Talk(Struct, frozen=True):
     @property
     def opening(self) -> str:
         """The words that the agent's last turn begins with, if the strategy wants that."""
-        return self.plan.opening if self.strategy.settings.opening else ""
+        return self.plan.reply_prefix if self.strategy.settings.reply_prefix else ""
 
     @property
     def direction(self) -> str:
         """The director's word before the agent's last turn; empty if there is none."""
-        return self.strategy.reply(self.scenario.focus.text, self.plan.slip)
+        return self.strategy.reply(self.scenario.target_principle.text, self.plan.planned_violation)
 
     @property
     def directions(self) -> str:
         """All that the director says in this dialogue, but for the slip."""
-        focus, said = self.scenario.focus.text, self.prompts.sections.values()
-        return "\n".join((self.strategy.reply(focus, ""), self.strategy.user(focus, ""), *said))
+        target_principle, said = self.scenario.target_principle.text, self.prompts.sections.values()
+        return "\n".join(
+            (
+                self.strategy.reply(target_principle, ""),
+                self.strategy.user(target_principle, ""),
+                *said,
+            )
+        )
 
     @property
     def planned(self) -> int:
@@ -107,7 +113,7 @@ class Talk(Struct, frozen=True):
     @property
     def name(self) -> str:
         """The user's, as the plan gives it: its first word, or nothing."""
-        word = re.match(r"[^\W\d_]+", self.plan.person)
+        word = re.match(r"[^\W\d_]+", self.plan.persona)
         return word.group() if word else ""
 
     @property
@@ -120,7 +126,7 @@ class Talk(Struct, frozen=True):
         """What both sides may know from the start. The slip is no part of it: it comes as a cue."""
         return {
             "subarea": self.scenario.subarea,
-            "person": self.plan.person or "somebody with a question",
+            "person": self.plan.persona or "somebody with a question",
             "steps": prompt_files.numbered(self.plan.steps),
         }
 
@@ -155,7 +161,7 @@ async def _transcript(talk: Talk) -> Dialogue:
     values = {
         "domain": talk.scenario.domain,
         "subarea": talk.scenario.subarea,
-        "focus": talk.scenario.focus.text,
+        "focus": talk.scenario.target_principle.text,
         "direction": talk.direction or "as an assistant would give it.",
         "plan": talk.plan.text,
         "exchanges": str(talk.planned),
@@ -388,7 +394,7 @@ async def _turn(
         return said
 
     # What nobody would say as it stands; a slip may be.
-    script = "\n".join((talk.plan.person, *talk.plan.steps, talk.principles, talk.directions))
+    script = "\n".join((talk.plan.persona, *talk.plan.steps, talk.principles, talk.directions))
     try:
         return await parsed(talk.ask, step, request, read, talk.attempts)
     except StageFailed as failed:
@@ -414,7 +420,7 @@ def _user_cue(talk: Talk, exchange: int) -> str:
     """The direction for the user's last turn; empty for the others, and where there is none."""
     if exchange < talk.planned:
         return ""
-    direction = talk.strategy.user(talk.scenario.focus.text, talk.plan.slip)
+    direction = talk.strategy.user(talk.scenario.target_principle.text, talk.plan.planned_violation)
     return talk.prompts.fill("user_turn", direction=direction) if direction else ""
 
 

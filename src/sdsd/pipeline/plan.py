@@ -20,7 +20,7 @@ async def write_plan(
     strategy: Strategy,
 ) -> Plan:
     """A plan with a step for each exchange, and the slip that the last reply shall show."""
-    focus, *others = (p.text for p in scenario.principles)
+    target_principle, *others = (p.text for p in scenario.principles)
     also = prompts.fill("others", principles=prompt_files.numbered(others))
     messages = (
         Message("system", prompts.fill("system")),
@@ -31,10 +31,10 @@ async def write_plan(
                 domain=scenario.domain,
                 subarea=scenario.subarea,
                 goal=scenario.goal.text,
-                approach=strategy.plan.replace("{{focus}}", focus),
-                focus=focus,
+                approach=strategy.plan.replace("{{target_principle}}", target_principle),
+                target_principle=target_principle,
                 others=f"\n{also}" if others else "",
-                opening=prompts.fill("opening") if strategy.settings.opening else "",
+                opening=prompts.fill("opening") if strategy.settings.reply_prefix else "",
                 steps=", ".join(f"a STEP {k} line" for k in range(1, scenario.exchanges + 1)),
             ),
         ),
@@ -49,9 +49,11 @@ async def write_plan(
 
     def read(completion: Completion) -> Plan:
         plan = parsing.plan(completion.text, scenario.exchanges)
-        if parsing.copies(f"{plan.person}\n{plan.slip}", prompts.sections["system"], run=7):
+        if parsing.copies(
+            f"{plan.persona}\n{plan.planned_violation}", prompts.sections["system"], run=7
+        ):
             raise Unparseable("the plan copies its example")
-        if parsing.copies(plan.slip, focus, run=7):
+        if parsing.copies(plan.planned_violation, target_principle, run=7):
             raise Unparseable("the slip only says the principle again")
         return plan
 

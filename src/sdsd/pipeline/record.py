@@ -20,7 +20,7 @@ from sdsd.config import Config, Vote
 from sdsd.errors import StageFailed
 from sdsd.hashing import draw
 from sdsd.pipeline.best_of_n import Choice
-from sdsd.pipeline.critique import Case, criticise, plan_shown
+from sdsd.pipeline.critique import Case, criticise, plan_adherence
 from sdsd.pipeline.dialogue import Talk, hold, opened
 from sdsd.pipeline.plan import write_plan
 from sdsd.pipeline.revise import faults, write_revision
@@ -42,7 +42,7 @@ from sdsd.types import (
     Request,
     Revision,
     Scenario,
-    StageUse,
+    StageUsage,
 )
 
 PROMPTS = ("plan", "transcript", "continuation", "chat", "roleplay", "review")
@@ -52,7 +52,7 @@ class Ask(Protocol):
     """The way to the models: recalls what is recorded, and records what is new."""
 
     @property
-    def use(self) -> dict[str, StageUse]:
+    def use(self) -> dict[str, StageUsage]:
         """What was asked so far, by stage."""
         ...
 
@@ -96,7 +96,7 @@ class _Draft:
         self.critique: Critique | None = None
         self.candidates: tuple[Candidate, ...] = ()
         self.earlier: tuple[Critique, ...] = ()
-        self.plan_shown: tuple[bool, ...] = ()
+        self.plan_adherence: tuple[bool, ...] = ()
         self.revisions: tuple[Revision, ...] = ()
 
 
@@ -120,10 +120,10 @@ async def make_record(
         critique=draft.critique,
         revisions=draft.revisions,
         failure=failure,
-        use=ask.use,
+        usage=ask.use,
         candidates=draft.candidates,
-        earlier=draft.earlier,
-        plan_shown=draft.plan_shown,
+        earlier_critiques=draft.earlier,
+        plan_adherence=draft.plan_adherence,
     )
 
 
@@ -145,7 +145,9 @@ async def _make(draft: _Draft, scenario: Scenario, ask: Ask, method: Method) -> 
     original = Case(messages[:-1], messages[-1].content, opening)
     if critique.adherence and draft.plan:
         review, tries = method.prompts["review"], method.config.attempts
-        draft.plan_shown = await plan_shown(original, draft.plan, ask, critique, review, tries)
+        draft.plan_adherence = await plan_adherence(
+            original, draft.plan, ask, critique, review, tries
+        )
     if draft.critique.clean:
         return "filtered", "no_violation"
     if not draft.critique.violations:
@@ -178,7 +180,7 @@ async def _hold(draft: _Draft, scenario: Scenario, ask: Ask, method: Method) -> 
         return await _judge(case, scenario, ask, stage, method, config.critique.vote)
 
     n = strategy.settings.candidates or config.dialogue.candidates
-    choice = Choice(judge, scenario.focus.id, n, strategy.settings.retries)
+    choice = Choice(judge, scenario.target_principle.id, n, strategy.settings.retries)
     if choice.needed:
         talk = replace(talk, choose=choice)
     draft.dialogue = await hold(method.protocol, talk)
@@ -198,7 +200,7 @@ async def _repair(
         return "filtered", "not_revised"
     case, quotes = original, tuple(v.quote for v in critique.verdicts if v.confirmed)
     for number in range(1, config.rounds + 1):
-        refused = draft.revisions[-1].fault if draft.revisions else ""
+        refused = draft.revisions[-1].defect if draft.revisions else ""
         task, said = _task(case, critique, scenario, method, number, refused)
         messages = case.messages(method.prompts["review"], task)
         step = f"revise/{number}"
@@ -209,18 +211,18 @@ async def _repair(
         defect = next((rule for rule in found if rule in revision_rules.DEFECTS), "")
         doubts = tuple(rule for rule in found if rule not in revision_rules.DEFECTS)
         if defect:
-            draft.revisions += (Revision(text, fault=defect, doubts=doubts),)
+            draft.revisions += (Revision(text, defect=defect, warnings=doubts),)
             continue
         case = replace(case, utterance=text)
         through = config.style == "principle" and number < config.rounds
         if through or not config.recheck:
-            draft.revisions += (Revision(text, doubts=doubts),)
+            draft.revisions += (Revision(text, warnings=doubts),)
             if through:
                 continue
             return "accepted", ""
         stage = f"recheck/{number}"
         critique = await _judge(case, scenario, ask, stage, method, config.vote)
-        draft.revisions += (Revision(text, critique, doubts=doubts),)
+        draft.revisions += (Revision(text, critique, warnings=doubts),)
         if critique.clean:
             return "accepted", ""
     return "filtered", "not_repaired"

@@ -32,7 +32,7 @@ from sdsd.errors import (
 from sdsd.hashing import call_seed
 from sdsd.models.base import Model
 from sdsd.runs.journal import Entry, Fingerprint, Journal, fingerprint, stage_of
-from sdsd.types import Answer, Completion, Refusal, Request, Role, StageUse
+from sdsd.types import Answer, Completion, Refusal, Request, Role, StageUsage
 
 
 class Call(Struct, frozen=True):
@@ -63,7 +63,7 @@ def complete(models: Mapping[Role, Model]) -> Sender:
     return send
 
 
-class Patience(Struct, frozen=True):
+class RetryPolicy(Struct, frozen=True):
     """How long a role's model is waited for."""
 
     retries: int = 16
@@ -75,7 +75,7 @@ class Patience(Struct, frozen=True):
 
 def retry(
     send: Sender,
-    patience: Mapping[Role, Patience],
+    patience: Mapping[Role, RetryPolicy],
     names: Mapping[Role, str],
     *,
     first_wait: float = 0.5,
@@ -129,7 +129,7 @@ def retry(
     return again
 
 
-def borrow(send: Sender, lenders: Sequence[Journal]) -> Sender:
+def from_caches(send: Sender, answer_caches: Sequence[Journal]) -> Sender:
     """Take an answer from another run that asked the very same thing, under the same step.
 
     The same scenario, step and request mean the same sampling seed if the runs have the same, so
@@ -138,7 +138,7 @@ def borrow(send: Sender, lenders: Sequence[Journal]) -> Sender:
     """
 
     async def or_ask(call: Call) -> Answer:
-        for lender in lenders:
+        for lender in answer_caches:
             entry = lender.step(call.scenario, call.step)
             if entry is not None and entry.request == call.asked:
                 return entry.answer
@@ -198,7 +198,7 @@ class Ask:
     ) -> None:
         self.scenario = scenario
         self._dialogue = dialogue
-        self.use: dict[str, StageUse] = {}
+        self.use: dict[str, StageUsage] = {}
         """What the dialogue has cost so far, per stage; the same after a replay."""
         self._seed = seed
         self._recorded = recorded
@@ -241,8 +241,8 @@ class Ask:
         )
 
     def _count(self, stage: str, answer: Completion) -> None:
-        old = self.use.get(stage, StageUse())
-        self.use[stage] = StageUse(
+        old = self.use.get(stage, StageUsage())
+        self.use[stage] = StageUsage(
             calls=old.calls + 1,
             prompt_tokens=old.prompt_tokens + answer.prompt_tokens,
             cached_tokens=old.cached_tokens + answer.cached_tokens,

@@ -172,7 +172,7 @@ def carry_out(
             on_event=on_event,
             models=models,
             progress=progress,
-            lenders=[path for path in made if RunDir(path).journal.exists()],
+            answer_caches=[path for path in made if RunDir(path).journal.exists()],
         )
         if results[name].stopped:
             return Outcome(out, results, None)

@@ -437,10 +437,10 @@ def _fault(record: Record, row: dict[str, Any], last: int) -> str:
     scenario, dialogue = record.scenario, record.dialogue
     known = {p.id for p in scenario.principles}
     roles = [m.role for m in dialogue.messages] if dialogue else ["user", "assistant"]
-    judged = [record.critique, *record.earlier]
+    judged = [record.critique, *record.earlier_critiques]
     judged += [c.critique for c in record.candidates] + [r.recheck for r in record.revisions]
     counts = [use.calls + use.prompt_tokens + use.cached_tokens + use.completion_tokens
-              for use in record.use.values()]  # fmt: skip
+              for use in record.usage.values()]  # fmt: skip
     faults = {
         "another id or index than its row": (scenario.id, scenario.index)
         != (row["id"], row["index"]),

@@ -121,8 +121,8 @@ def fingerprint(request: Request, model: str) -> Fingerprint:
     parts["sampling"] = _short(msgspec.json.encode(sampling))
     if request.schema is not None:
         parts["schema"] = _short(msgspec.json.encode(request.schema))
-    if request.weigh:
-        parts["weigh"] = _short(msgspec.json.encode(request.weigh))
+    if request.choices:
+        parts["weigh"] = _short(msgspec.json.encode(request.choices))
     return parts
 
 

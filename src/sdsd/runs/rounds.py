@@ -70,7 +70,7 @@ def cells_of(record: Record, axis: Axis) -> tuple[str, ...]:
 def seen_in(record: Record, axis: Axis, slot: Slot) -> Seen:
     """What became of the dialogue that a slot was for."""
     cells = cells_of(record, axis)
-    tokens = sum(use.prompt_tokens + use.completion_tokens for use in record.use.values())
+    tokens = sum(use.prompt_tokens + use.completion_tokens for use in record.usage.values())
     return Seen(slot=slot, hit=slot.cell in cells, cells=cells, cost=float(tokens))
 
 

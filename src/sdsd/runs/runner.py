@@ -122,7 +122,7 @@ def _check_rules(export: ExportConfig) -> None:
     doubts = [rule for rule in revision_rules.RULES if rule not in revision_rules.DEFECTS]
     for key, named, rules in (
         ("exclude", export.exclude, list(RULES)),
-        ("pairs.doubts", export.pairs.doubts, doubts),
+        ("pairs.exclude_warnings", export.pairs.exclude_warnings, doubts),
     ):
         if unknown := [rule for rule in named if rule not in rules]:
             raise ConfigError(
@@ -148,7 +148,7 @@ def run(
     on_event: Callable[[Event], None] | None = None,
     models: Mapping[str, Model] | None = None,
     progress: weights.Progress | None = None,
-    lenders: Sequence[Path] = (),
+    answer_caches: Sequence[Path] = (),
     **overrides: Any,
 ) -> Result:
     """Make a data set, or continue one. Returns when it is published.
@@ -185,7 +185,7 @@ def run(
             n = len(_kept(config, rundir, tell))
             config = replace(config, n=min(config.n or n, n))
             inputs = replace(inputs, config=config)
-        wanted = asdict(config.observe)
+        wanted = asdict(config.telemetry)
         with (
             listeners(path, tell, version=sdsd.__version__, **wanted) as tell,
             Journal(rundir.journal) as journal,
@@ -196,7 +196,7 @@ def run(
                 files = fetch(config, progress) if models is None else {}
                 others = [
                     opened.enter_context(Journal(RunDir(path).journal, readonly=True))
-                    for path in lenders
+                    for path in answer_caches
                 ]
                 making = _make_all(inputs, rundir, journal, tell, files, models, others)
                 stopped = in_loop(making)
@@ -255,7 +255,7 @@ async def _make_all(
     tell: Callable[[Event], None],
     files: Mapping[str, Path],
     models: Mapping[str, Model] | None,
-    lenders: Sequence[Journal],
+    answer_caches: Sequence[Journal],
 ) -> bool:
     """Make what is missing. True if asked to stop before the end."""
     config = inputs.config
@@ -265,11 +265,11 @@ async def _make_all(
     stopping = asyncio.Event()
     with interruptible(stopping, tell):
         async with open_session(
-            config, journal, stopping, tell, files, rundir.models, models, lenders
+            config, journal, stopping, tell, files, rundir.models, models, answer_caches
         ) as session:
             manifest = _manifest(inputs, rundir, session.fleet)
             done = sum(journal.outcomes().values())
-            slots = config.open or session.fleet.capacity
+            slots = config.max_open_dialogues or session.fleet.capacity
             standings = standings_of(inputs, journal)
             wanted = sum(s.wanted for s in standings)
             pairs = sum(min(s.pairs, s.wanted) for s in standings)
@@ -287,7 +287,7 @@ async def _make_all(
                 indexes = rounds.indexes(config.n or _NO_END, stopping)
             source = sourced(inputs, rundir)
             drive = _Drive(inputs, how, journal, session, stopping, tell, rounds, source)
-            await drive.all(indexes, config.open)
+            await drive.all(indexes, config.max_open_dialogues)
     return stopping.is_set()
 
 

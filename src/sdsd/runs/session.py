@@ -57,11 +57,11 @@ async def open_session(
     files: Mapping[str, Path],
     folder: Path,
     own: Mapping[str, Model] | None = None,
-    lenders: Sequence[Journal] = (),
+    answer_caches: Sequence[Journal] = (),
 ) -> AsyncIterator[Session]:
     """Start the models of `config` on their `files`, or take your `own`; wrap the onion around.
 
-    In `folder` is kept what models need to remember. What `lenders` answered is not asked again.
+    In `folder` is kept what models need to remember. What `answer_caches` answered is not asked again.
     """
 
     account, economy = Account(config, journal.usage()), Economy()
@@ -89,7 +89,7 @@ async def open_session(
             fleet = fleets.cast(own, config, stopping=stopping, note=note)
             await fleets.watch(stack, fleet)
         models = fleet.models
-        send = onion(fleet, config, journal, stopping, watched, lenders)
+        send = onion(fleet, config, journal, stopping, watched, answer_caches)
         yield Session(fleet, send, economy)
         for name, value in economy.sums().items():
             await journal.add(name, value)
@@ -101,7 +101,7 @@ def onion(
     journal: Journal,
     stopping: asyncio.Event,
     watched: Callable[[Call, Answer], None],
-    lenders: Sequence[Journal] = (),
+    answer_caches: Sequence[Journal] = (),
 ) -> Sender:
     """commit( halt( borrow( retry( complete )))): the way of a request that is not recorded."""
     models = fleet.models
@@ -115,14 +115,14 @@ def onion(
 
     chosen = {role: config.model_for(role) for role in config.cast}
     patience = {
-        role: door.Patience(m.retries, math.inf if m.transport == "batch" else m.outage)
+        role: door.RetryPolicy(m.retries, math.inf if m.transport == "batch" else m.outage)
         for role, m in chosen.items()
     }
     names: dict[Role, str] = {role: model.name for role, model in models.items()}
     send = door.complete(models)
     send = door.retry(send, patience, names, sleep=sleep)
-    if lenders:
-        send = door.borrow(send, lenders)
+    if answer_caches:
+        send = door.from_caches(send, answer_caches)
     send = door.halt(send, stopping)
     return door.commit(send, journal, watched)
 

@@ -28,7 +28,7 @@ messages        a list of {role, content}, under `messages`, `conversation` or `
 sharegpt        a list of {from, value}, under `conversations`
 sdsd-dialogues  the columns of `allenai/sdsd-dialogues`
 sdsd-revisions  the columns of `allenai/sdsd-revisions`
-plans           only a plan: `plan`, or `person`, `steps` and `slip`; turns are not looked at
+plans           only a plan: `plan`, or `person`, `steps` and `planned_violation`; turns are not looked at
 auto            each row by the columns it has
 """
 
@@ -266,10 +266,12 @@ def _plan(place: Place, row: dict[str, Any]) -> str:
     steps = _texts(place, row, "steps")
     if not steps:
         return ""
-    person, slip = (" ".join(_text(place, row.get(k, ""), k).split()) for k in ("person", "slip"))
+    person, planned_violation = (
+        " ".join(_text(place, row.get(k, ""), k).split()) for k in ("person", "slip")
+    )
     lines = [f"PERSON: {person}"] if person else []
     lines += [f"STEP {n}: {' '.join(step.split())}" for n, step in enumerate(steps, 1)]
-    lines += [f"SLIP: {slip}"] if slip else []
+    lines += [f"SLIP: {planned_violation}"] if planned_violation else []
     return _clean("\n".join(lines))
 
 

@@ -238,9 +238,9 @@ def plan_of(given: Given, scenario: Scenario) -> Plan | None:
     if given.messages:
         asked = given.messages[::2]
         steps = tuple(" ".join(turn.content.split())[:_STEP_CHARS] for turn in asked)
-        return Plan(given.plan, steps, slip="")
+        return Plan(given.plan, steps, planned_violation="")
     steps = _shared_out(given.plan, scenario.exchanges)
-    return Plan(given.plan, steps, slip=steps[-1])
+    return Plan(given.plan, steps, planned_violation=steps[-1])
 
 
 def dialogue_of(given: Given) -> Dialogue | None:

@@ -93,9 +93,9 @@ class Scenarios:
         principles = usual.principles
         if axis in ("principle", "category"):
             among = self._cells[axis][cell]
-            focus = among[self._at(f"meant/{cell}", len(among), index)]
-            further = (p for p in principles[1:] if p.id != focus.id)
-            principles = (focus, *further)
+            target_principle = among[self._at(f"meant/{cell}", len(among), index)]
+            further = (p for p in principles[1:] if p.id != target_principle.id)
+            principles = (target_principle, *further)
         elif axis in ("domain", "field"):
             homes = self._homes[axis][cell]
             place = homes[self._at(f"meant/{cell}", len(homes), index)]
@@ -151,12 +151,12 @@ class Scenarios:
         """The principle to be broken, then the further ones."""
         n = len(self._catalogue.principles)
         turn, within = divmod(index, n)
-        focus, further = self._foci(turn)[within], self._further(index)
+        target_principle, further = self._foci(turn)[within], self._further(index)
         if self._few:  # some are met again and again anyway: the next ones of one fixed order
             order = _permutation(self._seed, "principle", n, 0)
-            after = order.index(focus) + 1
+            after = order.index(target_principle) + 1
             further = tuple(order[(after + k) % n] for k in range(len(further)))
-        return tuple(self._catalogue.principles[i] for i in (focus, *further))
+        return tuple(self._catalogue.principles[i] for i in (target_principle, *further))
 
     @property
     def _few(self) -> bool:

@@ -30,7 +30,7 @@ _SLOTS = {"plan": {"focus"}, "reply": {"focus", "slip"}, "user": {"focus", "slip
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """The switches of a strategy."""
 
-    opening: bool = False
+    reply_prefix: bool = False
     """The plan also gives the first words of the last reply, and the agent begins with them."""
     retries: Annotated[int, Meta(ge=0, le=8)] = 0
     """How often the last reply is asked for again, with the critic's reason, while it breaks
@@ -50,21 +50,23 @@ class Strategy(Struct, frozen=True):
 
     @property
     def plan(self) -> str:
-        """For the planner; may name `{{focus}}`, the principle to be broken."""
+        """For the planner; may name `{{target_principle}}`, the principle to be broken."""
         return self.prompt.sections["plan"]
 
-    def reply(self, focus: str, slip: str) -> str:
+    def reply(self, target_principle: str, planned_violation: str) -> str:
         """The direction for the agent's last turn; empty if it gets none."""
-        return self._section("reply", focus, slip)
+        return self._section("reply", target_principle, planned_violation)
 
-    def user(self, focus: str, slip: str) -> str:
+    def user(self, target_principle: str, planned_violation: str) -> str:
         """The direction for the user's last turn; empty if it gets none."""
-        return self._section("user", focus, slip)
+        return self._section("user", target_principle, planned_violation)
 
-    def _section(self, name: str, focus: str, slip: str) -> str:
+    def _section(self, name: str, target_principle: str, planned_violation: str) -> str:
         if name not in self.prompt.sections:
             return ""
-        return self.prompt.fill(name, focus=focus, slip=slip)
+        return self.prompt.fill(
+            name, target_principle=target_principle, planned_violation=planned_violation
+        )
 
 
 def packaged() -> tuple[str, ...]:

@@ -80,10 +80,16 @@ def plan(text: str, exchanges: int) -> Plan:
         raise Unparseable("no `STEP n:` line")
     if len(steps) > 1 and len({normal(step) for step in steps}) == 1:
         raise Unparseable("every step says the same")
-    slip = fields[-1][1].splitlines()[0] if slipped else steps[-1]
+    planned_violation = fields[-1][1].splitlines()[0] if slipped else steps[-1]
     words = unquoted(opening.splitlines()[0]).rstrip(" .…").split() if opening else []
     begin = " ".join(words[:_OPENING])
-    return Plan(text, steps=tuple(steps[:exchanges]), slip=slip, person=person, opening=begin)
+    return Plan(
+        text,
+        steps=tuple(steps[:exchanges]),
+        planned_violation=planned_violation,
+        persona=person,
+        reply_prefix=begin,
+    )
 
 
 def _form(text: str) -> str:

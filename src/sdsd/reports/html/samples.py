@@ -66,12 +66,16 @@ def words(name: str, known: Mapping[str, str]) -> str:
 
 
 def _plan(plan: Plan, opened: bool) -> str:
-    person = f'<p class="note"><b>User.</b> {esc(plan.person)}</p>' if plan.person else ""
-    slip = f'<p class="note"><b>Slip.</b> {esc(plan.slip)}</p>' if plan.slip else ""
+    person = f'<p class="note"><b>User.</b> {esc(plan.persona)}</p>' if plan.persona else ""
+    planned_violation = (
+        f'<p class="note"><b>Slip.</b> {esc(plan.planned_violation)}</p>'
+        if plan.planned_violation
+        else ""
+    )
     steps = "".join(f"<li>{said(step)}</li>" for step in plan.steps)
     return (
         f'<details class="plan"{" open" if opened else ""}><summary>Plan, '
-        f"{plural(len(plan.steps), 'exchange')}</summary>{person}<ol>{steps}</ol>{slip}</details>"
+        f"{plural(len(plan.steps), 'exchange')}</summary>{person}<ol>{steps}</ol>{planned_violation}</details>"
     )
 
 
@@ -210,8 +214,8 @@ def _revisions(record: Record, original: str, principles: Mapping[str, Principle
 
 
 def _recheck(revision: Revision, principles: Mapping[str, Principle]) -> str:
-    if revision.fault:
-        return f'<p class="note">Refused: {esc(words(revision.fault, {}))}.</p>'
+    if revision.defect:
+        return f'<p class="note">Refused: {esc(words(revision.defect, {}))}.</p>'
     if revision.recheck is None:
         return '<p class="note">Not rechecked.</p>'
     return _verdicts("The critic on the revised turn", revision.recheck, principles)

@@ -244,10 +244,10 @@ class _Tally:
         self.rows[scenario.index] = row = _row(record)
         self._funnel.update(name for name, reached in FUNNEL if reached(record))
         self.texts.update((p.id, p.text) for p in scenario.principles)
-        focus = scenario.focus
+        target_principle = scenario.target_principle
         for kind, key in (
-            ("principle", focus.id),
-            ("category", focus.category),
+            ("principle", target_principle.id),
+            ("category", target_principle.category),
             ("strategy", scenario.strategy),
         ):
             cell = self._yields[kind][key]
@@ -321,7 +321,7 @@ class _Tally:
 
 
 def _row(record: Record) -> _Row:
-    uses, critique = record.use.values(), record.critique
+    uses, critique = record.usage.values(), record.critique
     return _Row(
         accepted=record.outcome == "accepted",
         pairs=len(record.pairs),

@@ -95,7 +95,7 @@ class BiasTally:
         """One more record."""
         if record.dialogue is None:
             return
-        for number, critique in enumerate(record.earlier, 1):
+        for number, critique in enumerate(record.earlier_critiques, 1):
             self._add_exchange(number, critique)
         if record.critique:
             self._add_exchange(record.dialogue.exchanges, record.critique)

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from msgspec import Struct
 
 from sdsd.reports.rates import Estimate, Ratio
-from sdsd.types import Record, StageUse
+from sdsd.types import Record, StageUsage
 
 
 class PairCost(Struct, frozen=True):
@@ -39,7 +39,7 @@ class CostTally:
         """One more record."""
         pairs = len(record.pairs)
         self._pairs += pairs
-        for ratio, spent in zip(self._ratios, _spent(record.use.values()), strict=True):
+        for ratio, spent in zip(self._ratios, _spent(record.usage.values()), strict=True):
             ratio.add(spent, pairs)
 
     def found(self, money: float) -> PairCost:
@@ -49,7 +49,7 @@ class CostTally:
         return PairCost(calls, tokens, written, seconds, each)
 
 
-def _spent(uses: Collection[StageUse]) -> tuple[float, float, float, float]:
+def _spent(uses: Collection[StageUsage]) -> tuple[float, float, float, float]:
     written = sum(use.completion_tokens for use in uses)
     read = sum(use.prompt_tokens for use in uses)
     seconds = sum(use.seconds for use in uses)

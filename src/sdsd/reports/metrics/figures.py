@@ -40,7 +40,7 @@ from sdsd.types import (
     Outcome,
     Principle,
     Record,
-    StageUse,
+    StageUsage,
     StopReason,
     Usage,
 )
@@ -179,7 +179,7 @@ class Figures(Struct, frozen=True, kw_only=True):
     biases: Biases
     critics: Critics | None
     """Whether they agree; None where there is only one."""
-    stages: dict[str, StageUse]
+    stages: dict[str, StageUsage]
     usage: tuple[Usage, ...]
     """By stage, role and model; unlike `stages`, dialogues under way are in it."""
     money: float
@@ -267,7 +267,7 @@ FUNNEL: tuple[tuple[str, Callable[[Record], bool]], ...] = (
     ("judged", lambda r: r.critique is not None),
     ("claimed", lambda r: r.critique is not None and not r.critique.clean),
     ("confirmed", lambda r: r.critique is not None and bool(r.critique.violations)),
-    ("revised", lambda r: any(not revision.fault for revision in r.revisions)),
+    ("revised", lambda r: any(not revision.defect for revision in r.revisions)),
     ("accepted", lambda r: r.outcome == "accepted"),
 )
 """The steps on the way to a pair, and which records came as far."""
@@ -324,7 +324,7 @@ class _Tally:
         self._add_strategy(record)
         if record.dialogue:
             self._add_dialogue(record, record.dialogue)
-        for critique in (*record.earlier, record.critique):
+        for critique in (*record.earlier_critiques, record.critique):
             if critique:
                 self._votes.add(critique.votes)
         if record.dialogue and record.critique:
@@ -334,7 +334,7 @@ class _Tally:
             self._add_pair(record)
         if record.failure:
             self._add_failure(record.scenario.id, record.failure)
-        for stage, use in record.use.items():
+        for stage, use in record.usage.items():
             self._add_use(stage, use)
 
     def mean_call(self) -> float:
@@ -452,7 +452,7 @@ class _Tally:
             raw = failure.raw[:_RAW]
             self._examples.append(FailureExample(scenario, failure.step, failure.cause[:_RAW], raw))
 
-    def _add_use(self, stage: str, use: StageUse) -> None:
+    def _add_use(self, stage: str, use: StageUsage) -> None:
         counts = self._use[stage]
         counts["calls"] += use.calls
         counts["prompt_tokens"] += use.prompt_tokens
@@ -460,8 +460,8 @@ class _Tally:
         counts["completion_tokens"] += use.completion_tokens
         self._seconds[stage] += use.seconds
 
-    def _stage(self, stage: str) -> StageUse:
-        return StageUse(**self._use[stage], seconds=round(self._seconds[stage], 3))
+    def _stage(self, stage: str) -> StageUsage:
+        return StageUsage(**self._use[stage], seconds=round(self._seconds[stage], 3))
 
     def _agreement(self) -> Agreement:
         table: Counter[tuple[bool, bool]] = Counter()

@@ -171,8 +171,8 @@ def _record(record: Record) -> dict[str, Any]:
         "outcome": record.outcome,
         "rule": record.rule,
         "failure": failure and {"step": failure.step, "cause": plain(failure.cause)},
-        "seconds": round(sum(use.seconds for use in record.use.values()), 4),
-        "stages": msgspec.to_builtins(record.use),
+        "seconds": round(sum(use.seconds for use in record.usage.values()), 4),
+        "stages": msgspec.to_builtins(record.usage),
     }
 
 
