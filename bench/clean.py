@@ -89,13 +89,13 @@ def resident() -> int:
 def repeats(find: Any, n: int) -> dict[str, Any]:
     config = DuplicatesConfig(method=find)
     duplicates = Duplicates(config)
-    duplicates.method("warm", "up")
+    duplicates.find("warm", "up")
     cost, late, start = 0.0, 0.0, resident()
     found = {changed: [0, 0] for changed in CHANGED}
     planted = true = new = false = kept = 0
     for k, made in enumerate(dialogues(n)):
         begin = time.process_time()
-        hit = duplicates.method(f"{k:06d}-0abc", made.text)
+        hit = duplicates.find(f"{k:06d}-0abc", made.text)
         took = time.process_time() - begin
         cost += took
         late += took if k >= n - 1000 else 0.0

@@ -91,7 +91,7 @@ def test_the_plan_stands_before_the_talk_only_if_asked_for() -> None:
     assert (roles(row["messages"]), texts(row["messages"])[0]) == ("suaua", PLAN.text)
     for plan in (None, Plan(" ", ("a",), "b")):
         (row,) = rows(
-            "sft", replace(accepted(), include_plan=plan), MODELS, ExportConfig(plan=True)
+            "sft", replace(accepted(), plan=plan), MODELS, ExportConfig(include_plan=True)
         )
         assert roles(row["messages"]) == "uaua"
 

@@ -48,11 +48,11 @@ class Duplicates:
 
     def __init__(self, config: DuplicatesConfig, embed: Embed | None = None) -> None:
         self._ways: list[tuple[Rule, _Way]] = []
-        if config.find != "off":
+        if config.method != "off":
             self._ways.append(("duplicate_exact", _Exact()))
-        if config.find in ("near", "semantic"):
+        if config.method in ("near", "semantic"):
             self._ways.append(("duplicate_near", Near(config.near)))
-        if config.find == "semantic":
+        if config.method == "semantic":
             self._ways.append(
                 ("duplicate_semantic", _Semantic(config.semantic, embed or word_llama()))
             )

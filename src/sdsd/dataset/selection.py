@@ -252,7 +252,7 @@ class _Balance:
         ratios = [counts[cell] / weight for cell, weight in weights.items() if weight]
         base = (
             Fraction(self._config.max_pairs)
-            if self._config.most
+            if self._config.max_pairs
             else min(ratios, default=Fraction())
         )
         return {cell: int(weight * base) for cell, weight in weights.items()}

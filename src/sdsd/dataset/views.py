@@ -136,7 +136,7 @@ def _sft(taken: _Taken) -> Iterator[Row]:
     ):
         return  # trainers learn every assistant turn, not only the last
     source, text = found[0]
-    plan = record.include_plan.text if record.plan and taken.config.plan else ""
+    plan = record.plan.text if record.plan and taken.config.include_plan else ""
     brief = [Message("system", plan)] if plan.strip() else []
     yield {
         "messages": _chat([*brief, *dialogue.messages[:-1], _reply(text)]),
