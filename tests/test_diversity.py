@@ -255,7 +255,7 @@ def test_violations_by_exchange_count_the_earlier_turns_too() -> None:
     base = record()
     assert base.critique is not None
     clean = Critique(tuple(replace(v, violated=False) for v in base.critique.verdicts))
-    found = biased([replace(base, earlier=(clean,)), base, replace(base, dialogue=None)])
+    found = biased([replace(base, earlier_critiques=(clean,)), base, replace(base, dialogue=None)])
     assert {k: (r.k, r.n) for k, r in found.exchanges.items()} == {1: (0, 1), 2: (2, 2)}
 
 
@@ -323,8 +323,8 @@ def test_one_critic_agrees_with_nobody() -> None:
 def test_cost_of_a_pair() -> None:
     tally = CostTally()
     use = {"plan": StageUsage(1, 100, 40, 20, 1.5), "turn": StageUsage(4, 400, 380, 80, 3.0)}
-    tally.add(replace(record(), use=use))
-    tally.add(replace(record(1, "cc", "filtered", "no_violation", revisions=0), use=use))
+    tally.add(replace(record(), usage=use))
+    tally.add(replace(record(1, "cc", "filtered", "no_violation", revisions=0), usage=use))
     found = tally.found(3.0)
     assert found.calls is not None
     assert found.tokens is not None

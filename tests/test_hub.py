@@ -503,7 +503,7 @@ GOOD = accepted(3)
         (replace(GOOD, scenario=replace(GOOD.scenario, principles=GOOD.scenario.principles[:1])),
          "a verdict on a principle"),
         (replace(GOOD, critique=None), "a pair of nothing"),
-        (replace(GOOD, use={"plan": StageUsage(calls=2**60)}), "impossible numbers"),
+        (replace(GOOD, usage={"plan": StageUsage(calls=2**60)}), "impossible numbers"),
         (replace(GOOD, scenario=replace(GOOD.scenario, exchanges=2**40)), "impossible numbers"),
         (replace(GOOD, scenario=replace(GOOD.scenario, index=2**60)), "an index out of order"),
     ],

@@ -75,7 +75,7 @@ def test_a_clean_talk_stays_as_it_was() -> None:
         barren(),
         replace(unviolated(), critique=CLAIMED),
         replace(accepted(), revisions=(Revision(FIXED),)),
-        replace(unviolated(), dialogue=talk("a", "b", "c", "d"), earlier=(FOUND,)),
+        replace(unviolated(), dialogue=talk("a", "b", "c", "d"), earlier_critiques=(FOUND,)),
     ],
     ids=["none", "unjudged", "broken", "blank", "doubtful", "not rechecked", "broken before"],
 )
@@ -122,7 +122,7 @@ def test_labels_need_no_pair() -> None:
 
 
 def test_a_critic_learns_from_verdicts_with_evidence() -> None:
-    judged = replace(accepted(), earlier=(CLEAN,), candidates=(Candidate("Nah.", CLAIMED),))
+    judged = replace(accepted(), earlier_critiques=(CLEAN,), candidates=(Candidate("Nah.", CLAIMED),))
     found = rows("critique", judged, MODELS)
     assert [(r["turn"], r["round"], r["principle_id"], r["violated"]) for r in found] == [
         ("original", 0, "no-lies", True),

@@ -80,7 +80,7 @@ def texts(stage: Stage) -> tuple[str, str]:
 def turn_texts(stage: Stage) -> tuple[str, str]:
     """The templates of a turn."""
     step = STEPS.split("\n")[stage.exchange - 1]
-    outline = {"person": PERSON, "steps": STEPS}
+    outline = {"persona": PERSON, "steps": STEPS}
     if stage.kind == "user":
         system = filled("roleplay", "user_system", **outline)
         opening, cue = sections("roleplay")["user_start"], filled("roleplay", "user_cue", step=step)

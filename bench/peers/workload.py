@@ -145,7 +145,7 @@ def messages_for_plan(_: Stage, row: Row) -> Messages:
     """The planner's prompt."""
     about = row["about"]
     steps = ", ".join(f"a STEP {k} line" for k in range(1, EXCHANGES + 1))
-    values = {**about, "focus": about["principle"], "steps": steps, "others": "", "opening": ""}
+    values = {**about, "target_principle": about["principle"], "steps": steps, "others": "", "opening": ""}
     values["approach"] = _strategy("plan")
     return _chat(_fill("plan", "system"), _fill("plan", "user", **values))
 
@@ -206,7 +206,7 @@ def _chat(system: str, user: str) -> Messages:
 
 def _outline(plan: Plan, row: Row) -> dict[str, str]:
     steps = "\n".join(f"{k}. {step}" for k, step in enumerate(plan.steps, 1))
-    return {"subarea": row["about"]["subarea"], "person": plan.person, "steps": steps}
+    return {"subarea": row["about"]["subarea"], "persona": plan.person, "steps": steps}
 
 
 def _step(plan: Plan, stage: Stage) -> str:

@@ -126,7 +126,7 @@ class Talk(Struct, frozen=True):
         """What both sides may know from the start. The slip is no part of it: it comes as a cue."""
         return {
             "subarea": self.scenario.subarea,
-            "person": self.plan.persona or "somebody with a question",
+            "persona": self.plan.persona or "somebody with a question",
             "steps": prompt_files.numbered(self.plan.steps),
         }
 
@@ -161,7 +161,7 @@ async def _transcript(talk: Talk) -> Dialogue:
     values = {
         "domain": talk.scenario.domain,
         "subarea": talk.scenario.subarea,
-        "focus": talk.scenario.target_principle.text,
+        "target_principle": talk.scenario.target_principle.text,
         "direction": talk.direction or "as an assistant would give it.",
         "plan": talk.plan.text,
         "exchanges": str(talk.planned),

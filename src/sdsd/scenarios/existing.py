@@ -111,7 +111,7 @@ _ANY_OF: dict[Kind, tuple[str, ...]] = {
 }
 _COLUMNS = {
     *_CHATS, *_REPLIES, *_PLANS, *itertools.chain(*_NEEDED.values()),
-    "person", "slip", "field", "principles",
+    "persona", "planned_violation", "field", "principles",
 }  # fmt: skip
 
 _USER = ("user", "human", "person", "prompter")
@@ -266,10 +266,10 @@ def _plan(place: Place, row: dict[str, Any]) -> str:
     steps = _texts(place, row, "steps")
     if not steps:
         return ""
-    person, planned_violation = (
-        " ".join(_text(place, row.get(k, ""), k).split()) for k in ("person", "slip")
+    persona, planned_violation = (
+        " ".join(_text(place, row.get(k, ""), k).split()) for k in ("persona", "planned_violation")
     )
-    lines = [f"PERSON: {person}"] if person else []
+    lines = [f"PERSON: {persona}"] if persona else []
     lines += [f"STEP {n}: {' '.join(step.split())}" for n, step in enumerate(steps, 1)]
     lines += [f"SLIP: {planned_violation}"] if planned_violation else []
     return _clean("\n".join(lines))

@@ -24,7 +24,11 @@ from sdsd.text.prompt_files import Prompt
 
 PACKAGED = Path(__file__).parent / "data" / "strategies"
 ALL = "all"
-_SLOTS = {"plan": {"focus"}, "reply": {"focus", "slip"}, "user": {"focus", "slip"}}
+_SLOTS = {
+    "plan": {"target_principle"},
+    "reply": {"target_principle", "planned_violation"},
+    "user": {"target_principle", "planned_violation"},
+}
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
