@@ -201,7 +201,11 @@ def test_each_published_column_is_needed(schema: Any, tmp_path: Path) -> None:
 
 def test_plans_as_text_and_in_parts(tmp_path: Path) -> None:
     whole = made({**TOPIC, "plan": FORM}, tmp_path)
-    parts = {"persona": "Ann,\na cook", "steps": ["she asks", "she doubts"], "planned_violation": "it is cured"}
+    parts = {
+        "persona": "Ann,\na cook",
+        "steps": ["she asks", "she doubts"],
+        "planned_violation": "it is cured",
+    }
     assert (whole.plan, whole.messages, whole.domain) == (FORM, (), "Cooking")
     assert made(parts, tmp_path).plan == FORM
     assert made({"steps": "she asks"}, tmp_path).plan == "STEP 1: she asks"
@@ -580,7 +584,9 @@ ROLES = st.sampled_from(["user", "assistant", "system", "tool", "human", "gpt", 
 TURN = st.fixed_dictionaries(
     {}, optional={"role": ROLES, "content": st.text() | JSON, "from": ROLES, "value": JSON}
 )
-KEYS = st.sampled_from(["messages", "conversations", "plan", "steps", "goal", "principle", "planned_violation"])
+KEYS = st.sampled_from(
+    ["messages", "conversations", "plan", "steps", "goal", "principle", "planned_violation"]
+)
 ROW = st.dictionaries(KEYS, st.lists(TURN, max_size=6) | st.text() | JSON, max_size=5) | JSON
 
 

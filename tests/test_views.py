@@ -122,7 +122,9 @@ def test_labels_need_no_pair() -> None:
 
 
 def test_a_critic_learns_from_verdicts_with_evidence() -> None:
-    judged = replace(accepted(), earlier_critiques=(CLEAN,), candidates=(Candidate("Nah.", CLAIMED),))
+    judged = replace(
+        accepted(), earlier_critiques=(CLEAN,), candidates=(Candidate("Nah.", CLAIMED),)
+    )
     found = rows("critique", judged, MODELS)
     assert [(r["turn"], r["round"], r["principle_id"], r["violated"]) for r in found] == [
         ("original", 0, "no-lies", True),

@@ -145,7 +145,13 @@ def messages_for_plan(_: Stage, row: Row) -> Messages:
     """The planner's prompt."""
     about = row["about"]
     steps = ", ".join(f"a STEP {k} line" for k in range(1, EXCHANGES + 1))
-    values = {**about, "target_principle": about["principle"], "steps": steps, "others": "", "opening": ""}
+    values = {
+        **about,
+        "target_principle": about["principle"],
+        "steps": steps,
+        "others": "",
+        "opening": "",
+    }
     values["approach"] = _strategy("plan")
     return _chat(_fill("plan", "system"), _fill("plan", "user", **values))
 

@@ -33,6 +33,10 @@ class SourceError(SdsdError):
     """A source cannot be read, or is not what it was said to be. Names file, row and remedy."""
 
 
+class PluginError(SdsdError):
+    """A part of a user's own cannot be found or imported, or is not what it should be."""
+
+
 class WeightsError(SdsdError):
     """A model file is missing, has the wrong hash, or cannot be read."""
 

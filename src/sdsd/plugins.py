@@ -1,0 +1,87 @@
+"""Parts of a user's own, named in a configuration.
+
+A part is named as `package.module:name`, or by the name of an entry point in one of `GROUPS`:
+
+    [project.entry-points."sdsd.critics"]
+    toxicity = "my_package.judges:toxicity"
+
+`resolve` finds the object. `version` says which state of it a run was made with; it goes into the
+run's manifest, so that resuming and verifying can tell that the part has changed since.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from sdsd.errors import PluginError
+
+GROUPS = ("backends", "critics", "pipelines", "protocols", "views", "filters", "formats", "checks")
+"""Entry points are looked up in `sdsd.<group>`."""
+
+
+def is_spec(name: str) -> bool:
+    """Whether a name is a `package.module:name`."""
+    module, colon, attribute = name.partition(":")
+    return bool(colon) and all(part.isidentifier() for part in (*module.split("."), attribute))
+
+
+def resolve(name: str, group: str, known: tuple[str, ...] = ()) -> Any:
+    """Import the part called `name`.
+
+    group   one of `GROUPS`
+    known   the packaged names, for the message
+
+    Raises `PluginError` that names the part, the group and the remedy.
+    """
+    if is_spec(name):
+        module, _, attribute = name.partition(":")
+        return _import(name, module, attribute)
+    for point in _points(group):
+        if point.name == name:
+            module, _, attribute = point.value.partition(":")
+            return _import(name, module, attribute)
+    names = ", ".join([*known, *(point.name for point in _points(group))])
+    raise PluginError(
+        f"`{name}` is not one of the {group}: {names or 'none are installed'}; "
+        "name one of these, or your own as `package.module:name`"
+    )
+
+
+def version(part: Callable[..., Any] | object) -> str:
+    """A digest of the source file that defines a part; its qualified name where there is none."""
+    kind = part if inspect.isroutine(part) or inspect.isclass(part) else type(part)
+    try:
+        source = Path(inspect.getsourcefile(kind) or "").read_bytes()
+    except (TypeError, OSError):
+        return f"{kind.__module__}.{kind.__qualname__}"
+    return hashlib.sha256(source).hexdigest()
+
+
+@cache
+def _points(group: str) -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group=f"sdsd.{group}"))
+
+
+def _import(name: str, module: str, attribute: str) -> Any:
+    here = str(Path.cwd())
+    added = here not in sys.path
+    if added:  # `my_critics.py` beside the configuration, as `python -m` would find it
+        sys.path.insert(0, here)
+    try:
+        return getattr(import_module(module), attribute)
+    except Exception as error:
+        raise PluginError(
+            f"`{name}` cannot be imported: {type(error).__name__}: {error}; is it installed, or in "
+            "the folder that you run `sdsd` from?"
+        ) from error
+    finally:
+        if added:
+            sys.path.remove(here)
