@@ -257,7 +257,7 @@ async def test_a_request_that_fails_while_others_are_answered_is_given_up() -> N
     )
     refusal = await send(bad)
     assert refusal == Refusal(
-        "no answer in 5 tries, while others had theirs", "HTTP 500: assertion failed"
+        "no answer in 5 tries, while others had theirs", "HTTP 500: assertion failed", "unanswered"
     )
     assert others == [Completion("there")] * 4
 

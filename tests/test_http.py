@@ -249,7 +249,28 @@ async def test_what_concerns_every_request_stops_the_run(status: int) -> None:
 @pytest.mark.parametrize("status", [400, 413, 422])
 async def test_what_concerns_one_request_is_a_refusal(status: int) -> None:
     answer = await asked(saying(status, "the context is full"))
-    assert answer == Refusal(f"HTTP {status}", "the context is full")
+    assert answer == Refusal(f"HTTP {status}", "the context is full", "context_full")
+    answer = await asked(saying(status, "the content was filtered"))
+    assert answer == Refusal(f"HTTP {status}", "the content was filtered", "rejected")
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (400, "the request exceeds the available context size"),  # as llama.cpp says it
+        (400, "This model's maximum context length is 4096 tokens."),  # vLLM, OpenAI
+        (422, "`inputs` tokens + `max_new_tokens` must be <= 4096."),  # TGI
+    ],
+)
+async def test_a_full_context_is_recognised_in_the_words_of_every_server(
+    status: int, said: str
+) -> None:
+    assert await asked(saying(status, said)) == Refusal(f"HTTP {status}", said, "context_full")
+
+
+async def test_only_a_status_that_can_mean_it_says_that_the_context_is_full() -> None:
+    answer = await asked(saying(451, "not in this context"))
+    assert answer == Refusal("HTTP 451", "not in this context", "rejected")
 
 
 @pytest.mark.parametrize(

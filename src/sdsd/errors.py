@@ -93,8 +93,10 @@ class Unparseable(ValueError):
 class StageFailed(Exception):
     """A stage gave up on this dialogue for good: `step` says where, `cause` why, `raw` shows it."""
 
-    def __init__(self, step: str, cause: str, raw: str = "") -> None:
+    def __init__(self, step: str, cause: str, raw: str = "", kind: str = "") -> None:
         super().__init__(f"{step}: {cause}")
         self.step = step
         self.cause = cause
         self.raw = raw
+        self.kind = kind
+        """A `RefusalKind` if the server refused the request; empty otherwise."""

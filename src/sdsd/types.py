@@ -250,6 +250,13 @@ class Record(Struct, frozen=True):
         return (*pairs, *(Pair("on_policy", c.text, c.critique) for c in clean))
 
 
+Purpose = Literal[
+    "plan", "transcript", "user_turn", "agent_turn", "self_check", "verdict", "adherence", "revision",
+    "catalogue", "probe",
+]  # fmt: skip
+"""What a request asks for, whatever its wording."""
+
+
 class Request(Struct, frozen=True):
     """One question to a model: `messages` for a chat, else `prompt` for raw continuation."""
 
@@ -264,6 +271,7 @@ class Request(Struct, frozen=True):
     """JSON schema that the reply must satisfy; sent only to servers that can constrain."""
     choices: tuple[str, ...] = ()
     """Words that the reply chooses among, whose probabilities are wanted (where servers tell)."""
+    purpose: Purpose = "probe"
 
 
 class Completion(Struct, frozen=True, tag="completion"):
@@ -295,11 +303,21 @@ class Usage(Struct, frozen=True):
     """From asking to having the answer, added up."""
 
 
+RefusalKind = Literal["rejected", "context_full", "unanswered"]
+"""Why a request has no completion.
+
+rejected      the server refused it, and would refuse it again
+context_full  the prompt no longer fits the model's context
+unanswered    it got no answer in `retries` tries while the model answered other requests
+"""
+
+
 class Refusal(Struct, frozen=True, tag="refusal"):
-    """A server's permanent no to one request (a full context, say). Recorded, never retried."""
+    """The permanent failure of one request. Recorded, never retried."""
 
     cause: str
     raw: str = ""
+    kind: RefusalKind = "rejected"
 
 
 Answer = Completion | Refusal

@@ -173,7 +173,8 @@ class HttpModel:
         if status in _MAY_PASS or (status >= 500 and status not in _BUSY):
             raise TransientError(f"{self.base_url}: HTTP {status}: {said}", retry_after)
         if status in _THIS_REQUEST:
-            return Refusal(f"HTTP {status}", said)
+            full = status in _TOO_LONG and any(word in said.casefold() for word in _CONTEXT_FULL)
+            return Refusal(f"HTTP {status}", said, "context_full" if full else "rejected")
         raise ModelError(
             f"{self.base_url}: HTTP {status} for model `{self.name}`: {said}; check "
             "`base_url`, `model` and the key (`sdsd doctor` shows what the server has)"
@@ -265,6 +266,9 @@ class HttpModel:
         return cut(str(said["prompt"])) if said and "prompt" in said else None
 
 
+_TOO_LONG = {400, 413, 422}
+_CONTEXT_FULL = ("context", "max_new_tokens", "too long")
+"""Words by which servers say that a prompt no longer fits; no status is reserved for it."""
 _PING = (Message("user", "Say yes."),)
 _SHAPE = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
 _WORDINGS: tuple[tuple[str, bool, bool], ...] = tuple(

@@ -437,10 +437,7 @@ async def _state(check: Callable[[int], Awaitable[Completion]], exchange: int) -
 
 
 def _is_full(failed: StageFailed) -> bool:
-    """Whether a server refused because the prompt outgrew its context."""
-    said = failed.raw.casefold()
-    refused = failed.cause.startswith(("HTTP 400", "HTTP 413", "HTTP 422"))
-    return refused and any(word in said for word in ("context", "max_new_tokens", "too long"))
+    return failed.kind == "context_full"
 
 
 _PROTOCOLS: dict[ProtocolName, Callable[[Talk], Awaitable[Dialogue]]] = {

@@ -41,6 +41,7 @@ async def write_plan(
     )
     request = Request(
         role="planner",
+        purpose="plan",
         messages=messages,
         max_tokens=config.max_tokens,
         temperature=config.temperature,

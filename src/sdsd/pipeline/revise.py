@@ -31,6 +31,7 @@ async def write_revision(
     What a reviser remarks before its new turn is cut off with the turn's label."""
     request = Request(
         role="reviser",
+        purpose="revision",
         messages=messages,
         max_tokens=config.max_tokens,
         temperature=config.temperature,

@@ -118,7 +118,7 @@ def retry(
                 tries += 1
                 if tries > allowed.retries and others:
                     cause = f"no answer in {tries} tries, while others had theirs"
-                    return Refusal(cause, str(last))
+                    return Refusal(cause, str(last), "unanswered")
             if others:  # the model has no need of a long pause
                 wait = first_wait
             since = now
@@ -226,7 +226,7 @@ class Ask:
             self._compare(step, entry.request, asked)
             answer = entry.answer
         if isinstance(answer, Refusal):
-            raise StageFailed(step, answer.cause, answer.raw)
+            raise StageFailed(step, answer.cause, answer.raw, answer.kind)
         self._count(stage_of(step), answer)
         return answer
 
