@@ -40,16 +40,21 @@ def collect(
     config: Config,
     catalogue: Catalogue,
     flagged: Mapping[str, int] | None = None,
+    records: Iterable[Record] | None = None,
 ) -> figures.Figures:
-    """The figures of a run so far; `flagged` as in `Counts.flagged`, where an export counted it."""
+    """Return the figures of a run so far.
+
+    flagged  as in `Counts.flagged`, where an export has counted it already
+    records  the journal's, as an experiment passes them on; throughput is then left out, because
+             an arm reuses the answers of others
+    """
     return figures.collect(
-        journal.records(),
-        journal.times(),
+        journal.records() if records is None else records,
+        journal.times() if records is None else (),
         config,
         catalogue.principles,
         catalogue.domains,
         [replace(usage, model=nameable(usage.model)) for usage in journal.usage()],
-        journal.sums(),
         flagged,
         _embed(),
     )
