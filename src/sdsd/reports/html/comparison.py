@@ -84,8 +84,12 @@ class _View:
         if change is None:
             return "nothing in common with the baseline to compare"
         points = f"{_points(change.value)} points"
-        if change.interval is None or change.n < FEW:
+        if change.n < FEW:
             return f"{points}; too few to tell"
+        if change.interval is None:
+            return (
+                f"{points} in every scenario" if change.value else "no difference in any scenario"
+            )
         return points if change.clear else f"{points}; may be chance"
 
     def rows(self, group: str) -> list[tuple[str, str, list[tuple[str, str]]]]:
