@@ -589,25 +589,25 @@ def test_a_longer_run_has_every_plot() -> None:
 
 def test_labels_are_clipped_but_whole_in_the_tooltip() -> None:
     label = "a very long label " * 9
-    row = charts.Bar(label, (charts.Part(1, "t-a", "part"),), "1")
-    drawn = charts.bars([row], name="a plot")
+    drawn = charts.bars([charts.Bar(label, 1, "1", label)], name="a plot")
     assert "…</text>" in drawn
     assert f"<title>{label}</title>" in drawn
 
 
 @given(st.lists(st.just(0.0) | st.floats(1e-6, 1e9), max_size=30), st.booleans())
 def test_plots_take_any_numbers(values: list[float], shares: bool) -> None:
-    parts = [charts.Part(v, "t-a", "part") for v in values]
-    rows = [charts.Bar("row", (part,), "1", interval=(0.1, 0.9), mark=0.5) for part in parts]
+    bars = [charts.Bar("bar", v, "1", "a bar") for v in values]
+    dots = [bar._replace(interval=(0.1, 0.9)) for bar in bars]
     column = [charts.Column("1", v, "column", v / 2) for v in values]
-    band = charts.Band(0.1, 0.2, "band")
+    kinds = {"one": "t-a", "two": "t-b"}
     drawn = (
-        charts.bars(rows, name="rows", ends=True)
-        + charts.funnel(rows, name="funnel")
-        + charts.stacked(parts, name="stacked")
-        + charts.columns(column, name="columns", shares=shares, band=band)
-        + charts.area({"a": values, "b": values}, {"a": "t-a", "b": "t-b"}, name="area", seconds=9,
-                   unit="tokens/s")
+        charts.bars(bars, name="bars")
+        + charts.bars(dots, name="dots", low=-1.0, high=1.0, ends=True)
+        + charts.layers({f"bar {k}": (v, v) for k, v in enumerate(values)}, kinds, name="layers")
+        + charts.funnel([("step", int(v)) for v in values], name="funnel")
+        + charts.stacked([("part", v, "t-a") for v in values], name="stacked")
+        + charts.columns(column, name="columns", shares=shares, band=(0.1, 0.2, "band"))
+        + charts.area({"a": values, "b": values}, ["t-a", "t-b"], name="area", seconds=9)
     )  # fmt: skip
     Page(drawn)
     assert "nan" not in drawn

@@ -11,7 +11,7 @@ from functools import cache
 
 from sdsd.reports.html import charts, page
 from sdsd.reports.html import plots as drawing
-from sdsd.reports.html.charts import Bar, Part
+from sdsd.reports.html.charts import Bar
 from sdsd.reports.html.text import clip, count, esc
 from sdsd.reports.metrics.figures import Figures
 from sdsd.reports.stats import FEW
@@ -45,10 +45,10 @@ def _principles(figures: Figures) -> tuple[str, str]:
     title = "Confirmed violations by principle"
     if len(shown) < len(violated):
         title += f": the {len(shown)} most often violated of {count(len(violated))}"
-    items = []
-    for p in shown:
-        value = f"{count(p.confirmed.k)} of {count(p.confirmed.n)}"
-        items.append(Bar(p.id, (Part(p.confirmed.k, "t-b", p.text),), value, p.text))
+    items = [
+        Bar(p.id, p.confirmed.k, f"{count(p.confirmed.k)} of {count(p.confirmed.n)}", p.text, "t-b")
+        for p in shown
+    ]
     return title, charts.bars(items, name=title) if items else ""
 
 
@@ -58,7 +58,7 @@ def _strategies(figures: Figures) -> tuple[str, str]:
     if len(shown) < 2:
         return title, ""
     items = [(s.name, f"Accepted dialogues with strategy {s.name}", s.accepted) for s in shown]
-    return title, drawing.dots(items, name=title, tone="t-c")[0]
+    return title, charts.dots(items, name=title, tone="t-c")[0]
 
 
 def _standalone(title: str, plot: str) -> str:

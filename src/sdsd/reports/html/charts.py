@@ -8,95 +8,121 @@ Every mark has a `<title>`: hovering shows the full label and the exact number.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from markupsafe import Markup
 
 from sdsd.reports.html.page import coordinate, macro
+from sdsd.reports.html.text import count, percent, plural, short, within
+from sdsd.reports.stats import Proportion
 
 _PHONE = 290
 """Width of a plot on a narrow screen, in pixels: axis labels must not overlap there."""
-
-
-class Part(NamedTuple):
-    """One segment of a bar: its length, its colour class and its tooltip."""
-
-    value: float
-    tone: str
-    title: str
+LEVELS = 5
+"""Shades of a heat map, besides that of zero."""
 
 
 class Bar(NamedTuple):
-    """A horizontal bar of one or more parts; with an interval, a dot with whiskers instead."""
+    """A horizontal bar; with an interval, a dot with whiskers instead."""
 
     label: str
-    parts: tuple[Part, ...]
-    value: str
-    title: str = ""
+    value: float | None
+    shown: str
+    title: str
+    tone: str = "t-a"
     interval: tuple[float, float] | None = None
-    mark: float | None = None
-    """Where to draw a reference line."""
-
-    @property
-    def length(self) -> float:
-        """The sum of the parts."""
-        return sum(part.value for part in self.parts)
 
 
 class Column(NamedTuple):
-    """One column of a histogram."""
+    """One column of a histogram, with an optional reference line."""
 
     label: str
     value: float
     title: str
     mark: float | None = None
     tone: str = ""
-    """Its own colour class, if it differs from that of the histogram."""
 
 
 class Tile(NamedTuple):
-    """One cell of a heat map."""
+    """One cell of a heat map; drawn small unless `sure`, because few observations support it."""
 
     share: float
     title: str
     sure: bool = True
-    """Drawn at full size; otherwise small, because few observations support it."""
-
-
-class Band(NamedTuple):
-    """A range shaded across the plot, for comparison."""
-
-    low: float
-    high: float
-    label: str
 
 
 Line = tuple[str, str, Sequence[Tile | None]]
 """A line of a heat map: its label, its tooltip, and a tile or None for each column."""
 
 
-def bars(items: Sequence[Bar], *, name: str, top: float = 0.0, ends: bool = False) -> Markup:
-    """Draw horizontal bars, with labels on the left and values on the right.
+def bars(
+    items: Sequence[Bar], *, name: str, low: float = 0.0, high: float = 0.0, ends: bool = False
+) -> Markup:
+    """Draw horizontal bars from `low` to `high` (0: the largest value).
 
-    `top` is the value at the right end (0: the largest); `ends` prints it below, as a percentage.
+    `ends` prints the scale below, in percent. A negative `low` draws a line at zero.
     """
-    return _draw("bars", items, name, top or _longest(items), ends)
+    high = high or max((bar.value or 0 for bar in items), default=0) or 1
+    return _draw("bars", items, name, low, high, ends)
 
 
-def funnel(items: Sequence[Bar], *, name: str) -> Markup:
-    """Draw bars below each other, each joined to the next by what is lost between them."""
-    top = _longest(items)
-    return _draw("funnel", items, name, [100 * item.length / top for item in items])
+def dots(
+    items: Iterable[tuple[str, str, Proportion]],
+    *,
+    name: str,
+    tone: str = "t-b",
+    halves: bool = False,
+) -> list[Markup]:
+    """Draw proportions, given with label and tooltip, as dots with their intervals.
+
+    With `halves` in two charts of one scale, otherwise in one.
+    """
+    drawn, top = [], 0.0
+    for label, text, p in items:
+        title = f"{text}: {count(p.k)} of {count(p.n)} ({percent(p.share)}, {within(p)})"
+        shown = f"{percent(p.share)} · {short(p.k)}/{short(p.n)}"
+        top = max(top, p.high if p.n else 0.0)
+        known = Bar(label, p.share, shown, title, tone, (p.low, p.high))
+        drawn.append(known if p.n else Bar(label, None, "–", f"{text}: nothing observed"))
+    half = (len(drawn) + 1) // 2 if halves else len(drawn)
+    parts = (drawn[:half], drawn[half:]) if halves else (drawn,)
+    return [bars(part, name=name, high=min(nice(top), 1.0), ends=True) for part in parts]
 
 
-def stacked(parts: Sequence[Part], *, name: str) -> Markup:
-    """Draw one bar of all parts, with its legend."""
-    return _draw("stacked", parts, name, sum(p.value for p in parts) or 1)
+def tallied(
+    items: Iterable[tuple[str, str, int]], *, name: str, of: int = 0, tone: str = "t-n1"
+) -> Markup:
+    """Draw a bar for each label, tooltip and number; as a share of dialogues if `of` is given."""
+    drawn = []
+    for label, text, n in items:
+        title = f"{text}: {count(n)}" + (f" of {plural(of, 'dialogue')}" if of else "")
+        shown = f"{count(n)} · {percent(n / of)}" if of else count(n)
+        drawn.append(Bar(label, n, shown, title, tone))
+    return bars(drawn, name=name, high=of)
 
 
-def legend(items: Sequence[tuple[str, str]]) -> Markup:
-    """Explain colour classes."""
+def layers(items: Mapping[str, Sequence[float]], kinds: Mapping[str, str], *, name: str) -> Markup:
+    """Draw bars of several parts, in the order of `kinds`, which gives their colours."""
+    top = max((sum(parts) for parts in items.values()), default=0) or 1
+    return _draw("layers", items, kinds, name, top) + legend(kinds)
+
+
+def funnel(items: Sequence[tuple[str, int]], *, name: str) -> Markup:
+    """Draw the number left after each step, as a share of the first."""
+    return _draw("funnel", items, name, max((n for _, n in items), default=0) or 1)
+
+
+def stacked(items: Sequence[tuple[str, float, str]], *, name: str) -> Markup:
+    """Draw one bar of all parts, given as label, number and colour, with a legend."""
+    total = sum(n for _, n, _ in items) or 1
+    parts = {f"{label}: {count(n)} ({percent(n / total)})": (n, tone) for label, n, tone in items}
+    drawn = _draw("stacked", parts, name, total)
+    return drawn + legend({title: tone for title, (_, tone) in parts.items()})
+
+
+def legend(items: Mapping[str, str]) -> Markup:
+    """Explain colours, by what they stand for."""
     return _draw("legend", items)
 
 
@@ -107,33 +133,31 @@ def columns(
     tone: str = "t-a",
     height: int = 150,
     shares: bool = False,
-    band: Band | None = None,
+    band: tuple[float, float, str] | None = None,
 ) -> Markup:
-    """Draw vertical bars over an axis of counts, or of percentages for `shares`."""
+    """Draw vertical bars over an axis of counts, or of percentages for `shares`.
+
+    `band` shades a range for comparison: its ends and what it is.
+    """
     highest = max([c.value for c in items] + [c.mark or 0 for c in items], default=0)
-    top = nice(max(highest, band.high if band else 0))
+    top = nice(max(highest, band[1] if band else 0))
     widest = max((len(c.label) for c in items), default=0) * 8 + 8
     every = max(1, math.ceil(len(items) * widest / _PHONE))
     return _draw("columns", items, name, tone, height, shares, band, top, every)
 
 
 def area(
-    series: Mapping[str, Sequence[float]],
-    tones: Mapping[str, str],
-    *,
-    name: str,
-    seconds: float,
-    unit: str,
-    height: int = 170,
+    series: Mapping[str, Sequence[float]], tones: Sequence[str], *, name: str, seconds: float
 ) -> Markup:
-    """Stack series over time, `seconds` long in equal bins."""
-    totals = [sum(values) for values in zip(*series.values(), strict=True)]
+    """Stack series of rates per second over time, `seconds` long in equal bins."""
+    totals, height = [sum(values) for values in zip(*series.values(), strict=True)], 170
     top, below, ribbons = nice(max(totals, default=0)), [0.0] * len(totals), []
-    for key, values in series.items():
+    for values, tone in zip(series.values(), tones, strict=True):
         above = [b + v for b, v in zip(below, values, strict=True)]
-        ribbons.append((_ribbon(below, above, top, height), tones[key]))
+        ribbons.append((_ribbon(below, above, top, height), tone))
         below = above
-    return _draw("area", ribbons, totals, name, seconds, unit, height, top)
+    drawn = _draw("area", ribbons, totals, name, seconds, height, top)
+    return drawn + legend(dict(zip(series, tones, strict=True)))
 
 
 def heat(
@@ -163,10 +187,6 @@ def _square(x: float, y: float, large: bool) -> str:
     return f"M{coordinate(x + inset)} {coordinate(y + inset)}h{side}v{side}h-{side}z"
 
 
-LEVELS = 5
-"""Shades of a heat map, besides that of zero."""
-
-
 def level(share: float, top: float) -> int:
     """Return the shade of a share: 0 for zero, otherwise 1 to `LEVELS`, reached at `top`."""
     return min(math.ceil(LEVELS * share / top), LEVELS) if share else 0
@@ -179,10 +199,6 @@ def nice(value: float) -> float:
     size: float = 10.0 ** math.floor(math.log10(value))
     step = next(m for m in (1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10) if value <= m * size * (1 + 1e-9))
     return step * size
-
-
-def _longest(items: Sequence[Bar]) -> float:
-    return max((item.length for item in items), default=0) or 1
 
 
 def _ribbon(below: Sequence[float], above: Sequence[float], top: float, height: int) -> str:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from markupsafe import Markup
 
 from sdsd.reports.html import charts, page, plots
-from sdsd.reports.html.charts import Bar, Part
-from sdsd.reports.html.plots import Item
+from sdsd.reports.html.charts import Bar
 from sdsd.reports.html.text import (
     count,
     decimal,
@@ -64,7 +63,9 @@ _NUMBERS: dict[str, tuple[str, Write]] = {
 
 def render(comparison: Comparison) -> str:
     """Return the page. The first run is the baseline."""
-    return page.render("comparison.html", c=comparison, v=_View(comparison), plots=plots)
+    return page.render(
+        "comparison.html", c=comparison, v=_View(comparison), charts=charts, plots=plots
+    )
 
 
 class _View:
@@ -102,10 +103,10 @@ class _View:
                 found.append((label, meaning, cells))
         return found
 
-    def accepted(self) -> list[Item]:
+    def accepted(self) -> list[tuple[str, str, Proportion]]:
         return [(name, f"Yield of {name}", f.accepted) for name, f in self._comparison.runs.items()]
 
-    def violating(self) -> list[Item]:
+    def violating(self) -> list[tuple[str, str, Proportion]]:
         runs = self._comparison.runs.items()
         return [(name, f"Violations in {name}", f.violating) for name, f in runs]
 
@@ -165,9 +166,8 @@ class _View:
             for name, each in known.items():
                 value, ends = write(each.value), f"{write(each.low)} to {write(each.high)}"
                 title = f"{name}: {value} per verified pair, 95% interval {ends}"
-                part = Part(each.value, "t-a2", title)
-                bars.append(Bar(name, (part,), value, title, (each.low, each.high)))
-            plot = charts.bars(bars, name=f"{label} per verified pair", top=top)
+                bars.append(Bar(name, each.value, value, title, "t-a2", (each.low, each.high)))
+            plot = charts.bars(bars, name=f"{label} per verified pair", high=top)
             drawn.append((label, plot + page.macro("macros.html", "scale", "0", write(top), "")))
         return drawn
 
@@ -252,10 +252,9 @@ def _differences(
         )
         over = plural(change.n, "scenario" if change.paired else "observation")
         title = f"{label}: {write(change.value)} {unit}; {certain}; {over}"
-        part = Part(change.value + top, "t-a" if change.clear else "t-n1", title)
-        interval_ = (low + top, high + top)
-        bars.append(Bar(label, (part,), write(change.value), title, interval_, mark=top))
-    plot = charts.bars(bars, name=f"{name}: difference from the baseline", top=2 * top)
+        tone = "t-a" if change.clear else "t-n1"
+        bars.append(Bar(label, change.value, write(change.value), title, tone, (low, high)))
+    plot = charts.bars(bars, name=f"{name}: difference from the baseline", low=-top, high=top)
     return plot + page.macro("macros.html", "scale", write(-top), write(top), unit)
 
 

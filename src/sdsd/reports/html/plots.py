@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
 from sdsd.checks import dialogue_rules
 from sdsd.reports.html import charts
-from sdsd.reports.html.charts import Band, Bar, Column, Line, Part, Tile
+from sdsd.reports.html.charts import Column, Line, Tile
 from sdsd.reports.html.page import OUTCOMES, STEPS, STOPS
-from sdsd.reports.html.text import count, duration, percent, plural, short, within, words
-from sdsd.reports.metrics.bias import STEP, Thirds
+from sdsd.reports.html.text import count, duration, percent, plural, within, words
+from sdsd.reports.metrics.bias import STEP
 from sdsd.reports.metrics.diversity import Voice
 from sdsd.reports.metrics.figures import Figures
 from sdsd.reports.metrics.paper import PAPER, PAPER_PRINCIPLES
 from sdsd.reports.metrics.principles import Cell, PrincipleCount, by_category
 from sdsd.reports.stats import FEW, Proportion, proportion, wilson
 
-Item = tuple[str, str, Proportion]
-"""A proportion with its label and the beginning of its tooltip."""
 _MOST_COLUMNS = 300
-_GREYS = ("t-n1", "t-n2", "t-n3", "t-n4")
-STAGES = {
+_GREYS = ("t-n1", "t-n2", "t-n3", *("t-n4",) * 10)
+_STAGES = {
     "plan": ("Plan", "t-a2"),
     "turn": ("Turns", "t-a"),
     "check": ("Self-checks", "t-a3"),
@@ -33,51 +31,7 @@ STAGES = {
     "revise": ("Revision", "t-c"),
     "recheck": ("Recheck", "t-b2"),
 }
-"""Label and colour of each stage."""
-
-
-def stage(name: str) -> tuple[str, str]:
-    """Return the label and the colour of a stage."""
-    return STAGES.get(name, (name, "t-n1"))
-
-
-# -- proportions and counts ----------------------------------------------------------------
-
-
-def dots(
-    items: Iterable[Item], *, name: str, tone: str = "t-b", halves: bool = False
-) -> list[Markup]:
-    """Draw each proportion as a dot with its interval; in two parts of one scale for `halves`."""
-    known = list(items)
-    top = min(charts.nice(max((p.high for _, _, p in known if p.n), default=1.0)), 1.0)
-    drawn = [_dot(label, text, found, tone) for label, text, found in known]
-    half = (len(drawn) + 1) // 2 if halves else len(drawn)
-    parts = (drawn[:half], drawn[half:]) if halves else (drawn,)
-    return [charts.bars(part, name=name, top=top, ends=True) for part in parts]
-
-
-def _dot(label: str, text: str, found: Proportion, tone: str) -> Bar:
-    if not found.n:
-        return Bar(label, (), "–", f"{text}: nothing observed")
-    value = f"{percent(found.share)} · {short(found.k)}/{short(found.n)}"
-    title = (
-        f"{text}: {count(found.k)} of {count(found.n)} ({percent(found.share)}, {within(found)})"
-    )
-    return Bar(label, (Part(found.share, tone, title),), value, title, (found.low, found.high))
-
-
-def tallied(counts: Mapping[str, int], *, name: str, of: int = 0) -> Markup:
-    """Draw a bar for each rule; its tooltip says what the rule means."""
-    items = []
-    for rule, n in counts.items():
-        meaning = REMOVED.get(rule) or dialogue_rules.RULES.get(rule) or words(rule)
-        value = f"{count(n)} · {percent(n / of)}" if of else count(n)
-        title = f"{meaning}: {count(n)}" + (f" of {plural(of, 'dialogue')}" if of else "")
-        items.append(Bar(rule, (Part(n, "t-n1", title),), value, title))
-    return charts.bars(items, name=name, top=of)
-
-
-REMOVED = {
+_REMOVED = {
     "malformed": "a dialogue that no trainer could read",
     "duplicate_exact": "repeats an earlier dialogue word for word",
     "duplicate_near": "nearly repeats an earlier dialogue",
@@ -88,41 +42,49 @@ REMOVED = {
     "small_margin": "the critics hardly distinguish chosen from rejected",
     "balance": "exceeds its share of a balanced data set",
 }
-"""What the rules of the export mean; those of `sdsd.checks.dialogue_rules` come on top."""
 
 
-# -- from scenario to pair -----------------------------------------------------------------
+def stage(name: str) -> tuple[str, str]:
+    """Return the label and the colour of a stage."""
+    return _STAGES.get(name, (name, "t-n1"))
+
+
+def rules(counts: Mapping[str, int], *, name: str, of: int = 0) -> Markup:
+    """Draw counts by rule of the export or of `sdsd.checks.dialogue_rules`, with its meaning."""
+    meanings = {**dialogue_rules.RULES, **_REMOVED}
+    items = ((rule, meanings.get(rule, words(rule)), n) for rule, n in counts.items())
+    return charts.tallied(items, name=name, of=of)
+
+
+# -- dialogues -----------------------------------------------------------------------------
 
 
 def funnel(figures: Figures, name: str, last: str = "") -> Markup:
     """Draw how many scenarios reach each step; `last` replaces the label of the last one."""
-    items, before = [], figures.finished
-    for step in figures.funnel:
-        label, share = STEPS[step.name], percent(step.n / max(figures.finished, 1))
-        label = last if last and step.name == "accepted" else label
-        lost = f"; {count(before - step.n)} lost at this step" if step.n < before else ""
-        tone = "t-c" if step.name == "accepted" else "t-a"
-        title = f"{label}: {count(step.n)} of {count(figures.finished)} ({share}){lost}"
-        items.append(Bar(label, (Part(step.n, tone, title),), f"{count(step.n)} · {share}", title))
-        before = step.n
-    return charts.funnel(items, name=name)
+    labels = {**STEPS, **({"accepted": last} if last else {})}
+    return charts.funnel([(labels[step.name], step.n) for step in figures.funnel], name=name)
 
 
 def outcomes(figures: Figures) -> Markup:
     """Draw how the scenarios ended."""
     greys, parts = iter(_GREYS), []
-    for item in sorted(figures.outcomes, key=lambda o: o.outcome != "accepted"):
-        label = OUTCOMES.get(item.rule or item.outcome, words(item.rule))
-        tone = {"accepted": "t-c", "failed": "t-bad"}.get(item.outcome) or next(greys, "t-n4")
-        share = percent(item.n / figures.finished)
-        parts.append(Part(item.n, tone, f"{label}: {count(item.n)} ({share})"))
+    for o in sorted(figures.outcomes, key=lambda o: o.outcome != "accepted"):
+        tone = {"accepted": "t-c", "failed": "t-bad"}.get(o.outcome) or next(greys, "t-n4")
+        parts.append((OUTCOMES.get(o.rule or o.outcome, words(o.rule)), o.n, tone))
     return charts.stacked(parts, name="How scenarios ended")
 
 
+def stops(figures: Figures) -> Markup:
+    """Draw why dialogues stopped."""
+    found = sorted(figures.stops.items(), key=lambda item: item[0] != "completed")
+    tones = ("t-a", *_GREYS) if "completed" in figures.stops else _GREYS
+    parts = [(STOPS[stop], n, tone) for (stop, n), tone in zip(found, tones, strict=False)]
+    return charts.stacked(parts, name="Why dialogues stopped")
+
+
 def exchanges(figures: Figures, most: int = _MOST_COLUMNS) -> Markup:
-    """Draw a histogram of the number of exchanges."""
-    least, total = min(figures.exchanges), figures.reached("generated")
-    items = []
+    """Draw a histogram of the number of exchanges, over at most `most` numbers."""
+    least, total, items = min(figures.exchanges), figures.reached("generated"), []
     for number in range(least, min(max(figures.exchanges), least + most) + 1):
         n = figures.exchanges.get(number, 0)
         title = f"{plural(number, 'exchange')}: {plural(n, 'dialogue')} ({percent(n / total)})"
@@ -130,14 +92,35 @@ def exchanges(figures: Figures, most: int = _MOST_COLUMNS) -> Markup:
     return charts.columns(items, name="Dialogues by number of exchanges")
 
 
-def stops(figures: Figures) -> Markup:
-    """Draw why dialogues stopped."""
-    greys, total = iter(_GREYS), figures.reached("generated")
-    parts = []
-    for stop, n in sorted(figures.stops.items(), key=lambda item: item[0] != "completed"):
-        tone = "t-a" if stop == "completed" else next(greys, "t-n4")
-        parts.append(Part(n, tone, f"{STOPS[stop]}: {count(n)} ({percent(n / total)})"))
-    return charts.stacked(parts, name="Why dialogues stopped")
+def topics(figures: Figures) -> Markup:
+    """Draw the dialogues of each field, with what the catalogue's proportions would give."""
+    total, items = figures.finished, []
+    for t in figures.fields.topics[:_MOST_COLUMNS]:
+        title = f"{words(t.name)}: {plural(t.n, 'dialogue')} ({percent(t.n / total)})"
+        items.append(Column("", t.n, title, t.expected * total))
+    name = "Dialogues by field, largest first"
+    return charts.columns(items, name=name, tone="t-a2", height=110)
+
+
+def openings(voice: Voice, name: str) -> Markup | None:
+    """Draw the most frequent openings; None if hardly two turns begin alike."""
+    shown = [o for o in voice.openings if o.turns.share >= 0.001]
+    items = [(o.words, f"Turns that begin with “{o.words}”", o.turns.k) for o in shown]
+    return charts.tallied(items, name=name, tone="t-a2") if shown else None
+
+
+def deltas(found: Mapping[int, int]) -> Markup:
+    """Draw a histogram of length differences, in at most 40 classes."""
+    least, most, width, pairs = min(found), max(found), STEP, sum(found.values())
+    while most // width - least // width >= 40:
+        width *= 2
+    items = []
+    for low in range(least // width * width, most + 1, width):
+        n = sum(m for at, m in found.items() if low <= at < low + width)
+        title = f"{low:,} to {low + width:,} characters: {plural(n, 'pair')} ({percent(n / pairs)})"
+        tone = "t-c" if low >= 0 else "t-n2"
+        items.append(Column(f"{low}".replace("-", "−"), n, title.replace("-", "−"), tone=tone))
+    return charts.columns(items, name="Pairs by difference in length", height=120)
 
 
 # -- principles and fields -----------------------------------------------------------------
@@ -153,12 +136,11 @@ def paper_comparable(figures: Figures) -> bool:
 def principle_shares(figures: Figures) -> Markup:
     """Draw each principle's share of all violations, and the paper's range where comparable."""
     low, high = PAPER["principle_share"].values.values()
-    band = Band(low, high, f"The paper's range: {percent(low)} to {percent(high)}")
-    even = 1 / len(figures.principles)
-    items = [
-        Column("", p.share, f"{p.id}: {percent(p.share)} ({count(p.confirmed.k)})", even)
-        for p in figures.principles[:_MOST_COLUMNS]
-    ]
+    band = (low, high, f"The paper's range: {percent(low)} to {percent(high)}")
+    even, items = 1 / len(figures.principles), []
+    for p in figures.principles[:_MOST_COLUMNS]:
+        title = f"{p.id}: {percent(p.share)} ({count(p.confirmed.k)})"
+        items.append(Column("", p.share, title, even))
     name = "Share of all violations by principle, largest first"
     shown = band if paper_comparable(figures) else None
     return charts.columns(items, name=name, tone="t-b", shares=True, band=shown)
@@ -168,27 +150,28 @@ class FieldMap:
     """Where violations occur: categories of principles, and single principles, by field."""
 
     def __init__(self, figures: Figures) -> None:
-        grouped = by_category(figures.cells, figures.principles)
-        self.cells = list(grouped.values())
-        self.most = max((cell.judged for cell in self.cells), default=0)
-        self.dense = _dense(self.cells)
-        self.known = [cell for cell in self.cells if cell.judged >= FEW]
-        judged = sum(cell.judged for cell in self.cells)
-        self.overall = sum(cell.confirmed for cell in self.cells) / max(judged, 1)
-        bounds = [wilson(cell.confirmed, cell.judged) for cell in self.known]
-        self.apart = sum(not low <= self.overall <= high for low, high in bounds)
-        sure = self.known or self.cells
-        highest = max((c.confirmed / c.judged for c in sure), default=1.0)
-        self.top = min(charts.nice(highest), 1.0)
         self._figures = figures
         self._fields = sorted({cell.field for cell in figures.cells})
-        self._grouped = grouped
+        self._grouped = by_category(figures.cells, figures.principles)
+        cells = list(self._grouped.values())
+        self.most = max((cell.judged for cell in cells), default=0)
+        self.dense = _dense(cells)
+        self.known = [cell for cell in cells if cell.judged >= FEW]
+        judged = sum(cell.judged for cell in cells)
+        self.overall = sum(cell.confirmed for cell in cells) / max(judged, 1)
+        bounds = [wilson(cell.confirmed, cell.judged) for cell in self.known]
+        self.apart = sum(not low <= self.overall <= high for low, high in bounds)
+        highest = max((c.confirmed / c.judged for c in self.known or cells), default=1.0)
+        self._top = min(charts.nice(highest), 1.0)
 
     def by_category(self) -> Markup:
-        """Draw the map of categories."""
+        """Draw the map of categories, with a legend."""
         names = [c.name for c in self._figures.categories if c.confirmed.n]
-        name = "Confirmed violations by category and field"
-        return self._map([(n, f"{n}: all fields", n) for n in names], self._grouped, name)
+        lines = [(name, f"{name}: all fields") for name in names]
+        drawn = self._map(lines, self._grouped, "Confirmed violations by category and field")
+        ends = [percent(self._top * k / charts.LEVELS) for k in range(charts.LEVELS + 1)]
+        key = {"none": "h0"} | {f"up to {ends[k]}": f"h{k}" for k in range(1, charts.LEVELS)}
+        return drawn + charts.legend(key | {f"more than {ends[-2]}": f"h{charts.LEVELS}"})
 
     def by_principle(self) -> Markup | None:
         """Draw the map of principles in the order of categories; None where cells are too small."""
@@ -196,34 +179,27 @@ class FieldMap:
             return None
         cells = {(c.principle, c.field): c for c in self._figures.cells}
         judged = [p for p in self._figures.principles if p.confirmed.n]
-        lines = [(p.id, _about(p), p.id) for p in sorted(judged, key=lambda p: (p.category, p.id))]
+        lines = [(p.id, _about(p)) for p in sorted(judged, key=lambda p: (p.category, p.id))]
         return self._map(lines, cells, "Confirmed violations by principle and field", titled=False)
+
+    def surest(self) -> list[tuple[Cell, Proportion]]:
+        """Return the twelve cells whose share is most certainly high."""
+        found = [(c, proportion(c.confirmed, c.judged)) for c in self._grouped.values()]
+        return sorted(found, key=lambda x: (-x[1].low, x[0].principle, x[0].field))[:12]
 
     def _map(
         self,
-        lines: Sequence[tuple[str, str, str]],
+        lines: Sequence[tuple[str, str]],
         cells: Mapping[tuple[str, str], Cell],
         name: str,
         titled: bool = True,
     ) -> Markup:
         drawn: list[Line] = [
-            (label, title, [_tile(cells.get((key, field))) for field in self._fields])
-            for label, title, key in lines
+            (key, title, [_tile(cells.get((key, field))) for field in self._fields])
+            for key, title in lines
         ]
-        return charts.heat(
-            drawn, [*map(words, self._fields)], name=name, top=self.top, titled=titled
-        )
-
-    def legend(self) -> Markup:
-        """Explain the shades."""
-        ends = [percent(self.top * k / charts.LEVELS) for k in range(charts.LEVELS + 1)]
-        items = [("h0", "none")] + [(f"h{k}", f"up to {ends[k]}") for k in range(1, charts.LEVELS)]
-        return charts.legend([*items, (f"h{charts.LEVELS}", f"more than {ends[-2]}")])
-
-    def surest(self) -> list[tuple[Cell, Proportion]]:
-        """Return the twelve cells whose share is most certainly high."""
-        found = [(cell, proportion(cell.confirmed, cell.judged)) for cell in self.cells]
-        return sorted(found, key=lambda x: (-x[1].low, x[0].principle, x[0].field))[:12]
+        heads = [*map(words, self._fields)]
+        return charts.heat(drawn, heads, name=name, top=self._top, titled=titled)
 
 
 def _about(p: PrincipleCount) -> str:
@@ -239,113 +215,43 @@ def _dense(cells: Sequence[Cell]) -> bool:
 def _tile(cell: Cell | None) -> Tile | None:
     if cell is None:
         return None
-    found = proportion(cell.confirmed, cell.judged)
-    title = f"{cell.principle}, {words(cell.field)}: {count(found.k)} of {count(found.n)} "
-    title += f"({percent(found.share)}, {within(found)}); {plural(cell.pairs, 'verified pair')}"
-    return Tile(found.share, title, cell.judged >= FEW)
-
-
-def topics(figures: Figures) -> Markup:
-    """Draw the dialogues of each field, with what the catalogue's proportions would give."""
-    total = figures.finished
-    items = [
-        Column(
-            "",
-            topic.n,
-            f"{words(topic.name)}: {plural(topic.n, 'dialogue')} ({percent(topic.n / total)})",
-            topic.expected * total,
-        )
-        for topic in figures.fields.topics[:_MOST_COLUMNS]
-    ]
-    name = "Dialogues by field, largest first"
-    return charts.columns(items, name=name, tone="t-a2", height=110)
-
-
-# -- diversity and biases ------------------------------------------------------------------
-
-
-def openings(voice: Voice, name: str) -> Markup | None:
-    """Draw the most frequent openings; None if hardly two turns begin alike."""
-    shown = [opening for opening in voice.openings if opening.turns.share >= 0.001]
-    if not shown:
-        return None
-    items = []
-    for opening in shown:
-        turns = opening.turns
-        about = f"{opening.words}: {count(turns.k)} of {plural(turns.n, 'turn')}"
-        value = f"{percent(turns.share)} · {short(turns.k)}"
-        items.append(Bar(opening.words, (Part(turns.share, "t-a2", about),), value, about))
-    top = min(max(charts.nice(shown[0].turns.share), 0.1), 1.0)
-    return charts.bars(items, name=name, top=top, ends=True)
-
-
-def deltas(found: Mapping[int, int]) -> Markup:
-    """Draw a histogram of length differences, in at most 40 classes."""
-    least, most, width, pairs = min(found), max(found), STEP, sum(found.values())
-    while most // width - least // width >= 40:
-        width *= 2
-    items = []
-    for k in range(least // width, most // width + 1):
-        n, low = sum(m for at, m in found.items() if at // width == k), k * width
-        title = f"{low:,} to {low + width:,} characters: {plural(n, 'pair')} ({percent(n / pairs)})"
-        tone = "t-c" if low >= 0 else "t-n2"
-        items.append(Column(f"{low}".replace("-", "−"), n, title.replace("-", "−"), tone=tone))
-    return charts.columns(items, name="Pairs by difference in length", height=120)
-
-
-def thirds(found: Thirds, name: str) -> Markup:
-    """Draw how positions are distributed over a turn."""
-    labels = ("first third", "middle third", "last third")
-    parts = [
-        Part(n, tone, f"{label}: {count(n)} ({percent(n / sum(found))})")
-        for n, tone, label in zip(found, ("t-b", "t-b2", "t-n3"), labels, strict=True)
-    ]
-    return charts.stacked(parts, name=name)
+    p = proportion(cell.confirmed, cell.judged)
+    title = f"{cell.principle}, {words(cell.field)}: {count(p.k)} of {count(p.n)} "
+    title += f"({percent(p.share)}, {within(p)}); {plural(cell.pairs, 'verified pair')}"
+    return Tile(p.share, title, cell.judged >= FEW)
 
 
 # -- cost ----------------------------------------------------------------------------------
 
-KINDS = (("prompt, computed", "t-a"), ("prompt, from cache", "t-a3"), ("written", "t-c"))
-"""Kinds of tokens and their colours."""
-
 
 def tokens(figures: Figures) -> Markup:
     """Draw the tokens of each stage."""
-    items = []
-    for name, use in figures.stages.items():
-        label, _ = stage(name)
-        fresh = max(use.prompt_tokens - use.cached_tokens, 0)
-        numbers = (fresh, use.cached_tokens, use.completion_tokens)
-        parts = tuple(
-            Part(n, tone, f"{label}, {kind}: {count(n)}")
-            for n, (kind, tone) in zip(numbers, KINDS, strict=True)
+    kinds = {"prompt, computed": "t-a", "prompt, from cache": "t-a3", "written": "t-c"}
+    numbers = {
+        stage(name)[0]: (
+            max(use.prompt_tokens - use.cached_tokens, 0),
+            use.cached_tokens,
+            use.completion_tokens,
         )
-        items.append(Bar(label, parts, short(sum(numbers))))
-    key = charts.legend([(tone, kind) for kind, tone in KINDS])
-    return charts.bars(items, name="Tokens by stage") + key
+        for name, use in figures.stages.items()
+    }
+    return charts.layers(numbers, kinds, name="Tokens by stage")
 
 
 def times(figures: Figures) -> Markup:
     """Draw the model time of each stage."""
-    total = sum(use.seconds for use in figures.stages.values())
-    items = []
+    total, items = sum(use.seconds for use in figures.stages.values()), []
     for name, use in figures.stages.items():
         label, tone = stage(name)
         title = f"{label}: {duration(use.seconds)} in {plural(use.calls, 'call')}"
-        items.append(Bar(label, (Part(use.seconds, tone, title),), percent(use.seconds / total)))
+        items.append(charts.Bar(label, use.seconds, percent(use.seconds / total), title, tone))
     return charts.bars(items, name="Model time by stage")
 
 
 def throughput(figures: Figures) -> Markup:
-    """Draw tokens per second over the run."""
+    """Draw tokens written per second over the run, by stage."""
     clock = figures.clock
-    number = len(next(iter(clock.bins.values())))
-    series = {name: [n / clock.bin for n in values] for name, values in clock.bins.items()}
-    plot = charts.area(
-        series,
-        {name: stage(name)[1] for name in series},
-        name="Tokens written per second, over time",
-        seconds=clock.bin * number,
-        unit="tokens/s",
-    )
-    return plot + charts.legend([stage(name)[::-1] for name in series])
+    series = {stage(k)[0]: [n / clock.bin for n in values] for k, values in clock.bins.items()}
+    seconds = clock.bin * len(next(iter(clock.bins.values())))
+    tones = [stage(name)[1] for name in clock.bins]
+    return charts.area(series, tones, name="Tokens written per second", seconds=seconds)

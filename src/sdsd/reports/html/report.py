@@ -8,8 +8,7 @@ from markupsafe import Markup
 
 from sdsd.config import Config
 from sdsd.config.manifest import Manifest
-from sdsd.reports.html import page, plots
-from sdsd.reports.html.plots import Item
+from sdsd.reports.html import charts, page, plots
 from sdsd.reports.html.text import decimal, percent, plural, within, words
 from sdsd.reports.metrics.diversity import SAMPLE
 from sdsd.reports.metrics.figures import Figures
@@ -42,6 +41,7 @@ def render(
         config=config,
         samples=samples,
         removed=ordered,
+        charts=charts,
         plots=plots,
         paper=list(_paper(figures)),
         paper_models=PAPER_MODELS,
@@ -59,22 +59,22 @@ def _charted(figures: Figures) -> dict[str, object]:
     def most_violated(enough: Sequence[PrincipleCount]) -> list[Markup]:
         shown = sorted(enough[:_MOST_PRINCIPLES], key=lambda p: (-p.confirmed.share, p.id))
         items = [(p.id, f"{p.text} Violated in", p.confirmed) for p in shown]
-        return plots.dots(items, name="Confirmed violations by principle", halves=True)
+        return charts.dots(items, name="Confirmed violations by principle", halves=True)
 
     def by_category() -> list[Markup]:
         judged = [c for c in figures.categories if c.confirmed.n]
         items = [(c.name, f"{c.name}: violated in", c.confirmed) for c in judged]
-        return plots.dots(items, name="Confirmed violations by category", halves=True)
+        return charts.dots(items, name="Confirmed violations by category", halves=True)
 
-    def by_strategy(what: str, text: str) -> list[Item]:
+    def by_strategy(what: str, text: str) -> list[tuple[str, str, Proportion]]:
         return [(s.name, f"{text} {s.name}", getattr(s, what)) for s in figures.strategies]
 
-    def by_exchange() -> list[Item]:
+    def by_exchange() -> list[tuple[str, str, Proportion]]:
         judged = [(k, p) for k, p in figures.biases.exchanges.items() if p.n >= FEW]
         text = "Confirmed violations in exchange"
         return [(f"Exchange {k}", f"{text} {k}", p) for k, p in judged[:12]]
 
-    def claims() -> list[Item]:
+    def claims() -> list[tuple[str, str, Proportion]]:
         found = figures.critics.claims if figures.critics else {}
         return [(name, f"Violations claimed by {name}", p) for name, p in found.items()]
 
