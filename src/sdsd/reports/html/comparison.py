@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from markupsafe import Markup
 
@@ -21,19 +21,20 @@ from sdsd.reports.html.text import (
     signed,
     words,
 )
-from sdsd.reports.metrics.comparison import Change, Comparison, Measure
+from sdsd.reports.metrics.comparison import Change, Comparison, Group, Measure
 from sdsd.reports.stats import FEW, Proportion
 
 Write = Callable[[float], str]
 _Charted = tuple[str, list[tuple[str, Change]], Write, str]
 """Title, changes, how to write them, and their unit."""
-_Heat = tuple[str, list[tuple[str, str, list[tuple[str, Proportion | None]]]], int]
-"""Title, rows (name, id, shaded cells), and how many rows there are in all."""
-
-_ENOUGH = FEW // 2
-"""Dialogues that a cell of a heat map must have."""
-_MOST = 40
-"""Rows of a heat map."""
+ENOUGH = FEW // 2
+"""Observations that a cell of a heat map must have."""
+_HEATS = {
+    "principle": "Yield by target principle",
+    "target": "Yield by category of the target principle",
+    "strategy": "Yield by strategy",
+    "category": "Confirmed violations by category of principle",
+}
 _SHARES = {
     "yield": ("Yield", "accepted dialogues, of finished scenarios"),
     "violating": ("Violations", "dialogues with a confirmed violation, of those judged"),
@@ -98,24 +99,19 @@ class _View:
         found = []
         for measure in self._comparison.measures:
             if measure.group == group and any(x is not None for x in measure.values):
-                label, meaning, write = _written(measure)
-                cells = [_cell(measure, k, write) for k in range(len(self.names))]
-                found.append((label, meaning, cells))
+                cells = [self.cell(measure, k) for k in range(len(self.names))]
+                found.append((*_written(measure)[:2], cells))
         return found
 
-    def accepted(self) -> list[tuple[str, str, Proportion]]:
-        return [(name, f"Yield of {name}", f.accepted) for name, f in self._comparison.runs.items()]
-
-    def violating(self) -> list[tuple[str, str, Proportion]]:
-        runs = self._comparison.runs.items()
-        return [(name, f"Violations in {name}", f.violating) for name, f in runs]
+    def share(self, name: str) -> list[tuple[str, str, Proportion]]:
+        """Return a share of every run, with labels and tooltips."""
+        measure = self._comparison.measure("share", name)
+        texts = [f"{_SHARES[name][0]} of {run}" for run in self.names]
+        return list(zip(self.names, texts, measure.proportions, strict=True))
 
     def failures(self) -> tuple[list[str], list[list[int]]]:
         """Return the stages at which dialogues failed, and the failures of each run there."""
-        each = [Counter({x.stage: 0 for x in f.failures}) for f in self._runs]
-        for f, found in zip(self._runs, each, strict=True):
-            for failure in f.failures:
-                found[failure.stage] += failure.n
+        each = [sum((Counter({x.stage: x.n}) for x in f.failures), Counter()) for f in self._runs]
         stages = list(dict.fromkeys(stage for found in each for stage in found))
         return [words(s) for s in stages], [[found[s] for s in stages] for found in each]
 
@@ -171,29 +167,37 @@ class _View:
             drawn.append((label, plot + page.macro("macros.html", "scale", "0", write(top), "")))
         return drawn
 
-    def heats(self) -> list[_Heat]:
-        """Return where the runs succeed: by principle (or category) and by strategy."""
-        by_id = [{p.id: p.targeted for p in f.principles} for f in self._runs]
-        texts = {p.id: p.text for f in self._runs for p in f.principles}
-        strategies = [{s.name: s.accepted for s in f.strategies} for f in self._runs]
-        found = []
-        if len(_dense(by_id)) >= 3:
-            found.append(("Yield by target principle", by_id))
-        else:
-            targeted = [{c.name: c.targeted for c in f.categories} for f in self._runs]
-            found.append(("Yield by category of the target principle", targeted))
-        if len({name for each in strategies for name in each}) > 1:
-            found.append(("Yield by strategy", strategies))
-        confirmed = [{c.name: c.confirmed for c in f.categories} for f in self._runs]
-        found.append(("Confirmed violations by category of principle", confirmed))
-        tables = []
-        for title, shares in found:
-            shown = _dense(shares)
-            rows = [(texts.get(x, words(x)), x if x in texts else "", _shaded(x, shares))
-                    for x in shown[:_MOST]]  # fmt: skip
-            if rows:
-                tables.append((title, rows, len(shown)))
-        return tables
+    def heats(self) -> list[tuple[str, list[Measure]]]:
+        """Return where the runs succeed, the largest shares first: titles and measures."""
+        kinds: list[Group] = ["principle" if len(self._dense("principle")) >= 3 else "target"]
+        strategies = [m for m in self._comparison.measures if m.group == "strategy"]
+        kinds += ["strategy", "category"] if len(strategies) > 1 else ["category"]
+        return [(_HEATS[kind], found) for kind in kinds if (found := self._dense(kind))]
+
+    def _dense(self, group: Group) -> list[Measure]:
+        best = {
+            m: max((p.share for p in m.proportions if p.n >= ENOUGH), default=-1.0)
+            for m in self._comparison.measures
+            if m.group == group
+        }
+        return sorted((m for m in best if best[m] >= 0), key=lambda m: (-best[m], m.name))
+
+    def shade(self, found: Proportion) -> str:
+        """Return the class of a cell; none with too few observations."""
+        return f"h{charts.level(found.share, 1.0)}" if found.n >= ENOUGH else ""
+
+    def cell(self, measure: Measure, k: int) -> tuple[str, str]:
+        """Return a value and the note on it: its change, or else how certain it is."""
+        value, (_, _, write) = measure.values[k], _written(measure)
+        change = measure.changes[k - 1] if k else None
+        if value is None:
+            return "–", ""
+        if change:
+            return write(value), _noted(measure, change, write)
+        if measure.proportions:
+            p = measure.proportions[k]
+            return write(value), interval(p.low, p.high) if p.n >= FEW else f"{p.k}/{p.n}"
+        return write(value), ""
 
 
 def _written(measure: Measure) -> tuple[str, str, Write]:
@@ -206,25 +210,9 @@ def _written(measure: Measure) -> tuple[str, str, Write]:
         side, _, n = measure.name.partition("/")
         return f"{side.capitalize()} turns, {plural(int(n), 'word')}", "", lambda x: decimal(x, 3)
     if measure.name == "tokens":
-        return (
-            ("Tokens", "", short) if measure.group == "cost" else ("Tokens per dialogue", "", short)
-        )
+        return "Tokens" if measure.group == "cost" else "Tokens per dialogue", "", short
     label, write = _NUMBERS[measure.name]
     return label, "", write
-
-
-def _cell(measure: Measure, k: int, write: Write) -> tuple[str, str]:
-    """Return a value and the note on it: its change, or else how certain it is."""
-    value = measure.values[k]
-    if value is None:
-        return "–", ""
-    change = measure.changes[k - 1] if k else None
-    if change:
-        return write(value), _noted(measure, change, write)
-    if measure.proportions:
-        p = measure.proportions[k]
-        return write(value), interval(p.low, p.high) if p.n >= FEW else f"{p.k}/{p.n}"
-    return write(value), ""
 
 
 def _noted(measure: Measure, change: Change, write: Write) -> str:
@@ -256,25 +244,6 @@ def _differences(
         bars.append(Bar(label, change.value, write(change.value), title, tone, (low, high)))
     plot = charts.bars(bars, name=f"{name}: difference from the baseline", low=-top, high=top)
     return plot + page.macro("macros.html", "scale", write(-top), write(top), unit)
-
-
-def _dense(shares: Sequence[Mapping[str, Proportion]]) -> list[str]:
-    """Return what has enough dialogues in some run, the largest share first."""
-    best: dict[str, float] = {}
-    for each in shares:
-        for name, p in each.items():
-            if p.n >= _ENOUGH:
-                best[name] = max(best.get(name, 0.0), p.share)
-    return sorted(best, key=lambda name: (-best[name], name))
-
-
-def _shaded(
-    name: str, shares: Sequence[Mapping[str, Proportion]]
-) -> list[tuple[str, Proportion | None]]:
-    cells = [each.get(name) for each in shares]
-    return [
-        (f"h{charts.level(p.share, 1.0)}", p) if p and p.n >= _ENOUGH else ("", p) for p in cells
-    ]
 
 
 def _points(share: float) -> str:

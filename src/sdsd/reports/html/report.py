@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from markupsafe import Markup
+from msgspec.structs import astuple
 
 from sdsd.config import Config
 from sdsd.config.manifest import Manifest
 from sdsd.reports.html import charts, page, plots
 from sdsd.reports.html.text import decimal, percent, plural, within, words
+from sdsd.reports.metrics.costs import total
 from sdsd.reports.metrics.diversity import SAMPLE
 from sdsd.reports.metrics.figures import Figures
 from sdsd.reports.metrics.paper import PAPER, PAPER_MODELS, PAPER_SOURCE, Reference
@@ -48,7 +50,6 @@ def render(
         paper_source=PAPER_SOURCE,
         sample_size=SAMPLE,
         spent=_spent(figures.usage, config),
-        facts=_facts(manifest, config) if manifest else (),
         **_charted(figures),
     )
 
@@ -119,37 +120,8 @@ def _spent(usage: Sequence[Usage], config: Config) -> list[tuple[str, str, Stage
     groups: dict[tuple[str, str], list[Usage]] = {}
     for use in usage:
         groups.setdefault((use.role, use.model), []).append(use)
+    # A Usage is a StageUsage after its stage, role and model.
     return [
-        (
-            role,
-            model,
-            StageUsage(
-                sum(u.calls for u in uses),
-                sum(u.prompt_tokens for u in uses),
-                sum(u.cached_tokens for u in uses),
-                sum(u.completion_tokens for u in uses),
-                sum(u.seconds for u in uses),
-            ),
-            money(uses, config),
-        )
-        for (role, model), uses in groups.items()
-    ]
-
-
-def _facts(manifest: Manifest, config: Config) -> list[tuple[str, str]]:
-    return [
-        ("created", manifest.created),
-        ("sdsd", manifest.sdsd),
-        ("seed", str(manifest.seed)),
-        ("protocol", manifest.protocol),
-        *manifest.models.items(),
-        *((f"weights of {name}", digest) for name, digest in manifest.weights.items()),
-        ("configuration", manifest.config),
-        ("catalogue", manifest.catalogue),
-        *((f"prompt {name}", digest) for name, digest in manifest.prompts.items()),
-        ("critic constrained by a JSON schema", "yes" if manifest.schema else "no"),
-        ("revision rounds", f"{config.revise.rounds}"),
-        ("revision rechecked", "yes" if config.revise.recheck else "no"),
-        ("Python", manifest.python),
-        ("machine", manifest.machine),
+        (*key, total(StageUsage(*astuple(u)[3:]) for u in uses), money(uses, config))
+        for key, uses in groups.items()
     ]

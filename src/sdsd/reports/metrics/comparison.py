@@ -22,6 +22,7 @@ from sdsd import config as configuration
 from sdsd.config import Config
 from sdsd.errors import SdsdError
 from sdsd.hashing import draw
+from sdsd.reports.metrics.costs import total
 from sdsd.reports.metrics.diversity import LENGTHS, Distinct
 from sdsd.reports.metrics.figures import Figures
 from sdsd.reports.metrics.votes import Agreement, Table, agreement
@@ -42,7 +43,17 @@ from sdsd.types import Critique, Dialogue, Record
 
 Labels = Mapping[tuple[str, str], bool]
 """(scenario id, principle id) -> whether people see a violation in the first run's last reply."""
-Group = Literal["share", "strategy", "category", "warning", "cost", "distinct", "mean"]
+Group = Literal[
+    "share", "principle", "target", "strategy", "category", "warning", "cost", "distinct", "mean"
+]
+"""Kinds of measures.
+
+principle, target, strategy  the yield by target principle, by its category, and by strategy
+category                     confirmed violations by category of principle
+warning                      dialogues by rule of `sdsd.checks.dialogue_rules`
+cost                         what a verified pair costs
+distinct                     distinct-n of words, by side
+"""
 
 
 # -- values --------------------------------------------------------------------------------
@@ -160,10 +171,10 @@ def settings(configs: Mapping[str, Config]) -> dict[str, tuple[Any, ...]]:
 def _measures(runs: Sequence[Figures]) -> list[Measure]:
     return [
         *_proportions("share", [_shares(f) for f in runs]),
+        *_proportions("principle", [{p.id: p.targeted for p in f.principles} for f in runs]),
+        *_proportions("target", [{c.name: c.targeted for c in f.categories} for f in runs]),
         *_proportions("strategy", [{s.name: s.accepted for s in f.strategies} for f in runs]),
-        *_proportions(
-            "category", [{c.name: c.confirmed for c in f.categories if c.confirmed.n} for f in runs]
-        ),
+        *_proportions("category", [{c.name: c.confirmed for c in f.categories} for f in runs]),
         *_proportions("warning", [_warnings(f, runs) for f in runs]),
         *_costs(runs),
         *_distinct(runs),
@@ -192,7 +203,9 @@ def _warnings(f: Figures, runs: Sequence[Figures]) -> dict[str, Proportion]:
 
 
 def _proportions(group: Group, found: Sequence[Mapping[str, Proportion]]) -> Iterator[Measure]:
-    for name in {name: None for each in found for name in each}:
+    for name in {
+        name: None for each in found for name, p in each.items() if p.n or group == "share"
+    }:
         known = [each.get(name) or proportion(0, 0) for each in found]
         yield Measure(
             group,
@@ -255,9 +268,9 @@ def _means(runs: Sequence[Figures]) -> Iterator[Measure]:
 
 def _numbers(f: Figures) -> dict[str, float | None]:
     lengths, generated = f.lengths, f.reached("generated")
-    spent = sum(use.prompt_tokens + use.completion_tokens for use in f.stages.values())
+    use = total(f.stages.values())
     return {
-        "tokens": spent / f.finished if f.finished else None,
+        "tokens": (use.prompt_tokens + use.completion_tokens) / f.finished if f.finished else None,
         "messages": f.messages_mean if generated else None,
         "user_turn": lengths.user_turn if generated else None,
         "agent_turn": lengths.agent_turn if generated else None,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
 from sdsd.reports.stats import Interval, Ratio
 from sdsd.types import Record, StageUsage
@@ -37,8 +38,11 @@ class CostTally:
         """Count one record."""
         pairs = len(record.pairs)
         self._pairs += pairs
-        for ratio, spent in zip(self._ratios, _spent(record.usage.values()), strict=True):
-            ratio.add(spent, pairs)
+        use = total(record.usage.values())
+        read, written = use.prompt_tokens, use.completion_tokens
+        spent = (use.calls, read + written, written, use.seconds)
+        for ratio, each in zip(self._ratios, spent, strict=True):
+            ratio.add(each, pairs)
 
     def result(self, money: float) -> PairCost:
         """Return the costs; `money` is what the whole run cost, 0 without prices."""
@@ -47,8 +51,6 @@ class CostTally:
         return PairCost(calls, tokens, written, seconds, each)
 
 
-def _spent(uses: Collection[StageUsage]) -> tuple[float, float, float, float]:
-    written = sum(use.completion_tokens for use in uses)
-    read = sum(use.prompt_tokens for use in uses)
-    seconds = sum(use.seconds for use in uses)
-    return sum(use.calls for use in uses), read + written, written, seconds
+def total(uses: Iterable[StageUsage]) -> StageUsage:
+    """Add usage up."""
+    return StageUsage(*map(sum, zip(*map(astuple, uses), strict=True)))

@@ -18,7 +18,7 @@ from msgspec import Struct
 from sdsd.checks.dialogue_rules import flags
 from sdsd.config import Config
 from sdsd.reports.metrics.bias import Biases, BiasTally
-from sdsd.reports.metrics.costs import CostTally, PairCost
+from sdsd.reports.metrics.costs import CostTally, PairCost, total
 from sdsd.reports.metrics.diversity import Diversity, DiversityTally
 from sdsd.reports.metrics.principles import (
     CategoryCount,
@@ -304,12 +304,12 @@ class _Tally:
         if record.failure:
             self._failures.add(record.scenario.id, record.failure)
         for stage, use in record.usage.items():
-            self._use[stage] = _sum(self._use[stage], use)
+            self._use[stage] = total((self._use[stage], use))
 
     def mean_call(self) -> float:
         """Return the mean duration of a model call."""
-        calls = sum(use.calls for use in self._use.values())
-        return sum(use.seconds for use in self._use.values()) / calls if calls else 0.0
+        use = total(self._use.values())
+        return use.seconds / use.calls if use.calls else 0.0
 
     def figures(self, domains: Sequence[Domain], clock: Clock, usage: Sequence[Usage]) -> Figures:
         funnel, generated = self._funnel, self._funnel["generated"]
@@ -437,16 +437,6 @@ class _Failures:
 
     def counts(self) -> tuple[FailureCount, ...]:
         return tuple(FailureCount(*kind, n) for kind, n in self._counts.most_common())
-
-
-def _sum(a: StageUsage, b: StageUsage) -> StageUsage:
-    return StageUsage(
-        a.calls + b.calls,
-        a.prompt_tokens + b.prompt_tokens,
-        a.cached_tokens + b.cached_tokens,
-        a.completion_tokens + b.completion_tokens,
-        a.seconds + b.seconds,
-    )
 
 
 def _domain(field: str, domain: str) -> str:
