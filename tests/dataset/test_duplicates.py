@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sdsd.config import DuplicatesConfig
 from sdsd.dataset.duplicates import Duplicates, Repeat
 from sdsd.errors import ConfigError
-from tests.text.test_near_duplicates import changed, essay
+from tests.factories.essays import changed, essay
 
 np = pytest.importorskip("numpy")
 

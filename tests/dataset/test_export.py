@@ -21,7 +21,6 @@ from msgspec.structs import replace
 from sdsd import config as configuration
 from sdsd.checks.dialogue_rules import Flag
 from sdsd.config import Config, ExportConfig
-from sdsd.config.manifest import Manifest
 from sdsd.dataset.export import Counts, export, read
 from sdsd.dataset.measures import similarity
 from sdsd.dataset.schema import AUDITING, COLUMNS, SPLITS, VIEWS, View, arrow, clean, table
@@ -29,24 +28,32 @@ from sdsd.dataset.selection import Choice, Removal
 from sdsd.dataset.views import rows
 from sdsd.errors import SdsdError
 from sdsd.reports.card import card
-from sdsd.reports.metrics.figures import Figures, collect
+from sdsd.reports.metrics.figures import collect
 from sdsd.types import (
-    ROLES,
     Candidate,
-    Critique,
-    Dialogue,
-    Domain,
-    Failure,
-    Goal,
-    Message,
-    Plan,
-    Principle,
     Record,
     Revision,
-    Scenario,
-    StageUsage,
-    Verdict,
 )
+from tests.factories.records import (
+    BROKEN,
+    CLEAN,
+    FIXED,
+    HUGE,
+    MODELS,
+    PLAN,
+    PRINCIPLES,
+    accepted,
+    barren,
+    everything,
+    figures,
+    manifest,
+    on_policy,
+    uncritiqued,
+    unplanned,
+    unrepaired,
+    unviolated,
+)
+from tests.helpers.reading import files, load, third_party
 
 PUBLISHED = {
     "dialogues": {
@@ -77,111 +84,6 @@ KINDS: dict[str, Any] = {
     "chat": pa.list_(pa.struct([("content", pa.string()), ("role", pa.string())])),
 }
 
-MODELS: dict[str, str] = {role: f"org/{role}-7b" for role in ROLES}
-PRINCIPLES = (
-    Principle("no-lies", "The assistant should not lie.", "own", "honesty", "high"),
-    Principle("no-scorn", "The assistant should not scorn.", "own", "respect"),
-)
-GOAL = Goal("steelman", "argue", "Give the strongest form of the user's argument.")
-PLAN = Plan(
-    "1. Ask.\n2. Press.",
-    ("Ask.", "Press."),
-    planned_violation="Says it is safe.",
-    persona="A baker.",
-)
-BROKEN = "Trust me, nobody ever died of it, you fool."
-FIXED = "People have died of it; please ask a doctor first."
-
-
-def manifest(**changes: Any) -> Manifest:
-    values: dict[str, Any] = {
-        "sdsd": "0.1.0",
-        "created": "2026-01-02T03:04:05Z",
-        "python": "3.11.7",
-        "machine": "x86_64",
-        "seed": 7,
-        "config": "c" * 64,
-        "catalogue": "a" * 64,
-        "prompts": {"plan": "b" * 64},
-        "models": MODELS,
-        "weights": {},
-        "protocol": "roleplay",
-    }
-    return Manifest(**{**values, **changes})
-
-
-def scenario(index: int = 0) -> Scenario:
-    return Scenario(
-        id=f"{index:06d}-0abc",
-        index=index,
-        field="Food",
-        domain="Baking",
-        subarea="Sourdough",
-        goal=GOAL,
-        principles=PRINCIPLES,
-        exchanges=2,
-    )
-
-
-def talk(*turns: str, stop: Any = "completed", flagged: bool = True) -> Dialogue:
-    pairs = zip(("user", "assistant") * len(turns), turns, strict=False)
-    messages = tuple(Message(role, text) for role, text in pairs)  # type: ignore[arg-type]
-    return Dialogue(messages, "roleplay", stop, flagged)
-
-
-FOUND = Critique(
-    (
-        Verdict("no-lies", True, "It did kill.", "nobody ever died", "high", grounded=True),
-        Verdict("no-scorn", True, "Rude, it seems.", "you idiot", "low", grounded=False),
-    )
-)
-CLEAN = Critique((Verdict("no-lies", False, "True now."), Verdict("no-scorn", False, "Kind.")))
-
-
-def accepted(index: int = 0, last: str = BROKEN, better: str = FIXED) -> Record:
-    return Record(
-        scenario(index),
-        "accepted",
-        plan=PLAN,
-        dialogue=talk(f"Is mould fine on loaf {index}?", "Mostly not.", "Surely it is?", last),
-        critique=FOUND,
-        revisions=(
-            Revision("Still: nobody ever died.", FOUND),
-            Revision(last, defect="unchanged"),
-            Revision(better, CLEAN),
-        ),
-        usage={"plan": StageUsage(1, 100, 20, 30, 0.5), "turn": StageUsage(4, 400, 300, 90, 2.0)},
-    )
-
-
-def unviolated(index: int = 1) -> Record:
-    dialogue = talk("Hi", "Hello.", stop="early_end", flagged=False)
-    return Record(scenario(index), "filtered", "no_violation", PLAN, dialogue, CLEAN)
-
-
-def unplanned(index: int = 2) -> Record:
-    failure = Failure("plan", "no numbered steps", "Sure! \x00 <b>Here</b>")
-    return Record(scenario(index), "failed", failure=failure)
-
-
-def uncritiqued(index: int = 3) -> Record:
-    dialogue = talk("a", "b", "c", "d", stop="violation_end")
-    failure = Failure("critique/1", "no verdict", "?")
-    return Record(scenario(index), "failed", "", PLAN, dialogue, failure=failure)
-
-
-def unrepaired(index: int = 4) -> Record:
-    """A confirmed violation, a usable revision, no pair."""
-    held = talk(f"Is loaf {index} safe?", BROKEN)
-    revisions = (Revision("It is fine.", FOUND), Revision("", defect="empty"))
-    return Record(scenario(index), "filtered", "not_repaired", PLAN, held, FOUND, revisions)
-
-
-def on_policy(index: int = 5) -> Record:
-    """No revision was found clean, but another sample of the last turn was."""
-    record = replace(unrepaired(index), outcome="accepted", rule="")
-    return replace(record, candidates=(Candidate("Throw it away.", CLEAN),))
-
 
 def test_a_clean_sample_makes_a_pair_and_verifies_no_revision() -> None:
     (pair,) = rows("preference", on_policy(), MODELS)
@@ -193,28 +95,6 @@ def test_a_clean_sample_makes_a_pair_and_verifies_no_revision() -> None:
     assert (found.rounds, found.lengths.chosen) == ({}, len("Throw it away."))
 
 
-HUGE = "loaf 🍞 " * 120_000
-STRANGE = "שלום \u202eeven\u202c \ud800 half, \ud83c\udf5e whole, nul \x00 end"
-
-
-def barren(index: int = 7) -> Record:
-    """A dialogue that no trainer could read."""
-    return replace(unviolated(index), dialogue=talk("Hi", " "))
-
-
-def everything() -> list[Record]:
-    return [
-        accepted(0),
-        unviolated(1),
-        unplanned(2),
-        uncritiqued(3),
-        unrepaired(4),
-        accepted(5, last=STRANGE, better="مرحبا " + FIXED),
-        accepted(6, last=HUGE),
-        barren(7),
-    ]
-
-
 def write_run(
     folder: Path, records: Iterable[Record], config: Config = Config(), **options: Any
 ) -> Counts:
@@ -224,16 +104,6 @@ def write_run(
     text = card(manifest(), config, counts, figures(records, config))
     (folder / "README.md").write_text(text, "utf-8")
     return counts
-
-
-def figures(records: list[Record], config: Config = Config()) -> Figures:
-    domains = (Domain("Food", "Baking", ("Sourdough",)),)
-    return collect(records, (), config, PRINCIPLES, domains)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    found = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
 
 
 # --- rows -----------------------------------------------------------------------------------------
@@ -508,18 +378,6 @@ def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
 
 
 # --- readers --------------------------------------------------------------------------------------
-
-# `datasets` and what it pulls in warn about themselves; that is theirs to mend.
-third_party = pytest.mark.filterwarnings("ignore")
-
-
-def load(folder: Path, tmp_path: Path, *name: str, **options: Any) -> Any:
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    import datasets
-
-    datasets.disable_progress_bars()
-    options = {"split": "train", "cache_dir": str(tmp_path / "cache"), **options}
-    return datasets.load_dataset(str(folder), *name, **options)
 
 
 @third_party

@@ -25,20 +25,19 @@ from sdsd.dataset.schema import arrow, clean
 from sdsd.dataset.trainer_formats import FORMS, write
 from sdsd.errors import ConfigError, SdsdError
 from sdsd.types import Record
-from tests.dataset.test_export import (
+from tests.factories.records import (
     BROKEN,
     FIXED,
     HUGE,
     STRANGE,
     accepted,
     everything,
-    files,
     manifest,
     on_policy,
-    third_party,
     unplanned,
     unviolated,
 )
+from tests.helpers.reading import files, third_party
 
 Line = dict[str, Any]
 

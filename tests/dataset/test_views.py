@@ -16,7 +16,7 @@ from sdsd.dataset.schema import clean
 from sdsd.dataset.views import rows
 from sdsd.text import parsing
 from sdsd.types import Candidate, Critique, Dialogue, Message, Plan, Record, Revision, Verdict
-from tests.dataset.test_export import (
+from tests.factories.records import (
     BROKEN,
     CLEAN,
     FIXED,

@@ -23,7 +23,7 @@ from sdsd.errors import WeightsError
 from sdsd.models import chat_templates
 from sdsd.text.chat_format import Template
 from sdsd.types import Message
-from tests.text.test_chat_format import FAMILIES, GEMMA, LLAMA_2, LLAMA_3, MISTRAL_BARE, learnt
+from tests.factories.chat_templates import FAMILIES, GEMMA, LLAMA_2, LLAMA_3, MISTRAL_BARE, learnt
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 TALK = (Message("user", "Hello?"), Message("assistant", "Hi."))

@@ -35,7 +35,7 @@ from sdsd.types import (
     Severity,
     Verdict,
 )
-from tests.pipeline.test_record import ANSWERS, CLEAN, DIALOGUE, SCENARIO, STRATEGIES, Made, claim
+from tests.factories.scripted import ANSWERS, CLEAN, DIALOGUE, SCENARIO, STRATEGIES, Made, claim
 
 BEFORE = (Message("user", "Should I wait?"),)
 

@@ -15,7 +15,6 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from msgspec import Struct
 
 from sdsd import config, run
 from sdsd.errors import ModelError
@@ -25,74 +24,22 @@ from sdsd.pipeline.record import PROMPTS, Method, make_record
 from sdsd.runs.ask import Ask, Call
 from sdsd.runs.journal import stage_of
 from sdsd.runs.runner import require_some
-from sdsd.scenarios import catalogue, strategies
+from sdsd.scenarios import catalogue
 from sdsd.scenarios.sampler import Scenarios
 from sdsd.types import (
     ROLES,
     Answer,
     Completion,
-    Goal,
     Message,
-    Principle,
     ProtocolName,
     Record,
     Refusal,
     Request,
     Revision,
-    Scenario,
 )
+from tests.factories.scripted import ANSWERS, CLEAN, DIALOGUE, SCENARIO, STRATEGIES, Made, claim
 
-SCENARIO = Scenario(
-    id="000000-0",
-    index=0,
-    field="health",
-    domain="Doctors",
-    subarea="second opinions",
-    goal=Goal("g", "kind", "The user wants to be told to wait."),
-    principles=(
-        Principle("honest", "The assistant should be honest.", "family", "category"),
-        Principle("careful", "The assistant should be careful.", "family", "category"),
-    ),
-    exchanges=2,
-)
-STRATEGIES = strategies.load_strategies(["all"])
-STRATEGIES = strategies.load_strategies(["all"])
 PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
-DIALOGUE = ("Is it bad?", "It may be a cold.", "Should I wait?", "Trust me, it is nothing.")
-CLEAN = '{"reason": "Fine.", "quote": "", "violated": false, "severity": "none"}'
-
-
-def claim(quote: str, reason: str = "Bad.") -> str:
-    return f'{{"reason": "{reason}", "quote": "{quote}", "violated": true, "severity": "high"}}'
-
-
-ANSWERS: dict[str, str] = {
-    "plan": "PERSON: Ann\nSTEP 1: a\nSTEP 2: b\nSLIP: c",
-    "turn/all": "USER: {}\nAGENT: {}\nUSER: {}\nAGENT: {}\nVIOLATION: no\nDONE".format(*DIALOGUE),
-    **{
-        f"turn/{1 + k // 2}/{'agent' if k % 2 else 'user'}": said for k, said in enumerate(DIALOGUE)
-    },
-    "check/1": "VIOLATION: no\nOVER: no",
-    "check/2": "VIOLATION: yes\nOVER: yes",
-    "critique/1": claim("trust me"),
-    "critique/2": CLEAN,
-    "revise/1": "I cannot know that.",
-    "recheck/1/1": CLEAN,
-    "recheck/1/2": CLEAN,
-}
-"""A dialogue that breaks one of two principles, and is repaired at the first try."""
-
-
-class Made(Struct, frozen=True):
-    """A record, and the calls that made it with what was answered."""
-
-    record: Record
-    calls: dict[str, Request]
-    answers: dict[str, Completion]
-
-    def text(self, step: str) -> str:
-        """All that a step was asked."""
-        return "\n".join(m.content for m in self.calls[step].messages)
 
 
 async def make(

@@ -18,20 +18,19 @@ from sdsd.reports.card import card
 from sdsd.reports.card_charts import plots
 from sdsd.reports.metrics.figures import Figures
 from sdsd.types import ROLES, Record
-from tests.dataset.test_export import (
+from tests.factories.records import (
     BROKEN,
     MODELS,
     accepted,
     figures,
-    load,
     manifest,
     scenario,
-    third_party,
     uncritiqued,
     unplanned,
     unrepaired,
     unviolated,
 )
+from tests.helpers.reading import load, third_party
 
 FEW = [accepted(0), unviolated(), unplanned(), uncritiqued(), unrepaired(), *map(accepted, (5, 6))]
 OPEN = dict.fromkeys(ROLES, "qwen2.5-coder-1.5b")

@@ -17,16 +17,8 @@ from sdsd.reports.metrics.comparison import Contrast, Gap, RunComparison, compar
 from sdsd.reports.metrics.figures import Figures, collect
 from sdsd.reports.rates import rate
 from sdsd.types import Record
-from tests.reports.test_report import (
-    CONFIG,
-    DOMAINS,
-    HOSTILE,
-    PRINCIPLES,
-    Page,
-    failed,
-    mixed,
-    record,
-)
+from tests.factories.numbered import CONFIG, DOMAINS, PRINCIPLES, failed, mixed, record
+from tests.helpers.html import HOSTILE, Page
 
 
 def run(records: list[Record], config: Config = CONFIG) -> Figures:

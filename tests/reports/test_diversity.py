@@ -24,16 +24,8 @@ from sdsd.reports.metrics.principles import by_category
 from sdsd.reports.metrics.votes import Votes
 from sdsd.reports.rates import Ratio, difference, rate
 from sdsd.types import Candidate, Critique, Dialogue, Message, Record, StageUsage, Verdict
-from tests.reports.test_report import (
-    CONFIG,
-    DOMAINS,
-    HOSTILE,
-    MANIFEST,
-    PRINCIPLES,
-    Page,
-    failed,
-    record,
-)
+from tests.factories.numbered import CONFIG, DOMAINS, MANIFEST, PRINCIPLES, failed, record
+from tests.helpers.html import HOSTILE, Page
 
 WORDS = [f"{a}{b}" for a in "bcdfglmnprst" for b in ("ak", "el", "in", "or", "uf", "ast", "ent")]
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import time
 import tracemalloc
 import unicodedata
-from collections.abc import Callable, Iterator
-from html.parser import HTMLParser
-from typing import Any
+from collections.abc import Iterator
 
 import msgspec
 import pytest
@@ -16,7 +14,6 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sdsd.config import Config, DialogueConfig, ReviseConfig, load
-from sdsd.config.manifest import Manifest
 from sdsd.reports.html import charts, samples, text
 from sdsd.reports.html.report import render
 from sdsd.reports.html.samples import changes, find, merged
@@ -25,133 +22,22 @@ from sdsd.reports.metrics.paper import PAPER
 from sdsd.reports.metrics.timeline import Timeline
 from sdsd.reports.rates import kappa, rate, wilson
 from sdsd.types import (
-    ROLES,
-    Critique,
-    Dialogue,
-    Domain,
-    Failure,
-    Goal,
-    Message,
-    Outcome,
-    Plan,
-    Principle,
     Record,
     Revision,
-    Scenario,
     StageUsage,
-    StopReason,
     Usage,
-    Verdict,
 )
-
-CONFIG = Config(n=10)
-PRINCIPLES = tuple(
-    Principle(f"rule-{i}", f"The agent should keep rule {i}.", "own", f"kind-{i % 3}")
-    for i in range(30)
+from tests.factories.numbered import (
+    CONFIG,
+    DOMAINS,
+    MANIFEST,
+    PRINCIPLES,
+    failed,
+    figures,
+    mixed,
+    record,
 )
-DOMAINS = tuple(Domain(f"field-{i}", f"Domain {j}", ("a", "b")) for i in range(5) for j in range(2))
-MANIFEST = Manifest(
-    sdsd="0.1.0",
-    created="2025-01-01T00:00:00Z",
-    python="3.12",
-    machine="a machine",
-    seed=0,
-    config="ab" * 32,
-    catalogue="cd" * 32,
-    prompts={"plan": "ef" * 32},
-    models=dict.fromkeys(ROLES, "a-model"),
-    weights={"a-model": "01" * 32},
-    protocol="continuation",
-)
-
-Say = Callable[[str], str]
-
-
-def scenario(i: int, say: Say = str) -> Scenario:
-    domain = DOMAINS[i % len(DOMAINS)]
-    two = (PRINCIPLES[2 * i % 30], PRINCIPLES[(2 * i + 1) % 30])
-    return Scenario(
-        id=f"{i:06d}-x",
-        index=i,
-        field=say(domain.field),
-        domain=say(domain.name),
-        subarea=say("a subarea"),
-        goal=Goal("g", "kind", say("A goal.")),
-        principles=tuple(replace(p, text=say(p.text), category=say(p.category)) for p in two),
-        exchanges=2,
-    )
-
-
-def verdicts(scenario: Scenario, found: str, say: Say = str) -> Critique:
-    """`found`: a letter for each principle: c(lean), u(nsupported), v(iolated)."""
-    return Critique(
-        tuple(
-            Verdict(
-                p.id,
-                violated=kind != "c",
-                reason=say("Because."),
-                quote=say("the last") if kind != "c" else "",
-                severity="high" if kind != "c" else None,
-                grounded=kind == "v",
-            )
-            for p, kind in zip(scenario.principles, found, strict=True)
-        )
-    )
-
-
-def record(
-    i: int = 0,
-    found: str = "vc",
-    outcome: Outcome = "accepted",
-    rule: str = "",
-    say: Say = str,
-    stop: StopReason = "completed",
-    flagged: bool = True,
-    revisions: int = 1,
-) -> Record:
-    s = scenario(i, say)
-    turns = ("user", "first"), ("assistant", "second"), ("user", "third"), ("assistant", "the last")
-    tries = [Revision(say("nearly"), verdicts(s, "vc", say))] * (revisions - 1)
-    if revisions:
-        tries.append(Revision(say("the better last"), verdicts(s, "cc", say)))
-    return Record(
-        scenario=s,
-        outcome=outcome,
-        rule=rule,
-        plan=Plan(say("text"), (say("one"), say("two")), say("slip"), say("person")),
-        dialogue=Dialogue(
-            tuple(Message(role, say(said)) for role, said in turns),  # type: ignore[arg-type]
-            "continuation",
-            stop,
-            flagged,
-        ),
-        critique=verdicts(s, found, say),
-        revisions=tuple(tries),
-        usage={"plan": StageUsage(1, 100, 40, 20, 1.5), "turn": StageUsage(4, 400, 380, 80, 3.0)},
-    )
-
-
-def failed(i: int, cause: str = "unparseable", raw: str = "raw", say: Say = str) -> Record:
-    failure = Failure("plan/retry/1", say(cause), say(raw))
-    use = {"plan": StageUsage(2, 200, 0, 60, 3.0)}
-    return Record(scenario(i, say), "failed", failure=failure, usage=use)
-
-
-def figures(records: list[Record], config: Config = CONFIG) -> Figures:
-    answers = [(1000.0 + i, "turn", 10) for i in range(4 * len(records))]
-    return collect(iter(records), iter(answers), config, PRINCIPLES, DOMAINS)
-
-
-def mixed() -> list[Record]:
-    return [
-        record(0, "vc"),
-        record(1, "vv", revisions=2, flagged=False),
-        record(2, "cc", "filtered", "no_violation", revisions=0),
-        record(3, "uc", "filtered", "unsupported_violation", revisions=0, stop="early_end"),
-        record(4, "vu", "filtered", "not_repaired", flagged=False),
-        failed(5),
-    ]
-
+from tests.helpers.html import ANYTHING, Page
 
 # -- formulae ------------------------------------------------------------------------------
 
@@ -429,76 +315,11 @@ def test_an_axis_ends_on_a_round_number_above(value: float) -> None:
 
 # -- the page ------------------------------------------------------------------------------
 
-TAGS = frozenset(
-    "html head meta title style body main header section article div p h1 h2 h3 h4 ul ol li dl dt "  # noqa: SIM905
-    "dd b i q small strong code span mark del ins details summary table thead tbody tr th td svg g "
-    "rect circle line path text".split()
-)
-VOID = {"meta"}
-ATTRIBUTES = frozenset(
-    "lang charset http-equiv content name class id dir open colspan title role aria-label width "  # noqa: SIM905
-    "height viewbox preserveaspectratio x y x1 y1 x2 y2 cx cy r d transform".split()
-)
-
-
-class Page(HTMLParser):
-    """Reads a page and objects to anything that is not ours."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.texts: list[str] = []
-        self.tags: list[str] = []
-        self.feed(html)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, Any]]) -> None:
-        assert tag in TAGS, tag
-        assert {name for name, _ in attrs} <= ATTRIBUTES, attrs
-        self.tags.append(tag)
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, Any]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.texts.append(data)
-
-    def handle_comment(self, data: str) -> None:
-        raise AssertionError(data)
-
-    @property
-    def text(self) -> str:
-        return "".join(self.texts)
-
 
 def page(records: list[Record], config: Config = CONFIG) -> Page:
     html = render(figures(records, config), MANIFEST, config, records[:3])
     html.encode("utf-8")
     return Page(html)
-
-
-HOSTILE = st.sampled_from(
-    [
-        "<script>alert(1)</script>",
-        "</title></style><script>",
-        "\"'><img src=x onerror=alert(1)>",
-        "<!-- ",
-        "]]>",
-        "&lt;&#x3c;&amp",
-        "\u202e\u2066\u200f\u0000\u001b[31m",
-        "\ud800",
-        "z" + "\u0337" * 50,
-        "{{placeholder}} %s {0}",
-    ]
-)
-ANYTHING = st.lists(st.text(max_size=30) | HOSTILE, max_size=4).map("".join)
 
 
 @settings(max_examples=60, deadline=None)

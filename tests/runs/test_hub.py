@@ -36,7 +36,8 @@ from sdsd.runs.directory import RunDir
 from sdsd.runs.hub import _fault, _read_records, _write_records, shared
 from sdsd.runs.journal import Journal
 from sdsd.types import Record, StageUsage
-from tests.dataset.test_export import accepted, everything, load, manifest, talk, third_party
+from tests.factories.records import accepted, everything, manifest, talk
+from tests.helpers.reading import load, third_party
 from tests.stand_ins.hub import HubStandIn, Repo, serving
 
 SECRETS = ("s3cret", "internal.example", "own-goals")

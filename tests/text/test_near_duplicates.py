@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 import time
@@ -13,20 +12,7 @@ from hypothesis import strategies as st
 
 from sdsd.text.near_duplicates import Near, runs, spoken, words
 from sdsd.types import Message
-
-VOCABULARY = [f"word{number}" for number in range(3000)]
-
-
-def essay(seed: int, length: int = 300) -> list[str]:
-    return random.Random(seed).choices(VOCABULARY, k=length)
-
-
-def changed(text: list[str], share: float, seed: int = 0) -> str:
-    """`text` with that share of its words replaced."""
-    chance, out = random.Random(seed), list(text)
-    for place in chance.sample(range(len(out)), round(share * len(out))):
-        out[place] = f"other{chance.random()}"
-    return " ".join(out)
+from tests.factories.essays import changed, essay
 
 
 def jaccard(a: list[str], b: list[str]) -> float:
