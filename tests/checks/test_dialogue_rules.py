@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from sdsd.checks import dialogue_rules
 from sdsd.checks.dialogue_rules import RULES, Flag, flags, good
 from sdsd.types import Dialogue, Message, Plan, Principle
+from tests.helpers.counting import is_linear
 
 PRINCIPLE = Principle(
     "p",
@@ -281,7 +281,6 @@ ANY = st.one_of(
 )
 
 
-@settings(deadline=5000, max_examples=60)
 @given(contents=st.lists(ANY, max_size=6), person=ANY, told=ANY)
 def test_no_text_crashes_a_rule(contents: list[str], person: str, told: str) -> None:
     plan = Plan(text=told, steps=(told, person), planned_violation=told, persona=person)
@@ -308,26 +307,26 @@ FLOODS = [
     "the person is asking. " * 45_000,
     "[your " * 166_666,
     "<|a" * 333_333,
-    "ﷺ" * 1_000_000,
+    "ﷺ" * 20_000,
     "".join(chr(33 + k * 7919 % 60_000 % 0xD000) for k in range(1_000_000)),
 ]
 
 
 @pytest.mark.parametrize("flood", FLOODS, ids=lambda flood: repr(flood[:6]))
-def test_a_flood_takes_little_time(flood: str) -> None:
-    begun = time.perf_counter()
-    flags(dialogue(flood, flood), PLAN, (PRINCIPLE,))
-    assert time.perf_counter() - begun < 20
+def test_a_flood_is_checked_in_proportion_to_its_length(flood: str) -> None:
+    def check(length: int) -> None:
+        flags(dialogue(flood[:length], flood[:length]), PLAN, (PRINCIPLE,))
+
+    assert is_linear(check, 2_000)
+    check(len(flood))
 
 
-def test_many_turns_take_time_in_proportion() -> None:
-    begun = time.perf_counter()
-    flags(dialogue(*(REPLY for _ in range(4000))), PLAN, (PRINCIPLE,))
-    assert time.perf_counter() - begun < 20
+def test_many_turns_are_checked_in_proportion_to_their_number() -> None:
+    assert is_linear(lambda n: flags(dialogue(*[REPLY] * n), PLAN, (PRINCIPLE,)), 400)
 
 
 @pytest.mark.parametrize("name", ["_AS_ASSISTANT", "_DIRECTED", "_FILLER", "_MARKER"])
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_no_match_lacks_the_words_that_every_match_is_said_to_need(
     name: str, data: st.DataObject

@@ -202,7 +202,7 @@ configs = st.builds(
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(configs)
 def test_a_dump_loads_back(written: Config) -> None:
     made = config.load(config.tree(written))

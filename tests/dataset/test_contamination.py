@@ -6,7 +6,6 @@ import gzip
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from sdsd.config import ContaminationConfig
 from sdsd.dataset.contamination import Contamination, Hit
 from sdsd.errors import ConfigError
 from sdsd.text.near_duplicates import words
+from tests.helpers.counting import is_linear
 
 QUESTION = (
     "A baker sells 48 loaves in the morning and half as many in the afternoon, "
@@ -164,7 +164,7 @@ def test_hostile_texts_are_read(exam: Path, text: str) -> None:
 WORDS = st.lists(st.sampled_from(["a", "b", "中", "文", "c.", "\ud800"]), max_size=24)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(WORDS, WORDS, st.integers(3, 6))
 def test_what_is_found_is_what_a_plain_search_finds(
     tmp_path: Path, item: list[str], text: list[str], length: int
@@ -229,10 +229,10 @@ def test_a_text_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("piece", ["word ", "\u4e2d", "\x00<b>", " ", "x"])
-def test_a_megabyte_costs_no_more_than_a_moment(exam: Path, piece: str) -> None:
-    found, start = contamination(exam), time.process_time()
+def test_the_work_grows_with_the_text_at_most(exam: Path, piece: str) -> None:
+    found = contamination(exam)
+    assert is_linear(lambda n: found.find(piece * n), 2_000)
     found.find(piece * (1_000_000 // len(piece)))
-    assert time.process_time() - start < 10
 
 
 def test_every_process_hashes_alike(exam: Path) -> None:

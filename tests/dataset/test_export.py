@@ -365,7 +365,7 @@ def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
-    n, size = 900, 40_000
+    n, size = 200, 40_000
     made = (accepted(i, last=f"{i:08d}" * (size // 8)) for i in range(n))
     export([accepted()], manifest(), Config(), tmp_path)  # what pyarrow imports once
     tracemalloc.start()

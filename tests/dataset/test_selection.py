@@ -311,7 +311,7 @@ WEIGHTS = st.dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(COUNTS, WEIGHTS, st.integers(0, 15), st.integers(0, 3), st.randoms())
 def test_balance_is_a_lot_that_no_order_decides(
     counts: dict[str, int], weights: dict[str, float], most: int, seed: int, chance: random.Random
@@ -329,7 +329,7 @@ def test_balance_is_a_lot_that_no_order_decides(
         assert shares.get(name, 1) > 0
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(COUNTS, st.integers(1, 30))
 def test_a_run_that_grows_changes_no_earlier_decision_but_of_balance(
     counts: dict[str, int], cut: int

@@ -346,6 +346,7 @@ def python(code: str, cwd: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.e2e
 def test_the_python_page_works_from_top_to_bottom(workplace: Path) -> None:
     python("\n".join(blocks(DOCS / "python.md", "python")), workplace)
 
@@ -384,6 +385,7 @@ def follow(line: str, url: str, cwd: Path) -> None:
         assert "Traceback" not in done.stderr
 
 
+@pytest.mark.e2e
 def test_the_tutorial_works_from_top_to_bottom(workplace: Path, stand_in: str) -> None:
     for block in blocks(DOCS / "tutorial.md", "sh"):
         for line in filter(None, map(str.strip, block.splitlines())):

@@ -153,7 +153,7 @@ async def test_as_many_connections_as_requests_at_once() -> None:
     assert (server.connections, len(server.requests)) == (4, 8)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.data())
 def test_a_reply_may_come_in_any_pieces(data: st.DataObject) -> None:
     body = data.draw(st.binary(max_size=60))

@@ -77,7 +77,7 @@ async def test_the_fields_of_a_completion() -> None:
     assert isinstance(answer, Completion)
     assert (answer.text, answer.finish, answer.model) == ("Hi.", "stop", "tiny-v2")
     assert (answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens) == (11, 0, 3)
-    assert 0 < answer.seconds < 10
+    assert answer.seconds > 0
 
 
 async def test_a_raw_completion_has_its_text_in_the_choice() -> None:

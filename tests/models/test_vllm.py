@@ -110,8 +110,8 @@ def alive(number: int) -> bool:
     return state != "Z"  # dead, and for whoever inherited it to bury
 
 
-def gone(log: Path, within: float = 2.0) -> bool:
-    """Whether all of them end, soon."""
+def gone(log: Path, within: float = 30.0) -> bool:
+    """Whether all of them end before they would by themselves, which takes a minute."""
     assert processes(log)
     until = time.monotonic() + within
     while any(map(alive, processes(log))) and time.monotonic() < until:

@@ -170,7 +170,7 @@ def test_prices_and_flags_are_compared() -> None:
     assert "echo" in text
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text(max_size=20) | HOSTILE, st.text(max_size=20) | HOSTILE)
 def test_hostile_names_stay_text(bad: str, worse: str) -> None:
     records = [record(i, "vc", say=lambda _: bad) for i in range(20)]

@@ -52,6 +52,7 @@ from sdsd.runs.verify import verify
 from sdsd.types import Answer, Completion, Request
 from simoptions import FaultKind
 
+pytestmark = pytest.mark.e2e
 N = 12
 """Dialogues of a run of the matrix."""
 MANY = 40
@@ -114,7 +115,6 @@ def test_all_are_gone_for_a_while_and_the_run_waits(tmp_path: Path, clean: Conte
     done = disturbed(tmp_path, clean, servers=3, die=3, gone=2.0, outage=30.0)
     assert done.judged.wrong(cut=3 * PLACES) == []
     assert done.judged.outcomes.get("failed", 0) == 0
-    assert done.judged.seconds > 2.0
     assert done.after > 0
 
 
@@ -284,7 +284,9 @@ def test_a_clock_that_steps_back_spoils_nothing(tmp_path: Path, clean: Contents)
 # -- the matrix ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize(
+    "rate", [pytest.param(r, marks=[] if r == 0.1 else pytest.mark.slow) for r in RATES]
+)
 @pytest.mark.parametrize("kind", KINDS)
 def test_whatever_fails_nothing_is_lost_and_nothing_asked_twice(
     matrix: Matrix, kind: FaultKind, rate: float
@@ -328,4 +330,4 @@ def test_a_server_that_refuses_the_seventeenth_is_kept_full(tmp_path: Path, matr
     done = capped(tmp_path / "log")
     assert done.answered == 600
     assert done.refusals < 40
-    assert done.seconds <= 1.15 * done.ideal
+    assert done.ideal <= done.steps <= 1.15 * done.ideal

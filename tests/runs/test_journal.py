@@ -71,7 +71,7 @@ async def test_commits_that_wait_together_share_a_transaction(tmp_path: Path) ->
         assert transactions(tmp_path / "j") - before < 40
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.dictionaries(
         st.text(st.characters(exclude_categories=["Cs"])),
@@ -199,7 +199,7 @@ async def test_records_come_in_the_order_of_their_index(tmp_path: Path) -> None:
         assert journal.record(600) is None
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.sets(st.integers(0, 40)), st.integers(0, 45), st.integers(1, 12))
 def test_unfinished_are_the_indexes_without_a_record(
     tmp_path_factory: pytest.TempPathFactory, finished: set[int], n: int, chunk: int

@@ -175,7 +175,7 @@ def test_a_crash_after_every_single_commit_repeats_nothing(
     assert verify(RunDir(out)).faults == ()
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.data(), st.sampled_from(list(CAN)), st.integers(1, 8))
 def test_after_a_crash_anywhere_only_what_is_missing_is_asked(
     tmp_path_factory: pytest.TempPathFactory,

@@ -96,7 +96,7 @@ def test_running_again_asks_nothing(whole: Result) -> None:
     assert again.targets == whole.targets
 
 
-@pytest.mark.parametrize("every", [37, 150])
+@pytest.mark.parametrize("every", [pytest.param(37, marks=pytest.mark.slow), 150])
 def test_stopped_again_and_again_it_makes_the_same(
     whole: Result, tmp_path: Path, every: int
 ) -> None:

@@ -502,7 +502,7 @@ def as_toml(rows: list[dict[str, str]]) -> str:
     return "\n".join(lines)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(ROWS, min_size=1, max_size=6).filter(without_repeats))
 def test_principles_are_the_same_from_every_format(rows: list[dict[str, str]]) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -553,7 +553,7 @@ FILES = st.one_of(
 )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.sampled_from(EXTENSIONS), st.sampled_from(sorted(SMALL)), FILES)
 def test_any_file_loads_or_is_a_fault(extension: str, kind: str, content: str | bytes) -> None:
     message = ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import time
 import tracemalloc
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -43,6 +42,7 @@ from sdsd.scenarios.existing_store import (
 )
 from sdsd.scenarios.sampler import Scenarios
 from sdsd.types import Message, Scenario
+from tests.helpers.counting import calls
 
 DOC = Path(__file__).parents[2] / "docs" / "start-anywhere.md"
 CATALOGUE = catalogue.load()
@@ -590,7 +590,7 @@ KEYS = st.sampled_from(
 ROW = st.dictionaries(KEYS, st.lists(TURN, max_size=6) | st.text() | JSON, max_size=5) | JSON
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @hypothesis_given(ROW, st.sampled_from(get_args(Kind)))
 def test_whatever_a_row_is_the_result_has_its_shape(row: Any, kind: Kind) -> None:
     from sdsd.scenarios.existing import _given
@@ -716,9 +716,9 @@ def test_a_damaged_copy_is_noticed(tmp_path: Path) -> None:
         keep([given(1)], path / "below" / "source.jsonl")
 
 
-def test_a_hundred_thousand_rows_in_flat_memory(tmp_path: Path) -> None:
+def test_many_rows_in_flat_memory(tmp_path: Path) -> None:
     line = json.dumps({"messages": PAIR, "goal": "g" * 200}).encode() + b"\n"
-    (tmp_path / "many.jsonl").write_bytes(line * 100_000)
+    (tmp_path / "many.jsonl").write_bytes(line * 20_000)
     tracemalloc.start()
     rows = read(str(tmp_path / "many.jsonl"))
     kept = keep((row for _, row in zip(range(5_000), rows, strict=False)), tmp_path / "s.jsonl")
@@ -727,9 +727,8 @@ def test_a_hundred_thousand_rows_in_flat_memory(tmp_path: Path) -> None:
     assert len(kept) == 5_000
     assert peak < 1_000_000, peak  # of 2 MB read
     kept = keep(rows, tmp_path / "s.jsonl")
-    begun = time.perf_counter()
-    assert len(Kept(tmp_path / "s.jsonl")) > 94_000
-    assert time.perf_counter() - begun < 0.2
+    assert len(Kept(tmp_path / "s.jsonl")) == 15_000
+    assert calls(lambda: Kept(tmp_path / "s.jsonl")) < 100  # not one for each row
 
 
 def test_parquet_is_read_a_batch_at_a_time(tmp_path: Path) -> None:

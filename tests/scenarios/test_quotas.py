@@ -98,7 +98,6 @@ seeds = st.integers(0, 2**32)
 # -- counting ------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.lists(seen, max_size=40), st.randoms())
 def test_the_order_of_adding_does_not_matter(found: list[Seen], chance: Random) -> None:
     one, other = State(), State()
@@ -134,7 +133,6 @@ def test_memory_does_not_grow_with_the_run() -> None:
 # -- a round -------------------------------------------------------------------------------
 
 
-@settings(deadline=None)
 @given(st.lists(seen, max_size=60), st.lists(slots, max_size=30), quotas, seeds, seeds)
 def test_a_round_is_a_pure_function_that_keeps_to_the_quota(
     found: list[Seen], in_flight: list[Slot], quota: Quota, seed: int, number: int
@@ -347,7 +345,7 @@ def test_nothing_wanted_is_nothing_done() -> None:
     assert [s.status for s in summary(State(), quota)] == ["reached", "reached"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(quotas, seeds, st.sampled_from([0.0, 0.02, 0.3, 1.0, None]))
 def test_every_run_ends_with_every_cell_reached_or_given_up(
     quota: Quota, seed: int, chance: float | None
@@ -369,7 +367,7 @@ def test_every_run_ends_with_every_cell_reached_or_given_up(
             assert standing.tries == 0
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(quotas, seeds)
 def test_a_run_goes_on_from_any_stored_state(quota: Quota, seed: int) -> None:
     """Neither the order of completion nor a restart changes a round."""

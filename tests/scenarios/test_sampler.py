@@ -8,7 +8,6 @@ values differ by at most one, whichever prefix is taken. A field's count keeps w
 from __future__ import annotations
 
 import random
-import time
 from collections import Counter
 from collections.abc import Hashable, Iterable
 
@@ -131,7 +130,7 @@ def test_more_principles_in_a_dialogue_than_there_are_is_refused() -> None:
 sizes = st.integers(1, 6)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(sizes, min_size=1, max_size=4), st.integers(3, 12), sizes, st.randoms(), st.data())
 def test_a_scenario_does_not_depend_on_those_asked_before(
     fields: list[int], principles: int, goals: int, order: random.Random, data: st.DataObject
@@ -191,15 +190,14 @@ def test_a_call_seed_fits_31_bits_and_depends_on_the_step(
     assert drawn != call_seed(seed, scenario, f"{step}/retry/1")
 
 
-def test_a_hundred_thousand_of_the_packaged_catalogue() -> None:
+@pytest.mark.parametrize("n", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_many_of_the_packaged_catalogue(n: int) -> None:
     cat = catalogue.load()
     scenarios = Scenarios(cat, ScenariosConfig(), 0)
-    started = time.process_time()
-    made = [scenarios[i] for i in range(100_000)]
-    assert time.process_time() - started < 30  # 0.3 ms each, where a model call takes seconds
+    made = [scenarios[i] for i in range(n)]
     assert len({s.id for s in made}) == len(made)
     fields = Counter(s.field for s in made)
     largest = max(len(domains) for domains in cat.fields.values()) / len(cat.domains)
-    assert max(fields.values()) / len(made) < largest + 0.0001
+    assert max(fields.values()) / n < largest + 10 / n
     for counts in (Counter(s.domain for s in made), Counter(s.goal.id for s in made)):
         assert max(counts.values()) - min(counts.values()) <= 1

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 import unicodedata
 from collections.abc import Callable
 
@@ -20,6 +19,7 @@ from hypothesis import strategies as st
 from sdsd.errors import Unparseable
 from sdsd.text import parsing
 from sdsd.types import Message, Plan, Verdict
+from tests.helpers.counting import is_linear
 
 UTTERANCE = "Skip the doctor. I’m sure that it is nothing — trust me, “always”, on this."
 
@@ -499,7 +499,7 @@ bits = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(bits, max_size=25).map("".join))
 def test_any_text_is_read_or_refused(text: str) -> None:
     read_all(text)
@@ -525,18 +525,19 @@ HEADS = [
 
 
 @pytest.mark.parametrize("unit", FLOODS)
-def test_a_flood_takes_no_longer_than_its_length(unit: str) -> None:
-    started = time.process_time()
-    read_all((unit * (LENGTH // len(unit) + 1))[:LENGTH] + "x")
-    assert time.process_time() - started < len(READERS)
+def test_a_flood_is_read_in_proportion_to_its_length(unit: str) -> None:
+    def read(length: int) -> None:
+        read_all((unit * (length // len(unit) + 1))[:length] + "x")
+
+    assert is_linear(read, 2_000)
+    read(LENGTH)
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_a_flood_after_a_label_takes_no_longer_than_its_length(head: str) -> None:
-    started = time.process_time()
+def test_a_flood_after_a_label_is_read_in_proportion_to_its_length(head: str) -> None:
     for unit in "* -.1":
+        assert is_linear(lambda n, unit=unit: read_all(head + unit * n + "x"), 1_000)  # type: ignore[misc]
         read_all(head + unit * (LENGTH // 5) + "x")
-    assert time.process_time() - started < len(READERS)
 
 
 @pytest.mark.parametrize("depth", [300, 1_000, 5_000, 40_000])
