@@ -57,14 +57,16 @@ def faults(path: str, text: str) -> Iterator[str]:
     """Yield one line for each banned word in `text`: where it is, and what to write instead."""
     exempt = [re.compile(part) for glob, part in ALLOWED if fnmatch(path, glob)]
     for number, line in enumerate(text.splitlines(), 1):
+        rest = line
         for part in exempt:
-            line = part.sub("", line)
+            rest = part.sub("", rest)
         for banned, instead in _BANNED:
-            for found in banned.finditer(line):
+            for found in banned.finditer(rest):
                 yield f"{path}:{number}: `{found[0]}`: {instead}"
 
 
 def main(names: list[str]) -> int:
+    """Print what is found in these files, or in all; return the exit code."""
     wanted = {path for glob in READ for path in ROOT.glob(glob) if path.is_file()}
     paths = {Path(name).resolve() for name in names} & wanted if names else wanted
     found = [

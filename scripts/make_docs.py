@@ -495,7 +495,7 @@ def example_requests(protocol: ProtocolName) -> dict[str, Request]:
         protocol,
         CHATML if protocol == "continuation" else None,
         schema=True,
-        shared=True,
+        shared_chat=True,
     )
     record = asyncio.run(make_record(_SCENARIO, teller, method))  # type: ignore[arg-type]
     if record.outcome != "accepted":
