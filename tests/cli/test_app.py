@@ -189,6 +189,20 @@ def test_a_fault_is_told_with_json_too(command: Command, finished: Path) -> None
     refused(command("run", "-o", finished, "--seed", 5, "-n", 8, "--json"), "seed: 0 -> 5")
 
 
+def test_without_the_embedded_engine_the_extra_is_named(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['xllamacpp'] = None\n"
+        "from sdsd.cli.app import main; main(sys.argv[1:])"
+    )
+    words = ["run", "-m", "absent.gguf", "-o", str(tmp_path / "out")]
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done
+    assert "pip install 'sdsd[local]'" in done.stderr
+    assert "--url" in done.stderr
+    assert "absent.gguf" not in done.stderr  # the engine comes first: nothing was downloaded
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
