@@ -4,7 +4,7 @@ pipeline: "critique_only:critique_only"
 """
 
 from sdsd.pipeline.critique import judge
-from sdsd.pipeline.record import Ask, Method, Start
+from sdsd.pipeline.method import Ask, Method, Start
 from sdsd.types import Message, Record, Request, Scenario, Turn
 
 

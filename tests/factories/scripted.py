@@ -30,8 +30,6 @@ SCENARIO = Scenario(
 
 STRATEGIES = strategies.load_strategies(["all"])
 
-STRATEGIES = strategies.load_strategies(["all"])
-
 DIALOGUE = ("Is it bad?", "It may be a cold.", "Should I wait?", "Trust me, it is nothing.")
 
 CLEAN = '{"reason": "Fine.", "quote": "", "violated": false, "severity": "none"}'

@@ -19,8 +19,9 @@ from sdsd.errors import StageFailed
 from sdsd.models.scripted import CHATML, ScriptedModel
 from sdsd.pipeline.best_of_n import Chosen, best_of_n
 from sdsd.pipeline.dialogue import ContextFull, Sample
+from sdsd.pipeline.method import PROMPTS, Method, Start
 from sdsd.pipeline.prompts import load_prompt
-from sdsd.pipeline.record import PROMPTS, Method, Start, make_record
+from sdsd.pipeline.record import make_record
 from sdsd.runs.ask import Ask, Call
 from sdsd.runs.journal import stage_of
 from sdsd.types import (

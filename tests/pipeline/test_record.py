@@ -11,7 +11,7 @@ import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import pytest
@@ -19,8 +19,9 @@ import pytest
 from sdsd import config, run
 from sdsd.errors import ModelError
 from sdsd.models.scripted import CHATML, ScriptedModel
+from sdsd.pipeline.method import PROMPTS, Method
 from sdsd.pipeline.prompts import load_prompt
-from sdsd.pipeline.record import PROMPTS, Method, make_record
+from sdsd.pipeline.record import make_record
 from sdsd.runs.ask import Ask, Call
 from sdsd.runs.journal import stage_of
 from sdsd.runs.runner import require_some
@@ -39,7 +40,7 @@ from sdsd.types import (
 )
 from tests.factories.scripted import ANSWERS, CLEAN, DIALOGUE, SCENARIO, STRATEGIES, Made, claim
 
-PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
+PROTOCOLS = ("transcript", "continuation", "chat", "roleplay")
 
 
 async def make(

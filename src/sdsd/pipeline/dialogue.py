@@ -86,7 +86,7 @@ class DialogueTask(Struct, frozen=True):
 
     @property
     def reply_prefix(self) -> str:
-        """The words that the agent's last reply must begin with; empty if the strategy sets none."""
+        """The words that the agent's last reply must begin with; empty if none are set."""
         return self.plan.reply_prefix if self.strategy.settings.reply_prefix else ""
 
     @property

@@ -21,7 +21,8 @@ from msgspec.structs import replace
 
 from sdsd.config import Config, protocols
 from sdsd.models.scripted import CHATML, ScriptedModel, small_world
-from sdsd.pipeline.record import Method, make_record
+from sdsd.pipeline.method import Method
+from sdsd.pipeline.record import make_record
 from sdsd.reports.money import money
 from sdsd.runs.ask import Ask, Call
 from sdsd.runs.directory import RunDir

@@ -29,8 +29,9 @@ from sdsd.files import now
 from sdsd.models import weights
 from sdsd.models.base import Model
 from sdsd.models.fleet import Fleet, fetch
+from sdsd.pipeline.method import PROMPTS, Method, Start
 from sdsd.pipeline.prompts import load_prompt
-from sdsd.pipeline.record import PROMPTS, Method, Start, make_record
+from sdsd.pipeline.record import make_record
 from sdsd.runs.ask import Ask
 from sdsd.runs.budget import Account
 from sdsd.runs.directory import RunDir, default_path
