@@ -53,7 +53,7 @@ ALLOWED: tuple[tuple[str, str], ...] = (
 _BANNED = [(re.compile(rf"\b(?:{p})\b", re.IGNORECASE), said) for p, said in INSTEAD.items()]
 
 
-def faults(path: str, text: str) -> Iterator[str]:
+def banned_words(path: str, text: str) -> Iterator[str]:
     """Yield one line for each banned word in `text`: where it is, and what to write instead."""
     exempt = [re.compile(part) for glob, part in ALLOWED if fnmatch(path, glob)]
     for number, line in enumerate(text.splitlines(), 1):
@@ -72,7 +72,7 @@ def main(names: list[str]) -> int:
     found = [
         line
         for path in sorted(paths)
-        for line in faults(path.relative_to(ROOT).as_posix(), path.read_text("utf-8"))
+        for line in banned_words(path.relative_to(ROOT).as_posix(), path.read_text("utf-8"))
     ]
     print(*found, sep="\n", end="\n" if found else "")
     return bool(found)
