@@ -90,15 +90,13 @@ def dots(
     return [bars(part, name=name, high=min(nice(top), 1.0), ends=True) for part in parts]
 
 
-def tallied(
-    items: Iterable[tuple[str, str, int]], *, name: str, of: int = 0, tone: str = "t-n1"
-) -> Markup:
+def tallied(items: Iterable[tuple[str, str, int]], *, name: str, of: int = 0) -> Markup:
     """Draw a bar for each label, tooltip and number; as a share of dialogues if `of` is given."""
     drawn = []
     for label, text, n in items:
         title = f"{text}: {count(n)}" + (f" of {plural(of, 'dialogue')}" if of else "")
         shown = f"{count(n)} · {percent(n / of)}" if of else count(n)
-        drawn.append(Bar(label, n, shown, title, tone))
+        drawn.append(Bar(label, n, shown, title, "t-n1"))
     return bars(drawn, name=name, high=of)
 
 

@@ -10,7 +10,7 @@ from sdsd.checks import dialogue_rules
 from sdsd.reports.html import charts
 from sdsd.reports.html.charts import Column, Line, Tile
 from sdsd.reports.html.page import OUTCOMES, STEPS, STOPS
-from sdsd.reports.html.text import count, duration, percent, plural, within, words
+from sdsd.reports.html.text import count, duration, percent, plural, short, within, words
 from sdsd.reports.metrics.bias import STEP
 from sdsd.reports.metrics.diversity import Voice
 from sdsd.reports.metrics.figures import Figures
@@ -105,8 +105,13 @@ def topics(figures: Figures) -> Markup:
 def openings(voice: Voice, name: str) -> Markup | None:
     """Draw the most frequent openings; None if hardly two turns begin alike."""
     shown = [o for o in voice.openings if o.turns.share >= 0.001]
-    items = [(o.words, f"Turns that begin with “{o.words}”", o.turns.k) for o in shown]
-    return charts.tallied(items, name=name, tone="t-a2") if shown else None
+    items = []
+    for o in shown:
+        title = f"“{o.words}”: {count(o.turns.k)} of {plural(o.turns.n, 'turn')}"
+        value = f"{percent(o.turns.share)} · {short(o.turns.k)}"
+        items.append(charts.Bar(o.words, o.turns.share, value, title, "t-a2"))
+    top = min(max((charts.nice(o.turns.share) for o in shown), default=0.0), 1.0)
+    return charts.bars(items, name=name, high=max(top, 0.1), ends=True) if shown else None
 
 
 def deltas(found: Mapping[int, int]) -> Markup:
