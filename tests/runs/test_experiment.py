@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sdsd import config as configuration
+from sdsd.cli import display
 from sdsd.errors import ConfigError, ModelError
 from sdsd.models.scripted import ScriptedModel, small_world
 from sdsd.reports.metrics.comparison import settings
@@ -153,3 +154,22 @@ def test_the_examples_are_experiments(path: Path) -> None:
     assert {configuration.digest(arm) for arm in others}.isdisjoint({configuration.digest(first)})
     for arm in others:
         assert settings({"first": first, "arm": arm})
+
+
+def test_the_terminal_shows_each_arm_and_its_paired_differences(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = "base: {n: 12}\narms: {one: {}, many: {dialogue: {candidates: 4}}}"
+    outcome = carry_out(
+        described(tmp_path, text), tmp_path / "out", models={"default": ScriptedModel()}
+    )
+    assert outcome.comparison is not None
+    pairs = outcome.comparison.runs["many"].pairs
+    capfd.readouterr()
+    display.compared(outcome, json=False)
+    shown = capfd.readouterr().out
+    (row,) = [line.split() for line in shown.splitlines() if line.startswith("many ")]
+    assert str(pairs) in row
+    assert pairs > outcome.comparison.runs["many"].accepted.k
+    assert "many: yield +" in shown
+    assert "compared with one" in shown
