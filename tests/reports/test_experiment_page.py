@@ -208,7 +208,7 @@ def test_nothing_shared_has_no_difference() -> None:
     found = compare_arms({"a": [record(0)], "b": [record(1)], "none": []})
     for arm in ("b", "none"):
         assert change(found, "mean", "tokens", arm) is None
-    assert "nothing in common with the baseline" in render(found)
+    assert "no scenario in common with the baseline" in render(found)
 
 
 def test_equal_arms_differ_by_nothing_without_a_made_up_interval() -> None:

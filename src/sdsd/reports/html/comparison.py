@@ -84,7 +84,8 @@ class _View:
         """Say how the yield of run `k` differs from the baseline's."""
         change = self._comparison.measure("share", "yield").changes[k - 1]
         if change is None:
-            return "nothing in common with the baseline to compare"
+            paired = self._comparison.paired
+            return "no scenario in common with the baseline" if paired else "nothing to compare yet"
         points = f"{_points(change.value)} points"
         if change.n < FEW:
             return f"{points}; too few to tell"

@@ -115,7 +115,7 @@ class Comparison(Struct, frozen=True, kw_only=True):
     labelled: tuple[Labelled, ...] = ()
 
     def measure(self, group: Group, name: str) -> Measure:
-        """Return one measure; raises StopIteration if there is none of that name."""
+        """Return one measure. Raises StopIteration for an unknown name."""
         return next(m for m in self.measures if (m.group, m.name) == (group, name))
 
 
