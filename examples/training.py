@@ -24,7 +24,7 @@ from transformers.utils.logging import disable_progress_bar
 from sdsd.dataset.export import count
 from sdsd.dataset.schema import View
 from sdsd.errors import SdsdError
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.models import weights
 
 SMALL = "smollm2-135m"
@@ -133,7 +133,7 @@ def rows(run: Path, view: View) -> tuple[Dataset, Dataset]:
         if "train" in data and split in data:
             return data["train"], data[split]
     whole = concatenate_datasets(list(data.values()))
-    domains = sorted(set(whole["domain"]), key=lambda name: draw("held out", name))
+    domains = sorted(set(whole["domain"]), key=lambda name: hash64("held out", name))
     held = set(domains[: max(1, len(domains) // 5)])
     train = [i for i, domain in enumerate(whole["domain"]) if domain not in held]
     if not train:

@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 
 from sdsd.config import ContaminationConfig
 from sdsd.errors import ConfigError, SourceError
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.scenarios.existing_files import SUFFIXES, rows
 from sdsd.text.near_duplicates import SOLID, words
 
@@ -101,9 +101,9 @@ class Contamination:
 # -- hashes --------------------------------------------------------------------------------
 
 _PRIME = (1 << 61) - 1
-_BASE = draw("run of words") % _PRIME
+_BASE = hash64("run of words") % _PRIME
 
-_word = lru_cache(1 << 16)(draw)
+_word = lru_cache(1 << 16)(hash64)
 _power = lru_cache(1 << 10)(lambda length: pow(_BASE, length, _PRIME))
 _solid = re.compile(f"[{SOLID}]").match
 

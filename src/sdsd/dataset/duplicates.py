@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 from sdsd.config import DuplicatesConfig
 from sdsd.errors import ConfigError, SdsdError, SourceError
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.scenarios.existing import Given, read
 from sdsd.text.near_duplicates import Embed, Near, spoken
 from sdsd.text.parsing import normal
@@ -103,7 +103,7 @@ class _Exact:
         self._keys: dict[int, str] = {}
 
     def sketch(self, text: str) -> int:
-        return draw(normal(text))
+        return hash64(normal(text))
 
     def find(self, sketch: int) -> str | None:
         return self._keys.get(sketch)

@@ -23,7 +23,7 @@ from sdsd.dataset.contamination import Contamination
 from sdsd.dataset.duplicates import Duplicates
 from sdsd.dataset.schema import clean
 from sdsd.errors import ConfigError
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.text.near_duplicates import spoken
 from sdsd.types import Dialogue, Pair, Principle, Record
 
@@ -223,7 +223,7 @@ class _Balance:
         return {n: Removal("balance", cell) for n in left if self._lot(record, n) >= bound}
 
     def _lot(self, record: Record, number: int) -> int:
-        return draw(self._seed, "balance", record.scenario.id, number)
+        return hash64(self._seed, "balance", record.scenario.id, number)
 
     def _cell(self, record: Record) -> str:
         """The cell that the pairs of a record belong to."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from sdsd.config import SplitsConfig
 from sdsd.dataset.schema import Split
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.types import Scenario
 
 _ALL = 2**64
-"""`draw` gives numbers below this."""
+"""`hash64` gives numbers below this."""
 
 
 def split(scenario: Scenario, config: SplitsConfig, seed: int) -> Split:
@@ -21,7 +21,7 @@ def split(scenario: Scenario, config: SplitsConfig, seed: int) -> Split:
     """
     names = (scenario.field, scenario.domain, scenario.subarea)
     depth = ("field", "domain", "subarea").index(config.by) + 1
-    place = draw(seed, "split", *names[:depth]) / _ALL
+    place = hash64(seed, "split", *names[:depth]) / _ALL
     if place < config.test:
         return "test"
     if place < config.test + config.validation:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.models.base import Capabilities
 from sdsd.text.chat_format import Template
 from sdsd.types import Answer, Completion, Request
@@ -59,7 +59,7 @@ class ScriptedModel:
 def small_world(request: Request, seed: int) -> str:
     """A plausible reply to any of the packaged prompts, decided by `seed` alone."""
     last = request.messages[-1].content if request.messages else request.prompt
-    luck = draw(seed, "luck") / 2**64
+    luck = hash64(seed, "luck") / 2**64
     if request.role == "planner":
         return _plan(last, seed)
     if "its number, a colon, yes or no" in last[-80:]:

@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from sdsd.checks import revision_rules
 from sdsd.config import Config, Vote
 from sdsd.errors import StageFailed
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.pipeline.best_of_n import Choice
 from sdsd.pipeline.critique import Case, criticise, plan_adherence
 from sdsd.pipeline.dialogue import Talk, hold, opened
@@ -237,7 +237,7 @@ def _task(
     """
     review, principles = method.prompts["review"], {p.id: p for p in scenario.principles}
     if method.config.revise.style == "principle":
-        drawn = draw(scenario.id, "rewrite", number) % len(scenario.principles)
+        drawn = hash64(scenario.id, "rewrite", number) % len(scenario.principles)
         return review.fill("rewrite", principle=scenario.principles[drawn].text), ""
     said = faults([v for v in critique.verdicts if v.violated], principles)
     refused = f"\n\n{review.fill('refused', defect=revision_rules.RULES[defect])}" if defect else ""
