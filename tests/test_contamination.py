@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sdsd.config import ContaminationConfig
 from sdsd.dataset.contamination import Contamination, Hit
 from sdsd.errors import ConfigError
-from sdsd.text.near_duplicates import words
+from sdsd.text.words import words
 
 QUESTION = (
     "A baker sells 48 loaves in the morning and half as many in the afternoon, "

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdsd.text.near_duplicates import Near, runs, spoken, words
+from sdsd.text.near_duplicates import Near, spoken
+from sdsd.text.words import runs, words
 from sdsd.types import Message
 
 VOCABULARY = [f"word{number}" for number in range(3000)]

@@ -205,7 +205,7 @@ async def _repair(
         messages = case.messages(method.prompts["review"], task)
         step = f"revise/{number}"
         text = await write_revision(messages, ask, step, config, method.config.attempts)
-        found = revision_rules.faults(original.utterance, text, original.before, quotes, said)
+        found = revision_rules.broken_rules(original.utterance, text, original.before, quotes, said)
         if parsing.normal(text) == parsing.normal(case.utterance):
             found = ("unchanged", *found)
         defect = next((rule for rule in found if rule in revision_rules.DEFECTS), "")

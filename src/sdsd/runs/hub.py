@@ -25,9 +25,10 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd import config as configuration
+from sdsd.checks.dialogue_rules import RULES
 from sdsd.config import Config, ModelConfig, ScenariosConfig, is_file
 from sdsd.config.manifest import Manifest, nameable, shown
-from sdsd.dataset.schema import SPLITS, VIEWS
+from sdsd.dataset.splits import SPLITS
 from sdsd.errors import JournalError, RunDirError, SdsdError
 from sdsd.files import write_atomic
 from sdsd.models.weights import Progress
@@ -37,7 +38,7 @@ from sdsd.runs.publish import published
 from sdsd.runs.session import in_loop
 from sdsd.types import Critique, Record
 
-_SHARD = rf"data/({'|'.join(VIEWS)})/({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet"
+_SHARD = rf"data/[a-z][a-z0-9_]*/({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet"
 _RECORDS = r"records/\d{5}\.parquet"
 _TAKEN = re.compile(rf"README\.md|config\.yaml|manifest\.json|{_SHARD}|{_RECORDS}", re.ASCII)
 """What a pull fetches: nothing that a browser would run."""
@@ -87,6 +88,10 @@ def shared(config: Config, done: int) -> Config:
         revise=config.revise,
         export=replace(
             export,
+            views=(),  # code of its maker's, which nobody else should run unasked
+            filters=(),
+            checks=(),
+            exclude=tuple(rule for rule in export.exclude if rule in RULES),
             duplicates=replace(export.duplicates, against=()),
             contamination=replace(export.contamination, sets=()),
         ),
