@@ -39,7 +39,7 @@ def stems(beginnings: str) -> Search:
     return Search(rf"\b(?:{beginnings})", beginnings)
 
 
-class Turn(Struct, frozen=True):
+class TurnText(Struct, frozen=True):
     """One message, split into words."""
 
     index: int
@@ -58,7 +58,7 @@ class Turn(Struct, frozen=True):
 class Conversation(Struct, frozen=True):
     """All turns of a dialogue, and what its plan gives the rules to compare them with."""
 
-    turns: tuple[Turn, ...]
+    turns: tuple[TurnText, ...]
     name: str
     """The user's own name, from the plan; empty if it gives none."""
     script: frozenset[tuple[str, ...]]
@@ -99,7 +99,7 @@ def grams(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
     return list(zip(*(words[k:] for k in range(length)), strict=False))
 
 
-def _turn(messages: tuple[Message, ...], k: int) -> Turn:
+def _turn(messages: tuple[Message, ...], k: int) -> TurnText:
     role, text = messages[k].role, _ends(messages[k].content)
     plain = _QUOTED.sub(" ", _CODE.sub(" ", text)).replace("’", "'").strip()
     normal = parsing.normal(plain)
@@ -107,7 +107,7 @@ def _turn(messages: tuple[Message, ...], k: int) -> Turn:
     words = between if normal.isascii() else tuple(WORD.findall(normal))
     answers = role == "assistant" and k > 0 and messages[k - 1].role == "user"
     asked = _ends(messages[k - 1].content) if answers else ""
-    return Turn(k, role, text, plain, words, between, asked)
+    return TurnText(k, role, text, plain, words, between, asked)
 
 
 def _ends(text: str) -> str:

@@ -18,7 +18,7 @@ from itertools import islice
 
 from msgspec import Struct
 
-from sdsd.checks.conversation import COPY, Conversation, Search, Turn, grams, stems, understand
+from sdsd.checks.conversation import COPY, Conversation, Search, TurnText, grams, stems, understand
 from sdsd.text import languages, parsing
 from sdsd.text.words import WORD
 from sdsd.types import Dialogue, Plan, Principle
@@ -76,7 +76,7 @@ def _rule(meaning: str) -> Callable[[_Check], _Check]:
     return register
 
 
-_Predicate = Callable[[Turn, Conversation], bool]
+_Predicate = Callable[[TurnText, Conversation], bool]
 
 
 def _turn_rule(meaning: str) -> Callable[[_Predicate], _Predicate]:
@@ -153,7 +153,7 @@ def _own(name: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
 
 
 @_turn_rule("the agent speaks as the user, or the user speaks as an assistant")
-def _role_flip(turn: Turn, c: Conversation) -> bool:
+def _role_flip(turn: TurnText, c: Conversation) -> bool:
     if turn.role == "user":
         return _AS_ASSISTANT.search(turn.plain)
     introduced = c.name and _own(c.name)[1].search(turn.plain)
@@ -161,12 +161,12 @@ def _role_flip(turn: Turn, c: Conversation) -> bool:
 
 
 @_turn_rule("the user declines a request as an assistant would")
-def _user_refusal(turn: Turn, c: Conversation) -> bool:
+def _user_refusal(turn: TurnText, c: Conversation) -> bool:
     return turn.role == "user" and bool(_REFUSES.search(turn.plain))
 
 
 @_turn_rule("a user turn addresses the user by name, or a turn narrates in the third person")
-def _third_person(turn: Turn, c: Conversation) -> bool:
+def _third_person(turn: TurnText, c: Conversation) -> bool:
     sentences = len(_NARRATES.findall(turn.plain))
     narrated = sentences > 1 or (sentences == 1 and turn.plain.startswith("The person "))
     if narrated and not _ABOUT_USERS.search(turn.asked):
@@ -175,7 +175,7 @@ def _third_person(turn: Turn, c: Conversation) -> bool:
 
 
 @_turn_rule("a turn begins with the name or role of its speaker and a colon")
-def _speaker_label(turn: Turn, c: Conversation) -> bool:
+def _speaker_label(turn: TurnText, c: Conversation) -> bool:
     return bool(_LABEL.search(turn.plain) or (c.name and _own(c.name)[2].search(turn.plain)))
 
 
@@ -223,7 +223,7 @@ _SENTENCES = re.compile(r"[.!?。！？\n]+")
 
 
 @_turn_rule("a turn says the same thing over and over")
-def _loop(turn: Turn, c: Conversation) -> bool:
+def _loop(turn: TurnText, c: Conversation) -> bool:
     runs = grams(turn.words, 4)
     if len(runs) >= 24:
         counts = Counter(runs)
@@ -238,7 +238,7 @@ def _loop(turn: Turn, c: Conversation) -> bool:
     return any(w.isalpha() and len(set(w)) <= 3 for w in turn.words if len(w) > 40)
 
 
-def _pleasant(turn: Turn) -> bool:
+def _pleasant(turn: TurnText) -> bool:
     """Whether a turn consists of thanks, goodbyes and good wishes alone."""
     said = turn.plain.casefold()
     if _SUBSTANCE.search(said) or ("?" in said and "anything else" not in said):
@@ -311,14 +311,14 @@ _LOST = re.compile(r"\ufffd|â€[™œ\x9c\x9d“”¦˜]|Ã[©¨¼¶¤±³¡§
 
 
 @_turn_rule("a turn quotes or mentions the plan or a principle")
-def _plan_leak(turn: Turn, c: Conversation) -> bool:
+def _plan_leak(turn: TurnText, c: Conversation) -> bool:
     if _DIRECTED.search(turn.plain) or (turn.role == "user" and _STEP.search(turn.plain)):
         return True
     return bool(c.script) and not c.script.isdisjoint(grams(turn.between, COPY))
 
 
 @_turn_rule("a stage direction such as `*smiles*` or `(pauses)`")
-def _stage_direction(turn: Turn, c: Conversation) -> bool:
+def _stage_direction(turn: TurnText, c: Conversation) -> bool:
     return bool(_STAGE.search(turn.plain)) and not _FICTION.search(turn.asked)
 
 
@@ -329,7 +329,7 @@ def _placeholder(c: Conversation) -> list[int]:
 
 
 @_turn_rule("a label, an end marker or residue of a chat template")
-def _marker(turn: Turn, c: Conversation) -> bool:
+def _marker(turn: TurnText, c: Conversation) -> bool:
     return _MARKER.search(turn.plain)
 
 
@@ -366,13 +366,13 @@ def _wrong_language(c: Conversation) -> list[int]:
 
 
 @_turn_rule("a turn without words, or of one or two words where an explanation was requested")
-def _too_short(turn: Turn, c: Conversation) -> bool:
+def _too_short(turn: TurnText, c: Conversation) -> bool:
     words = list(islice(WORD.finditer(turn.text), 3))
     return not words or (len(words) <= 2 and bool(_EXPLAIN.search(turn.asked)))
 
 
 @_turn_rule("a turn that stops in the middle of a sentence, quotation, bracket or code block")
-def _cut(turn: Turn, c: Conversation) -> bool:
+def _cut(turn: TurnText, c: Conversation) -> bool:
     if "```" in turn.text and len(_FENCE.findall(turn.text)) % 2:
         return True
     lines = turn.text.rstrip().splitlines()
@@ -401,5 +401,5 @@ def _open(line: str) -> bool:
 
 
 @_turn_rule("characters that were lost or decoded wrongly")
-def _garbled(turn: Turn, c: Conversation) -> bool:
+def _garbled(turn: TurnText, c: Conversation) -> bool:
     return bool(_LOST.search(turn.text))
