@@ -18,7 +18,7 @@ from itertools import islice
 
 from msgspec import Struct
 
-from sdsd.checks.conversation import COPY, Conversation, Search, TurnText, grams, stems, understand
+from sdsd.checks.dialogue_text import DialogueText, Search, TurnText, grams, read_dialogue, stems
 from sdsd.text import languages, parsing
 from sdsd.text.words import WORD
 from sdsd.types import Dialogue, Plan, Principle
@@ -26,7 +26,7 @@ from sdsd.types import Dialogue, Plan, Principle
 RULES: dict[str, str] = {}
 """Every packaged rule by name, and what it finds."""
 
-Check = Callable[[Dialogue, Plan | None], Iterable[int]]
+QualityCheck = Callable[[Dialogue, Plan | None], Iterable[int]]
 """A user's own rule: yields the index of every message that breaks it, or -1 for the dialogue."""
 
 
@@ -42,14 +42,14 @@ def find(
     dialogue: Dialogue,
     plan: Plan | None,
     principles: tuple[Principle, ...],
-    checks: Mapping[str, Check] = {},
+    checks: Mapping[str, QualityCheck] = {},
 ) -> tuple[Finding, ...]:
     """Return every rule that a dialogue breaks, by turn and then in the order of `RULES`.
 
     `checks` are users' own rules by name; they come after the packaged ones.
     """
-    conversation = understand(dialogue.messages, plan, principles)
-    found = [Finding(rule, k) for rule, check in _CHECKS.items() for k in check(conversation)]
+    text = read_dialogue(dialogue.messages, plan, principles)
+    found = [Finding(rule, k) for rule, check in _CHECKS.items() for k in check(text)]
     for rule, own in checks.items():
         found += [Finding(rule, k) for k in sorted(set(own(dialogue, plan)))]
     return tuple(sorted(found, key=lambda finding: finding.turn))
@@ -61,7 +61,7 @@ def clean_exchanges(dialogue: Dialogue, findings: Sequence[Finding]) -> int:
     return max(first, 0) // 2
 
 
-_Check = Callable[[Conversation], Iterable[int]]
+_Check = Callable[[DialogueText], Iterable[int]]
 _CHECKS: dict[str, _Check] = {}
 
 
@@ -76,15 +76,17 @@ def _rule(meaning: str) -> Callable[[_Check], _Check]:
     return register
 
 
-_Predicate = Callable[[TurnText, Conversation], bool]
+_Predicate = Callable[[TurnText, DialogueText], bool]
 
 
 def _turn_rule(meaning: str) -> Callable[[_Predicate], _Predicate]:
     """Register a rule that decides on one turn at a time."""
 
     def register(breaks: _Predicate) -> _Predicate:
-        def check(c: Conversation) -> list[int]:
-            return [turn.index for turn in c.turns if turn.role != "system" and breaks(turn, c)]
+        def check(whole: DialogueText) -> list[int]:
+            return [
+                turn.index for turn in whole.turns if turn.role != "system" and breaks(turn, whole)
+            ]
 
         check.__name__ = breaks.__name__
         _rule(meaning)(check)
@@ -94,8 +96,8 @@ def _turn_rule(meaning: str) -> Callable[[_Predicate], _Predicate]:
 
 
 @_rule("user and agent do not alternate, from a first user turn to a last agent turn")
-def _order(c: Conversation) -> list[int]:
-    roles = [turn.role for turn in c.turns]
+def _order(whole: DialogueText) -> list[int]:
+    roles = [turn.role for turn in whole.turns]
     return [] if roles and roles == ["user", "assistant"] * (len(roles) // 2) else [-1]
 
 
@@ -153,30 +155,32 @@ def _own(name: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
 
 
 @_turn_rule("the agent speaks as the user, or the user speaks as an assistant")
-def _role_flip(turn: TurnText, c: Conversation) -> bool:
+def _role_flip(turn: TurnText, whole: DialogueText) -> bool:
     if turn.role == "user":
         return _AS_ASSISTANT.search(turn.plain)
-    introduced = c.name and _own(c.name)[1].search(turn.plain)
+    introduced = whole.name and _own(whole.name)[1].search(turn.plain)
     return bool(introduced or _AS_USER.search(turn.plain))
 
 
 @_turn_rule("the user declines a request as an assistant would")
-def _user_refusal(turn: TurnText, c: Conversation) -> bool:
+def _user_refusal(turn: TurnText, whole: DialogueText) -> bool:
     return turn.role == "user" and bool(_REFUSES.search(turn.plain))
 
 
 @_turn_rule("a user turn addresses the user by name, or a turn narrates in the third person")
-def _third_person(turn: TurnText, c: Conversation) -> bool:
+def _third_person(turn: TurnText, whole: DialogueText) -> bool:
     sentences = len(_NARRATES.findall(turn.plain))
     narrated = sentences > 1 or (sentences == 1 and turn.plain.startswith("The person "))
     if narrated and not _ABOUT_USERS.search(turn.asked):
         return True
-    return turn.role == "user" and bool(c.name and _own(c.name)[0].match(turn.plain))
+    return turn.role == "user" and bool(whole.name and _own(whole.name)[0].match(turn.plain))
 
 
 @_turn_rule("a turn begins with the name or role of its speaker and a colon")
-def _speaker_label(turn: TurnText, c: Conversation) -> bool:
-    return bool(_LABEL.search(turn.plain) or (c.name and _own(c.name)[2].search(turn.plain)))
+def _speaker_label(turn: TurnText, whole: DialogueText) -> bool:
+    return bool(
+        _LABEL.search(turn.plain) or (whole.name and _own(whole.name)[2].search(turn.plain))
+    )
 
 
 # -- repetition ---------------------------------------------------------------------------
@@ -202,15 +206,15 @@ _SUBSTANCE = re.compile(r"\d|\b(?:but|how|what|why|because|should|could)\b")
 
 
 @_rule("a turn repeats an earlier one, or the one it answers, nearly word for word")
-def _echo(c: Conversation) -> Iterable[int]:
+def _echo(whole: DialogueText) -> Iterable[int]:
     """Four fifths of the turn's three-word runs occur in one earlier turn."""
     seen: dict[tuple[str, ...], tuple[int, ...]] = {}
-    for k, turn in enumerate(c.turns):
+    for k, turn in enumerate(whole.turns):
         runs = set(grams(turn.words, 3))
         known = runs & seen.keys()
         if turn.role != "system" and len(turn.words) >= 7 and len(known) >= 0.8 * len(runs):
             shared = Counter(earlier for run in known for earlier in seen[run])
-            edited = turn.role == "assistant" and k > 0 and _EDITS.search(c.turns[k - 1].text)
+            edited = turn.role == "assistant" and k > 0 and _EDITS.search(whole.turns[k - 1].text)
             if max(shared.values(), default=0) >= 0.8 * len(runs) and not edited:
                 yield k
         for run in known:
@@ -223,7 +227,7 @@ _SENTENCES = re.compile(r"[.!?。！？\n]+")
 
 
 @_turn_rule("a turn says the same thing over and over")
-def _loop(turn: TurnText, c: Conversation) -> bool:
+def _loop(turn: TurnText, whole: DialogueText) -> bool:
     runs = grams(turn.words, 4)
     if len(runs) >= 24:
         counts = Counter(runs)
@@ -251,9 +255,9 @@ def _pleasant(turn: TurnText) -> bool:
 
 
 @_rule("an exchange of nothing but thanks and goodbyes follows another one")
-def _thanks_spiral(c: Conversation) -> list[int]:
-    empty = [_pleasant(turn) for turn in c.turns]
-    pairs = ((k, k - k % 2) for k in range(2, len(empty)) if c.turns[k].role != "system")
+def _thanks_spiral(whole: DialogueText) -> list[int]:
+    empty = [_pleasant(turn) for turn in whole.turns]
+    pairs = ((k, k - k % 2) for k in range(2, len(empty)) if whole.turns[k].role != "system")
     return [k for k, first in pairs if all(empty[first - 2 : first + 2])]
 
 
@@ -311,25 +315,25 @@ _LOST = re.compile(r"\ufffd|â€[™œ\x9c\x9d“”¦˜]|Ã[©¨¼¶¤±³¡§
 
 
 @_turn_rule("a turn quotes or mentions the plan or a principle")
-def _plan_leak(turn: TurnText, c: Conversation) -> bool:
+def _plan_leak(turn: TurnText, whole: DialogueText) -> bool:
     if _DIRECTED.search(turn.plain) or (turn.role == "user" and _STEP.search(turn.plain)):
         return True
-    return bool(c.script) and not c.script.isdisjoint(grams(turn.between, COPY))
+    return whole.is_quoted_by(turn)
 
 
 @_turn_rule("a stage direction such as `*smiles*` or `(pauses)`")
-def _stage_direction(turn: TurnText, c: Conversation) -> bool:
+def _stage_direction(turn: TurnText, whole: DialogueText) -> bool:
     return bool(_STAGE.search(turn.plain)) and not _FICTION.search(turn.asked)
 
 
 @_rule("a blank that was never filled in, such as `[Your Name]` or `XXXX`")
-def _placeholder(c: Conversation) -> list[int]:
-    before = (turn for turn in c.turns[: c.first_request(_FORM)] if turn.role != "system")
+def _placeholder(whole: DialogueText) -> list[int]:
+    before = (turn for turn in whole.turns[: whole.first_request(_FORM)] if turn.role != "system")
     return [t.index for t in before if _BLANK.search(t.plain) or _FILLER.search(t.plain)]
 
 
 @_turn_rule("a label, an end marker or residue of a chat template")
-def _marker(turn: TurnText, c: Conversation) -> bool:
+def _marker(turn: TurnText, whole: DialogueText) -> bool:
     return _MARKER.search(turn.plain)
 
 
@@ -355,9 +359,11 @@ _ENDED = re.compile(r"[.!?…:;]")
 
 
 @_rule("clearly another language than the first turn, though the user never mentioned one")
-def _wrong_language(c: Conversation) -> list[int]:
-    rest = (turn for turn in c.turns[1 : c.first_request(_LANGUAGE)] if turn.role != "system")
-    first = c.turns[0] if c.turns else None
+def _wrong_language(whole: DialogueText) -> list[int]:
+    rest = (
+        turn for turn in whole.turns[1 : whole.first_request(_LANGUAGE)] if turn.role != "system"
+    )
+    first = whole.turns[0] if whole.turns else None
     return [
         turn.index
         for turn in rest
@@ -366,13 +372,13 @@ def _wrong_language(c: Conversation) -> list[int]:
 
 
 @_turn_rule("a turn without words, or of one or two words where an explanation was requested")
-def _too_short(turn: TurnText, c: Conversation) -> bool:
+def _too_short(turn: TurnText, whole: DialogueText) -> bool:
     words = list(islice(WORD.finditer(turn.text), 3))
     return not words or (len(words) <= 2 and bool(_EXPLAIN.search(turn.asked)))
 
 
 @_turn_rule("a turn that stops in the middle of a sentence, quotation, bracket or code block")
-def _cut(turn: TurnText, c: Conversation) -> bool:
+def _cut(turn: TurnText, whole: DialogueText) -> bool:
     if "```" in turn.text and len(_FENCE.findall(turn.text)) % 2:
         return True
     lines = turn.text.rstrip().splitlines()
@@ -401,5 +407,5 @@ def _open(line: str) -> bool:
 
 
 @_turn_rule("characters that were lost or decoded wrongly")
-def _garbled(turn: TurnText, c: Conversation) -> bool:
+def _garbled(turn: TurnText, whole: DialogueText) -> bool:
     return bool(_LOST.search(turn.text))

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from sdsd import plugins
 from sdsd.checks import dialogue_rules, revision_rules
-from sdsd.checks.dialogue_rules import Check
+from sdsd.checks.dialogue_rules import QualityCheck
 from sdsd.config import ExportConfig
 from sdsd.errors import ConfigError, PluginError, SdsdError
 from sdsd.types import Dialogue, Plan, Record
@@ -126,9 +126,9 @@ def _filter(name: str) -> Filter:
     return checked
 
 
-def checks_of(export: ExportConfig) -> dict[str, Check]:
+def checks_of(export: ExportConfig) -> dict[str, QualityCheck]:
     """Return the checks of `export.checks` by the name of their rule."""
-    checks: dict[str, Check] = {}
+    checks: dict[str, QualityCheck] = {}
     for name in export.checks:
         rule = name.rpartition(":")[2]
         if rule in dialogue_rules.RULES or rule in checks:
@@ -137,7 +137,7 @@ def checks_of(export: ExportConfig) -> dict[str, Check]:
     return checks
 
 
-def _check(name: str) -> Check:
+def _check(name: str) -> QualityCheck:
     check = _function(name, "checks")
 
     def checked(dialogue: Dialogue, plan: Plan | None) -> list[int]:

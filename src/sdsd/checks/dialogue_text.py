@@ -1,4 +1,4 @@
-"""A dialogue as the rules of `dialogue_rules` read it: its turns in words, and what to compare."""
+"""A dialogue as the rules of `dialogue_rules` read it: turns split into words, and the plan's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sdsd.text import parsing
 from sdsd.text.words import WORD
 from sdsd.types import Message, Plan, Principle
 
-COPY = 10
+_COPY = 10
 """Consecutive words that cannot be a coincidence."""
 _HALF = 20_000
 """Characters read at either end of a turn; the middle of a longer one is skipped."""
@@ -55,19 +55,23 @@ class TurnText(Struct, frozen=True):
     """The user's words that an agent turn answers; empty for the user's turns."""
 
 
-class Conversation(Struct, frozen=True):
-    """All turns of a dialogue, and what its plan gives the rules to compare them with."""
+class DialogueText(Struct, frozen=True):
+    """All turns of a dialogue, and what its plan says about them."""
 
     turns: tuple[TurnText, ...]
     name: str
     """The user's own name, from the plan; empty if it gives none."""
     script: frozenset[tuple[str, ...]]
-    """Runs of `COPY` words of the plan and the principles, which no turn may repeat."""
+    """Runs of ten words of the plan and the principles, which no turn should repeat."""
 
     def first_request(self, pattern: Search) -> int:
         """Return the first turn in which the user's words match; past the end if none does."""
         hits = (t.index for t in self.turns if t.role == "user" and pattern.search(t.text))
         return next(hits, len(self.turns))
+
+    def is_quoted_by(self, turn: TurnText) -> bool:
+        """Return whether a turn repeats a run of words of the plan or a principle."""
+        return bool(self.script) and not self.script.isdisjoint(grams(turn.between, _COPY))
 
 
 _CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,200}`|https?://\S+", re.DOTALL)
@@ -81,9 +85,9 @@ _DICTATED = re.compile(
 """What a plan puts in a speaker's mouth, word for word: saying it leaks nothing."""
 
 
-def understand(
+def read_dialogue(
     messages: tuple[Message, ...], plan: Plan | None, principles: tuple[Principle, ...]
-) -> Conversation:
+) -> DialogueText:
     """Split messages into words, and collect what no turn should repeat."""
     turns = tuple(_turn(messages, k) for k in range(len(messages)))
     named = _NAME.match(plan.persona) if plan else None
@@ -91,7 +95,9 @@ def understand(
     written = (*plan.steps, plan.planned_violation, plan.persona) if plan else ()
     sources = (*(_DICTATED.sub(" ", text) for text in written), *(p.text for p in principles))
     said = (_SPACED.findall(parsing.normal(text)) for text in sources)
-    return Conversation(turns, name, frozenset(run for words in said for run in grams(words, COPY)))
+    return DialogueText(
+        turns, name, frozenset(run for words in said for run in grams(words, _COPY))
+    )
 
 
 def grams(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
