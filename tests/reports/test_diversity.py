@@ -415,8 +415,8 @@ def test_cells_add_up_to_the_principles_and_the_categories() -> None:
 
 def test_flags_that_are_counted_already_are_not_counted_again() -> None:
     given_ = {"echo": 3}
-    assert run([record()], flagged=given_).warnings == given_
-    assert run([record()], flagged={}).warnings == {}
+    assert run([record()], warnings=given_).warnings == given_
+    assert run([record()], warnings={}).warnings == {}
     assert run([with_turns("AGENT: the last", "the last")]).warnings != {}
 
 

@@ -18,12 +18,16 @@ from sdsd import config as configuration
 from sdsd.config import CatalogueConfig, Config, is_file
 from sdsd.config.manifest import Manifest
 from sdsd.dataset.export import Counts
-from sdsd.dataset.schema import MEANING, SPLITS, VIEWS, View, arrow, clean, settings
+from sdsd.dataset.extensions import views_of
+from sdsd.dataset.provenance import settings
+from sdsd.dataset.splits import SPLITS
+from sdsd.dataset.view import View
 from sdsd.models.weights import ROWS
 from sdsd.reports.card_charts import plots
 from sdsd.reports.html import page
 from sdsd.reports.metrics.figures import Figures
 from sdsd.reports.stats import Proportion
+from sdsd.text.unicode import encodable
 
 _OPEN = frozenset(row.name for row in ROWS if row.licence == "Apache-2.0")
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -37,7 +41,8 @@ def card(manifest: Manifest, config: Config, counts: Counts, figures: Figures) -
 
     It refers to the files of `sdsd.reports.card_charts.plots`, which belong in `plots/` next to it.
     """
-    filled = [view for view in VIEWS if counts.rows[view]]
+    views = views_of(config.export)
+    filled = {name: view for name, view in views.items() if counts.rows[name]}
     template = page.environment().overlay(finalize=_plain).get_template("card.md")
     body = template.render(
         title=_title(manifest),
@@ -47,9 +52,8 @@ def card(manifest: Manifest, config: Config, counts: Counts, figures: Figures) -
         figures=figures,
         models=_models(manifest),
         digests=_digests(manifest),
-        views=VIEWS,
-        meaning=MEANING,
-        filled=filled,
+        views=views,
+        filled=list(filled),
         used=[s for s in SPLITS if any(s in found for found in counts.splits.values())],
         drawn={name: title for name, (title, _) in plots(figures).items()},
         steps=page.STEPS,
@@ -59,11 +63,11 @@ def card(manifest: Manifest, config: Config, counts: Counts, figures: Figures) -
         own=_own(config),
         changed=settings(config),
     )
-    text: str = clean(f"{_head(manifest, config, counts, filled)}\n\n{_tidy(body)}")
+    text: str = encodable(f"{_head(manifest, config, counts, filled)}\n\n{_tidy(body)}")
     return text
 
 
-def _head(manifest: Manifest, config: Config, counts: Counts, filled: list[View]) -> str:
+def _head(manifest: Manifest, config: Config, counts: Counts, filled: dict[str, View]) -> str:
     import yaml
 
     head: dict[str, Any] = {
@@ -84,7 +88,7 @@ def _head(manifest: Manifest, config: Config, counts: Counts, filled: list[View]
     head["configs"] = [
         {
             "config_name": view,
-            **({"default": True} if view == filled[0] else {}),
+            **({"default": True} if view == next(iter(filled)) else {}),
             "description": f"{counts.rows[view]} rows, sha256 {counts.digests[view]}",
             "data_files": [
                 {"split": split, "path": f"data/{view}/{split}-*-of-{found.files:05d}.parquet"}
@@ -93,16 +97,16 @@ def _head(manifest: Manifest, config: Config, counts: Counts, filled: list[View]
         }
         for view in filled
     ]
-    head["dataset_info"] = [_info(view, counts) for view in filled]
-    return f"---\n{yaml.safe_dump(clean(head), sort_keys=False, allow_unicode=True)}---"
+    head["dataset_info"] = [_info(view, counts) for view in filled.values()]
+    return f"---\n{yaml.safe_dump(encodable(head), sort_keys=False, allow_unicode=True)}---"
 
 
 def _info(view: View, counts: Counts) -> dict[str, Any]:
     """Describe columns and size as `datasets` does: it casts to these types without checking."""
     return {
-        "config_name": view,
-        "features": [{"name": field.name} | _feature(field.type) for field in arrow(view)],
-        "download_size": counts.bytes[view],
+        "config_name": view.name,
+        "features": [{"name": column.name} | _feature(column.type) for column in view.columns],
+        "download_size": counts.bytes[view.name],
     }
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 
 H = TypeVar("H", bound=Hashable)
 
@@ -213,7 +213,7 @@ def paired_bootstrap(
     if n < 2 or min(differences) == max(differences):
         return None
     # Only `random()` is guaranteed to give the same numbers in every version of Python.
-    uniform = random.Random(draw("bootstrap", seed)).random  # noqa: S311
+    uniform = random.Random(hash64("bootstrap", seed)).random  # noqa: S311
     means = sorted(
         sum([differences[int(uniform() * n)] for _ in range(n)]) / n for _ in range(resamples)
     )

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from sdsd.config import Config
 from sdsd.config.manifest import Manifest, nameable, shown
 from sdsd.dataset import export
-from sdsd.dataset.duplicates import word_llama
 from sdsd.dataset.selection import Selection
 from sdsd.errors import SdsdError
 from sdsd.files import write_atomic
@@ -26,7 +25,7 @@ from sdsd.reports.metrics import figures
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
 from sdsd.scenarios.catalogue import Catalogue
-from sdsd.text.near_duplicates import Embed
+from sdsd.text.embeddings import Embed, word_llama
 from sdsd.types import Record
 
 SAMPLES = 3
@@ -39,14 +38,14 @@ def collect(
     journal: Journal,
     config: Config,
     catalogue: Catalogue,
-    flagged: Mapping[str, int] | None = None,
+    warnings: Mapping[str, int] | None = None,
     records: Iterable[Record] | None = None,
 ) -> figures.Figures:
     """Return the figures of a run so far.
 
-    flagged  as in `Counts.flagged`, where an export has counted it already
-    records  the journal's, as an experiment passes them on; throughput is then left out, because
-             an arm reuses the answers of others
+    warnings  as in `Counts.warnings`, if an export has counted them already
+    records   the journal's, as an experiment passes them on; throughput is then left out, because
+              an arm reuses the answers of others
     """
     return figures.collect(
         journal.records() if records is None else records,
@@ -55,7 +54,7 @@ def collect(
         catalogue.principles,
         catalogue.domains,
         [replace(usage, model=nameable(usage.model)) for usage in journal.usage()],
-        flagged,
+        warnings,
         _embed(),
     )
 
@@ -99,7 +98,7 @@ def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> export.Co
     config, manifest = rundir.config(), shown(made)
     chosen = selection(journal, manifest, config)
     counts = export.export(journal.records(), manifest, config, rundir.data, selection=chosen)
-    found = collect(journal, config, catalogue, counts.flagged)
+    found = collect(journal, config, catalogue, counts.warnings)
     html = report.render(found, manifest, config, samples(journal.records()), counts.removed)
     try:
         write_atomic(rundir.report, html.encode("utf-8", "replace"))

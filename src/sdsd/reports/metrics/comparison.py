@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from sdsd import config as configuration
 from sdsd.config import Config
 from sdsd.errors import SdsdError
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.reports.metrics.costs import total
 from sdsd.reports.metrics.diversity import LENGTHS, Distinct
 from sdsd.reports.metrics.figures import Figures
@@ -384,7 +384,8 @@ def _same(a: _Row, b: _Row) -> bool:
 
 def _digest(dialogue: Dialogue) -> int:
     """Hash all of the conversation, because all of it is what critics see."""
-    return draw("conversation", *(part for m in dialogue.messages for part in (m.role, m.content)))
+    parts = (part for m in dialogue.messages for part in (m.role, m.content))
+    return hash64("conversation", *parts)
 
 
 def _paired(

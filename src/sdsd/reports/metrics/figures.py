@@ -15,8 +15,9 @@ from typing import Literal
 
 from msgspec import Struct
 
-from sdsd.checks.dialogue_rules import flags
+from sdsd.checks import dialogue_rules
 from sdsd.config import Config
+from sdsd.dataset.extensions import checks_of
 from sdsd.reports.metrics.bias import Biases, BiasTally
 from sdsd.reports.metrics.costs import CostTally, PairCost, total
 from sdsd.reports.metrics.diversity import Diversity, DiversityTally
@@ -31,7 +32,7 @@ from sdsd.reports.metrics.timeline import Clock, Timeline, in_order
 from sdsd.reports.metrics.votes import Agreement, Critics, Table, Votes, agreement
 from sdsd.reports.money import money
 from sdsd.reports.stats import Proportion, proportion
-from sdsd.text.near_duplicates import Embed
+from sdsd.text.embeddings import Embed
 from sdsd.types import (
     Critique,
     Dialogue,
@@ -235,17 +236,17 @@ def collect(
     catalogue_principles: Sequence[Principle],
     catalogue_domains: Sequence[Domain],
     usage: Sequence[Usage] = (),
-    flagged: Mapping[str, int] | None = None,
+    warnings: Mapping[str, int] | None = None,
     embed: Embed | None = None,
 ) -> Figures:
     """Return the figures of a run, in one pass over its records and one over its completions.
 
-    times    (Unix time, stage, completion tokens) of every completion, in order of time
-    flagged  dialogues by rule of `sdsd.checks.dialogue_rules`, if already counted: counting them
-             takes longer than everything else here
-    embed    an embedding model, for `Diversity.spread`
+    times     (Unix time, stage, completion tokens) of every completion, in order of time
+    warnings  dialogues by rule of `sdsd.checks.dialogue_rules`, if already counted: counting them
+              takes longer than everything else here
+    embed     an embedding model, for `Diversity.spread`
     """
-    tally = _Tally(config, catalogue_principles, flagged, embed)
+    tally = _Tally(config, catalogue_principles, warnings, embed)
     for record in records:
         tally.add(record)
     line = Timeline(pause=max(model.timeout for model in config.models.values()))
@@ -261,7 +262,7 @@ class _Tally:
         self,
         config: Config,
         principles: Sequence[Principle],
-        flagged: Mapping[str, int] | None,
+        warnings: Mapping[str, int] | None,
         embed: Embed | None,
     ) -> None:
         self._config = config
@@ -280,8 +281,8 @@ class _Tally:
         self._domains: Counter[str] = Counter()
         self._strategies: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._kinds: Counter[str] = Counter()
-        self._warnings: Counter[str] = Counter(flagged)
-        self._check = flagged is None
+        self._warnings: Counter[str] = Counter(warnings)
+        self._checks = checks_of(config.export) if warnings is None else None
         self._rounds: Counter[int] = Counter()
         self._chars: Counter[str] = Counter()
         self._use: defaultdict[str, StageUsage] = defaultdict(StageUsage)
@@ -358,9 +359,10 @@ class _Tally:
         for message in dialogue.messages:
             self._chars[message.role] += len(message.content)
         self._diversity.add(record.scenario.id, dialogue)
-        if self._check:
-            found = flags(dialogue, record.plan, record.scenario.principles)
-            self._warnings.update({flag.rule for flag in found})
+        if self._checks is not None:
+            principles = record.scenario.principles
+            found = dialogue_rules.find(dialogue, record.plan, principles, self._checks)
+            self._warnings.update({warning.rule for warning in found})
         if record.critique:
             self._signals[self._signal(dialogue, record.critique)] += 1
         for pair in record.pairs:
