@@ -20,6 +20,8 @@ from sdsd.reports.money import money
 from sdsd.reports.stats import FEW, Proportion
 from sdsd.types import Record, StageUsage, Usage
 
+Item = tuple[str, str, Proportion]
+"""Label, tooltip, and what is charted."""
 _MOST_PRINCIPLES = 40
 
 
@@ -50,36 +52,38 @@ def render(
         paper_source=PAPER_SOURCE,
         sample_size=SAMPLE,
         spent=_spent(figures.usage, config),
-        **_charted(figures),
+        v=_View(figures),
     )
 
 
-def _charted(figures: Figures) -> dict[str, object]:
-    """Return what the template calls to chart proportions, each with labels and tooltips."""
+class _View:
+    """What the template charts: proportions with labels and tooltips."""
 
-    def most_violated(enough: Sequence[PrincipleCount]) -> list[Markup]:
-        shown = sorted(enough[:_MOST_PRINCIPLES], key=lambda p: (-p.confirmed.share, p.id))
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
+
+    def principles(self, judged: Sequence[PrincipleCount]) -> list[Markup]:
+        """Draw the most often violated principles, by how often they are."""
+        shown = sorted(judged[:_MOST_PRINCIPLES], key=lambda p: (-p.confirmed.share, p.id))
         items = [(p.id, f"{p.text} Violated in", p.confirmed) for p in shown]
         return charts.dots(items, name="Confirmed violations by principle", halves=True)
 
-    def by_category() -> list[Markup]:
-        judged = [c for c in figures.categories if c.confirmed.n]
+    def categories(self) -> list[Markup]:
+        judged = [c for c in self._figures.categories if c.confirmed.n]
         items = [(c.name, f"{c.name}: violated in", c.confirmed) for c in judged]
         return charts.dots(items, name="Confirmed violations by category", halves=True)
 
-    def by_strategy(what: str, text: str) -> list[tuple[str, str, Proportion]]:
-        return [(s.name, f"{text} {s.name}", getattr(s, what)) for s in figures.strategies]
+    def strategies(self, what: str, text: str) -> list[Item]:
+        return [(s.name, f"{text} {s.name}", getattr(s, what)) for s in self._figures.strategies]
 
-    def by_exchange() -> list[tuple[str, str, Proportion]]:
-        judged = [(k, p) for k, p in figures.biases.exchanges.items() if p.n >= FEW]
+    def exchanges(self) -> list[Item]:
+        judged = [(k, p) for k, p in self._figures.biases.exchanges.items() if p.n >= FEW]
         text = "Confirmed violations in exchange"
         return [(f"Exchange {k}", f"{text} {k}", p) for k, p in judged[:12]]
 
-    def claims() -> list[tuple[str, str, Proportion]]:
-        found = figures.critics.claims if figures.critics else {}
+    def claims(self) -> list[Item]:
+        found = self._figures.critics.claims if self._figures.critics else {}
         return [(name, f"Violations claimed by {name}", p) for name, p in found.items()]
-
-    return {f.__name__: f for f in (most_violated, by_category, by_strategy, by_exchange, claims)}
 
 
 def _paper(figures: Figures) -> Iterable[tuple[Reference, str, str, list[str]]]:
