@@ -34,7 +34,7 @@ INSTEAD = {
     r"(of )?(one's|a user's) own": "user-defined",
     r"onions?|skins?": "middleware",
     r"pace": "concurrency",
-    r"slips?": "planned violation",
+    r"(?!(?-i:SLIP))slips?": "planned violation",  # SLIP is a label of the plan's format
     r"spoilt": "unusable",
     r"talks?(?! to\b)": "conversation",
     r"that there (is|are) none": "unknown",
