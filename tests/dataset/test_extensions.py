@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pyarrow.parquet as pq
 import pytest
-from test_dataset import FIXED, accepted, manifest, unplanned, unviolated, write_run
 
 import sdsd
 from sdsd import config as configuration
@@ -30,6 +29,7 @@ from sdsd.runs.hub import shared
 from sdsd.runs.status import republish
 from sdsd.runs.verify import verify
 from sdsd.types import Dialogue, Plan, Record
+from tests.factories.records import FIXED, accepted, manifest, unplanned, unviolated, write_run
 
 HERE = "test_extensions"
 
