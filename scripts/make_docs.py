@@ -87,7 +87,7 @@ def made() -> dict[Path, str]:
 
 
 def filled(path: Path, parts: dict[str, Callable[[], str]]) -> str:
-    """Return the text of a file with its marked parts written again; each is marked once."""
+    """The text of a file with its marked parts made anew. Every part must be marked once."""
     text = path.read_text("utf-8")
     for name, make in parts.items():
         start, end = f"<!-- made: {name} -->\n", "<!-- end -->"
@@ -99,7 +99,7 @@ def filled(path: Path, parts: dict[str, Callable[[], str]]) -> str:
 
 
 def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    """Return a Markdown table."""
+    """A Markdown table."""
     lines = [head, tuple("---" for _ in head), *rows]
     return "\n".join(
         "| " + " | ".join(c.replace("|", r"\|") for c in line) + " |" for line in lines
@@ -206,7 +206,7 @@ _HEAD = ("key", "value", "default", "identity", "meaning")
 def _sections(
     name: str, text: str, value: Struct, texts: dict[str, dict[str, str]]
 ) -> Iterator[str]:
-    """Return the page of a section, and those of the sections in it."""
+    """A section, and one for each section in it."""
     meanings, rows, below = texts[type(value).__name__], [], []
     for field in kinds.type_info(type(value)).fields:  # type: ignore[attr-defined]
         inner = getattr(value, field.name)
@@ -228,7 +228,7 @@ def _row(field: Any, prefix: str, value: object, meanings: dict[str, str]) -> tu
 
 
 def value_kind(kind: Any) -> str:
-    """Describe a type and its bounds in words."""
+    """A type with its bounds, in words."""
     plain: dict[Any, str] = {
         kinds.BoolType: "true or false",
         kinds.StrType: "text",
@@ -253,7 +253,7 @@ def value_kind(kind: Any) -> str:
 
 
 def _as_written(values: tuple[Any, ...]) -> list[Any]:
-    """Return the values of a literal type in the order of the source; msgspec sorts them."""
+    """The values of a literal type as the source has them; msgspec sorts them."""
     source = (SOURCE / "config" / "schema.py").read_text("utf-8")
     return sorted(values, key=lambda value: source.find(f'"{value}"'))
 
@@ -355,14 +355,14 @@ def _written(name: str, kind: Any, info: Any, *, required: bool) -> str:
 
 
 def flags() -> str:
-    """Describe the rules for dialogues."""
+    """The rules for dialogues."""
     return table(
         ("rule", "meaning"), [(f"`{rule}`", text) for rule, text in dialogue_rules.RULES.items()]
     )
 
 
 def proofs() -> str:
-    """Describe the rules for revisions."""
+    """The rules for revisions."""
     rows = [
         (f"`{rule}`", "defect" if rule in revision_rules.DEFECTS else "warning", text)
         for rule, text in revision_rules.RULES.items()
@@ -371,7 +371,7 @@ def proofs() -> str:
 
 
 def strategies() -> str:
-    """Describe the packaged strategies by their own introductions."""
+    """The packaged strategies, with what they say for people."""
     rows = [f"| `{name}` | {s.meaning} |" for name, s in load_strategies(["all"]).items()]
     return "\n".join(["| strategy | |", "| --- | --- |", *rows])
 
@@ -505,7 +505,7 @@ def example_requests(protocol: ProtocolName) -> dict[str, Request]:
 
 
 def examples(protocol: ProtocolName, *steps: str) -> Callable[[], str]:
-    """Show these steps of the example, each as its request and its reply."""
+    """These steps of the example, each as the request and the reply."""
 
     def text() -> str:
         requests = example_requests(protocol)
