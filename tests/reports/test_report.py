@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -324,7 +324,6 @@ def page(records: list[Record], config: Config = CONFIG) -> Page:
     return Page(html)
 
 
-@settings(max_examples=60)
 @given(ANYTHING, st.booleans())
 def test_whatever_is_written_stays_text(written: str, long: bool) -> None:
     def say(_: str) -> str:

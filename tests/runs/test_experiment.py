@@ -18,6 +18,8 @@ from sdsd.runs.runner import run
 from sdsd.runs.verify import verify
 from sdsd.types import Request
 
+pytestmark = pytest.mark.e2e
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CRITICS = """
 base: {n: 12, seed: 3}
