@@ -1,4 +1,4 @@
-"""Views, filters, quality checks and trainer formats of a user's own: the examples of the docs."""
+"""User-defined views, filters, quality checks and trainer formats: the examples of the docs."""
 
 from __future__ import annotations
 
