@@ -20,7 +20,7 @@ from typing import Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.config import DialogueConfig
+from sdsd.config import TOP_P, DialogueConfig
 from sdsd.errors import StageFailed, Unparseable
 from sdsd.pipeline.retry import parsed
 from sdsd.scenarios.strategies import Strategy
@@ -133,7 +133,7 @@ class Talk(Struct, frozen=True):
     def request(self, role: Role, max_tokens: int = 0) -> Request:
         """An empty request with this dialogue's sampling."""
         c = self.config
-        return Request(role, max_tokens or c.max_tokens, temperature=c.temperature, top_p=c.top_p)
+        return Request(role, max_tokens or c.max_tokens, temperature=c.temperature, top_p=TOP_P)
 
     def stopped(self, exchange: int, check: parsing.Check) -> StopReason | None:
         """Why the talk ends after this exchange, or None."""

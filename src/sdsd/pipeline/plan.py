@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdsd.config import PlanConfig
+from sdsd.config import TOP_P, PlanConfig
 from sdsd.errors import Unparseable
 from sdsd.pipeline.retry import parsed
 from sdsd.scenarios.strategies import Strategy
@@ -45,7 +45,7 @@ async def write_plan(
         messages=messages,
         max_tokens=config.max_tokens,
         temperature=config.temperature,
-        top_p=config.top_p,
+        top_p=TOP_P,
     )
 
     def read(completion: Completion) -> Plan:

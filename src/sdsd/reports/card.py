@@ -15,11 +15,12 @@ from pathlib import PurePath
 from typing import Any
 
 from sdsd import config as configuration
-from sdsd.config import CatalogueConfig, Config, is_file
+from sdsd.config import CatalogueConfig, Config
 from sdsd.config.manifest import Manifest
 from sdsd.dataset.export import Counts
 from sdsd.dataset.schema import MEANING, SPLITS, VIEWS, View, arrow, clean, settings
 from sdsd.models.weights import ROWS
+from sdsd.text.prompt_files import is_path
 from sdsd.reports.card_charts import plots
 from sdsd.reports.html.text import plural
 from sdsd.reports.metrics.figures import Figures
@@ -336,7 +337,7 @@ def _own(config: Config) -> str:
     """Names of the settings that a run depends on and that are not handed on with it."""
     plain = dict(configuration.flat(config))
     own = [f"`{key}`" for key, value in plain.items() if value and _FILES.match(key)]
-    if any(map(is_file, config.scenarios.strategies)):
+    if any(map(is_path, config.scenarios.strategies)):
         own.append("strategies of its own")
     own += ["`targets`"] if config.targets.on else []
     own += ["the addresses of servers"] if any(m.urls for m in config.models.values()) else []

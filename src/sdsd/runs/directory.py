@@ -71,7 +71,7 @@ class RunDir:
     def prepare(self, config: Config) -> None:
         """Make the directory for `config`, or check that it was made for the same data set.
 
-        `n` and the keys of `sdsd.config.EXECUTION` may differ. Raises `RunDirError` that names
+        The keys that `sdsd.config.schema` marks as `execution` may differ. Raises `RunDirError` that names
         the keys that may not; nothing is written then.
         """
         self.check(config)

@@ -19,7 +19,8 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.config import Config, protocols
+from sdsd.config import Config
+from sdsd.models.fleet import protocols
 from sdsd.models.scripted import CHATML, ScriptedModel, small_world
 from sdsd.pipeline.record import Method, make_record
 from sdsd.reports.money import money

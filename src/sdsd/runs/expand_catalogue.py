@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.config import Config
+from sdsd.config import TOP_P, Config
 from sdsd.errors import CatalogueError, SdsdError, StageFailed, Stopped, Unparseable
 from sdsd.files import write_atomic
 from sdsd.models import weights
@@ -147,7 +147,7 @@ async def grow(
             ),
             max_tokens=config.plan.max_tokens,
             temperature=config.plan.temperature,
-            top_p=config.plan.top_p,
+            top_p=TOP_P,
         )
         try:
             offered = await parsed(ask, f"expand/{number}", request, _offered, config.attempts)

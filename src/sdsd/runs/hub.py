@@ -25,7 +25,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd import config as configuration
-from sdsd.config import Config, ModelConfig, ScenariosConfig, is_file
+from sdsd.config import Config, ModelConfig, ScenariosConfig
 from sdsd.config.manifest import Manifest, nameable, shown
 from sdsd.dataset.schema import SPLITS, VIEWS
 from sdsd.errors import JournalError, RunDirError, SdsdError
@@ -35,6 +35,7 @@ from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
 from sdsd.runs.publish import published
 from sdsd.runs.session import in_loop
+from sdsd.text.prompt_files import is_path
 from sdsd.types import Critique, Record
 
 _SHARD = rf"data/({'|'.join(VIEWS)})/({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet"
@@ -70,7 +71,7 @@ def shared(config: Config, done: int) -> Config:
     stays home until somebody lets it go. Without its source or targets a run has a number of
     dialogues, `done` if it named none. `shared` changes nothing the second time.
     """
-    named = tuple(name for name in config.scenarios.strategies if not is_file(name))
+    named = tuple(name for name in config.scenarios.strategies if not is_path(name))
     export = config.export
     return Config(
         n=config.n or max(done, 1),

@@ -17,7 +17,7 @@ from msgspec import Struct
 from sdsd.config import TargetsConfig
 from sdsd.errors import ConfigError
 from sdsd.runs.journal import Journal, Round
-from sdsd.scenarios.quotas import Quota, Seen, Slot, State, allocate
+from sdsd.scenarios.quotas import PATIENCE, Quota, Seen, Slot, State, allocate
 from sdsd.scenarios.sampler import Axis, Scenarios
 from sdsd.types import Record, Scenario
 
@@ -51,8 +51,7 @@ def quota_of(config: TargetsConfig, scenarios: Scenarios) -> Quota:
         strategies=scenarios.cells("strategy"),
         by_strategy=config.by == "strategy",
         cost=config.cost,
-        patience=config.patience,
-        explore=config.explore,
+        patience=PATIENCE,
     )
 
 

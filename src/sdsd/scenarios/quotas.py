@@ -33,6 +33,10 @@ Cell = str
 
 Status = Literal["reached", "lagging", "given up"]
 
+PATIENCE = 2
+"""`Quota.patience` of a run. With 1, a median of six principles out of 124 are given up that could
+have reached their quota, and with 2 one, for a sixth more dialogues (`docs/benchmarks.md`)."""
+
 
 class Slot(Struct, frozen=True):
     """What one dialogue is for."""

@@ -17,7 +17,6 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from sdsd.config import is_file
 from sdsd.errors import PromptError
 from sdsd.text import prompt_files
 from sdsd.text.prompt_files import Prompt
@@ -95,7 +94,7 @@ def load_strategies(names: Iterable[str]) -> dict[str, Strategy]:
 
 def load(name: str) -> Strategy:
     """A packaged strategy by name, or one of a user's own by its file."""
-    if is_file(name):
+    if prompt_files.is_path(name):
         return _read(Path(name))
     if name not in packaged():
         known = ", ".join(packaged())

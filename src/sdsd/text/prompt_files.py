@@ -46,6 +46,11 @@ def read(path: Path) -> Prompt:
     return Prompt(str(path), digest, dict(zip(rest[::2], bodies, strict=True)))
 
 
+def is_path(name: str) -> bool:
+    """Return whether `name` is a file, `some/path` or `name.md`, and not something packaged."""
+    return "/" in name or name.endswith(".md")
+
+
 def slots(text: str) -> frozenset[str]:
     """The placeholders that a text names."""
     return frozenset(_SLOT.findall(text))

@@ -174,5 +174,5 @@ def _changes(a: config.Config, b: config.Config) -> dict[str, tuple[Any, Any]]:
     return {
         key: (ours.get(key), theirs.get(key))
         for key in {**ours, **theirs}
-        if ours.get(key) != theirs.get(key) and not config.EXECUTION.fullmatch(key)
+        if ours.get(key) != theirs.get(key) and not config.is_execution(key)
     }
