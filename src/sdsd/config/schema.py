@@ -1,7 +1,7 @@
 """Every key of a configuration: its type, bounds, default, and description.
 
 Descriptions are part of the types, so the tables in `docs/configuration.md`, the file that
-`sdsd init` writes and the JSON schema for editors all come from here (`keys` and `writing` of this package).
+`sdsd init` writes and the JSON schema for editors all come from here (see `keys` and `writing`).
 Each key is marked where it is declared: `identity` if its value decides what a run makes,
 `execution` if it only decides how the run is carried out and may change between two starts.
 """
