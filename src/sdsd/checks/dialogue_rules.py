@@ -15,7 +15,7 @@ from itertools import islice
 
 from msgspec import Struct
 
-from sdsd.text import parsing
+from sdsd.text import normalize
 from sdsd.types import Dialogue, Message, Plan, Principle
 
 RULES: dict[str, str] = {
@@ -148,7 +148,7 @@ def _talk(
     written = (*plan.steps, plan.planned_violation, plan.persona) if plan else ()
     sources = (*(_DICTATED.sub(" ", text) for text in written), *(p.text for p in principles))
     form, foreign = _first(turns, _FORM), _first(turns, _ASKS_LANGUAGE)
-    said = (_SPACED.findall(parsing.normal(text)) for text in sources)
+    said = (_SPACED.findall(normalize.normal(text)) for text in sources)
     script = frozenset(run for words in said for run in _grams(words, _COPY))
     return _Talk(turns, name, script, _repeats(turns), _spiral(turns), form, foreign)
 
@@ -163,7 +163,7 @@ def _turn(message: Message) -> _Turn:
     if len(text) > 2 * _HALF:
         text = f"{text[:_HALF]}\n{text[-_HALF:]}"
     plain = _QUOTED.sub(" ", _CODE.sub(" ", text)).replace("’", "'").strip()
-    normal = parsing.normal(plain)
+    normal = normalize.normal(plain)
     between = tuple(_SPACED.findall(normal))
     words = between if normal.isascii() else tuple(_WORD.findall(normal))
     return _Turn(message.role, text, plain, words, between)
@@ -304,7 +304,7 @@ def _loop(talk: _Talk, k: int) -> bool:
         most = max(counts.values())
         if len(counts) <= 0.7 * len(grams) or (most >= 5 and most >= 0.037 * len(grams)):
             return True
-    sentences = list(filter(None, map(parsing.normal, _SENTENCES.split(turn.plain))))
+    sentences = list(filter(None, map(normalize.normal, _SENTENCES.split(turn.plain))))
     if len(sentences) - len(set(sentences)) >= 2:  # else they cannot be half of four
         sentences = [s for s in sentences if len(_WORD.findall(s)) >= 3]
         if len(sentences) >= 4 and len(set(sentences)) <= len(sentences) / 2:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 from rapidfuzz.distance import LCSseq, Levenshtein
 
-from sdsd.text import parsing
+from sdsd.text import normalize, parsing
 from sdsd.types import Message
 
 RULES: dict[str, str] = {
@@ -70,7 +70,7 @@ def faults(
     copied them from `original`, `critique` what the reviser was told.
     """
     original, revised, critique = original[:_CHARS], revised[:_CHARS], critique[:_CHARS]
-    if parsing.normal(original) == parsing.normal(revised):
+    if normalize.normal(original) == normalize.normal(revised):
         return ("unchanged",)
     said = "\n".join(m.content[:_CHARS] for m in before if m.role != "system")
     asked = before[-1].content[:_CHARS] if before and before[-1].role == "user" else ""
@@ -94,7 +94,7 @@ _WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0eff
 
 
 def _words(text: str) -> list[str]:
-    return _WORD.findall(parsing.normal(text[:_CHARS]))[:_MOST]
+    return _WORD.findall(normalize.normal(text[:_CHARS]))[:_MOST]
 
 
 _TOKEN = re.compile(
@@ -122,7 +122,7 @@ _FILLER = frozenset(_JOINING.split())
 
 def _content(text: str) -> list[str]:
     """The tokens of a text that a repair would have to touch."""
-    plain = parsing.normal(text)
+    plain = normalize.normal(text)
     for pattern, written in _CONTRACTIONS:
         plain = pattern.sub(written, plain)
     return [token for token in _TOKEN.findall(plain) if token not in _FILLER]
@@ -160,9 +160,9 @@ _OBJECTS = re.compile(
 
 def _copied(original: str, revised: str, said: str, quotes: tuple[str, ...], critique: str) -> bool:
     """Whether the review's own words stand in it: not those of the talk, which a review repeats."""
-    phrases = {parsing.normal(m.group()) for m in _REVIEWER.finditer(revised)}
+    phrases = {normalize.normal(m.group()) for m in _REVIEWER.finditer(revised)}
     if phrases:
-        talk = parsing.normal(f"{said}\n{original}")
+        talk = normalize.normal(f"{said}\n{original}")
         if any(phrase.split()[-1].rstrip("s") not in talk for phrase in phrases):
             return True
     shared = _runs(revised, 10) & _runs(critique, 10)
@@ -279,11 +279,11 @@ def _lost(original: str, revised: str, said: str, quotes: Sequence[str]) -> bool
     A fact counts if the conversation has it too, or if the original has it twice. German writes
     every noun with a capital: texts with many such words are not judged.
     """
-    facts = Counter(parsing.normal(m.group()) for m in _FACT.finditer(original))
+    facts = Counter(normalize.normal(m.group()) for m in _FACT.finditer(original))
     if sum(facts.values()) > max(12, len(original.split()) / 4) or len(facts) > _FACTS:
         return False
-    known, kept = parsing.normal(said), parsing.normal(revised)
-    offence = parsing.normal("\n".join(quotes))
+    known, kept = normalize.normal(said), normalize.normal(revised)
+    offence = normalize.normal("\n".join(quotes))
     counted = [
         fact
         for fact, times in facts.items()

@@ -19,9 +19,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 from sdsd.config import DuplicatesConfig
 from sdsd.errors import ConfigError, SdsdError, SourceError
 from sdsd.hashing import hash64
-from sdsd.scenarios.existing import Given, read
+from sdsd.scenarios.existing import SourceRow, read
 from sdsd.text.near_duplicates import Embed, Near, spoken
-from sdsd.text.parsing import normal
+from sdsd.text.normalize import normal
 
 Rule = Literal["duplicate_exact", "duplicate_near", "duplicate_semantic"]
 
@@ -79,7 +79,7 @@ class Duplicates:
         """Let the dialogues of another data set stand before all others."""
         try:
             for row in read(where):
-                if isinstance(row, Given):
+                if isinstance(row, SourceRow):
                     # not the whole path: what is left out, and why, is handed on with the data
                     self.find(f"{Path(where).name}/{row.origin}", spoken(row.messages))
         except SourceError as error:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from sdsd.errors import StageFailed
 from sdsd.pipeline.critique import together
 from sdsd.pipeline.dialogue import Draft, Full, Sample
-from sdsd.text import parsing
+from sdsd.text import normalize
 from sdsd.types import Candidate, Critique, Message, Verdict
 
 Judge = Callable[[tuple[Message, ...], str, str], Awaitable[Critique]]
@@ -75,7 +75,7 @@ class Choice:
         self, seen: list[_Seen], before: tuple[Message, ...], number: int, text: str | None
     ) -> None:
         """Have a sample judged, unless there is none or it was seen already."""
-        if text is None or parsing.normal(text) in (parsing.normal(c.text) for c in seen):
+        if text is None or normalize.normal(text) in (normalize.normal(c.text) for c in seen):
             return
         stage = "critique" if number == 1 else f"candidate/{number}"
         try:

@@ -24,7 +24,7 @@ from sdsd.config import TOP_P, DialogueConfig
 from sdsd.errors import StageFailed, Unparseable
 from sdsd.pipeline.retry import parsed
 from sdsd.scenarios.strategies import Strategy
-from sdsd.text import parsing, prompt_files
+from sdsd.text import normalize, parsing, prompt_files
 from sdsd.text.chat_format import Template
 from sdsd.text.prompt_files import Prompt
 from sdsd.types import (
@@ -177,7 +177,7 @@ async def _transcript(talk: Talk) -> Dialogue:
         written = parsing.transcript(completion.text)
         whole = written.done or completion.finish == "stop"
         if not whole:
-            written = parsing.transcript(parsing.intact(completion.text))
+            written = parsing.transcript(parsing.complete_sentences(completion.text))
         kept = written.messages[: 2 * talk.config.max_exchanges]
         if any(parsing.copies(m.content, talk.directions) for m in kept):
             raise Unparseable("a direction leaks into the talk")
@@ -225,7 +225,7 @@ async def _continuation(talk: Talk) -> Dialogue:
         nonlocal stream
         seam = template.to_agent if speaker == "agent" else template.to_user
         stream += said if exchange == 1 and speaker == "user" else seam + said
-        heard.add(parsing.normal(said))
+        heard.add(normalize.normal(said))
 
     async def check(exchange: int) -> Completion:
         question = talk.prompts.fill("check", principles=talk.principles)
@@ -264,7 +264,7 @@ async def _chat(talk: Talk) -> Dialogue:
 
     def hear(speaker: Speaker, exchange: int, said: str) -> None:
         chat.append(Message("user" if speaker == "user" else "assistant", said))
-        heard.add(parsing.normal(said))
+        heard.add(normalize.normal(said))
 
     async def check(exchange: int) -> Completion:
         question = Message("user", fill("check", principles=talk.principles))
@@ -304,7 +304,7 @@ async def _roleplay(talk: Talk) -> Dialogue:
         mine, theirs = (user_view, agent_view) if speaker == "user" else (agent_view, user_view)
         mine.append(Message("assistant", said))
         theirs.append(Message("user", said))
-        heard.add(parsing.normal(said))
+        heard.add(normalize.normal(said))
 
     async def check(exchange: int) -> Completion:
         question = Message("user", fill("check", principles=talk.principles))
@@ -379,11 +379,11 @@ async def _turn(
         text = parsing.readable(lead + completion.text)
         said = cut(text)
         if completion.finish == "length" and said == text:
-            said = parsing.intact(text)
+            said = parsing.complete_sentences(text)
             if not said:
                 raise Full
         said = parsing.turn(said, talk.name)
-        if parsing.normal(said) in heard:
+        if normalize.normal(said) in heard:
             raise Unparseable("the turn repeats an earlier one")
         if leak := _LEAK.search(said):  # a writer who goes on with the director's words
             said = said[: leak.start()].rstrip()

@@ -25,7 +25,7 @@ from sdsd.pipeline.dialogue import Talk, hold, opened
 from sdsd.pipeline.plan import write_plan
 from sdsd.pipeline.revise import faults, write_revision
 from sdsd.scenarios.strategies import Strategy
-from sdsd.text import parsing
+from sdsd.text import normalize
 from sdsd.text.chat_format import Template
 from sdsd.text.prompt_files import Prompt
 from sdsd.types import (
@@ -206,7 +206,7 @@ async def _repair(
         step = f"revise/{number}"
         text = await write_revision(messages, ask, step, config, method.config.attempts)
         found = revision_rules.faults(original.utterance, text, original.before, quotes, said)
-        if parsing.normal(text) == parsing.normal(case.utterance):
+        if normalize.normal(text) == normalize.normal(case.utterance):
             found = ("unchanged", *found)
         defect = next((rule for rule in found if rule in revision_rules.DEFECTS), "")
         doubts = tuple(rule for rule in found if rule not in revision_rules.DEFECTS)

@@ -39,6 +39,8 @@ async def write_revision(
 
     def read(completion: Completion) -> str:
         whole = completion.finish == "stop"
-        return parsing.revision(completion.text if whole else parsing.intact(completion.text))
+        return parsing.revision(
+            completion.text if whole else parsing.complete_sentences(completion.text)
+        )
 
     return await parsed(ask, step, request, read, attempts)

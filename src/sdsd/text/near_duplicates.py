@@ -16,7 +16,7 @@ from typing import Any
 
 from rensa import RMinHash, RMinHashDeduplicator
 
-from sdsd.text.parsing import normal
+from sdsd.text.normalize import normal
 from sdsd.types import Message
 
 Embed = Callable[[str], Any]

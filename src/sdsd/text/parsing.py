@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from sdsd.errors import Unparseable
+from sdsd.text.normalize import normal, valid_unicode
 from sdsd.types import Message, Plan, Severity, Verdict
 
 MAX_CHARS = 200_000
@@ -301,7 +301,7 @@ _SENTENCE_END = re.compile(r"[.!?…][\"')\]”’]*(?=\s|$)|[。！？][\"')\]�
 _LAST_MARKER = re.compile(r"\n[ \t]*(?:\d{1,3}[.)]|[-*•])[ \t]*\Z")
 
 
-def intact(text: str) -> str:
+def complete_sentences(text: str) -> str:
     """`text` up to its last finished sentence; the number of a list item is none."""
     ends = [m.end() for m in _SENTENCE_END.finditer(text)]
     return _LAST_MARKER.sub("", text[: ends[-1]]).rstrip() if ends else ""
@@ -326,17 +326,6 @@ def _spans(text: str, length: int) -> frozenset[tuple[str, ...]]:
 
 # -- common --------------------------------------------------------------------------------
 
-_MARKS = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "’": "'", "‘": "'",
-                        "‚": "'", "–": "-", "—": "-", "−": "-", "‑": "-"})  # fmt: skip
-
-
-def normal(text: str) -> str:
-    """`text` for comparing: NFKC, case folded, one kind of quote and dash, single spaces."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text).translate(_MARKS)
-    return " ".join(text.casefold().split())
-
-
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # Unicode's Cc but \n and \t
 
 
@@ -345,8 +334,7 @@ def readable(text: str) -> str:
     if len(text) > MAX_CHARS:
         raise Unparseable(f"a reply of {len(text):,} characters")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates
-    return _CONTROL.sub("", text).strip()
+    return _CONTROL.sub("", valid_unicode(text)).strip()
 
 
 _AROUND = (*((mark, mark) for mark in ("**", "*", "_", "`", '"', "'")), ("“", "”"))

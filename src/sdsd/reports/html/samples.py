@@ -9,7 +9,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from sdsd.reports.html.text import FOLD, esc, folded, plural, said
-from sdsd.text import parsing
+from sdsd.text import normalize
 from sdsd.types import Critique, Dialogue, Plan, Principle, Record, Revision, Verdict
 
 RULES = {
@@ -152,7 +152,7 @@ def find(quote: str, text: str) -> list[Span]:
     spans: list[Span] = []
     at = 0
     for piece in re.split(r"\.{3,}|…|\[\.+\]", quote):
-        wanted = parsing.normal(piece).strip(" .,;:!?\"'")
+        wanted = normalize.normal(piece).strip(" .,;:!?\"'")
         at = letters.find(wanted, at) if wanted else at
         if at < 0:
             return []
@@ -168,7 +168,7 @@ def _letters(text: str) -> tuple[str, list[int]]:
     letters: list[str] = []
     places: list[int] = []
     for i, c in enumerate(text):
-        plain = parsing.normal(c)
+        plain = normalize.normal(c)
         if not plain and (not letters or letters[-1] == " "):
             continue  # a run of spaces is one
         for letter in plain or " ":
