@@ -50,7 +50,9 @@ FAULTS = {
     "attempts: 10": "`attempts`: Expected `int` <= 9",
     "dialogue: {temperature: 2.1}": "`dialogue.temperature`: Expected `float` <= 2.0",
     "dialogue: {temperature: .nan}": "`dialogue.temperature`: Expected `float`, got `null`",
-    "dialogue: {protocol: talk}": "`dialogue.protocol`: Invalid enum value 'talk'",
+    "dialogue: {protocol: talk}": (
+        "`dialogue.protocol`: `talk` is not one of the protocols: auto, transcript,"
+    ),
     "models: {big: {timeout: 0}}": "`models.big.timeout`: Expected `float` > 0.0",
     "scenarios: {exchanges: [0, 2]}": "`scenarios.exchanges[0]`: Expected `int` >= 1",
     "models: {big: {parallel: -1}}": "`models.big.parallel`: Expected `int` >= 0",
@@ -262,7 +264,7 @@ def test_the_json_schema_refuses_what_loading_refuses() -> None:
     assert schema["additionalProperties"] is False
     assert not any(shape.get("required") for shape in schema["$defs"].values())
     assert schema["$defs"]["DialogueConfig"]["properties"]["temperature"]["maximum"] == 2.0
-    assert "roleplay" in schema["$defs"]["DialogueConfig"]["properties"]["protocol"]["enum"]
+    assert "never" in schema["$defs"]["DialogueConfig"]["properties"]["self_check"]["enum"]
 
 
 # -- identity ------------------------------------------------------------------------------
@@ -353,6 +355,7 @@ IDENTITY: dict[str, Any] = {
     "revise.style": "principle",
     "revise.max_tokens": 9,
     "revise.temperature": 0.1,
+    "pipeline": "json:dumps",
     **{f"prompts.{name}": "mine.md" for name in Config().prompts.__struct_fields__},
 }
 BASE: dict[str, Any] = {"models": {"second": {}}}

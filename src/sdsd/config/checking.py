@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sdsd.config.schema import MODEL_NAME, Config, ModelConfig
-from sdsd.errors import ConfigError
+from sdsd.config.schema import MODEL_NAME, PROTOCOLS, Config, ModelConfig
+from sdsd.errors import ConfigError, PluginError
+from sdsd.plugins import resolve
 from sdsd.types import ROLES
 
 
@@ -18,6 +19,7 @@ def check(config: Config, where: str) -> None:
 def _problems(config: Config) -> Iterator[str]:
     """Yield what is wrong, and the remedy."""
     yield from _size(config)
+    yield from _parts(config)
     yield from _names(config)
     yield from _ranges(config)
     for name, model in config.models.items():
@@ -32,6 +34,26 @@ def _size(config: Config) -> Iterator[str]:
             "`targets` decide which dialogues are made, but a `source` has its dialogues already; "
             "leave out one of them"
         )
+
+
+def _parts(config: Config) -> Iterator[str]:
+    """Import the user's own parts: a run must not begin without them."""
+    if (protocol := config.dialogue.protocol) not in PROTOCOLS:
+        yield from _part("dialogue.protocol", protocol, "protocols", PROTOCOLS)
+    if config.pipeline:
+        yield from _part("pipeline", config.pipeline, "pipelines")
+    for name, critic in config.critique.critics.items():
+        if critic.use and critic.model:
+            yield f"`critique.critics.{name}` has both `use` and `model`; remove one of them"
+        if critic.use:
+            yield from _part(f"critique.critics.{name}.use", critic.use, "critics")
+
+
+def _part(key: str, name: str, group: str, known: tuple[str, ...] = ()) -> Iterator[str]:
+    try:
+        resolve(name, group, known)
+    except PluginError as error:
+        yield f"`{key}`: {error}"
 
 
 def _names(config: Config) -> Iterator[str]:

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, field
 
 from sdsd.types import ROLES, Role
 
+PROTOCOLS = ("auto", "transcript", "continuation", "chat", "roleplay")
 DEFAULT_MODEL = "qwen2.5-coder-1.5b"
 TOP_P = 0.95
 """Nucleus sampling of plans and turns, for models whose `extra_body` has no `top_p`."""
@@ -234,9 +235,10 @@ class PlanConfig(_Section, frozen=True):
 class DialogueConfig(_Section, frozen=True):
     """How conversations are generated."""
 
-    protocol: Annotated[Literal["auto", "transcript", "continuation", "chat", "roleplay"], identity(
-        "How turns are requested; see `docs/method.md`. `auto`: the best that the agent's server "
-        "supports.")] = "auto"
+    protocol: Annotated[str, identity(
+        "How turns are requested: `transcript`, `continuation`, `chat` or `roleplay` (see "
+        "`docs/method.md`), your own as `package.module:name` (see `docs/extending.md`), or "
+        "`auto`, the best that the agent's server supports.")] = "auto"
     max_exchanges: Annotated[Count, identity(
         "No dialogue is longer than this, whatever its plan says.")] = 8
     agent_sees_plan: Annotated[bool, identity(
@@ -258,6 +260,10 @@ class CriticConfig(_Section, frozen=True):
     """One of several critics."""
 
     model: Annotated[str, identity("One of `models`. Empty: the one of `roles.critic`.")] = ""
+    use: Annotated[str, identity(
+        "Your own critic in place of a model: a function as `package.module:name`, or the name of "
+        "an installed plugin; see `docs/extending.md`. The keys for models do not apply to it."
+    )] = ""
     wording: Annotated[Literal["plain", "defend", "stranger"], identity(
         "How to ask: `plain`; `defend`, after writing the best defence of the reply; or "
         "`stranger`, as an attentive outsider would see it.")] = "plain"
@@ -427,6 +433,9 @@ class Config(_Section, frozen=True):
     critique: CritiqueConfig = CritiqueConfig()
     revise: ReviseConfig = ReviseConfig()
     prompts: PromptsConfig = PromptsConfig()
+    pipeline: Annotated[str, identity(
+        "Your own pipeline in place of the packaged one, as `package.module:name`; see "
+        "`docs/extending.md`.")] = ""
     export: Annotated[ExportConfig, execution()] = ExportConfig()
     attempts: Annotated[int, identity(
         "Requests for a reply that cannot be parsed, the first one included.", ge=1, le=9)] = 3
@@ -437,9 +446,9 @@ class Config(_Section, frozen=True):
 
     @property
     def cast(self) -> dict[Role, str]:
-        """By role, the name under `models` of the model that plays it; each critic is a role."""
+        """By role, the name under `models` of its model; each critic that is a model is a role."""
         roles = {role: getattr(self.roles, role) for role in ROLES}
-        critics = self.critique.critics.items()
+        critics = [(name, c) for name, c in self.critique.critics.items() if not c.use]
         return roles | {f"critic/{name}": c.model or self.roles.critic for name, c in critics}
 
     def model_for(self, role: Role) -> ModelConfig:
