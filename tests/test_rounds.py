@@ -17,7 +17,7 @@ from sdsd.runs.journal import Journal
 from sdsd.runs.rounds import Rounds
 from sdsd.runs.runner import Result, read_inputs, run
 from sdsd.runs.verify import verify
-from sdsd.scenarios.quotas import Slot
+from sdsd.scenarios.quotas import Assignment
 from sdsd.types import Record, Request
 
 STRATEGIES = ["direct", "subtle", "haste"]
@@ -76,7 +76,9 @@ def test_the_slot_is_what_the_dialogue_is_about(whole: Result) -> None:
         plan = rounds(wanted(), whole.path, journal)
         for record in whole.records():
             slot = plan.slot(record.scenario.index)
-            assert slot == Slot(record.scenario.target_principle.category, record.scenario.strategy)
+            assert slot == Assignment(
+                record.scenario.target_principle.category, record.scenario.strategy
+            )
             assert plan[record.scenario.index] == record.scenario
 
 

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sdsd.runs.status import State
     from sdsd.runs.verify import Replay
     from sdsd.scenarios.catalogue import Catalogue
-    from sdsd.scenarios.quotas import Standing
+    from sdsd.scenarios.quotas import CellProgress
     from sdsd.types import Usage
 
 out = Console(highlight=False, markup=False)
@@ -311,7 +311,7 @@ def compared(outcome: Outcome, *, json: bool) -> None:
     out.print(f"report  {outcome.path / 'report.html'}", soft_wrap=True)
 
 
-def targets(standings: Sequence[Standing]) -> Iterator[str]:
+def targets(standings: Sequence[CellProgress]) -> Iterator[str]:
     """How far targets are; those given up by name, with the reason."""
     if not standings:
         return

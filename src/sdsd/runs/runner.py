@@ -45,7 +45,7 @@ from sdsd.scenarios.catalogue import Catalogue
 from sdsd.scenarios.existing import Skipped, SourceRow, read
 from sdsd.scenarios.existing_scenarios import SourceScenarios, dialogue_of, plan_of
 from sdsd.scenarios.existing_store import StoredRows, store_rows
-from sdsd.scenarios.quotas import Standing, summary
+from sdsd.scenarios.quotas import CellProgress, summary
 from sdsd.scenarios.sampler import Scenarios
 from sdsd.scenarios.strategies import Strategy, load_strategies
 from sdsd.text import prompt_files
@@ -85,7 +85,7 @@ class Result(Struct, frozen=True):
     outcomes: dict[str, int]
     """Counts by `accepted`, `filtered/<rule>` and `failed`."""
     seconds: float
-    targets: tuple[Standing, ...] = ()
+    targets: tuple[CellProgress, ...] = ()
     """How far each cell of the targets is; empty without targets."""
     stopped: bool = False
     """Asked to stop before all `n` were done; the same command continues."""
@@ -366,7 +366,7 @@ def _left(inputs: Inputs, journal: Journal) -> bool:
     return next(journal.unfinished(config.n), None) is not None
 
 
-def standings_of(inputs: Inputs, journal: Journal) -> tuple[Standing, ...]:
+def standings_of(inputs: Inputs, journal: Journal) -> tuple[CellProgress, ...]:
     """How far the targets are; nothing without targets."""
     config = inputs.config
     if not config.targets.on:
