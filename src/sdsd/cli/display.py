@@ -21,6 +21,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from sdsd.text.normalize import valid_unicode
 from sdsd.types import Critique, Record, Scenario, Verdict
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ _SHOWN = {code: f"\\u{code:04x}" if code != 9 else "    " for code in _UNSEEN}
 
 def safe(text: str) -> str:
     """`text` with control and bidirectional characters spelled out."""
-    return text.encode("utf-8", "replace").decode().translate(_SHOWN)
+    return valid_unicode(text).translate(_SHOWN)
 
 
 def emit(value: object) -> None:

@@ -21,7 +21,7 @@ from sdsd.errors import ConfigError, SdsdError, SourceError
 from sdsd.hashing import hash64
 from sdsd.scenarios.existing import SourceRow, read
 from sdsd.text.near_duplicates import Embed, Near, spoken
-from sdsd.text.normalize import normal
+from sdsd.text.normalize import normal, valid_unicode
 
 Rule = Literal["duplicate_exact", "duplicate_near", "duplicate_semantic"]
 
@@ -133,7 +133,7 @@ class _Semantic:
 
         if len(text) > 2 * _HALF:
             text = f"{text[:_HALF]} {text[-_HALF:]}"
-        vector = self._embed(text.encode("utf-8", "replace").decode())  # lone surrogates
+        vector = self._embed(valid_unicode(text))
         length = np.linalg.norm(vector)
         return vector / length if length else vector
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 from sdsd import config as configuration
 from sdsd.config import Config, ModelConfig
 from sdsd.config.manifest import Manifest
+from sdsd.text.normalize import valid_unicode
 
 View = Literal[
     "preference",
@@ -450,7 +451,7 @@ def clean(value: Any) -> Any:
     if isinstance(value, str):
         if value.isascii():
             return value
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return valid_unicode(value)
     if isinstance(value, dict):
         return {clean(key): clean(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -16,7 +16,7 @@ from typing import Any
 
 from rensa import RMinHash, RMinHashDeduplicator
 
-from sdsd.text.normalize import normal
+from sdsd.text.normalize import normal, valid_unicode
 from sdsd.types import Message
 
 Embed = Callable[[str], Any]
@@ -25,7 +25,7 @@ unless there are no words in it. `numpy` comes with the extra `semantic` only.""
 
 SOLID = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
 """Characters of scripts that are written without spaces, as the inside of a character class."""
-_BETWEEN = r"\s!-/:-@\[-`{-~\x00-\x1f\x7f-\xbf\u2000-\u206f\u2e00-\u2e7f\u3000-\u303f،؛؟۔।॥"
+_BETWEEN = r"\s!-/:-@\[-`{-~\x00-\x1f\x7f-\xbf\u2000-\u206f\u2e00-\u2e7f\u3000-\u303f\ufffd،؛؟۔।॥"
 """White space and punctuation: what stands between words. Not `\\W`, for to that belong the vowel
 signs and points of many scripts."""
 _WORD = re.compile(rf"[{SOLID}]|[^{_BETWEEN}{SOLID}]+")
@@ -45,7 +45,7 @@ def words(text: str) -> list[str]:
     Scripts that are written without spaces count by the character. Every word is valid UTF-8.
     """
     if not text.isascii():
-        text = text.encode("utf-8", "replace").decode()  # lone surrogates
+        text = valid_unicode(text)
     return _WORD.findall(normal(text).replace("'", ""))
 
 

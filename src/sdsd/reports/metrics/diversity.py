@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from sdsd.reports.rates import Rate, rate
 from sdsd.text.near_duplicates import Embed, Near, spoken, words
+from sdsd.text.normalize import valid_unicode
 from sdsd.types import Dialogue
 
 SAMPLE = 20_000
@@ -157,7 +158,7 @@ class _Spread:
         self._n = 0
 
     def add(self, text: str) -> None:
-        vector = self._embed(text[:_READ].encode("utf-8", "replace").decode())  # lone surrogates
+        vector = self._embed(valid_unicode(text[:_READ]))
         length = math.sqrt(float(vector @ vector))
         if length:
             self._sum = self._sum + vector / length
