@@ -191,11 +191,11 @@ def test_a_cell_of_topics_goes_through_its_subareas() -> None:
     """Its dialogues come in a row, not once in a walk over all domains."""
     scenarios = read_inputs(configuration.load({})).scenarios
     domain, field = scenarios.cells("domain")[0], scenarios.cells("field")[0]
-    made = [scenarios.meant(i, "domain", domain, "direct") for i in range(200)]
+    made = [scenarios.for_cell(i, "domain", domain, "direct") for i in range(200)]
     assert {s.domain for s in made} == {domain}
     counts = Counter(s.subarea for s in made)
     assert len(counts) >= 5
     assert max(counts.values()) - min(counts.values()) <= 1
-    made = [scenarios.meant(i, "field", field, "direct") for i in range(200)]
+    made = [scenarios.for_cell(i, "field", field, "direct") for i in range(200)]
     assert {s.field for s in made} == {field}
     assert len({(s.domain, s.subarea) for s in made}) > 80

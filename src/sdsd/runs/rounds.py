@@ -99,7 +99,7 @@ class Rounds:
     def __getitem__(self, index: int) -> Scenario:
         """The scenario of a dialogue whose round was laid out."""
         slot = self.slot(index)
-        return self._scenarios.meant(index, self._axis, slot.cell, slot.strategy)
+        return self._scenarios.for_cell(index, self._axis, slot.cell, slot.strategy)
 
     def slot(self, index: int) -> Assignment:
         """What a dialogue is meant for. Raises `IndexError` if no round holds it."""
