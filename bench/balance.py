@@ -38,7 +38,7 @@ from msgspec import Struct
 
 from sdsd.hashing import hash64
 from sdsd.scenarios import catalogue
-from sdsd.scenarios.quotas import Quota, Trial, Assignment, Tally, allocate, summary
+from sdsd.scenarios.quotas import Assignment, Quota, Tally, Trial, allocate, summary
 
 LEAST, MOST = 0.004, 0.5
 """Bounds of a probability."""
