@@ -1,13 +1,14 @@
 """The configuration of a run.
 
-`schema` declares the keys, `keys` answers questions about them, `loading` reads a file and
-`checking` refuses contradictions; `writing` gives YAML, the digest, explanations and a JSON schema.
+`schema` and `model_schema` declare the keys, `keys` answers questions about them, `loading` reads a
+file and `checking` refuses contradictions; `writing` gives YAML, the digest, explanations and a
+JSON schema.
 """
 
 from sdsd.config.keys import is_execution
 from sdsd.config.loading import anchored, assignment, load, read
+from sdsd.config.model_schema import DEFAULT_MODEL, ModelConfig, PriceConfig
 from sdsd.config.schema import (
-    DEFAULT_MODEL,
     TOP_P,
     BalanceConfig,
     BudgetConfig,
@@ -19,10 +20,8 @@ from sdsd.config.schema import (
     DialogueConfig,
     DuplicatesConfig,
     ExportConfig,
-    ModelConfig,
     PairFilterConfig,
     PlanConfig,
-    PriceConfig,
     ReviseConfig,
     ScenariosConfig,
     SplitsConfig,

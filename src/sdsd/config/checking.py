@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sdsd.config.schema import MODEL_NAME, PROTOCOLS, Config, ModelConfig
+from sdsd.config.model_schema import ModelConfig
+from sdsd.config.schema import MODEL_NAME, PROTOCOLS, Config
 from sdsd.errors import ConfigError, PluginError
 from sdsd.plugins import resolve
 from sdsd.types import ROLES

@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from sdsd.config.checking import check
 from sdsd.config.keys import Key, keys, walk
-from sdsd.config.schema import Config, ModelConfig
+from sdsd.config.model_schema import ModelConfig
+from sdsd.config.schema import Config
 from sdsd.errors import ConfigError
 from sdsd.text.prompt_files import is_path
 

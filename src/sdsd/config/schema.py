@@ -9,64 +9,40 @@ Each key is marked where it is declared: `identity` if its value decides what a 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 
+from sdsd.config.fields import (
+    Amount,
+    Count,
+    FileName,
+    Fraction,
+    NameOrFile,
+    Natural,
+    Section,
+    Temperature,
+    Tokens,
+    execution,
+    identity,
+)
+from sdsd.config.model_schema import ModelConfig
 from sdsd.types import ROLES, Role
 
 PROTOCOLS = ("auto", "transcript", "continuation", "chat", "roleplay")
-DEFAULT_MODEL = "qwen2.5-coder-1.5b"
 TOP_P = 0.95
 """Nucleus sampling of plans and turns, for models whose `extra_body` has no `top_p`."""
 MODEL_NAME = re.compile(r"[A-Za-z0-9_-]+")
 """Names under `models` and `critique.critics`. No dots: they separate the parts of a key."""
 
-Tokens = Annotated[int, Meta(ge=1, le=32768)]
-Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
-Fraction = Annotated[float, Meta(gt=0.0, le=1.0)]
-Seconds = Annotated[float, Meta(gt=0.0)]
-Count = Annotated[int, Meta(ge=1)]
-Natural = Annotated[int, Meta(ge=0)]
-Amount = Annotated[float, Meta(ge=0.0)]
-FileName = Annotated[str, Meta(extra={"file": "always"})]
-"""Relative to the file of the configuration, unless it begins with `hf:`."""
-NameOrFile = Annotated[str, Meta(extra={"file": "if a path"})]
-"""The name of something packaged, or a file: `some/path` or `name.md`."""
-
 SourceKind = Literal["auto", "messages", "sharegpt", "sdsd-dialogues", "sdsd-revisions", "plans"]
 Vote = Literal["any", "majority", "all", "weighted"]
-
-
-def identity(description: str, **bounds: Any) -> Meta:
-    """Describe a key that decides what a run makes: a run directory belongs to one value of it."""
-    return Meta(description=description, **bounds)
-
-
-def execution(description: str | None = None, **bounds: Any) -> Meta:
-    """Describe a key, or mark a section, that only decides how a run is carried out."""
-    return Meta(description=description, extra={"execution": True}, **bounds)
-
-
-class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What all sections share: immutable, and no misspelt key goes unnoticed."""
-
 
 # One paragraph for each key, laid out by hand.
 # fmt: off
 
 
-class PriceConfig(_Section, frozen=True):
-    """Prices per million tokens, in any one currency: for estimates, accounts and budgets."""
-
-    prompt: Annotated[Amount, execution("Prompt tokens.")] = 0.0
-    cached: Annotated[Amount | None, execution(
-        "Prompt tokens that the server found in its cache. Empty: the price of other prompt "
-        "tokens.")] = None
-    completion: Annotated[Amount, execution("Completion tokens.")] = 0.0
-
-
-class BudgetConfig(_Section, frozen=True):
+class BudgetConfig(Section, frozen=True):
     """When to stop spending. The run stops cleanly, and continues with a larger budget."""
 
     tokens: Annotated[Natural, execution(
@@ -74,7 +50,7 @@ class BudgetConfig(_Section, frozen=True):
     money: Annotated[Amount, execution("In the currency of the prices. 0: no limit.")] = 0.0
 
 
-class TelemetryConfig(_Section, frozen=True):
+class TelemetryConfig(Section, frozen=True):
     """What a run reports while it is in progress; see `docs/observability.md`."""
 
     port: Annotated[Annotated[int, Meta(ge=0, le=65535)] | None, execution(
@@ -82,79 +58,7 @@ class TelemetryConfig(_Section, frozen=True):
         "no server.")] = None
 
 
-class BatchConfig(_Section, frozen=True):
-    """The provider's batches, for `transport: batch`."""
-
-    max_requests: Annotated[Count, execution(
-        "Requests in one batch, and so dialogues in flight at once, at most.")] = 50_000
-    window: Annotated[str, execution(
-        "The completion window to ask for, in the provider's own spelling.")] = "24h"
-
-
-class ModelConfig(_Section, frozen=True):
-    """One model: the embedded engine, or any OpenAI-compatible server."""
-
-    model: Annotated[str, identity(
-        "A named model (`sdsd models`), a path to a GGUF file, or `hf:org/repo/file.gguf`; with "
-        "`base_url`, the name under which the server knows the model.")] = DEFAULT_MODEL
-    base_url: Annotated[str | tuple[str, ...], execution(
-        "The server, e.g. `http://localhost:8000/v1`, or a list of servers of this same model. "
-        "Empty: the embedded engine or, if `model` names no model file, `OPENAI_BASE_URL`.")] = ""
-    api_key_env: Annotated[str, execution(
-        "The environment variable that holds the API key. The key itself is never written "
-        "anywhere.")] = "OPENAI_API_KEY"
-    headers: Annotated[dict[str, str], execution(
-        "HTTP headers to send with every request to `base_url`.")] = {}
-    chat_template: Annotated[FileName, execution(
-        "Where to find the model's chat template, for `continuation` on servers that do not reveal "
-        "it: a `.jinja` file, a `tokenizer_config.json`, a directory with either, or a GGUF file."
-    )] = ""
-    launch: Annotated[Literal["", "vllm"], execution(
-        "`vllm`: start `vllm serve` for this model, watch it, and stop it at the end.")] = ""
-    arguments: Annotated[tuple[str, ...], execution(
-        "More arguments for the launched server, e.g. `--tensor-parallel-size=2`.")] = ()
-    start_timeout: Annotated[Seconds, execution(
-        "Seconds that a launched server may take to load and compile.")] = 1800.0
-    transport: Annotated[Literal["online", "batch"], execution(
-        "`batch`: use the provider's batch API, whose batches may take hours each and often cost "
-        "half; see `docs/servers.md`.")] = "online"
-    batch: Annotated[BatchConfig, execution()] = BatchConfig()
-    extra_body: Annotated[dict[str, Any], identity(
-        "Fields to add to the body of every request: a provider's own switches, or sampling "
-        "parameters such as `top_p` (0.95 for plans and turns unless set here), `top_k` and "
-        "`min_p`.")] = {}
-    parallel: Annotated[Natural, execution(
-        "Requests in flight at each server, at most. 0: for the embedded engine two per core, up "
-        "to 16; for other servers the best number is found while they work.")] = 0
-    requests_per_minute: Annotated[Amount, execution(
-        "The provider's limit on requests, which is never exceeded. 0: no limit.")] = 0
-    tokens_per_minute: Annotated[Amount, execution(
-        "The provider's limit on prompt and completion tokens together, which is never exceeded. "
-        "0: no limit.")] = 0
-    price: Annotated[PriceConfig, execution()] = PriceConfig()
-    context: Annotated[int, identity(
-        "Context length in tokens: per slot of the embedded engine, or of a launched server.",
-        ge=512)] = 4096
-    threads: Annotated[Natural, execution(
-        "Compute threads of the embedded engine. 0: chosen for this machine.")] = 0
-    timeout: Annotated[Seconds, execution(
-        "Seconds that one request may take before it is tried again.")] = 600.0
-    retries: Annotated[Natural, execution(
-        "Retries before a request is abandoned while its model keeps answering others. Its "
-        "dialogue is then recorded as failed.")] = 16
-    outage: Annotated[Seconds, execution(
-        "Seconds for which a model may answer nothing at all before the run stops. It can be "
-        "continued.")] = 600.0
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        """The servers' addresses; empty for the embedded engine."""
-        if isinstance(self.base_url, str):
-            return (self.base_url,) if self.base_url else ()
-        return self.base_url
-
-
-class RolesConfig(_Section, frozen=True):
+class RolesConfig(Section, frozen=True):
     """Which of `models` plays which role."""
 
     planner: Annotated[str, identity("Writes the plan.")] = "default"
@@ -168,7 +72,7 @@ class RolesConfig(_Section, frozen=True):
     reviser: Annotated[str, identity("Rewrites the last reply.")] = "default"
 
 
-class CatalogueConfig(_Section, frozen=True):
+class CatalogueConfig(Section, frozen=True):
     """Your own lists in place of the packaged ones (YAML or JSONL). File names are relative to the
     configuration that names them."""
 
@@ -180,7 +84,7 @@ class CatalogueConfig(_Section, frozen=True):
         "A file, or a directory of files, of goals.")] = ""
 
 
-class SourceConfig(_Section, frozen=True):
+class SourceConfig(Section, frozen=True):
     """Existing dialogues or plans to start from; see `docs/start-anywhere.md`."""
 
     path: Annotated[FileName, identity(
@@ -191,7 +95,7 @@ class SourceConfig(_Section, frozen=True):
     split: Annotated[str, identity("The split to read, if there are several.")] = ""
 
 
-class ScenariosConfig(_Section, frozen=True):
+class ScenariosConfig(Section, frozen=True):
     """The inputs of each dialogue."""
 
     principles: Annotated[tuple[Count, Count], identity(
@@ -203,7 +107,7 @@ class ScenariosConfig(_Section, frozen=True):
         "or files of your own; see `docs/strategies.md`.", min_length=1)] = ("direct",)
 
 
-class TargetsConfig(_Section, frozen=True):
+class TargetsConfig(Section, frozen=True):
     """How many verified pairs are wanted, and of what. The run continues until each cell has them
     or has been given up as too expensive; see `docs/targets.md`."""
 
@@ -225,14 +129,14 @@ class TargetsConfig(_Section, frozen=True):
         return bool(self.pairs or self.cells)
 
 
-class PlanConfig(_Section, frozen=True):
+class PlanConfig(Section, frozen=True):
     """How plans are written."""
 
     max_tokens: Annotated[Tokens, identity("Length of a plan, at most.")] = 240
     temperature: Annotated[Temperature, identity("Sampling temperature.")] = 0.7
 
 
-class DialogueConfig(_Section, frozen=True):
+class DialogueConfig(Section, frozen=True):
     """How conversations are generated."""
 
     protocol: Annotated[str, identity(
@@ -256,7 +160,7 @@ class DialogueConfig(_Section, frozen=True):
     temperature: Annotated[Temperature, identity("Sampling temperature.")] = 0.8
 
 
-class CriticConfig(_Section, frozen=True):
+class CriticConfig(Section, frozen=True):
     """One of several critics."""
 
     model: Annotated[str, identity("One of `models`. Empty: the one of `roles.critic`.")] = ""
@@ -273,7 +177,7 @@ class CriticConfig(_Section, frozen=True):
         gt=0)] = 1.0
 
 
-class CritiqueConfig(_Section, frozen=True):
+class CritiqueConfig(Section, frozen=True):
     """How the last reply is judged."""
 
     critics: Annotated[dict[str, CriticConfig], identity(
@@ -294,7 +198,7 @@ class CritiqueConfig(_Section, frozen=True):
         "sampled.")] = 0.0
 
 
-class ReviseConfig(_Section, frozen=True):
+class ReviseConfig(Section, frozen=True):
     """How the last reply is revised."""
 
     rounds: Annotated[int, identity(
@@ -311,7 +215,7 @@ class ReviseConfig(_Section, frozen=True):
     temperature: Annotated[Temperature, identity("Sampling temperature.")] = 0.5
 
 
-class DuplicatesConfig(_Section, frozen=True):
+class DuplicatesConfig(Section, frozen=True):
     """Dialogues that repeat an earlier one are left out; the first of them stays."""
 
     method: Annotated[Literal["off", "exact", "near", "semantic"], execution(
@@ -328,7 +232,7 @@ class DuplicatesConfig(_Section, frozen=True):
         "Run directories or exported data sets whose dialogues count as earlier ones.")] = ()
 
 
-class ContaminationConfig(_Section, frozen=True):
+class ContaminationConfig(Section, frozen=True):
     """Evaluation sets that no training data may repeat."""
 
     sets: Annotated[tuple[FileName, ...], execution(
@@ -338,7 +242,7 @@ class ContaminationConfig(_Section, frozen=True):
         ge=3)] = 13
 
 
-class PairFilterConfig(_Section, frozen=True):
+class PairFilterConfig(Section, frozen=True):
     """Which verified pairs are good enough to train on."""
 
     exclude_warnings: Annotated[tuple[str, ...], execution(
@@ -355,7 +259,7 @@ class PairFilterConfig(_Section, frozen=True):
         ge=-1, le=1)] = -1.0
 
 
-class BalanceConfig(_Section, frozen=True):
+class BalanceConfig(Section, frozen=True):
     """Shares of the verified pairs, by a seeded choice among them."""
 
     by: Annotated[Literal["", "principle", "category", "domain", "field", "strategy"], execution(
@@ -369,7 +273,7 @@ class BalanceConfig(_Section, frozen=True):
         "shares are exact.")] = 0
 
 
-class SplitsConfig(_Section, frozen=True):
+class SplitsConfig(Section, frozen=True):
     """Splits without leakage: a group is always in the same split, however far a run grows."""
 
     by: Annotated[Literal["domain", "field", "subarea"], execution(
@@ -380,7 +284,7 @@ class SplitsConfig(_Section, frozen=True):
         "Share of the groups in the split `test`; the others are in `train`.", ge=0, lt=1)] = 0.0
 
 
-class ExportConfig(_Section, frozen=True):
+class ExportConfig(Section, frozen=True):
     """Which dialogues the data set has. Nothing is lost: `sdsd export` rewrites the data set at any
     time."""
 
@@ -398,7 +302,7 @@ class ExportConfig(_Section, frozen=True):
     splits: Annotated[SplitsConfig, execution()] = SplitsConfig()
 
 
-class PromptsConfig(_Section, frozen=True):
+class PromptsConfig(Section, frozen=True):
     """Your own prompt files in place of the packaged ones (see `docs/prompts.md`). File names are
     relative to the configuration that names them."""
 
@@ -413,7 +317,7 @@ class PromptsConfig(_Section, frozen=True):
         "The critic's and the reviser's requests, which begin alike.")] = ""
 
 
-class Config(_Section, frozen=True):
+class Config(Section, frozen=True):
     """A whole run."""
 
     n: Annotated[Natural, execution(
