@@ -346,7 +346,7 @@ FAULTS = {
     "escaped control, JSONL": Fault("goals", ".jsonl", '{"text": "a\\u0007"}', 1, "'\\x07'"),
     "escaped control, YAML": Fault("goals", ".yaml", '- text: "a\\e"\n', 1, "'\\x1b'"),
     "lone surrogate": Fault("goals", ".jsonl", '{"text": "\\ud800"}', 1, "control character"),
-    "two documents": Fault("goals", ".yaml", "- text: a\n---\n- text: b\n", 2, "another document"),
+    "two documents": Fault("goals", ".yaml", "- text: a\n---\n- text: b\n", 2, "a second document"),
     "alias": Fault("goals", ".yaml", "- text: &a b\n- text: *a\n", 2, "aliases"),
     "endless alias": Fault("goals", ".yaml", "&a [*a]\n", 1, "aliases"),
 }

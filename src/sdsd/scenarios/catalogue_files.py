@@ -227,13 +227,19 @@ def _yaml(path: Path, text: str) -> Entry:
 
 
 def _check_nesting(events: Iterable[Event]) -> None:
-    """Refuse what could crash `yaml.compose`, which recurses in C, or make values endless."""
+    """Refuse what could crash `yaml.compose`, which recurses in C, or make values endless.
+
+    Also refuses a second document, for which `compose` has no plain words.
+    """
     import yaml
 
-    depth = 0
+    depth = documents = 0
     for event in events:
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
+        documents += isinstance(event, yaml.DocumentStartEvent)
+        if documents > 1:
+            raise _yaml_error("a second document in one file", event)
         if isinstance(event, yaml.AliasEvent):
             raise _yaml_error("aliases are not read", event)
         if depth > _DEEPEST:
