@@ -107,7 +107,7 @@ def load(name: str) -> Strategy:
 
 @cache
 def _packaged(name: str) -> Strategy:
-    """Read once: these do not change under a running program, as a user's own may."""
+    """Read once: these do not change under a running program, as user-defined ones may."""
     return _read(PACKAGED / f"{name}.md")
 
 
