@@ -39,7 +39,7 @@ from msgspec import Struct
 
 import sdsd
 from sdsd.dataset.export import read
-from sdsd.dataset.schema import VIEWS
+from sdsd.dataset.views import VIEWS
 from sdsd.hashing import call_seed, hash64
 from sdsd.models.base import Capabilities
 from sdsd.models.openai_server import HttpModel

@@ -22,7 +22,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from sdsd.dataset.export import count
-from sdsd.dataset.schema import View
 from sdsd.errors import SdsdError
 from sdsd.hashing import hash64
 from sdsd.models import weights
@@ -117,7 +116,7 @@ def unpacked(file: Path) -> Path:
     return folder
 
 
-def rows(run: Path, view: View) -> tuple[Dataset, Dataset]:
+def rows(run: Path, view: str) -> tuple[Dataset, Dataset]:
     """What to train on and what to hold out of a view; no domain of talk is in both.
 
     The export's own splits where it has them (`export.splits`), else a fifth of the domains.

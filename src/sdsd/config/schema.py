@@ -295,6 +295,14 @@ class ExportConfig(Section, frozen=True):
         "begin with one.")] = False
     include_plan: Annotated[bool, execution(
         "Put the plan as a system turn before the messages of `sft`.")] = False
+    views: Annotated[tuple[str, ...], execution(
+        "Your own views, as `package.module:name`, in addition to the packaged ones; see "
+        "`docs/extending.md`.")] = ()
+    filters: Annotated[tuple[str, ...], execution(
+        "Your own functions, as `package.module:name`, that decide which dialogues stay.")] = ()
+    checks: Annotated[tuple[str, ...], execution(
+        "Your own quality checks, as `package.module:name`. What they find is a warning; name one "
+        "in `exclude` to leave such dialogues out.")] = ()
     duplicates: Annotated[DuplicatesConfig, execution()] = DuplicatesConfig()
     contamination: Annotated[ContaminationConfig, execution()] = ContaminationConfig()
     pairs: Annotated[PairFilterConfig, execution()] = PairFilterConfig()

@@ -173,7 +173,7 @@ def _check(
     text: str, turn: Turn, original: Turn, quotes: tuple[str, ...], said: str
 ) -> tuple[str, tuple[str, ...]]:
     """Return the defect that refuses a revision (empty: none), and the warnings about it."""
-    found = revision_rules.faults(original.reply, text, original.conversation, quotes, said)
+    found = revision_rules.broken_rules(original.reply, text, original.conversation, quotes, said)
     if normalize.normal(text) == normalize.normal(turn.reply):
         found = ("unchanged", *found)
     defect = next((rule for rule in found if rule in revision_rules.DEFECTS), "")
