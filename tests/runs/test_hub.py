@@ -349,7 +349,7 @@ def test_only_files_of_known_names_are_fetched(
     cli("push", run.path, "me/set")
     repo = site.repos["me/set"]
     evil = ("../../evil", "data/../../evil.parquet", "logs/x", "journal.sqlite", "data/sft/x.py",
-            "source.jsonl", "data/other/train-00000-of-00001.parquet")  # fmt: skip
+            "source.sqlite", "data/other/train-00000-of-00001.parquet")  # fmt: skip
     repo.add("evil", repo.files | dict.fromkeys(evil, b"evil"))
     cli("pull", "me/set", tmp_path / "a" / "b" / "got")
     assert not set(site.downloads) & {*evil, "report.html", "plots/funnel.svg"}

@@ -17,7 +17,7 @@ from sdsd.runs.journal import Journal
 from sdsd.runs.rounds import Rounds
 from sdsd.runs.runner import Result, read_inputs, run
 from sdsd.runs.verify import verify
-from sdsd.scenarios.quotas import Slot
+from sdsd.scenarios.quotas import Assignment
 from sdsd.types import Record, Request
 
 pytestmark = pytest.mark.e2e
@@ -78,7 +78,9 @@ def test_the_slot_is_what_the_dialogue_is_about(whole: Result) -> None:
         plan = rounds(wanted(), whole.path, journal)
         for record in whole.records():
             slot = plan.slot(record.scenario.index)
-            assert slot == Slot(record.scenario.target_principle.category, record.scenario.strategy)
+            assert slot == Assignment(
+                record.scenario.target_principle.category, record.scenario.strategy
+            )
             assert plan[record.scenario.index] == record.scenario
 
 
@@ -191,11 +193,11 @@ def test_a_cell_of_topics_goes_through_its_subareas() -> None:
     """Its dialogues come in a row, not once in a walk over all domains."""
     scenarios = read_inputs(configuration.load({})).scenarios
     domain, field = scenarios.cells("domain")[0], scenarios.cells("field")[0]
-    made = [scenarios.meant(i, "domain", domain, "direct") for i in range(200)]
+    made = [scenarios.for_cell(i, "domain", domain, "direct") for i in range(200)]
     assert {s.domain for s in made} == {domain}
     counts = Counter(s.subarea for s in made)
     assert len(counts) >= 5
     assert max(counts.values()) - min(counts.values()) <= 1
-    made = [scenarios.meant(i, "field", field, "direct") for i in range(200)]
+    made = [scenarios.for_cell(i, "field", field, "direct") for i in range(200)]
     assert {s.field for s in made} == {field}
     assert len({(s.domain, s.subarea) for s in made}) > 80

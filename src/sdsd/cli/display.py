@@ -21,6 +21,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from sdsd.text.normalize import valid_unicode
 from sdsd.types import Critique, Record, Scenario, Verdict
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from sdsd.runs.status import State
     from sdsd.runs.verify import Replay
     from sdsd.scenarios.catalogue import Catalogue
-    from sdsd.scenarios.quotas import Standing
+    from sdsd.scenarios.quotas import CellProgress
     from sdsd.types import Usage
 
 out = Console(highlight=False, markup=False)
@@ -48,7 +49,7 @@ _SHOWN = {code: f"\\u{code:04x}" if code != 9 else "    " for code in _UNSEEN}
 
 def safe(text: str) -> str:
     """`text` with control and bidirectional characters spelled out."""
-    return text.encode("utf-8", "replace").decode().translate(_SHOWN)
+    return valid_unicode(text).translate(_SHOWN)
 
 
 def emit(value: object) -> None:
@@ -311,7 +312,7 @@ def compared(outcome: Outcome, *, json: bool) -> None:
     out.print(f"report  {outcome.path / 'report.html'}", soft_wrap=True)
 
 
-def targets(standings: Sequence[Standing]) -> Iterator[str]:
+def targets(standings: Sequence[CellProgress]) -> Iterator[str]:
     """How far targets are; those given up by name, with the reason."""
     if not standings:
         return

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from sdsd.errors import JournalError, ModelError, TransientError
+from sdsd.text.normalize import valid_unicode
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
@@ -151,7 +152,7 @@ def parsed(line: bytes) -> Line:
         return _line(line)
     except (msgspec.DecodeError, UnicodeDecodeError):
         text = json.dumps(json.loads(line.decode("utf-8", "replace")), ensure_ascii=False)
-        return _line(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        return _line(valid_unicode(text))
 
 
 # -- what is on disk -----------------------------------------------------------------------

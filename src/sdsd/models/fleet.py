@@ -14,7 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd import config as configuration
-from sdsd.config import Config, ModelConfig, protocols
+from sdsd.config import Config, ModelConfig
 from sdsd.errors import ConfigError, ServerGone
 from sdsd.files import write_atomic
 from sdsd.models import chat_templates, llamacpp, vllm, weights
@@ -224,7 +224,6 @@ async def _launched(
             context=chosen.context,
             parallel=chosen.parallel,
             start_timeout=chosen.start_timeout,
-            restarts=chosen.restarts,
             note=note,
             gave_up=note,
         )
@@ -248,7 +247,7 @@ def _server(chosen: ModelConfig, url: str, key: str) -> HttpModel:
         key=key,
         headers=chosen.headers,
         extra_body=chosen.extra_body,
-        timeouts=Timeouts(chosen.timeout, chosen.connect_timeout, chosen.idle_timeout),
+        timeouts=Timeouts(chosen.timeout),
     )
 
 
@@ -279,9 +278,7 @@ async def _batches(
             run=configuration.digest(config)[:16],
             capabilities=online.capabilities,
             note=note,
-            terms=Terms(
-                gather=terms.gather, most=terms.max_requests, window=terms.window, poll=terms.poll
-            ),
+            terms=Terms(most=terms.max_requests, window=terms.window),
         ) as model,
         asyncio.TaskGroup() as group,
     ):
@@ -364,3 +361,13 @@ def _engine(
 
 def _known_hash(name: str) -> dict[str, str]:
     return {row.name: row.sha256 for row in weights.ROWS if row.name == name}
+
+
+def protocols(config: Config) -> tuple[ProtocolName, ...]:
+    """Return the protocols that a configuration allows, best first."""
+    wanted = config.dialogue.protocol
+    if wanted != "auto":
+        return (wanted,)
+    if config.roles.user != config.roles.agent or not config.dialogue.agent_sees_plan:
+        return ("roleplay",)  # the others have one model write both sides, from one brief
+    return ("continuation", "chat")

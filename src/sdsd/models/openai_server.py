@@ -22,6 +22,7 @@ from sdsd.models.base import Capabilities
 from sdsd.models.concurrency import Gauges
 from sdsd.models.http_client import Client, Reply, Timeouts
 from sdsd.text.chat_format import Template, cut, marked
+from sdsd.text.normalize import valid_unicode
 from sdsd.types import Answer, Completion, Message, Refusal, Request
 
 
@@ -283,7 +284,7 @@ def _decoded(body: bytes) -> _Reply:
         return _reply.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         text = json.dumps(json.loads(body.decode("utf-8", "replace")), ensure_ascii=False)
-        return _reply.decode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        return _reply.decode(valid_unicode(text))
 
 
 def _weighed(words: Sequence[str], logprobs: _Logprobs | None) -> dict[str, float]:

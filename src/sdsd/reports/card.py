@@ -15,7 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from sdsd import config as configuration
-from sdsd.config import CatalogueConfig, Config, is_file
+from sdsd.config import CatalogueConfig, Config
 from sdsd.config.manifest import Manifest
 from sdsd.dataset.export import Counts
 from sdsd.dataset.extensions import views_of
@@ -27,6 +27,7 @@ from sdsd.reports.card_charts import plots
 from sdsd.reports.html import page
 from sdsd.reports.metrics.figures import Figures
 from sdsd.reports.stats import Proportion
+from sdsd.text.prompt_files import is_path
 from sdsd.text.unicode import encodable
 
 _OPEN = frozenset(row.name for row in ROWS if row.licence == "Apache-2.0")
@@ -165,7 +166,7 @@ def _own(config: Config) -> list[Markup]:
     """Name the settings that the run depends on and that are not published with it."""
     plain = dict(configuration.flat(config))
     own = [f"`{key}`" for key, value in plain.items() if value and _FILES.match(key)]
-    if any(map(is_file, config.scenarios.strategies)):
+    if any(map(is_path, config.scenarios.strategies)):
         own.append("strategies of its own")
     own += ["`targets`"] if config.targets.on else []
     own += ["the addresses of servers"] if any(m.urls for m in config.models.values()) else []

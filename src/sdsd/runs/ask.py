@@ -33,6 +33,7 @@ from sdsd.errors import (
 from sdsd.hashing import call_seed
 from sdsd.models.base import Model
 from sdsd.runs.journal import Entry, Fingerprint, Journal, fingerprint, stage_of
+from sdsd.text.normalize import valid_unicode
 from sdsd.types import Answer, Completion, Refusal, Request, Role, StageUsage
 
 
@@ -75,7 +76,7 @@ def complete(models: Mapping[Role, Model | Responder]) -> Sender:
         model = models[call.request.role]
         answer = await model.complete(call.request, call.seed, call.dialogue)
         if isinstance(answer, Completion) and not answer.text.isascii():
-            return replace(answer, text=whole(answer.text))
+            return replace(answer, text=valid_unicode(answer.text))
         return answer
 
     return send
@@ -195,11 +196,6 @@ async def locked(call: Call) -> Answer:
     raise ReplayMiss(
         f"{call.scenario} {call.step}: not in the journal; `sdsd run` again to complete it"
     )
-
-
-def whole(text: str) -> str:
-    """`text` as UTF-8 can hold it: half a surrogate pair, where a reply was cut, is U+FFFD."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 class Ask:

@@ -44,7 +44,7 @@ class RunDir:
         self.report = path / "report.html"
         self.card = path / "README.md"
         self.models = path / "models"
-        self.source = path / "source.jsonl"
+        self.source = path / "source.sqlite"
         self._lock = path / "lock"
 
     def exists(self) -> bool:
@@ -71,8 +71,8 @@ class RunDir:
     def prepare(self, config: Config) -> None:
         """Make the directory for `config`, or check that it was made for the same data set.
 
-        `n` and the keys of `sdsd.config.EXECUTION` may differ. Raises `RunDirError` that names
-        the keys that may not; nothing is written then.
+        Keys that `sdsd.config.schema` marks as `execution` may differ. Raises `RunDirError` that
+        names the keys that may not; nothing is written then.
         """
         self.check(config)
         try:

@@ -19,7 +19,8 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.config import Config, protocols
+from sdsd.config import Config
+from sdsd.models.fleet import protocols
 from sdsd.models.scripted import CHATML, ScriptedModel, small_world
 from sdsd.pipeline.method import Method
 from sdsd.pipeline.record import make_record
@@ -29,7 +30,8 @@ from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal, stage_of
 from sdsd.runs.rounds import quota_of
 from sdsd.runs.runner import Inputs, read_inputs, rows_of, sourced, start_of
-from sdsd.scenarios.existing_store import Sourced, keep
+from sdsd.scenarios.existing_scenarios import SourceScenarios
+from sdsd.scenarios.existing_store import store_rows
 from sdsd.types import Answer, Completion, Request, Usage
 
 SAMPLE = 30
@@ -82,19 +84,19 @@ def estimate(config: Config, path: Path) -> Estimate:
         return _estimate(inputs, source, done, so_far)
 
 
-def _source(inputs: Inputs, rundir: RunDir, opened: ExitStack) -> Sourced | None:
+def _source(inputs: Inputs, rundir: RunDir, opened: ExitStack) -> SourceScenarios | None:
     """The rows that the run starts from: those that it keeps already, or a copy for a while."""
     if not inputs.config.source.path:
         return None
     if rundir.source.exists():
         return sourced(inputs, rundir)
     aside = opened.enter_context(TemporaryDirectory(prefix="sdsd-"))
-    kept = keep(rows_of(inputs.config), Path(aside) / rundir.source.name)
-    return Sourced(kept, inputs.scenarios, inputs.catalogue)
+    kept = store_rows(rows_of(inputs.config), Path(aside) / rundir.source.name)
+    return SourceScenarios(kept, inputs.scenarios, inputs.catalogue)
 
 
 def _estimate(
-    inputs: Inputs, source: Sourced | None, done: int, so_far: Sequence[Usage]
+    inputs: Inputs, source: SourceScenarios | None, done: int, so_far: Sequence[Usage]
 ) -> Estimate:
     config = inputs.config
     n = config.n if source is None else min(config.n or len(source), len(source))
@@ -129,7 +131,9 @@ def _scaled(usage: Iterable[Usage], factor: float) -> list[Usage]:
     ]
 
 
-async def _rehearsed(inputs: Inputs, indexes: Iterable[int], source: Sourced | None) -> list[Usage]:
+async def _rehearsed(
+    inputs: Inputs, indexes: Iterable[int], source: SourceScenarios | None
+) -> list[Usage]:
     """What the dialogues of some scenarios take with a model of usual lengths."""
     config = inputs.config
     models: dict[str, str] = {role: config.model_for(role).model for role in config.cast}

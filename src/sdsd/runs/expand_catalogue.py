@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.config import Config
+from sdsd.config import TOP_P, Config
 from sdsd.errors import CatalogueError, SdsdError, StageFailed, Stopped, Unparseable
 from sdsd.files import write_atomic
 from sdsd.models import weights
@@ -30,6 +30,7 @@ from sdsd.runs.events import Event, Noted
 from sdsd.runs.journal import Journal
 from sdsd.runs.session import in_loop, interruptible, open_session
 from sdsd.scenarios import catalogue as catalogues
+from sdsd.scenarios.similarity import near_duplicates
 from sdsd.text import prompt_files
 from sdsd.text.parsing import readable
 from sdsd.types import AskFn, Completion, Domain, Message, Request
@@ -147,7 +148,7 @@ async def grow(
             ),
             max_tokens=config.plan.max_tokens,
             temperature=config.plan.temperature,
-            top_p=config.plan.top_p,
+            top_p=TOP_P,
         )
         try:
             offered = await ask_until_parsed(
@@ -164,7 +165,7 @@ async def grow(
 def fresh(offered: Sequence[str], taken: Sequence[str]) -> list[str]:
     """Those of `offered` that are like nothing in `taken` and like none before them."""
     texts = [*taken, *offered]
-    pairs = catalogues.near_duplicates(texts, ALIKE)
+    pairs = near_duplicates(texts, ALIKE)
     first_offer = len(taken)
     doubles = {max(i, j) for i, j, _ in pairs if max(i, j) >= first_offer}
     return [texts[i] for i in range(first_offer, len(texts)) if i not in doubles]

@@ -26,7 +26,7 @@ from msgspec.structs import replace
 
 from sdsd import config as configuration
 from sdsd.checks.dialogue_rules import RULES
-from sdsd.config import Config, ModelConfig, ScenariosConfig, is_file
+from sdsd.config import Config, ModelConfig, ScenariosConfig
 from sdsd.config.manifest import Manifest, nameable, shown
 from sdsd.dataset.splits import SPLITS
 from sdsd.dataset.views import VIEWS
@@ -37,6 +37,7 @@ from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
 from sdsd.runs.publish import published
 from sdsd.runs.session import in_loop
+from sdsd.text.prompt_files import is_path
 from sdsd.types import Critique, Record
 
 _SHARD = rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet"
@@ -73,7 +74,7 @@ def shared(config: Config, done: int) -> Config:
     stays home until somebody lets it go. Without its source or targets a run has a number of
     dialogues, `done` if it named none. `shared` changes nothing the second time.
     """
-    named = tuple(name for name in config.scenarios.strategies if not is_file(name))
+    named = tuple(name for name in config.scenarios.strategies if not is_path(name))
     export = config.export
     return Config(
         n=config.n or max(done, 1),

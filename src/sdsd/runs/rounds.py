@@ -17,19 +17,19 @@ from msgspec import Struct
 from sdsd.config import TargetsConfig
 from sdsd.errors import ConfigError
 from sdsd.runs.journal import Journal, Round
-from sdsd.scenarios.quotas import Quota, Seen, Slot, State, allocate
+from sdsd.scenarios.quotas import PATIENCE, Assignment, Quota, Tally, Trial, allocate
 from sdsd.scenarios.sampler import Axis, Scenarios
 from sdsd.types import Record, Scenario
 
 _LAST = 2**62
 """Not before the last dialogue of any run."""
-_slots = msgspec.json.Decoder(tuple[Slot, ...])
+_slots = msgspec.json.Decoder(tuple[Assignment, ...])
 
 
 class _Ledger(Struct):
     """What a round is laid out from: the counts of so many rounds before it."""
 
-    state: State = msgspec.field(default_factory=State)
+    state: Tally = msgspec.field(default_factory=Tally)
     counted: int = 0
 
 
@@ -51,8 +51,7 @@ def quota_of(config: TargetsConfig, scenarios: Scenarios) -> Quota:
         strategies=scenarios.cells("strategy"),
         by_strategy=config.by == "strategy",
         cost=config.cost,
-        patience=config.patience,
-        explore=config.explore,
+        patience=PATIENCE,
     )
 
 
@@ -67,11 +66,11 @@ def cells_of(record: Record, axis: Axis) -> tuple[str, ...]:
     return tuple(dict.fromkeys(p.id if axis == "principle" else p.category for p in broken))
 
 
-def seen_in(record: Record, axis: Axis, slot: Slot) -> Seen:
+def trial_of(record: Record, axis: Axis, slot: Assignment) -> Trial:
     """What became of the dialogue that a slot was for."""
     cells = cells_of(record, axis)
     tokens = sum(use.prompt_tokens + use.completion_tokens for use in record.usage.values())
-    return Seen(slot=slot, hit=slot.cell in cells, cells=cells, cost=float(tokens))
+    return Trial(assignment=slot, hit=slot.cell in cells, cells=cells, cost=float(tokens))
 
 
 class Rounds:
@@ -88,7 +87,7 @@ class Rounds:
         self.quota = quota_of(config, scenarios)
         self._scenarios, self._axis, self._seed = scenarios, config.by, seed
         self._journal, self._note = journal, note
-        self._at: tuple[int, tuple[Slot, ...]] = (0, ())
+        self._at: tuple[int, tuple[Assignment, ...]] = (0, ())
         self._waiting: list[Round] = []
         """Laid out and not counted yet: two at most."""
         self._left: dict[int, int] = {}
@@ -100,9 +99,9 @@ class Rounds:
     def __getitem__(self, index: int) -> Scenario:
         """The scenario of a dialogue whose round was laid out."""
         slot = self.slot(index)
-        return self._scenarios.meant(index, self._axis, slot.cell, slot.strategy)
+        return self._scenarios.for_cell(index, self._axis, slot.cell, slot.strategy)
 
-    def slot(self, index: int) -> Slot:
+    def slot(self, index: int) -> Assignment:
         """What a dialogue is meant for. Raises `IndexError` if no round holds it."""
         start, slots = self._at
         if not start <= index < start + len(slots):
@@ -113,11 +112,11 @@ class Rounds:
             raise IndexError(index)
         return slots[index - start]
 
-    def state(self) -> State:
+    def state(self) -> Tally:
         """The counts of everything that is finished."""
         last = self._journal.round_of(_LAST)
         if last is None:
-            return State()
+            return Tally()
         ledger = _ledger.decode(last.ledger)
         for laid in self._journal.rounds(ledger.counted):
             self._count(ledger, laid)
@@ -177,13 +176,13 @@ class Rounds:
                 yield index
             end = _end(new)
 
-    async def _next(self, ledger: _Ledger, stopping: asyncio.Event) -> tuple[Slot, ...]:
+    async def _next(self, ledger: _Ledger, stopping: asyncio.Event) -> tuple[Assignment, ...]:
         """The next round; nothing if there is no need of one, or the run stops."""
         if len(self._waiting) > 1 and not await self._settle(ledger, stopping):
             return ()
         return self._allocate(ledger, self._waiting)
 
-    def _allocate(self, ledger: _Ledger, waiting: Sequence[Round]) -> tuple[Slot, ...]:
+    def _allocate(self, ledger: _Ledger, waiting: Sequence[Round]) -> tuple[Assignment, ...]:
         under_way = [slot for laid in waiting for slot in _slots.decode(laid.slots)]
         number = ledger.counted + len(waiting)
         return allocate(ledger.state, under_way, self.quota, self._seed, number)
@@ -205,7 +204,7 @@ class Rounds:
         """Add a round to the counts; returns the cells that are given up from here on."""
         for record in self._journal.records(_end(laid), laid.start):
             slot = self.slot(record.scenario.index)
-            ledger.state.add(seen_in(record, self._axis, slot))
+            ledger.state.add(trial_of(record, self._axis, slot))
         ledger.counted += 1
         return ledger.state.settle(self.quota)
 

@@ -41,9 +41,10 @@ from sdsd.runs.session import Session, in_loop, interruptible, open_session
 from sdsd.runs.telemetry import listeners
 from sdsd.scenarios import catalogue as catalogues
 from sdsd.scenarios.catalogue import Catalogue
-from sdsd.scenarios.existing import Given, Skipped, read
-from sdsd.scenarios.existing_store import Kept, Sourced, dialogue_of, keep, plan_of
-from sdsd.scenarios.quotas import Standing, summary
+from sdsd.scenarios.existing import Skipped, SourceRow, read
+from sdsd.scenarios.existing_scenarios import SourceScenarios, dialogue_of, plan_of
+from sdsd.scenarios.existing_store import StoredRows, store_rows
+from sdsd.scenarios.quotas import CellProgress, summary
 from sdsd.scenarios.sampler import Scenarios
 from sdsd.scenarios.strategies import Strategy, load_strategies
 from sdsd.text import prompt_files
@@ -60,18 +61,18 @@ class Inputs(Struct, frozen=True):
     strategies: dict[str, Strategy]
 
 
-def sourced(inputs: Inputs, rundir: RunDir) -> Sourced | None:
+def sourced(inputs: Inputs, rundir: RunDir) -> SourceScenarios | None:
     """The rows that the run in a directory starts from; None if it starts from nothing."""
     if not inputs.config.source.path:
         return None
-    return Sourced(Kept(rundir.source), inputs.scenarios, inputs.catalogue)
+    return SourceScenarios(StoredRows(rundir.source), inputs.scenarios, inputs.catalogue)
 
 
-def start_of(scenario: Scenario, source: Sourced | None) -> Start:
+def start_of(scenario: Scenario, source: SourceScenarios | None) -> Start:
     """What there is of a scenario's dialogue already."""
     if source is None:
         return Start()
-    given = source.kept[scenario.index]
+    given = source.rows[scenario.index]
     return Start(plan_of(given, scenario), dialogue_of(given))
 
 
@@ -83,7 +84,7 @@ class Result(Struct, frozen=True):
     outcomes: dict[str, int]
     """Counts by `accepted`, `filtered/<rule>` and `failed`."""
     seconds: float
-    targets: tuple[Standing, ...] = ()
+    targets: tuple[CellProgress, ...] = ()
     """How far each cell of the targets is; empty without targets."""
     stopped: bool = False
     """Asked to stop before all `n` were done; the same command continues."""
@@ -203,17 +204,17 @@ def run(
     return Result(path, config.n, outcomes, seconds, standings, stopped)
 
 
-def _kept(config: Config, rundir: RunDir, tell: Callable[[Event], None]) -> Kept:
+def _kept(config: Config, rundir: RunDir, tell: Callable[[Event], None]) -> StoredRows:
     """The rows of the source, kept in the run's directory so that they are there tomorrow."""
     if rundir.source.exists():
-        return Kept(rundir.source)
-    kept = keep(rows_of(config), rundir.source)
+        return StoredRows(rundir.source)
+    kept = store_rows(rows_of(config), rundir.source)
     reasons = "".join(f"; {n} left out: {reason}" for reason, n in kept.skipped.items())
     tell(Noted(f"{len(kept)} rows of {config.source.path}{reasons}"))
     return kept
 
 
-def rows_of(config: Config) -> Iterator[Given | Skipped]:
+def rows_of(config: Config) -> Iterator[SourceRow | Skipped]:
     """The rows of the source, where it lies."""
     source = config.source
     return read(source.path, kind=source.kind, split=source.split)
@@ -288,7 +289,7 @@ class _Drive(Struct, frozen=True):
     stopping: asyncio.Event
     tell: Callable[[Event], None]
     rounds: Rounds | None
-    source: Sourced | None
+    source: SourceScenarios | None
 
     async def all(self, indexes: AsyncIterator[int], most: int) -> None:
         """Make the dialogues of `indexes`, until they are used up or the run is stopping.
@@ -351,7 +352,7 @@ def _left(inputs: Inputs, journal: Journal) -> bool:
     return next(journal.unfinished(config.n), None) is not None
 
 
-def standings_of(inputs: Inputs, journal: Journal) -> tuple[Standing, ...]:
+def standings_of(inputs: Inputs, journal: Journal) -> tuple[CellProgress, ...]:
     """How far the targets are; nothing without targets."""
     config = inputs.config
     if not config.targets.on:

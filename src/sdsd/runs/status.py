@@ -22,7 +22,7 @@ from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
 from sdsd.runs.publish import collect, publish
 from sdsd.runs.runner import check_files, outcome_counts, read_inputs, standings_of
-from sdsd.scenarios.quotas import Standing
+from sdsd.scenarios.quotas import CellProgress
 from sdsd.types import Record, Usage
 
 
@@ -41,7 +41,7 @@ class State(Struct, frozen=True):
     manifest: Manifest | None
     running: bool
     """Another process holds the directory right now."""
-    targets: tuple[Standing, ...] = ()
+    targets: tuple[CellProgress, ...] = ()
     """How far each cell of the targets is; empty without targets."""
 
     @property

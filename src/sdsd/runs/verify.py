@@ -23,7 +23,7 @@ from sdsd.runs.journal import Journal
 from sdsd.runs.publish import selection
 from sdsd.runs.rounds import Rounds
 from sdsd.runs.runner import Inputs, check_manifest, method, read_inputs, sourced, start_of
-from sdsd.scenarios.existing_store import Sourced
+from sdsd.scenarios.existing_scenarios import SourceScenarios
 from sdsd.scenarios.sampler import Scenarios
 from sdsd.types import Record, Scenario
 
@@ -55,7 +55,7 @@ def verify(rundir: RunDir) -> Replay:
             )
         check_manifest(manifest, inputs, rundir)
         source = sourced(inputs, rundir)
-        scenarios: Scenarios | Rounds | Sourced = source or inputs.scenarios
+        scenarios: Scenarios | Rounds | SourceScenarios = source or inputs.scenarios
         if (targets := inputs.config.targets).on:
             scenarios = Rounds(inputs.scenarios, targets, inputs.config.seed, journal)
             faults += scenarios.faults()

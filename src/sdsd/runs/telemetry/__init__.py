@@ -31,6 +31,8 @@ CLOSING = 30.0
 """Seconds that closing the listeners may take; a run does not wait longer for them."""
 OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """The environment variable that switches OpenTelemetry on."""
+CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+"""OpenTelemetry's own switch for the texts of prompts and replies in spans."""
 
 
 @contextlib.contextmanager
@@ -56,7 +58,7 @@ def listeners(
     """
     fan = Fan(tell)
     if os.environ.get(OTLP):
-        fan.add("OpenTelemetry", lambda: _telemetry(path, version, content, fan.note))
+        fan.add("OpenTelemetry", lambda: _telemetry(path, version, content or _content(), fan.note))
     counted = Metrics(path.absolute().name, version)
     if metrics or port is not None:
         fan.add("metrics", lambda: counted)
@@ -70,6 +72,10 @@ def listeners(
         yield fan
     finally:
         fan.close()
+
+
+def _content() -> bool:
+    return os.environ.get(CONTENT, "").casefold() in ("true", "span_only", "span_and_event")
 
 
 def _telemetry(

@@ -32,9 +32,10 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, set_span_in_context
 
-from sdsd.runs.ask import Call, whole
+from sdsd.runs.ask import Call
 from sdsd.runs.events import Began, Called, Event, Recorded
 from sdsd.runs.telemetry.listener import plain, tokens
+from sdsd.text.normalize import valid_unicode
 from sdsd.types import Completion, Record, Request
 
 PROVIDER = "openai"
@@ -294,7 +295,7 @@ def _content(request: Request, answer: Completion) -> dict[str, str]:
 
 
 def _message(role: str, text: str) -> dict[str, Any]:
-    return {"role": role, "parts": [{"type": "text", "content": whole(text)}]}
+    return {"role": role, "parts": [{"type": "text", "content": valid_unicode(text)}]}
 
 
 def _json(value: Any) -> str:
