@@ -42,7 +42,8 @@ from sdsd.hashing import draw
 from sdsd.models.scripted import ScriptedModel
 from sdsd.pipeline.prompts import load_prompt
 from sdsd.pipeline.record import PROMPTS, Method, make_record
-from sdsd.runs.ask import Ask, Call
+from sdsd.runs.ask import Ask
+from sdsd.runs.middleware import Call
 from sdsd.scenarios import catalogue, strategies
 from sdsd.scenarios.sampler import Scenarios
 from sdsd.text import prompt_files

@@ -21,8 +21,9 @@ from sdsd.pipeline.best_of_n import Choice
 from sdsd.pipeline.dialogue import Draft, Full
 from sdsd.pipeline.prompts import load_prompt
 from sdsd.pipeline.record import PROMPTS, Method, Start, make_record
-from sdsd.runs.ask import Ask, Call
+from sdsd.runs.ask import Ask
 from sdsd.runs.journal import stage_of
+from sdsd.runs.middleware import Call
 from sdsd.types import (
     Answer,
     Candidate,

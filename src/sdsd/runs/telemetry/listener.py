@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sdsd.runs.ask import whole
 from sdsd.runs.events import Event
+from sdsd.runs.middleware import valid_utf8
 
 LONGEST = 4096
 """Characters of one text from outside that are kept."""
@@ -35,4 +35,4 @@ def tokens(count: int) -> int:
 
 def plain(text: str) -> str:
     """A text from outside, cut at `LONGEST` characters, without halves of surrogate pairs."""
-    return whole(text[:LONGEST])
+    return valid_utf8(text[:LONGEST])

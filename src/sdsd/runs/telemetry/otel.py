@@ -32,8 +32,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, set_span_in_context
 
-from sdsd.runs.ask import Call, whole
 from sdsd.runs.events import Began, Called, Event, Recorded
+from sdsd.runs.middleware import Call, valid_utf8
 from sdsd.runs.telemetry.listener import plain, tokens
 from sdsd.types import Completion, Record, Request
 
@@ -294,7 +294,7 @@ def _content(request: Request, answer: Completion) -> dict[str, str]:
 
 
 def _message(role: str, text: str) -> dict[str, Any]:
-    return {"role": role, "parts": [{"type": "text", "content": whole(text)}]}
+    return {"role": role, "parts": [{"type": "text", "content": valid_utf8(text)}]}
 
 
 def _json(value: Any) -> str:
