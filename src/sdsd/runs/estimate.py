@@ -8,7 +8,6 @@ of the dialogues; a real model may differ by a factor of two.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -30,6 +29,7 @@ from sdsd.runs.journal import Journal, stage_of
 from sdsd.runs.middleware import Call
 from sdsd.runs.rounds import quota_of
 from sdsd.runs.runner import rows_of
+from sdsd.runs.session import in_loop
 from sdsd.scenarios.existing_store import Sourced, keep
 from sdsd.types import Answer, Completion, Request, Usage
 
@@ -109,7 +109,7 @@ def _estimate(
     else:
         sample = [i * n // SAMPLE for i in range(SAMPLE)] if n > SAMPLE else None
         indexes = sample or range(n)
-        rehearsed = asyncio.run(_rehearsed(inputs, indexes, source)) if indexes else []
+        rehearsed = in_loop(_rehearsed(inputs, indexes, source)) if indexes else []
         usage = _scaled(rehearsed, n / max(1, len(indexes)))
         given = "" if source is None else " from the source"
         basis = f"a rehearsal of {len(indexes)} dialogues{given} by `{protocols(config)[0]}`"

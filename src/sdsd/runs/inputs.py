@@ -206,28 +206,31 @@ def differences(inputs: Inputs, manifest: Manifest) -> Iterator[str]:
     """Yield a line for everything outside the run's directory that has changed since it began."""
     for name, gone in chain(_changed_prompts(inputs), _changed_lists(inputs)):
         if gone:
-            yield f"{name} is gone or cannot be read; the run continues with its own copy in inputs/"
+            yield f"{name} is gone or cannot be read; the run continues {_WITH_COPY}"
         else:
-            yield f"{name} has changed since this run began; it continues with its own copy in inputs/"
+            yield f"{name} has changed since this run began; it continues {_WITH_COPY}"
     for stage in {**manifest.versions, **VERSIONS}:
-        then, now = manifest.versions.get(stage), VERSIONS.get(stage)
+        then, now = manifest.versions.get(stage, "none"), VERSIONS.get(stage, "none")
         if then != now:
-            yield _other_version(f"the stage `{stage}`", then, now)
+            yield _other_version(f"the stage `{stage}`", str(then), str(now))
     try:
         parts = versions_of_parts(inputs.config)
     except PluginError as error:
         yield str(error)
         return
     for part, digest in parts.items():
-        before = manifest.parts.get(part, "")
+        before = manifest.parts.get(part, "none")
         if before != digest:
             yield _other_version(f"`{part}`", before[:12], digest[:12])
 
 
-def _other_version(what: str, then: object, now: object) -> str:
+_WITH_COPY = "with its own copy in inputs/"
+
+
+def _other_version(what: str, then: str, now: str) -> str:
     return (
-        f"{what} has changed since this run began (version {then or 'unknown'} then, "
-        f"{now or 'none'} now): recorded dialogues may replay differently, new ones are made by it"
+        f"{what} has changed since this run began (version {then} then, {now} now): recorded "
+        "dialogues may replay differently, and new ones are made by the new version"
     )
 
 

@@ -211,7 +211,7 @@ class Run:
 
     def to_pandas(self, view: str = "preference") -> pandas.DataFrame:
         """Return a view of the data set as a `pandas.DataFrame`, with its split as a column."""
-        _required("pandas")
+        require_package("pandas")
         import pandas as pd
 
         tables = self._tables(view)
@@ -222,7 +222,7 @@ class Run:
 
     def to_datasets(self, view: str = "preference") -> datasets.DatasetDict:
         """Return a view of the data set as a `datasets.DatasetDict`, by split."""
-        _required("datasets")
+        require_package("datasets")
         from datasets import Dataset, DatasetDict
 
         return DatasetDict({split: Dataset(table) for split, table in self._tables(view).items()})
@@ -371,7 +371,7 @@ def standings_of(inputs: Inputs, journal: Journal) -> tuple[Standing, ...]:
     return summary(rounds.state(), rounds.quota)
 
 
-def _required(package: str) -> None:
+def require_package(package: str) -> None:
     """Raise `SdsdError` if an optional package is not installed."""
     from importlib.util import find_spec
 

@@ -6,7 +6,6 @@ otherwise is named.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -23,9 +22,12 @@ from sdsd.runs.journal import Journal
 from sdsd.runs.middleware import replay_only
 from sdsd.runs.publish import selection
 from sdsd.runs.rounds import Rounds
+from sdsd.runs.session import in_loop
 from sdsd.scenarios.existing_store import Sourced
 from sdsd.scenarios.sampler import Scenarios
 from sdsd.types import Record, Scenario
+
+_Scenarios = Scenarios | Rounds | Sourced
 
 MOST = 20
 """Defects of records that are listed; a run that is wrong everywhere need not list them all."""
@@ -47,7 +49,7 @@ def verify(rundir: RunDir) -> Verification:
     config, manifest = rundir.config(), rundir.manifest()
     if manifest is None:
         raise RunDirError(f"{rundir.path}: nothing was made yet; `sdsd run` begins")
-    with Journal(rundir.journal, readonly=True) as journal, asyncio.Runner() as loop:
+    with Journal(rundir.journal, readonly=True) as journal:
         if journal.finished() and not journal.answers():
             raise RunDirError(
                 f"{rundir.path}: the model calls of these dialogues are not here (`sdsd pull` "
@@ -55,22 +57,16 @@ def verify(rundir: RunDir) -> Verification:
             )
         inputs = kept_inputs(config, rundir, manifest)
         source = sourced(inputs, rundir)
-        scenarios: Scenarios | Rounds | Sourced = inputs.scenarios if source is None else source
+        scenarios: _Scenarios = inputs.scenarios if source is None else source
         defects: list[str] = []
         if config.targets.on:
             scenarios = Rounds(inputs.scenarios, config.targets, config.seed, journal)
             defects += scenarios.defects()
         replay = _Replay(journal, config.seed, inputs.method(manifest), manifest.models)
-        records = 0
-        for record in journal.records():
-            records += 1
-            scenario = scenarios[record.scenario.index]
-            defect = loop.run(replay.defect(record, scenario, start_of(scenario, source)))
-            if defect and len(defects) < MOST:
-                defects.append(defect)
+        defects += in_loop(replay.defects(scenarios, source))
         defects += _compare_data(rundir, journal, manifest, config)
         warnings = tuple(differences(inputs, manifest))
-        return Verification(records, journal.answers(), tuple(defects), warnings)
+        return Verification(journal.finished(), journal.answers(), tuple(defects), warnings)
 
 
 class _Replay(Struct, frozen=True):
@@ -82,7 +78,17 @@ class _Replay(Struct, frozen=True):
     names: dict[str, str]
     """Names of models by role."""
 
-    async def defect(self, record: Record, scenario: Scenario, start: Start) -> str | None:
+    async def defects(self, scenarios: _Scenarios, source: Sourced | None) -> list[str]:
+        """Return what is wrong with the journal's records: the first `MOST` of it."""
+        found: list[str] = []
+        for record in self.journal.records():
+            scenario = scenarios[record.scenario.index]
+            defect = await self._defect(record, scenario, start_of(scenario, source))
+            if defect and len(found) < MOST:
+                found.append(defect)
+        return found
+
+    async def _defect(self, record: Record, scenario: Scenario, start: Start) -> str | None:
         """Return what is wrong with a record; None if it comes out the same."""
         index = scenario.index
         if scenario != record.scenario:
