@@ -30,7 +30,7 @@ class Ask:
         dialogue: int = 0,
     ) -> None:
         self.scenario = scenario
-        self.use: dict[str, StageUsage] = {}
+        self.usage: dict[str, StageUsage] = {}
         """Calls and tokens of the dialogue so far, by stage; the same in a replay."""
         self.asked: set[str] = set()
         """Names of the steps asked so far."""
@@ -74,8 +74,8 @@ class Ask:
         )
 
     def _count(self, stage: str, answer: Completion) -> None:
-        old = self.use.get(stage, StageUsage())
-        self.use[stage] = StageUsage(
+        old = self.usage.get(stage, StageUsage())
+        self.usage[stage] = StageUsage(
             calls=old.calls + 1,
             prompt_tokens=old.prompt_tokens + answer.prompt_tokens,
             cached_tokens=old.cached_tokens + answer.cached_tokens,

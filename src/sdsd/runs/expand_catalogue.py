@@ -21,7 +21,7 @@ from sdsd.files import write_atomic
 from sdsd.models.base import Model
 from sdsd.models.fleet import fetch
 from sdsd.pipeline.prompts import load_prompt
-from sdsd.pipeline.retry import parsed
+from sdsd.pipeline.retry import ask_until_parsed
 from sdsd.runs.ask import Ask
 from sdsd.runs.directory import RunDir
 from sdsd.runs.events import Fetching, Noted, OnEvent
@@ -142,7 +142,9 @@ async def grow(
             top_p=config.plan.top_p,
         )
         try:
-            offered = await parsed(ask, f"expand/{number}", request, _offered, config.attempts)
+            offered = await ask_until_parsed(
+                ask, f"expand/{number}", request, _offered, config.attempts
+            )
         except StageFailed:
             break
         new = fresh(offered, taken)[:wanted]

@@ -14,15 +14,15 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from sdsd import config as configuration
 from sdsd import plugins
 from sdsd.checks import revision_rules
 from sdsd.checks.dialogue_rules import RULES
 from sdsd.config import Config, ExportConfig
 from sdsd.config.manifest import Manifest
+from sdsd.config.schema import PROTOCOLS
 from sdsd.errors import ConfigError, PluginError, PromptError, RunDirError, SdsdError
+from sdsd.pipeline.method import PROMPTS, Method, Start
 from sdsd.pipeline.prompts import load_prompt
-from sdsd.pipeline.record import PROMPTS, Method, Start
 from sdsd.pipeline.versions import VERSIONS
 from sdsd.runs.directory import RunDir
 from sdsd.runs.rounds import quota_of
@@ -63,7 +63,7 @@ class Inputs(Struct, frozen=True):
             manifest.protocol,
             manifest.template,
             manifest.schema,
-            shared=manifest.shared,
+            shared_chat=manifest.shared,
         )
 
 
@@ -182,24 +182,17 @@ def start_of(scenario: Scenario, source: Sourced | None) -> Start:
 
 # -- what has changed since the run began --------------------------------------------------------
 
-_PARTS = {
-    "models": "backends", "critique": "critics", "pipeline": "pipelines", "dialogue": "protocols",
-}  # fmt: skip
-"""Sections of the configuration that may name a user's own parts, with their group."""
-
 
 def versions_of_parts(config: Config) -> dict[str, str]:
     """Return the version of each user-defined part that makes dialogues, by name.
 
     Parts of the export (views, filters, formats) are not among them: they may change at any time.
     """
-    found = {}
-    for key, value in configuration.flat(config):
-        group = _PARTS.get(key.partition(".")[0])
-        named = group and key.rpartition(".")[2] in ("backend", "uses", "pipeline", "protocol")
-        if named and isinstance(value, str) and plugins.is_spec(value):
-            found[value] = plugins.version(plugins.resolve(value, str(group)))
-    return found
+    protocol = config.dialogue.protocol
+    named = {config.pipeline: "pipelines", "" if protocol in PROTOCOLS else protocol: "protocols"}
+    named |= {critic.use: "critics" for critic in config.critique.critics.values()}
+    parts = {name: group for name, group in named.items() if name}
+    return {name: plugins.version(plugins.resolve(name, group)) for name, group in parts.items()}
 
 
 def differences(inputs: Inputs, manifest: Manifest) -> Iterator[str]:

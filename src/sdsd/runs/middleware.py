@@ -15,6 +15,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -40,7 +41,24 @@ class Call(Struct, frozen=True):
 Send = Callable[[Call], Awaitable[Answer]]
 
 
-def to_models(models: Mapping[Role, Model]) -> Send:
+class Responder(Protocol):
+    """Whatever answers the requests of a role: a model, or a critic that is a function."""
+
+    @property
+    def name(self) -> str:
+        """Goes into every request's fingerprint."""
+        ...
+
+    async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
+        """Make one attempt at one request."""
+        ...
+
+    def recorded(self, request: Request, seed: int, dialogue: int) -> None:
+        """Take note that the answer is on disk."""
+        ...
+
+
+def to_models(models: Mapping[Role, Model | Responder]) -> Send:
     """Send each call to the model that has its role."""
 
     async def send(call: Call) -> Answer:

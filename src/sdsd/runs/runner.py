@@ -23,7 +23,8 @@ from sdsd.errors import ConfigError, RunDirError
 from sdsd.files import now
 from sdsd.models.base import Model
 from sdsd.models.fleet import Fleet, fetch
-from sdsd.pipeline.record import Method, make_record
+from sdsd.pipeline.method import Method
+from sdsd.pipeline.record import make_record
 from sdsd.pipeline.versions import VERSIONS
 from sdsd.runs.ask import Ask
 from sdsd.runs.budget import Account
@@ -259,7 +260,7 @@ class Start:
         needs = Needs(config, journal, folder, self._emit, stop, files, self._models, caches)
         with interruptible(stop, self._emit):
             async with open_session(needs) as session:
-                manifest = self._manifest(session.fleet)
+                manifest = self._manifest(session)
                 await self._drive(session, manifest)
 
     async def _drive(self, session: Session, manifest: Manifest) -> None:
@@ -319,8 +320,8 @@ class Start:
 
     def _method(self, fleet: Fleet, manifest: Manifest) -> Method:
         # llama.cpp's slots share no prefix, and it says how many there are; other servers do not.
-        burst = not fleet.models["critic"].capabilities.slots
-        return replace(self._inputs.method(manifest), burst=burst)
+        concurrent = not fleet.models["critic"].capabilities.slots
+        return replace(self._inputs.method(manifest), concurrent_verdicts=concurrent)
 
     def _beginning(self, concurrency: int, manifest: Manifest) -> Began:
         standings = standings_of(self._inputs, self._journal)
@@ -335,12 +336,12 @@ class Start:
             reached=sum(min(s.pairs, s.wanted) for s in standings),
         )
 
-    def _manifest(self, fleet: Fleet) -> Manifest:
+    def _manifest(self, session: Session) -> Manifest:
         """Load the run's manifest; before the first answer, write it and copy the inputs."""
         old = self._rundir.manifest()
         if old is not None:
             return old
-        inputs = self._inputs
+        inputs, fleet = self._inputs, session.fleet
         agent, critic = fleet.models["agent"].capabilities, fleet.models["critic"].capabilities
         reviewing = {name for role, name in fleet.roles.items() if role not in _WRITERS}
         manifest = Manifest(
@@ -352,7 +353,7 @@ class Start:
             config=configuration.digest(inputs.config),
             catalogue=inputs.catalogue.digest,
             prompts={name: prompt.digest for name, prompt in inputs.texts.items()},
-            models={role: model.name for role, model in fleet.models.items()},
+            models=session.names,
             weights=fleet.weights,
             protocol=fleet.protocol(inputs.config),
             template=agent.template,

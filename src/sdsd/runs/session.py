@@ -19,11 +19,12 @@ from sdsd.errors import Stopped
 from sdsd.models import fleet as fleets
 from sdsd.models.base import Model
 from sdsd.models.fleet import Fleet
+from sdsd.pipeline.local_critic import LocalCritic
 from sdsd.runs import middleware
 from sdsd.runs.budget import Account
 from sdsd.runs.events import Called, Noted, OnEvent
 from sdsd.runs.journal import Journal
-from sdsd.runs.middleware import Call, RetryPolicy, Send
+from sdsd.runs.middleware import Call, Responder, RetryPolicy, Send
 from sdsd.types import Answer, Completion, Role
 
 T = TypeVar("T")
@@ -65,11 +66,13 @@ class Session(Struct, frozen=True):
 
     fleet: Fleet
     send: Send
+    critics: dict[Role, LocalCritic] = {}
+    """By role, the critics that are functions."""
 
     @property
-    def names(self) -> dict[str, str]:
+    def names(self) -> dict[Role, str]:
         """Names of models by role."""
-        return {role: pool.name for role, pool in self.fleet.models.items()}
+        return {role: model.name for role, model in (self.fleet.models | self.critics).items()}
 
 
 @contextlib.asynccontextmanager
@@ -97,12 +100,17 @@ async def open_session(needs: Needs) -> AsyncIterator[Session]:
         else:
             fleet = fleets.cast(needs.models, config, stopping=stop.requested, note=note)
             await fleets.watch(stack, fleet)
-        models = fleet.models
-        yield Session(fleet, chain(needs, models, committed))
+        critics = {
+            f"critic/{name}": LocalCritic(name, critic.use)
+            for name, critic in config.critique.critics.items()
+            if critic.use
+        }
+        models: dict[Role, Responder] = {**fleet.models, **critics}
+        yield Session(fleet, chain(needs, models, committed), critics)
 
 
 def chain(
-    needs: Needs, models: Mapping[Role, Model], committed: Callable[[Call, Answer], None]
+    needs: Needs, models: Mapping[Role, Responder], committed: Callable[[Call, Answer], None]
 ) -> Send:
     """Return `commit(until_stopped(from_caches(retry(to_models))))`."""
     stopping, config = needs.stop.requested, needs.config
@@ -114,11 +122,11 @@ def chain(
                 await stopping.wait()
                 raise Stopped("stopped")
 
-    chosen = {role: config.model_for(role) for role in config.cast}
-    policies = {
-        role: RetryPolicy(m.retries, math.inf if m.transport == "batch" else m.outage)
-        for role, m in chosen.items()
-    }
+    policies = dict.fromkeys(models, RetryPolicy())  # for local critics, which never wait
+    for role in config.cast:
+        model = config.model_for(role)
+        outage = math.inf if model.transport == "batch" else model.outage
+        policies[role] = RetryPolicy(model.retries, outage)
     names: dict[Role, str] = {role: model.name for role, model in models.items()}
     send = middleware.to_models(models)
     send = middleware.retry(send, policies, names, sleep=sleep)

@@ -14,7 +14,8 @@ from sdsd.config import Config
 from sdsd.config.manifest import Manifest, shown
 from sdsd.dataset import export
 from sdsd.errors import RunDirError, SdsdError
-from sdsd.pipeline.record import Method, Start, make_record
+from sdsd.pipeline.method import Method, Start
+from sdsd.pipeline.record import make_record
 from sdsd.runs.ask import Ask
 from sdsd.runs.directory import RunDir
 from sdsd.runs.inputs import differences, kept_inputs, sourced, start_of

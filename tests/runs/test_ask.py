@@ -1,0 +1,395 @@
+"""Requests on their way: recalled if recorded, else limited, stopped, retried and committed."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from sdsd.config import Config
+from sdsd.errors import (
+    Busy,
+    Divergence,
+    ModelError,
+    ReplayMiss,
+    StageFailed,
+    Stopped,
+    TransientError,
+)
+from sdsd.hashing import call_seed
+from sdsd.models.base import Capabilities
+from sdsd.models.fleet import cast
+from sdsd.models.scripted import ScriptedModel
+from sdsd.runs import middleware
+from sdsd.runs.ask import Ask
+from sdsd.runs.journal import Journal, fingerprint
+from sdsd.runs.middleware import Call, RetryPolicy, Send
+from sdsd.runs.session import Needs, Stop, chain
+from sdsd.types import ROLES, Answer, Completion, Message, Refusal, Request, Role
+
+NAMES: dict[str, str] = dict.fromkeys(ROLES, "model")
+REQUEST = Request("agent", 64, (Message("system", "Be brief."), Message("user", "Hello?")))
+CALL = Call("s", "plan", REQUEST, 1, fingerprint(REQUEST, "model"))
+
+
+@pytest.fixture
+async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
+    with Journal(tmp_path / "journal.sqlite") as opened:
+        yield opened
+
+
+def answering(*answers: Answer | Exception) -> tuple[Send, list[Call]]:
+    """A sender that gives these answers one after another, and what it was asked."""
+    calls: list[Call] = []
+    left = iter(answers)
+
+    async def send(call: Call) -> Answer:
+        calls.append(call)
+        answer = next(left)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return send, calls
+
+
+def recording(journal: Journal, *answers: Answer | Exception) -> tuple[Send, list[Call]]:
+    send, calls = answering(*answers)
+    return middleware.commit(send, journal, lambda call, answer: None), calls
+
+
+def opened(journal: Journal, send: Send, names: dict[str, str] = NAMES) -> Ask:
+    return Ask("s", 7, journal.load("s"), send, names)
+
+
+# -- recall --------------------------------------------------------------------------------
+
+
+async def test_what_is_recorded_is_not_asked_again(journal: Journal) -> None:
+    send, calls = recording(journal, Completion("first"), Completion("second"))
+    ask = opened(journal, send)
+    assert (await ask("plan", REQUEST)).text == "first"
+    again = opened(journal, send)
+    assert (await again("plan", REQUEST)).text == "first"
+    assert (await again("turn/1/user", REQUEST)).text == "second"
+    assert [call.step for call in calls] == ["plan", "turn/1/user"]
+
+
+async def test_the_seed_depends_on_run_scenario_and_step_alone(journal: Journal) -> None:
+    send, calls = recording(journal, Completion("a"), Completion("b"))
+    ask = opened(journal, send)
+    await ask("plan", REQUEST)
+    await ask("turn/1/user", REQUEST)
+    assert [c.seed for c in calls] == [call_seed(7, "s", "plan"), call_seed(7, "s", "turn/1/user")]
+    assert calls[0].seed != calls[1].seed
+
+
+@pytest.mark.parametrize(
+    ("changes", "names", "named"),
+    [
+        ({"temperature": 0.1}, NAMES, "sampling"),
+        ({"role": "critic"}, NAMES, "role"),
+        ({"messages": (REQUEST.messages[0], Message("user", "Bye?"))}, NAMES, "message 1 (user)"),
+        ({"schema": {"type": "object"}}, NAMES, "schema"),
+        ({}, NAMES | {"agent": "another"}, "model"),
+    ],
+)
+async def test_a_divergence_says_what_changed(
+    journal: Journal, changes: dict[str, Any], names: dict[str, str], named: str
+) -> None:
+    send, calls = recording(journal, Completion("first"))
+    await opened(journal, send)("plan", REQUEST)
+    with pytest.raises(Divergence) as caught:
+        await opened(journal, send, names)("plan", replace(REQUEST, **changes))
+    assert f"s plan: recorded for another request; what changed: {named}. " in str(caught.value)
+    assert "put them back" in str(caught.value)
+    assert len(calls) == 1
+
+
+async def test_a_step_asked_twice_is_a_mistake_of_the_stage(journal: Journal) -> None:
+    send, calls = recording(journal, Completion("first"), Completion("second"))
+    ask = opened(journal, send)
+    await ask("plan", REQUEST)
+    with pytest.raises(ValueError, match=r"s: step `plan` asked twice"):
+        await ask("plan", REQUEST)
+    assert len(calls) == 1
+
+
+async def test_a_replay_misses_what_is_not_recorded(journal: Journal) -> None:
+    send, _ = recording(journal, Completion("first"))
+    await opened(journal, send)("plan", REQUEST)
+    replay = opened(journal, middleware.replay_only)
+    assert (await replay("plan", REQUEST)).text == "first"
+    with pytest.raises(ReplayMiss, match=r"s critique/1: not in the journal"):
+        await replay("critique/1", REQUEST)
+
+
+async def test_a_refusal_is_recorded_and_fails_the_stage_each_time(journal: Journal) -> None:
+    send, calls = recording(journal, Refusal("HTTP 400", "context exceeded"))
+    for _ in range(2):
+        with pytest.raises(StageFailed) as caught:
+            await opened(journal, send)("plan", REQUEST)
+        failed = caught.value
+        assert (failed.step, failed.cause, failed.raw) == ("plan", "HTTP 400", "context exceeded")
+    assert len(calls) == 1
+
+
+async def test_use_is_counted_by_stage_and_the_same_after_a_replay(journal: Journal) -> None:
+    answers = [Completion("", prompt_tokens=k, cached_tokens=1, seconds=0.1) for k in (5, 7, 11)]
+    send, _ = recording(journal, *answers)
+    uses = []
+    for _ in range(2):
+        ask = opened(journal, send)
+        for step in ("plan", "turn/1/user", "turn/1/agent"):
+            await ask(step, REQUEST)
+        uses.append(ask.usage)
+    assert uses[0] == uses[1]
+    assert {s: (u.calls, u.prompt_tokens, u.seconds) for s, u in uses[0].items()} == {
+        "plan": (1, 5, 0.1),
+        "turn": (2, 18, 0.2),
+    }
+
+
+# -- retry ---------------------------------------------------------------------------------
+
+
+def retrying(
+    patience: RetryPolicy, *answers: Answer | Exception, **options: float
+) -> tuple[Send, list[Call], list[float]]:
+    """The retry skin around scripted answers, with the waits that it would have made.
+
+    Time passes only by waiting.
+    """
+    send, calls = answering(*answers)
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    patient = dict.fromkeys(ROLES, patience)
+    names: dict[Role, str] = dict.fromkeys(ROLES, "model")
+    clock = lambda: sum(waits)  # noqa: E731
+    return middleware.retry(send, patient, names, sleep=sleep, clock=clock, **options), calls, waits
+
+
+async def test_a_fault_of_transport_is_tried_again() -> None:
+    fault = TransientError("reset")
+    send, calls, waits = retrying(RetryPolicy(), fault, fault, Completion("there"))
+    assert await send(CALL) == Completion("there")
+    assert len(calls) == 3
+    assert len(waits) == 2
+    assert {call.seed for call in calls} == {CALL.seed}
+
+
+@given(st.integers(0, 12), st.floats(0.01, 5), st.floats(5, 50))
+def test_waits_double_up_to_the_longest_and_lie_anywhere_below(
+    faults: int, first: float, longest: float
+) -> None:
+    async def go() -> list[float]:
+        answers = [TransientError("reset")] * faults
+        send, _, waits = retrying(
+            RetryPolicy(), *answers, Completion(""), first_wait=first, longest_wait=longest
+        )
+        await send(CALL)
+        return waits
+
+    waits = asyncio.run(go())
+    assert len(waits) == faults
+    bounds = [min(first * 2**k, longest) for k in range(faults)]
+    assert all(0 <= wait <= bound for wait, bound in zip(waits, bounds, strict=True))
+
+
+async def test_jitter_is_full() -> None:
+    """Over many calls the first wait falls everywhere between nothing and its bound."""
+    first: list[float] = []
+    for _ in range(200):
+        answers = (TransientError("reset"), Completion(""))
+        send, _, waits = retrying(RetryPolicy(), *answers, first_wait=1.0)
+        await send(CALL)
+        first += waits
+    assert min(first) < 0.2
+    assert max(first) > 0.8
+
+
+async def test_what_the_server_asks_to_wait_is_waited() -> None:
+    fault = TransientError("slow down", retry_after=42.0)
+    send, _, waits = retrying(RetryPolicy(), fault, fault, Completion(""))
+    await send(CALL)
+    assert all(42.0 <= wait < 45.0 for wait in waits)
+
+
+@pytest.mark.parametrize("fault", [TransientError("reset"), Busy("HTTP 503", retry_after=9.0)])
+async def test_a_model_that_answers_nobody_stops_the_run_after_the_outage(
+    fault: TransientError,
+) -> None:
+    send, calls, waits = retrying(RetryPolicy(retries=2, outage=300.0), *[fault] * 500)
+    with pytest.raises(ModelError) as caught:
+        await send(CALL)
+    assert f"agent: `model` has not answered for 300 s, last: {fault}" in str(caught.value)
+    assert "run the same command again" in str(caught.value)
+    assert 300.0 <= sum(waits) <= 331.0
+    assert len(calls) == len(waits) + 1 > 3
+
+
+async def test_a_request_that_fails_while_others_are_answered_is_given_up() -> None:
+    """One bad prompt ends its own dialogue, not the run; the fault is recorded as an answer."""
+    bad, good = CALL, replace(CALL, step="turn/1/user")
+    others: list[Answer] = []
+
+    async def answer(call: Call) -> Answer:
+        if call is bad:
+            raise TransientError("HTTP 500: assertion failed")
+        return Completion("there")
+
+    async def sleep(seconds: float) -> None:
+        others.append(await send(good))
+
+    patient = dict.fromkeys(ROLES, RetryPolicy(retries=4))
+    ticks = itertools.count()
+    send = middleware.retry(
+        answer, patient, dict.fromkeys(ROLES, "m"), sleep=sleep, clock=lambda: float(next(ticks))
+    )
+    refusal = await send(bad)
+    assert refusal == Refusal(
+        "no answer in 5 tries, while others had theirs", "HTTP 500: assertion failed", "unanswered"
+    )
+    assert others == [Completion("there")] * 4
+
+
+async def test_being_busy_is_no_fault_of_a_request() -> None:
+    busy = [Busy("HTTP 429", retry_after=1.0)] * 50
+    send, calls, _ = retrying(RetryPolicy(retries=2), *busy, Completion("at last"))
+    assert await send(CALL) == Completion("at last")
+    assert len(calls) == 51
+
+
+@pytest.mark.parametrize("error", [ModelError("wrong key"), RuntimeError("a mistake")])
+async def test_nothing_else_is_tried_again(error: Exception) -> None:
+    send, calls, _ = retrying(RetryPolicy(), error)
+    with pytest.raises(type(error)):
+        await send(CALL)
+    assert len(calls) == 1
+
+
+# -- halt ----------------------------------------------------------------------------------
+
+
+class PrioritySemaphore:
+    """A sender that holds everybody until it is opened, and counts who is inside."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.inside = self.most = self.calls = 0
+
+    async def send(self, call: Call) -> Answer:
+        self.calls += 1
+        self.inside += 1
+        self.most = max(self.most, self.inside)
+        await self.open.wait()
+        self.inside -= 1
+        return Completion(call.step)
+
+
+async def settled() -> None:
+    """Let every task run until it waits."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_once_stopping_nothing_new_is_sent_and_what_is_in_flight_is_kept(
+    journal: Journal,
+) -> None:
+    """The whole chain: two in flight are answered and recorded, those that queue are refused."""
+    gate, stop = PrioritySemaphore(), Stop()
+
+    class Held(ScriptedModel):
+        async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
+            await gate.send(CALL)
+            return Completion("kept")
+
+    models, limits = {"default": Held()}, {"default": 2}
+    fleet = cast(models, Config(), limits=limits, stopping=stop.requested)
+    heard: list[str] = []
+    needs = Needs(Config(), journal, journal.path.parent, lambda event: None, stop)
+    send = chain(needs, fleet.models, lambda call, _: heard.append(call.step))
+    calls = [replace(CALL, step=f"turn/{k}") for k in range(6)]
+    tasks = [asyncio.ensure_future(send(call)) for call in calls]
+    await settled()
+    stop("enough")
+    gate.open.set()
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    assert [type(e) for e in ended] == [Completion] * 2 + [Stopped] * 4
+    assert gate.calls == 2
+    assert sorted(journal.load("s")) == ["turn/0", "turn/1"] == heard
+
+
+# -- commit --------------------------------------------------------------------------------
+
+
+async def test_nobody_sees_an_answer_that_is_not_on_disk(journal: Journal) -> None:
+    seen: list[dict[str, Any]] = []
+    send, _ = answering(Completion("there"))
+
+    def watched(call: Call, answer: Answer) -> None:
+        seen.append(dict(journal.load("s")))
+
+    assert await middleware.commit(send, journal, watched)(CALL) == Completion("there")
+    assert [list(steps) for steps in seen] == [["plan"]]
+
+
+async def test_an_answer_that_was_paid_for_survives_cancellation(journal: Journal) -> None:
+    answered = asyncio.Event()
+
+    async def send(call: Call) -> Answer:
+        answered.set()
+        return Completion("paid for")
+
+    task = asyncio.ensure_future(middleware.commit(send, journal, lambda *_: None)(CALL))
+    await answered.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    journal.close()
+    with Journal(journal.path, readonly=True) as again:
+        assert again.load("s")["plan"].answer == Completion("paid for")
+
+
+# -- complete ------------------------------------------------------------------------------
+
+
+def scripted(script: Callable[[Request, int], str], name: str) -> ScriptedModel:
+    return ScriptedModel(script, name=name, capabilities=Capabilities())
+
+
+async def test_each_role_is_played_by_its_model() -> None:
+    models = {role: scripted(lambda r, s: f"{r.role} {s}", role) for role in ROLES}
+    send = middleware.to_models(models)
+    for role in ROLES:
+        answer = await send(replace(CALL, request=replace(REQUEST, role=role)))
+        assert isinstance(answer, Completion)
+        assert (answer.text, answer.model) == (f"{role} 1", role)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("plain", "plain"),
+        ("NUL \0, bell \a, é, 漢, 👋", "NUL \0, bell \a, é, 漢, 👋"),
+        ("cut in a pair \ud83d", "cut in a pair \ufffd"),
+        ("a whole pair \ud83d\udc4b", "a whole pair 👋"),
+        ("\udc00 alone", "\ufffd alone"),
+    ],
+)
+async def test_half_a_character_cannot_break_a_run(journal: Journal, said: str, kept: str) -> None:
+    """A model of one's own may return any text; what is handed on is what was recorded."""
+    send = middleware.to_models({"agent": scripted(lambda r, s: said, "own")})
+    send = middleware.commit(send, journal, lambda *_: None)
+    for _ in range(2):
+        assert (await opened(journal, send)("plan", REQUEST)).text == kept
