@@ -39,6 +39,10 @@ if TYPE_CHECKING:
     )
     from sdsd.models.base import Capabilities, Model
     from sdsd.models.scripted import ScriptedModel
+    from sdsd.pipeline.dialogue import DialogueTask
+    from sdsd.pipeline.local_critic import Critic
+    from sdsd.pipeline.method import Ask, Method, Pipeline, Start
+    from sdsd.pipeline.protocols import DialogueProtocol
     from sdsd.runs.events import Began, Called, Event, Fetching, Noted, Recorded
     from sdsd.runs.run import PreferencePair, Run, RunStatus
     from sdsd.runs.runner import arun, run
@@ -55,12 +59,12 @@ if TYPE_CHECKING:
         Request,
         Revision,
         Scenario,
+        Turn,
         Verdict,
     )
 
 __version__ = "0.1.0"
 
-# TODO when they exist: Critic, Format, Pipeline, Protocol, View (contracts for a user's own parts).
 _NAMES = {
     "sdsd.config": "Config",
     "sdsd.errors": (
@@ -70,18 +74,23 @@ _NAMES = {
     ),
     "sdsd.models.base": "Capabilities Model",
     "sdsd.models.scripted": "ScriptedModel",
+    "sdsd.pipeline.dialogue": "DialogueTask",
+    "sdsd.pipeline.local_critic": "Critic",
+    "sdsd.pipeline.method": "Ask Method Pipeline Start",
+    "sdsd.pipeline.protocols": "DialogueProtocol",
     "sdsd.runs.events": "Began Called Event Fetching Noted Recorded",
     "sdsd.runs.run": "PreferencePair Run RunStatus",
     "sdsd.runs.runner": "arun run",
     "sdsd.runs.verify": "Verification",
     "sdsd.types": (
         "Completion Critique Dialogue Message Plan Principle Record Refusal Request Revision "
-        "Scenario Verdict"
+        "Scenario Turn Verdict"
     ),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
+    "Ask",
     "Began",
     "Busy",
     "Called",
@@ -90,16 +99,21 @@ __all__ = [
     "Completion",
     "Config",
     "ConfigError",
+    "Critic",
     "Critique",
     "Dialogue",
+    "DialogueProtocol",
+    "DialogueTask",
     "Divergence",
     "Event",
     "Fetching",
     "JournalError",
     "Message",
+    "Method",
     "Model",
     "ModelError",
     "Noted",
+    "Pipeline",
     "Plan",
     "PluginError",
     "PreferencePair",
@@ -120,8 +134,10 @@ __all__ = [
     "ServerGone",
     "SourceError",
     "StageFailed",
+    "Start",
     "Stopped",
     "TransientError",
+    "Turn",
     "Unparseable",
     "Verdict",
     "Verification",

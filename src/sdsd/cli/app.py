@@ -176,7 +176,7 @@ def experiment(
     changes: Changes = None,
     json: Json = False,
 ) -> None:
-    """Run the same scenarios under several configurations and compare them.
+    """Compare configurations on the same scenarios.
 
     Running the same command again continues where it stopped.
     """
@@ -220,7 +220,10 @@ def status(path: RunPath = None, json: Json = False) -> None:
 
 @app.command()
 def verify(path: RunPath = None, json: Json = False) -> None:
-    """Replay a run from its recorded answers, without a model, and compare everything."""
+    """Replay a run from its recorded answers.
+
+    No model is called. Every record, and the data set, must come out the same.
+    """
     from sdsd.cli import display
 
     found = _run(path).verify()
@@ -251,7 +254,10 @@ def export(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write data set, card and report again from the journal, without a model."""
+    """Write data set, card and report again.
+
+    They are made from the journal; no model is called.
+    """
     from sdsd.cli import display
     from sdsd.config import assignment
 
@@ -269,7 +275,10 @@ def report(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write the report again and print its path; with --json, print its figures."""
+    """Write the report again and print its path.
+
+    With --against, compare two runs. With --json, print the figures.
+    """
     from sdsd.cli import display
 
     run, other = _run(path), None if against is None else _run(against)
@@ -286,7 +295,10 @@ def push(
     public: Annotated[bool, typer.Option("--public", help="Make it visible to everyone.")] = False,
     message: Annotated[str, typer.Option("--message", "-m", help="The commit message.")] = "",
 ) -> None:
-    """Upload a run's data set to the Hugging Face hub; private unless you say otherwise."""
+    """Upload a run's data set to the Hugging Face hub.
+
+    It is private unless you say otherwise.
+    """
     from sdsd.runs.progress import terminal
 
     run = _run(path)
@@ -305,7 +317,10 @@ def pull(
         str | None, typer.Option("--revision", help="A branch, tag or commit.")
     ] = None,
 ) -> None:
-    """Download a run that was pushed, to read and export it, without its model calls."""
+    """Download a run that was pushed.
+
+    It can be read and exported; the model calls are not in it.
+    """
     from sdsd.runs import hub
     from sdsd.runs.progress import terminal
 
@@ -341,7 +356,10 @@ def doctor(
     url: Annotated[str, typer.Option("--url", help="The server to test.")] = "",
     json: Json = False,
 ) -> None:
-    """Check this machine and your models: capabilities, speed, and what `auto` will choose."""
+    """Check this machine and your models.
+
+    Prints what they can do, how fast they are, and what `auto` will choose.
+    """
     from sdsd.cli import display
     from sdsd.models import doctor as checks
     from sdsd.runs.progress import terminal
@@ -355,7 +373,7 @@ def doctor(
 
 @models_app.command("list")
 def models_list(json: Json = False) -> None:
-    """List the named models, and which of them are on this machine."""
+    """List the named models and which are here."""
     from sdsd.cli import display
     from sdsd.models import weights
 
@@ -399,7 +417,7 @@ def catalogue_check(
     goals: Annotated[Path | None, typer.Option(help="Your goals.")] = None,
     json: Json = False,
 ) -> None:
-    """Check the catalogue, yours or the packaged one, and count what is in it."""
+    """Check the catalogue and count what is in it."""
     from sdsd.cli import display
     from sdsd.scenarios import catalogue
 
@@ -418,7 +436,10 @@ def catalogue_expand(
     model: Annotated[str, typer.Option("--model", "-m", help="The model that writes them.")] = "",
     url: Annotated[str, typer.Option("--url", help="The base URL of its server.")] = "",
 ) -> None:
-    """Let a model write more subareas per domain; run it again to continue."""
+    """Let a model write more subareas per domain.
+
+    Running the same command again continues where it stopped.
+    """
     from sdsd import config as configuration
     from sdsd.runs.expand_catalogue import expand
     from sdsd.runs.progress import terminal

@@ -82,12 +82,12 @@ def run(
     message has the remedy.
     """
     chosen, path = resolve(config, out, overrides)
-    with shown_progress(on_event, progress) as emit, _start(chosen, path, emit, models) as start:
-        if start.anything_left():
-            with start.caches(answer_caches) as caches:
-                in_loop(start.make(start.fetch(), caches), start.interrupt)
-        start.publish()
-    return start.result()
+    with shown_progress(on_event, progress) as emit, _launch(chosen, path, emit, models) as launch:
+        if launch.anything_left():
+            with launch.caches(answer_caches) as caches:
+                in_loop(launch.make(launch.fetch(), caches), launch.interrupt)
+        launch.publish()
+    return launch.result()
 
 
 async def arun(
@@ -101,11 +101,11 @@ async def arun(
 ) -> Run:
     """Do what `run` does, in the caller's event loop: for notebooks and async programs."""
     chosen, path = resolve(config, out, overrides)
-    with shown_progress(on_event, progress) as emit, _start(chosen, path, emit, models) as start:
-        if start.anything_left():
-            await start.make(await asyncio.to_thread(start.fetch))
-        await asyncio.to_thread(start.publish)
-    return start.result()
+    with shown_progress(on_event, progress) as emit, _launch(chosen, path, emit, models) as launch:
+        if launch.anything_left():
+            await launch.make(await asyncio.to_thread(launch.fetch))
+        await asyncio.to_thread(launch.publish)
+    return launch.result()
 
 
 def resolve(
@@ -142,9 +142,9 @@ def _run_at(path: Path) -> RunDir | None:
 
 
 @contextlib.contextmanager
-def _start(
+def _launch(
     config: Config, path: Path, emit: OnEvent, models: Mapping[str, Model] | None
-) -> Iterator[Start]:
+) -> Iterator[Launch]:
     """Lock and prepare the directory, and open the journal and whatever listens to the run."""
     rundir = RunDir(path)
     with rundir.starting():
@@ -169,7 +169,7 @@ def _start(
         ):
             for note in notes:
                 to_all(Noted(note))
-            yield Start(inputs, rundir, journal, to_all, models)
+            yield Launch(inputs, rundir, journal, to_all, models)
 
 
 def _not_fewer(config: Config, rundir: RunDir, notes: list[str]) -> Config:
@@ -185,7 +185,7 @@ def _not_fewer(config: Config, rundir: RunDir, notes: list[str]) -> Config:
 
 
 def _kept(config: Config, rundir: RunDir, notes: list[str]) -> Kept:
-    """Return the rows of the source, copied into the run's directory at its first start."""
+    """Return the rows of the source, copied into the run's directory at its first launch."""
     if rundir.source.exists():
         return Kept(rundir.source)
     kept = keep(rows_of(config), rundir.source)
@@ -200,8 +200,8 @@ def rows_of(config: Config) -> Iterator[Given | Skipped]:
     return read(source.path, kind=source.kind, split=source.split)
 
 
-class Start:
-    """One start of a run, from the open journal to the published data set."""
+class Launch:
+    """One launch of a run, from the open journal to the published data set."""
 
     def __init__(
         self,
