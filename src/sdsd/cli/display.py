@@ -1,4 +1,4 @@
-"""Results of commands, printed for a person, or as JSON with `--json`.
+"""Print the results of commands, as text or, with `--json`, as JSON.
 
 Text that a model wrote passes through `safe` first.
 """

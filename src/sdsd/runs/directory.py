@@ -5,12 +5,12 @@ manifest.json    what the run was made with: models, protocol, digests, versions
 inputs/          the prompts, strategies and catalogue of this run, named by their SHA-256
 journal.sqlite   every answer of every model (see `sdsd.runs.journal`)
 source.jsonl     the dialogues or plans that the run starts from, if it does
-models/          what model back ends must remember: batches under way, server logs
+models/          what model back ends must remember: batches in progress, server logs
 data/            the data set, one folder of Parquet files per view
 README.md        the data set's card
 plots/           the card's figures
 report.html      what happened, with charts
-forms/           JSON Lines for trainers that want them
+formats/         trainer formats, where they were asked for
 logs/            what happened, line by line
 metrics.prom     counters for Prometheus
 lock             locked by the process that is writing here
@@ -192,7 +192,7 @@ class RunDir:
     def starting(self) -> Iterator[None]:
         """Lock the directory, and remove what was created in it if the start fails.
 
-        Only if nothing was recorded: no answer, no batch under way, no server log to read.
+        Only if nothing was recorded: no answer, no batch in progress, no server log to read.
         """
         missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
         before = set(self.path.iterdir()) if self.path.is_dir() else set()
@@ -213,7 +213,7 @@ class RunDir:
             return self.journal.exists()
 
     def _remove(self, before: set[Path], missing: list[Path]) -> None:
-        with contextlib.suppress(OSError):  # the fault that stopped the start matters more
+        with contextlib.suppress(OSError):  # the error that ended the start matters more
             for path in set(self.path.iterdir()) - before:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
             for path in missing:

@@ -1,4 +1,4 @@
-"""What a run reports while it goes on: the values that `on_event` gets."""
+"""Events: what `on_event` is called with during a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Began(Struct, frozen=True):
     wanted: int = 0
     """Verified pairs that the targets ask for, over all cells; 0 without targets."""
     reached: int = 0
-    """Of `wanted`, those that there are already; a cell's surplus does not count."""
+    """How many of `wanted` the run has already; a cell's surplus does not count."""
 
 
 class Called(Struct, frozen=True):
@@ -50,7 +50,7 @@ class Recorded(Struct, frozen=True):
 
 
 class Noted(Struct, frozen=True):
-    """A message for a person."""
+    """A message for the user."""
 
     text: str
 

@@ -71,7 +71,7 @@ class Inputs(Struct, frozen=True):
 
 
 def read_inputs(config: Config) -> Inputs:
-    """Load and check what a new run reads, so that faults are found before anything is spent."""
+    """Load and check what a new run reads, so that errors are found before anything is spent."""
     _check_rules(config.export)
     catalogue = _catalogue(config)
     prompts = {name: load_prompt(name, getattr(config.prompts, name)) for name in PROMPTS}

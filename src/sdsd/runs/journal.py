@@ -50,7 +50,7 @@ _SCHEMA = f"""
         body     BLOB NOT NULL
     );
     CREATE INDEX record_outcome ON record (outcome, rule, pairs);
-    CREATE TABLE usage (  -- sums over `answer`, so that nobody has to read it all to know them
+    CREATE TABLE usage (  -- sums over `answer`, kept so that no reader must add them up
         stage  TEXT NOT NULL,
         role   TEXT NOT NULL,
         model  TEXT NOT NULL,

@@ -109,8 +109,8 @@ def retry(
         while True:
             try:
                 answer = await send(call)
-            except TransientError as fault:
-                last = fault
+            except TransientError as error:
+                last = error
             else:
                 answered_at[name] = clock()
                 return answer

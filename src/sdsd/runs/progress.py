@@ -1,4 +1,4 @@
-"""Progress of a run for a person: a live panel in a terminal, a small table in a notebook.
+"""Show a run's progress: a live panel in a terminal, a few lines of HTML in a notebook.
 
 Text that a model wrote passes through `safe` first: it may neither move the cursor, nor colour the
 screen, nor turn the reading direction.
@@ -80,7 +80,7 @@ class Progress:
         self._started = time.monotonic()
 
     def count(self, event: Event) -> None:
-        """Take one event into account."""
+        """Count one event."""
         match event:
             case Began(path, n, done, concurrency, protocol):
                 self.n, self.done, self._done_before = n, done, done
@@ -108,7 +108,7 @@ class Progress:
 
     @property
     def dialogues(self) -> str:
-        """`3/20`, or `3` where there is no number to reach."""
+        """`3/20`, or `3` for a run without a fixed number."""
         return f"{self.done}/{self.n}" if self.n else f"{self.done}"
 
     @property
@@ -133,7 +133,7 @@ class Progress:
 
     @property
     def remaining(self) -> str:
-        """`  (about 3 min 20 s left)`, once that can be told."""
+        """`  (about 3 min 20 s left)`; empty before the first dialogue."""
         made, left = self.done - self._done_before, self.n - self.done
         if not made or left <= 0:
             return ""
@@ -141,7 +141,7 @@ class Progress:
 
 
 class Screen:
-    """Shows a run's progress in a terminal, or as plain lines where there is none."""
+    """Shows a run's progress in a terminal, or as plain lines in a file or pipe."""
 
     def __init__(self, *, live: bool = True, quiet: bool = False) -> None:
         self._progress = Progress()
@@ -187,7 +187,7 @@ class Screen:
             self._plain(f"  calls so far: {calls}; {self._progress.rate:.1f} tokens/s")
 
     def _plain(self, text: str) -> None:
-        """Print a line that the live panel makes superfluous."""
+        """Print a line whose content the live panel shows anyway."""
         if not self._live:
             self._line(text)
 
@@ -197,7 +197,7 @@ class Screen:
             err.print(Text(safe(text)), soft_wrap=True)
 
     def __rich__(self) -> RenderableType:
-        """Draw the live panel; called on a thread of its own, so it copies what it walks over."""
+        """Draw the live panel. Rich calls it on another thread, so it copies what it iterates."""
         seen = self._progress
         parts: list[RenderableType] = []
         if seen.began:
@@ -274,7 +274,7 @@ def terminal(*, quiet: bool = False) -> Iterator[Screen]:
 
 @contextlib.contextmanager
 def shown_progress(on_event: OnEvent | None, progress: bool) -> Iterator[OnEvent]:
-    """Yield what takes a run's events: the caller's function, or a display if there is one."""
+    """Yield the function that gets a run's events: the caller's, or one that displays them."""
     if on_event is not None:
         yield on_event
     elif progress and (update := _cell_output()) is not None:

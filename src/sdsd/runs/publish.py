@@ -1,7 +1,7 @@
 """From the journal to what people receive: the data set, its card and the report.
 
 A pure function of the journal's records, so it can be repeated at any time without a model. Every
-file is replaced whole.
+file is replaced atomically.
 """
 
 from __future__ import annotations

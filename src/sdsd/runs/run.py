@@ -97,7 +97,7 @@ class Run:
     def open(cls, path: Path | str) -> Run:
         """Open a run by its directory, or by the `config.yaml` in it.
 
-        Raises `RunDirError` if there is no run, or one in a format that this program cannot read.
+        Raises `RunDirError` if it is no run, or one in a format that this program cannot read.
         """
         path = Path(path)
         found = cls(path.parent if path.name == CONFIG_NAME and path.is_file() else path)
@@ -245,7 +245,7 @@ class Run:
             check_files(config.export)
             with self._dir.lock():
                 self._dir.prepare(config)
-        # Not locked: the run may be going on. Every file is replaced whole, whoever writes it.
+        # Not locked: the run may be in progress. Every file is replaced atomically.
         with self._journal() as journal:
             return publish(self._dir, journal, inputs.catalogue)
 

@@ -77,7 +77,7 @@ def run(
     answer_caches  directories of other runs, whose answers to the same requests are taken over
     overrides      keys of the configuration, e.g. `n=100`, `model="smollm2-135m"`
 
-    Ctrl-C once lets the requests in flight finish and publishes what there is; twice stops at once.
+    The first Ctrl-C lets the requests in flight finish and publishes; the second stops at once.
     No answer is lost either way. `Run.stopped` says why a run ended early. Raises `SdsdError` whose
     message has the remedy.
     """
@@ -219,7 +219,7 @@ class Launch:
         self._began = time.monotonic()
 
     def anything_left(self) -> bool:
-        """Return whether there is a dialogue to make, before any server is started."""
+        """Return whether a dialogue is missing. Needs no server."""
         config = self._inputs.config
         if config.targets.on:
             return not self._rounds().over(config.n or _NO_END)

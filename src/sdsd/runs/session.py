@@ -151,7 +151,9 @@ def interruptible(stop: Stop, on_event: OnEvent) -> Iterator[None]:
             return
         stop("interrupted")
         on_event(
-            Noted("stopping: requests in flight are finished and kept (once more: stop at once)")
+            Noted(
+                "stopping: requests in flight are finished and kept (press again to stop at once)"
+            )
         )
 
     for number in (signal.SIGINT, signal.SIGTERM):
