@@ -228,6 +228,10 @@ def test_fewer_than_there_are_is_said_and_nothing_is_lost(copied: Run) -> None:
     assert said in notes_of(copied.path, n=3)
     assert (copied.status().n, len(copied)) == (8, 8)
     assert notes_of(copied.path, n=8) == []
+    text = copied.path.joinpath("config.yaml").read_text()
+    copied.path.joinpath("config.yaml").write_text(text.replace("n: 8\n", "n: 9\n", 1))
+    assert said in notes_of(copied.path, n=3)  # and what it was to have is not forgotten
+    assert (copied.status().n, len(copied)) == (9, 8)
 
 
 def test_another_key_of_a_run_is_refused_by_its_name(copied: Run) -> None:

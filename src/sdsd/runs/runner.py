@@ -154,10 +154,15 @@ def _launch(
         notes: list[str] = []
         if (manifest := rundir.manifest()) is not None:
             notes += differences(inputs, manifest)
-            config = _not_fewer(config, rundir, notes)
         if config.source.path and not rundir.source.exists():
             rows_of(config)  # a missing source is found before anything is written
-        rundir.prepare(config)
+        if done := _more_than_asked(config, rundir):
+            notes.append(
+                f"{path} has {done} dialogues, more than the {config.n} asked for: a run only grows"
+            )
+            config = replace(config, n=done)
+        else:
+            rundir.prepare(config)
         if config.source.path:
             n = len(_kept(config, rundir, notes))
             config = replace(config, n=min(config.n or n, n))
@@ -172,16 +177,13 @@ def _launch(
             yield Launch(inputs, rundir, journal, to_all, models)
 
 
-def _not_fewer(config: Config, rundir: RunDir, notes: list[str]) -> Config:
-    """Return a configuration that asks for no fewer dialogues than there are."""
+def _more_than_asked(config: Config, rundir: RunDir) -> int:
+    """Return how many dialogues the run has if `config` asks for fewer; 0 if it does not."""
+    if not (config.n and rundir.manifest_file.exists()):
+        return 0
     with Journal(rundir.journal, readonly=True) as journal:
         done = journal.finished()
-    if not 0 < config.n < done:
-        return config
-    notes.append(
-        f"{rundir.path} has {done} dialogues, more than the {config.n} asked for: a run only grows"
-    )
-    return replace(config, n=done)
+    return done if config.n < done else 0
 
 
 def _kept(config: Config, rundir: RunDir, notes: list[str]) -> Kept:
