@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sdsd.config import Config
+    from sdsd.dataset.trainer_formats import Format
+    from sdsd.dataset.view import View
     from sdsd.errors import (
         Busy,
         CatalogueError,
@@ -67,6 +69,8 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "sdsd.config": "Config",
+    "sdsd.dataset.trainer_formats": "Format",
+    "sdsd.dataset.view": "View",
     "sdsd.errors": (
         "Busy CatalogueError ConfigError Divergence JournalError ModelError PluginError "
         "PromptError ReplayMiss RunDirError SdsdError ServerGone SourceError StageFailed Stopped "
@@ -107,6 +111,7 @@ __all__ = [
     "Divergence",
     "Event",
     "Fetching",
+    "Format",
     "JournalError",
     "Message",
     "Method",
@@ -141,6 +146,7 @@ __all__ = [
     "Unparseable",
     "Verdict",
     "Verification",
+    "View",
     "WeightsError",
     "__version__",
     "arun",

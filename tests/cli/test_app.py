@@ -361,7 +361,7 @@ def test_an_export_for_a_trainer(command: Command, copied: Path, tmp_path: Path)
     assert (copied / "formats" / "openai" / "openai-train.jsonl").exists()
     printed = command("export", copied, "--format", "nemo")
     assert printed.code == 2
-    assert "'nemo' is no form; there are sharegpt, " in printed.err
+    assert "`nemo` is not one of the formats: sharegpt, " in printed.err
 
 
 def test_a_run_against_another(command: Command, copied: Path, finished: Path) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.stand_ins.model_server import spawned
 
 import sdsd
 from sdsd import Run
@@ -25,6 +24,7 @@ from sdsd.runs.directory import RunDir
 from sdsd.runs.events import Began, Event, Noted
 from sdsd.runs.journal import Journal
 from sdsd.types import Answer, Request
+from tests.stand_ins.model_server import spawned
 
 CANDIDATES: dict[str, Any] = {"n": 8, "dialogue.candidates": 4}
 
@@ -164,7 +164,7 @@ def test_views_as_data_frames_and_data_sets(copied: Run) -> None:
     assert set(frame["split"]) == {"train"}
     assert frame["chosen"][0][0]["role"] == "assistant"
     assert copied.to_datasets("scenarios")["train"].num_rows == 8
-    with pytest.raises(SdsdError, match="has no view `nonsense`; views are preference, "):
+    with pytest.raises(SdsdError, match="has no view `nonsense`; it has preference, "):
         copied.to_pandas("nonsense")
     shutil.rmtree(copied.path / "data")
     assert len(copied.to_pandas("scenarios")) == 8  # written again where it is missing

@@ -246,11 +246,14 @@ def export(
     ] = None,
     trainer: Annotated[
         str,
-        typer.Option("--format", help="Also write a trainer's format; see docs/trainers.md."),
+        typer.Option(
+            "--format",
+            help="Also write it for a trainer: a name of docs/trainers.md, or package.module:name.",
+        ),
     ] = "",
     to: Annotated[
         Path | None,
-        typer.Option("--to", help="Where to. Default: formats/<format> in the run."),
+        typer.Option("--to", help="Directory for the format. Default: formats/<name> in the run."),
     ] = None,
     json: Json = False,
 ) -> None:

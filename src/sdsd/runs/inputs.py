@@ -15,11 +15,10 @@ import msgspec
 from msgspec import Struct
 
 from sdsd import plugins
-from sdsd.checks import revision_rules
-from sdsd.checks.dialogue_rules import RULES
 from sdsd.config import Config, ExportConfig
 from sdsd.config.manifest import Manifest
 from sdsd.config.schema import PROTOCOLS
+from sdsd.dataset.extensions import validate
 from sdsd.errors import ConfigError, PluginError, PromptError, RunDirError, SdsdError
 from sdsd.pipeline.method import PROMPTS, Method, Start
 from sdsd.pipeline.prompts import load_prompt
@@ -72,7 +71,7 @@ class Inputs(Struct, frozen=True):
 
 def read_inputs(config: Config) -> Inputs:
     """Load and check what a new run reads, so that errors are found before anything is spent."""
-    _check_rules(config.export)
+    validate(config.export)
     catalogue = _catalogue(config)
     prompts = {name: load_prompt(name, getattr(config.prompts, name)) for name in PROMPTS}
     return _checked(config, catalogue, prompts, load_strategies(config.scenarios.strategies))
@@ -83,7 +82,7 @@ def kept_inputs(config: Config, rundir: RunDir, manifest: Manifest) -> Inputs:
 
     Raises `RunDirError` if a copy is missing or altered, or lacks what today's stages need.
     """
-    _check_rules(config.export)
+    validate(config.export)
     catalogue = msgspec.json.decode(
         rundir.kept_input(manifest.catalogue, ".json").read_bytes(), type=Catalogue
     )
@@ -136,19 +135,6 @@ def _checked(
     if config.targets.on:
         quota_of(config.targets, scenarios)  # names a cell that does not exist
     return Inputs(config, catalogue, prompts, strategies, scenarios)
-
-
-def _check_rules(export: ExportConfig) -> None:
-    """Raise `ConfigError` for an unknown rule."""
-    warnings = [rule for rule in revision_rules.RULES if rule not in revision_rules.DEFECTS]
-    for key, named, rules in (
-        ("exclude", export.exclude, list(RULES)),
-        ("pairs.exclude_warnings", export.pairs.exclude_warnings, warnings),
-    ):
-        if unknown := [rule for rule in named if rule not in rules]:
-            raise ConfigError(
-                f"`export.{key}` names `{unknown[0]}`; the rules are {', '.join(rules)}"
-            )
 
 
 def check_files(export: ExportConfig) -> None:

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from sdsd.config import Config
 from sdsd.config.manifest import Manifest, nameable, shown
 from sdsd.dataset import export
-from sdsd.dataset.duplicates import word_llama
 from sdsd.dataset.selection import Selection
 from sdsd.errors import SdsdError
 from sdsd.files import write_atomic
@@ -26,7 +25,7 @@ from sdsd.reports.metrics import figures
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
 from sdsd.scenarios.catalogue import Catalogue
-from sdsd.text.near_duplicates import Embed
+from sdsd.text.embeddings import Embed, word_llama
 from sdsd.types import Record
 
 SAMPLES = 3
@@ -43,7 +42,7 @@ def collect(
 ) -> figures.Figures:
     """Compute the figures of a run so far.
 
-    `flagged` is an export's `Counts.flagged`, if there was one: counting it again takes long.
+    `flagged` is an export's `Counts.warnings`, if there was one: counting it again takes long.
     """
     return figures.collect(
         journal.records(),
@@ -96,7 +95,7 @@ def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> export.Co
     config, manifest = rundir.config(), shown(made)
     chosen = selection(journal, manifest, config)
     counts = export.export(journal.records(), manifest, config, rundir.data, selection=chosen)
-    found = collect(journal, config, catalogue, counts.flagged)
+    found = collect(journal, config, catalogue, counts.warnings)
     html = report.render(found, manifest, config, samples(journal.records()), counts.removed)
     try:
         write_atomic(rundir.report, html.encode("utf-8", "replace"))

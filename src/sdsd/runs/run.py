@@ -252,11 +252,12 @@ class Run:
     def export_for(self, trainer: str, to: Path | str | None = None) -> dict[Path, int]:
         """Write the exported data set in a trainer's format; return the rows of each file.
 
-        `to` is a directory; None: `formats/<trainer>` in the run.
+        `trainer` is a packaged format, or your own as `package.module:name`. `to` is a directory;
+        None: `formats/<trainer>` in the run.
         """
         from sdsd.dataset import trainer_formats
 
-        out = Path(to) if to else self.path / "formats" / trainer
+        out = Path(to) if to else self.path / "formats" / trainer.rpartition(":")[2]
         rows = trainer_formats.write(self._dir.data, trainer, out)
         return {out / name: number for name, number in rows.items()}
 
@@ -338,7 +339,8 @@ class Run:
         """Return the Arrow tables of a view by split, exported first if they are out of date."""
         from pyarrow import parquet
 
-        from sdsd.dataset.schema import SPLITS, VIEWS
+        from sdsd.dataset.extensions import views_of
+        from sdsd.dataset.splits import SPLITS
         from sdsd.runs.publish import published
 
         with self._journal() as journal:
@@ -350,7 +352,8 @@ class Run:
             each: parquet.read_table(found) for each, found in files.items() if found
         }
         if not tables:
-            raise SdsdError(f"{self.path}: has no view `{view}`; views are {', '.join(VIEWS)}")
+            names = ", ".join(views_of(self.config.export))
+            raise SdsdError(f"{self.path}: has no view `{view}`; it has {names}")
         return tables
 
 
