@@ -25,7 +25,7 @@ from sdsd.errors import (
 )
 from sdsd.hashing import call_seed
 from sdsd.models.base import Capabilities
-from sdsd.models.fleet import cast
+from sdsd.models.fleet import assign_roles
 from sdsd.models.scripted import ScriptedModel
 from sdsd.runs import ask as door
 from sdsd.runs.ask import Ask, Call, RetryPolicy, Sender
@@ -313,7 +313,9 @@ async def test_once_stopping_nothing_new_is_sent_and_what_is_in_flight_is_kept(
             await gate.send(CALL)
             return Completion("kept")
 
-    fleet = cast({"default": DialogueOrigin()}, Config(), limits={"default": 2}, stopping=stopping)
+    fleet = assign_roles(
+        {"default": DialogueOrigin()}, Config(), limits={"default": 2}, stopping=stopping
+    )
     heard: list[str] = []
     send = onion(fleet, Config(), journal, stopping, lambda call, _: heard.append(call.step))
     calls = [replace(CALL, step=f"turn/{k}") for k in range(6)]

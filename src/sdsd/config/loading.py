@@ -213,7 +213,7 @@ def _check(config: Config, where: str) -> None:
             raise ConfigError(
                 f"{where}: `critique.critics.{name}`: a name is letters, digits, `_` and `-`"
             )
-    for role, name in config.cast.items():
+    for role, name in config.role_models.items():
         if name not in config.models:
             key = f"roles.{role}"
             if role not in ROLES:
@@ -263,6 +263,11 @@ def _check_models(config: Config, where: str) -> None:
         if model.launch and model.base_url:
             raise ConfigError(
                 f"{where}: `models.{name}` has both `launch` and `base_url`; take one of them out"
+            )
+        if model.backend and (model.launch or model.transport == "batch"):
+            other = "launch" if model.launch else "transport: batch"
+            raise ConfigError(
+                f"{where}: `models.{name}` has both `backend` and `{other}`; take one of them out"
             )
         if model.transport == "batch" and len(model.urls) > 1:
             raise ConfigError(

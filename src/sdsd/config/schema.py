@@ -91,6 +91,9 @@ class ModelConfig(_Section, frozen=True):
     chat_template: str = ""
     """Where the model's chat template is, for `continuation` at servers that do not tell it: a
     `.jinja` file, a `tokenizer_config.json`, a directory with either, or a GGUF."""
+    backend: str = ""
+    """Your own client: `package.module:name` of a callable that takes this section and returns the
+    model, or an entry point of the group `sdsd.backends`; see `docs/extending.md`."""
     launch: Literal["", "vllm"] = ""
     """`vllm`: start `vllm serve` for this model, watch it, and stop it at the end."""
     arguments: tuple[str, ...] = ()
@@ -433,15 +436,15 @@ class Config(_Section, frozen=True):
     telemetry: TelemetryConfig = TelemetryConfig()
 
     @property
-    def cast(self) -> dict[Role, str]:
-        """By role, the name under `models` of the one that plays it; each critic is a role."""
+    def role_models(self) -> dict[Role, str]:
+        """By role, the name under `models` of the model that plays it; each critic is a role."""
         roles = {role: getattr(self.roles, role) for role in ROLES}
         critics = self.critique.critics.items()
         return roles | {f"critic/{name}": c.model or self.roles.critic for name, c in critics}
 
     def model_for(self, role: Role) -> ModelConfig:
         """The model that plays `role`."""
-        return self.models[self.cast[role]]
+        return self.models[self.role_models[role]]
 
 
 _SERVING = (

@@ -116,7 +116,8 @@ def _title(manifest: Manifest) -> str:
 def _is_open(manifest: Manifest, config: Config) -> bool:
     """Whether known models with open weights wrote everything; else their terms decide."""
     known = all(name in _OPEN for name in manifest.models.values())
-    served = any(config.model_for(role).urls for role in config.cast)
+    models = [config.model_for(role) for role in config.role_models]
+    served = any(model.urls or model.backend for model in models)
     return known and not served and not config.source.path
 
 

@@ -30,4 +30,4 @@ def money(usage: Iterable[Usage], config: Config) -> float:
 
 def prices(config: Config) -> dict[Role, PriceConfig]:
     """By role, the price of the model that plays it."""
-    return {role: config.model_for(role).price for role in config.cast}
+    return {role: config.model_for(role).price for role in config.role_models}

@@ -131,7 +131,7 @@ def _scaled(usage: Iterable[Usage], factor: float) -> list[Usage]:
 async def _rehearsed(inputs: Inputs, indexes: Iterable[int], source: Sourced | None) -> list[Usage]:
     """What the dialogues of some scenarios take with a model of usual lengths."""
     config = inputs.config
-    models: dict[str, str] = {role: config.model_for(role).model for role in config.cast}
+    models: dict[str, str] = {role: config.model_for(role).model for role in config.role_models}
     named = inputs.strategies
     method = Method(config, inputs.prompts, named, protocols(config)[0], CHATML, schema=True)
     model = ScriptedModel(_usual)

@@ -61,7 +61,7 @@ async def open_session(
 ) -> AsyncIterator[Session]:
     """Start the models of `config` on their `files`, or take your `own`; wrap the onion around.
 
-    In `folder` is kept what models need to remember. What `answer_caches` answered is not asked again.
+    Models keep their state in `folder`. What `answer_caches` answered is not asked again.
     """
 
     account, economy = Account(config, journal.usage()), Economy()
@@ -86,8 +86,8 @@ async def open_session(
             starting = fleets.start(config, files, note, folder, stopping)
             fleet = await stack.enter_async_context(starting)
         else:
-            fleet = fleets.cast(own, config, stopping=stopping, note=note)
-            await fleets.watch(stack, fleet)
+            fleet = fleets.assign_roles(own, config, stopping=stopping, note=note)
+            await fleets.monitor(stack, fleet)
         models = fleet.models
         send = onion(fleet, config, journal, stopping, watched, answer_caches)
         yield Session(fleet, send, economy)
@@ -113,7 +113,7 @@ def onion(
                 await stopping.wait()
                 raise Stopped("stopped")
 
-    chosen = {role: config.model_for(role) for role in config.cast}
+    chosen = {role: config.model_for(role) for role in config.role_models}
     patience = {
         role: door.RetryPolicy(m.retries, math.inf if m.transport == "batch" else m.outage)
         for role, m in chosen.items()
