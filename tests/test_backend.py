@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +37,11 @@ class Table:
 
 
 @pytest.fixture
-def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A module in the working directory, as a user would have it."""
     (tmp_path / "my_backend_under_test.py").write_text(EXAMPLE)
     monkeypatch.chdir(tmp_path)
-    yield "my_backend_under_test:Table"
+    return "my_backend_under_test:Table"
 
 
 def config(backend: str, **keys: Any) -> Mapping[str, Any]:

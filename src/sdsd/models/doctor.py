@@ -72,7 +72,7 @@ def _machine() -> Iterator[Finding]:
     least = 3e9
     yield Finding("disk", f"{room / 1e9:,.0f} GB free for models in {cache}", ok=room > least)
     for status in weights.listed():
-        yield Finding(status.row.name, f"{status.state}; {status.row.size / 1e6:,.0f} MB")
+        yield Finding(status.weights.name, f"{status.state}; {status.weights.size / 1e6:,.0f} MB")
     yield Finding("sqlite", sqlite3.sqlite_version, ok=sqlite3.sqlite_version_info >= (3, 35))
 
 

@@ -247,8 +247,8 @@ class _Starting:
             model = await self._stack.enter_async_context(model)
         if not isinstance(model, Model):
             raise PluginError(
-                f"`{chosen.backend}` returned a value of type `{type(model).__name__}`, which is not "
-                "a model: it needs `name`, `capabilities` and `async complete(request, seed, "
+                f"`{chosen.backend}` returned a value of type `{type(model).__name__}`, which is "
+                "not a model: it needs `name`, `capabilities` and `async complete(request, seed, "
                 "dialogue)`"
             )
         return model
@@ -269,7 +269,7 @@ class _Starting:
         urls, key = addresses(chosen), key_for(chosen)
         if not urls:
             self.limits[name] = slots = chosen.parallel or llamacpp.default_slots()
-            self.hashes |= {r.name: r.sha256 for r in weights.ROWS if r.name == chosen.model}
+            self.hashes |= {r.name: r.sha256 for r in weights.KNOWN if r.name == chosen.model}
             engine = _engine(self._files[name], chosen, slots, self._note)
             urls, key = (self._stack.enter_context(engine),), ""
         servers = [await self._client(chosen, url, key) for url in urls]
@@ -327,8 +327,10 @@ class _Starting:
 
 
 def _remembered(found: Capabilities, path: Path) -> Capabilities:
-    """What was found at the first start: a batch names a request by its body, which must not change
-    with a later probe."""
+    """Return the capabilities found at the first start of the run.
+
+    A batch names its requests by their bodies, which must not change with a later probe.
+    """
     if path.exists():
         return msgspec.json.decode(path.read_bytes(), type=Capabilities)
     path.parent.mkdir(parents=True, exist_ok=True)

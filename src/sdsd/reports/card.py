@@ -19,13 +19,13 @@ from sdsd.config import CatalogueConfig, Config, is_file
 from sdsd.config.manifest import Manifest
 from sdsd.dataset.export import Counts
 from sdsd.dataset.schema import MEANING, SPLITS, VIEWS, View, arrow, clean, settings
-from sdsd.models.weights import ROWS
+from sdsd.models.weights import KNOWN
 from sdsd.reports.card_charts import plots
 from sdsd.reports.html.text import plural
 from sdsd.reports.metrics.figures import Figures
 from sdsd.reports.rates import Rate
 
-_OPEN = frozenset(row.name for row in ROWS if row.licence == "Apache-2.0")
+_OPEN = frozenset(model.name for model in KNOWN if model.licence == "Apache-2.0")
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 _TAGS = ("synthetic", "dialogue", "multi-turn", "preference", "dpo", "constitutional-ai", "sdsd")
 _FILES = re.compile(r"(catalogue|prompts)\.|source\.path$|models\..*\.extra_body\b")
