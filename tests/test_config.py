@@ -270,7 +270,7 @@ EXECUTION = {
     "budget.money": 9.0,
     "telemetry.log": False,
     "telemetry.calls": True,
-    "telemetry.metrics": False,
+    "telemetry.metrics": True,
     "telemetry.port": 9,
     "telemetry.content": True,
     "export.exclude": ["echo"],

@@ -48,18 +48,19 @@ class BudgetConfig(_Section, frozen=True):
 
 
 class TelemetryConfig(_Section, frozen=True):
-    """What a run tells while it goes on; see `docs/observability.md`."""
+    """How to observe a run while it goes on; see `docs/observability.md`."""
 
     log: bool = True
     """Keep `logs/run.jsonl`."""
     calls: bool = False
-    """A line for each call in the log, too."""
-    metrics: bool = True
-    """Keep `metrics.prom`, for Prometheus."""
+    """Also log a line for each call."""
+    metrics: bool = False
+    """Keep `metrics.prom` in the run directory, for Prometheus; needs the extra `metrics`."""
     port: Annotated[int, Meta(ge=0, le=65535)] | None = None
-    """Answer `GET /metrics` on this port of 127.0.0.1. 0: a free one. Empty: none."""
+    """Serve metrics over HTTP on this port of 127.0.0.1; needs the extra `metrics`. 0: a free
+    port. Empty: none."""
     content: bool = False
-    """Let texts of prompts and replies into OpenTelemetry's spans."""
+    """Include the texts of prompts and replies in OpenTelemetry spans."""
 
 
 class BatchConfig(_Section, frozen=True):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 import sdsd
 from sdsd import config as configuration
@@ -185,9 +185,8 @@ def run(
             n = len(_kept(config, rundir, tell))
             config = replace(config, n=min(config.n or n, n))
             inputs = replace(inputs, config=config)
-        wanted = asdict(config.telemetry)
         with (
-            listeners(path, tell, version=sdsd.__version__, **wanted) as tell,
+            listeners(path, tell, config.telemetry, sdsd.__version__) as tell,
             Journal(rundir.journal) as journal,
             contextlib.ExitStack() as opened,
         ):
