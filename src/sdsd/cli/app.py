@@ -275,26 +275,6 @@ def push(
 
 
 @app.command()
-def pull(
-    repo: Annotated[str, typer.Argument(help="A data set that `sdsd push` made: org/name.")],
-    path: Annotated[
-        Path | None, typer.Argument(help="The directory. Default: runs/<name>.")
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="A branch, tag or commit.")
-    ] = None,
-) -> None:
-    """Fetch a run that somebody pushed, to read and export it, without its model calls."""
-    from sdsd.cli import display
-    from sdsd.runs import hub
-
-    where = path or Path("runs") / repo.rpartition("/")[2]
-    with display.progress() as screen:
-        rundir = hub.pull(repo, where, revision=revision, progress=screen.download)
-    typer.echo(str(rundir.path))
-
-
-@app.command()
 def show(
     index: Annotated[int, typer.Argument(help="Which dialogue, from 0.")] = 0,
     path: RunPath = None,
