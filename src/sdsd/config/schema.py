@@ -90,8 +90,8 @@ class ModelConfig(_Section, frozen=True):
     headers: dict[str, str] = {}
     """Sent with every request to `base_url`."""
     chat_template: str = ""
-    """Where the model's chat template is, for `continuation` at servers that do not tell it: a
-    `.jinja` file, a `tokenizer_config.json`, a directory with either, or a GGUF."""
+    """The model's chat template, for `continuation` at servers that do not report it: a `.jinja`
+    file, a `tokenizer_config.json`, or a directory that holds either."""
     backend: str = ""
     """Your own client: `package.module:name` of a callable that takes this section and returns the
     model, or an entry point of the group `sdsd.backends`; see `docs/extending.md`."""
