@@ -1,8 +1,8 @@
 """Learn a model's chat template from its files, or from a server that renders it only as tokens.
 
 `sdsd.text.chat_format` cuts the seams out of a rendering. llama.cpp renders for us; other servers
-do not, so the template is rendered here from the model's own files (`learn`), as transformers does it,
-or reconstructed from vLLM's `/tokenize` and `/detokenize` (`from_server`).
+do not, so the template is rendered here from the model's own files (`learn`), as transformers does
+it, or reconstructed from vLLM's `/tokenize` and `/detokenize` (`from_server`).
 
 A template is a program that came with a model. It runs in Jinja's sandbox, which keeps it from this
 process's objects, and `range` is bounded over the whole rendering. Neither stops a template that
@@ -106,7 +106,8 @@ def learn(path: Path) -> tuple[Template, bool]:
 
     A leading BOS token is dropped if servers add it themselves. The tokenizer's files say so
     (`add_bos_token`, or a class that does by default); if they do not, it is dropped if it occurs
-    at the front only, because a repeated one marks turns. Raises `WeightsError` if no seams are found.
+    at the front only, because a repeated one marks turns. Raises `WeightsError` if no seams are
+    found.
     """
     found = source(path)
     why = "it loses or moves a turn"
