@@ -54,7 +54,6 @@ def keys(n: int, url: str, protocol: str) -> dict[str, Any]:
         "scenarios": {"exchanges": [4, 4], "principles": [1, 1]},
         "dialogue": {"protocol": protocol, "self_check": "never"},
         "revise": {"rounds": 1, "recheck": False},
-        "telemetry": {"log": False, "metrics": False},
     }
 
 

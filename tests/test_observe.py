@@ -26,13 +26,12 @@ from msgspec.structs import replace
 from prometheus_client import generate_latest
 
 from sdsd import run
-from sdsd.config import TelemetryConfig
 from sdsd.models.scripted import ScriptedModel
 from sdsd.runs.ask import Call
 from sdsd.runs.directory import RunDir
 from sdsd.runs.events import Began, Called, Event, Noted, Recorded
 from sdsd.runs.journal import Journal, fingerprint
-from sdsd.runs.telemetry import BACKLOG, Dispatcher, listeners
+from sdsd.runs.telemetry import BACKLOG, CONTENT, Dispatcher, listeners
 from sdsd.runs.telemetry.prometheus import Metrics, MetricsFile
 from sdsd.runs.telemetry.runlog import RunLog
 from sdsd.types import (
@@ -133,18 +132,14 @@ def test_log_says_what_was_done_and_what_it_cost(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_log_has_calls_only_if_asked_and_never_what_was_said(tmp_path: Path) -> None:
-    for calls in (False, True):
-        log = RunLog(tmp_path / f"{calls}.jsonl", calls=calls)
-        heard(log, called(), called(RAW, step="turn/2/agent", dialogue=3), failed("no STEP line"))
-        log.close()
-    assert [line["event"] for line in lines(tmp_path / "False.jsonl")] == ["record", "summary"]
-    first, second, record, _ = lines(tmp_path / "True.jsonl")
-    assert (first["role"], first["stage"], first["model"]) == ("critic", "critique", "tiny")
-    assert (second["index"], second["step"], second["stage"]) == (3, "turn/2/agent", "turn")
-    assert second["seconds"] == 0.5
+def test_log_names_the_cause_and_never_what_was_said(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "run.jsonl")
+    heard(log, called(), called(RAW, step="turn/2/agent", dialogue=3), failed("no STEP line"))
+    log.close()
+    record, summary = lines(tmp_path / "run.jsonl")
     assert record["failure"] == {"step": "plan/1", "cause": "no STEP line"}
-    assert "secret" not in (tmp_path / "True.jsonl").read_text()
+    assert summary["calls"] == 2
+    assert "secret" not in (tmp_path / "run.jsonl").read_text()
 
 
 def test_log_is_json_whatever_is_said(tmp_path: Path) -> None:
@@ -405,7 +400,7 @@ def soon(holds: Callable[[], bool]) -> bool:
 def test_a_whole_run_is_logged_and_counted(tmp_path: Path) -> None:
     path, events = tmp_path / "x", list[Event]()
     RunDir(path).path.mkdir()
-    with listeners(tmp_path, events.append, TelemetryConfig(metrics=True)) as tell:
+    with listeners(tmp_path, events.append) as tell:
         result = run(n=12, out=path, on_event=tell, models={"default": ScriptedModel()})
     with Journal(RunDir(path).journal, readonly=True) as journal:
         records = list(journal.records())
@@ -425,7 +420,7 @@ def test_a_whole_run_is_logged_and_counted(tmp_path: Path) -> None:
 
 
 def test_lines_are_on_disk_within_a_second(tmp_path: Path) -> None:
-    with listeners(tmp_path, lambda event: None, TelemetryConfig(metrics=True)) as tell:
+    with listeners(tmp_path, lambda event: None) as tell:
         tell(Noted("now"))
         assert soon(lambda: b'"now"' in (tmp_path / "logs" / "run.jsonl").read_bytes())
 
@@ -434,7 +429,7 @@ def test_a_full_disk_ends_the_log_and_not_the_run(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "run.jsonl").symlink_to("/dev/full")
     events = list[Event]()
-    with listeners(tmp_path, events.append, TelemetryConfig(metrics=True)) as tell:
+    with listeners(tmp_path, events.append) as tell:
 
         def told() -> bool:
             tell(FILTERED)
@@ -453,7 +448,7 @@ def test_a_full_disk_ends_the_log_and_not_the_run(tmp_path: Path) -> None:
 def test_what_cannot_be_opened_is_left_out_with_a_note(tmp_path: Path) -> None:
     (tmp_path / "logs").write_text("a file")
     events = list[Event]()
-    with listeners(tmp_path, events.append, TelemetryConfig(metrics=True)) as tell:
+    with listeners(tmp_path, events.append) as tell:
         tell(recorded())
     assert len(texts(events)) == 1
     assert "logs/run.jsonl" in texts(events)[0]
@@ -550,7 +545,7 @@ def test_the_callers_own_callback_is_called_in_its_thread_and_may_raise() -> Non
 
 def test_it_closes_when_the_run_raises(tmp_path: Path) -> None:
     def work() -> None:
-        with listeners(tmp_path, lambda event: None, TelemetryConfig(metrics=True)) as tell:
+        with listeners(tmp_path, lambda event: None) as tell:
             tell(recorded())
             raise ZeroDivisionError
 
@@ -563,18 +558,17 @@ def test_it_closes_when_the_run_raises(tmp_path: Path) -> None:
 
 async def test_endpoint_of_a_run_and_a_port_that_is_taken(tmp_path: Path) -> None:
     first, second = list[Event](), list[Event]()
-    with listeners(tmp_path, first.append, TelemetryConfig(log=False, port=0)) as tell:
+    with listeners(tmp_path, first.append, port=0) as tell:
         tell(recorded())
         (said,) = texts(first)
         port = int(said.removesuffix("/metrics").rpartition(":")[2])
-        with listeners(tmp_path, second.append, TelemetryConfig(log=False, port=port)):
+        with listeners(tmp_path, second.append, port=port):
             pass
         assert "metrics endpoint" in texts(second)[0]
         assert "another port" in texts(second)[0]
         await asyncio.sleep(0.3)
         _, _, body = await asked(port, b"GET /metrics HTTP/1.1\r\n\r\n")
     assert value(parsed(body), "sdsd_verified_pairs_total") == 1
-    assert not (tmp_path / "metrics.prom").exists()
 
 
 # -- OpenTelemetry -------------------------------------------------------------------------
@@ -737,12 +731,8 @@ def test_spans_and_metrics_arrive_over_a_socket(
     odd = replace(ANSWER, model=HOSTILE, text=HOSTILE, prompt_tokens=2**80, completion_tokens=-1)
     with collector() as (url, posts):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
-        with listeners(
-            tmp_path,
-            events.append,
-            TelemetryConfig(log=False, content=True, metrics=True),
-            version="1.2",
-        ) as tell:
+        monkeypatch.setenv(CONTENT, "true")
+        with listeners(tmp_path, events.append, version="1.2") as tell:
             for event in (BEGAN, called(answer=odd), failed(HOSTILE)):
                 tell(event)
     assert texts(events) == []
@@ -770,7 +760,7 @@ def test_a_collector_that_refuses_is_told_once_with_what_was_lost(
     with collector(status=404) as (url, posts):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
-        with listeners(tmp_path, events.append, TelemetryConfig()) as tell:
+        with listeners(tmp_path, events.append) as tell:
             for index in range(3):
                 tell(called(dialogue=index))
                 tell(recorded(index))
@@ -790,7 +780,7 @@ def test_a_sampler_leaves_dialogues_out_and_nothing_counts_as_lost(
     with collector() as (url, posts):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
-        with listeners(tmp_path, events.append, TelemetryConfig(log=False)) as tell:
+        with listeners(tmp_path, events.append) as tell:
             tell(called())
             tell(recorded())
     assert texts(events) == []
@@ -804,7 +794,7 @@ def test_settings_that_the_sdk_refuses_are_a_note(
     events = list[Event]()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "many")
-    with listeners(tmp_path, events.append, TelemetryConfig(metrics=True)) as tell:
+    with listeners(tmp_path, events.append) as tell:
         tell(recorded())
     assert len(texts(events)) == 1
     assert "OpenTelemetry: ValueError" in texts(events)[0]
@@ -826,34 +816,35 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     assert 'pip install "sdsd[otel]"' in said
 
 
-@pytest.mark.parametrize("keys", ["metrics=True", "port=0"])
-def test_metrics_without_their_extra_are_a_note(tmp_path: Path, keys: str) -> None:
+@pytest.mark.parametrize("port", [None, 0])
+def test_metrics_without_their_extra_are_a_note_if_asked_for(
+    tmp_path: Path, port: int | None
+) -> None:
     program = (
         "import sys; sys.modules['prometheus_client'] = None\n"
         "from pathlib import Path\n"
-        "from sdsd.config import TelemetryConfig\n"
         "from sdsd.runs.telemetry import listeners\n"
-        f"keys = TelemetryConfig({keys})\n"
-        "with listeners(Path(sys.argv[1]), lambda event: print(event.text), keys): pass\n"
+        f"with listeners(Path(sys.argv[1]), lambda event: print(event.text), {port}): pass\n"
     )
     said = subprocess.run(
         [sys.executable, "-W", "error", "-c", program, tmp_path],
         env=ENV, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    assert said.count("\n") == 1
-    assert f"`telemetry.{keys.partition('=')[0]}` is set" in said
-    assert 'pip install "sdsd[metrics]"' in said
+    assert said.count("\n") == (port is not None)
+    if port is not None:
+        assert "`telemetry.port` is set" in said
+        assert 'pip install "sdsd[metrics]"' in said
+    assert not (tmp_path / "metrics.prom").exists()
     assert (tmp_path / "logs" / "run.jsonl").exists()
 
 
-def test_no_extra_is_loaded_unless_it_is_switched_on(tmp_path: Path) -> None:
+def test_nothing_of_opentelemetry_is_loaded_unless_it_is_switched_on(tmp_path: Path) -> None:
     program = (
         "import sys\n"
         "from pathlib import Path\n"
         "from sdsd.runs.telemetry import listeners\n"
         "with listeners(Path(sys.argv[1]), print): pass\n"
-        "extras = ('opentelemetry', 'prometheus_client')\n"
-        "print([name for name in sys.modules if name.startswith(extras)])\n"
+        "print([name for name in sys.modules if name.startswith('opentelemetry')])\n"
     )
     said = subprocess.run(
         [sys.executable, "-c", program, tmp_path],

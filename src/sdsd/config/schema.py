@@ -51,17 +51,9 @@ class BudgetConfig(_Section, frozen=True):
 class TelemetryConfig(_Section, frozen=True):
     """How to observe a run while it goes on; see `docs/observability.md`."""
 
-    log: bool = True
-    """Keep `logs/run.jsonl`."""
-    calls: bool = False
-    """Also log a line for each call."""
-    metrics: bool = False
-    """Keep `metrics.prom` in the run directory, for Prometheus; needs the extra `metrics`."""
     port: Annotated[int, Meta(ge=0, le=65535)] | None = None
-    """Serve metrics over HTTP on this port of 127.0.0.1; needs the extra `metrics`. 0: a free
-    port. Empty: none."""
-    content: bool = False
-    """Include the texts of prompts and replies in OpenTelemetry spans."""
+    """Serve Prometheus metrics at `/metrics` on this port of 127.0.0.1; needs the extra `metrics`.
+    0: a free port. Empty: no server."""
 
 
 class BatchConfig(_Section, frozen=True):

@@ -187,7 +187,7 @@ def run(
             config = replace(config, n=min(config.n or n, n))
             inputs = replace(inputs, config=config)
         with (
-            listeners(path, tell, config.telemetry, sdsd.__version__) as tell,
+            listeners(path, tell, config.telemetry.port, sdsd.__version__) as tell,
             Journal(rundir.journal) as journal,
             contextlib.ExitStack() as opened,
         ):

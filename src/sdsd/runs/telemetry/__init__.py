@@ -1,6 +1,6 @@
 """Observe a run while it goes on: a log, Prometheus metrics, OpenTelemetry spans and metrics.
 
-    with listeners(path, on_event, config.telemetry) as emit: ...
+    with listeners(path, on_event) as emit: ...
 
 `emit` takes every event of a run. The caller pays for one append to a queue; a thread passes the
 events on a few times a second to listeners that do not know of each other. None of them can harm
@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from sdsd.config import TelemetryConfig
 from sdsd.runs.events import Event, Noted
 from sdsd.runs.telemetry.listener import Listener
 from sdsd.runs.telemetry.runlog import RunLog
@@ -30,28 +29,31 @@ CLOSING = 30.0
 """Seconds that a run waits for its listeners to close."""
 OTLP = "OTEL_EXPORTER_OTLP_ENDPOINT"
 """The environment variable that switches OpenTelemetry on."""
+CONTENT = "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT"
+"""OpenTelemetry's own switch for the texts of prompts and replies in spans."""
 
 
 @contextlib.contextmanager
 def listeners(
     path: Path,
     on_event: Callable[[Event], None],
-    config: TelemetryConfig = TelemetryConfig(),
+    port: int | None = None,
     version: str = "",
 ) -> Iterator[Callable[[Event], None]]:
     """Yield one callback for the events of the run in `path`; write everything out on exit.
 
-    `on_event` gets every event first, and the listeners' notes, on the caller's thread. `version`
-    is that of this program.
+    on_event   gets every event first, and the listeners' notes, on the caller's thread
+    port       serve Prometheus metrics on 127.0.0.1; 0 takes a free port, which a note names
+    version    of this program
+
+    `metrics.prom` is kept where the extra `metrics` is installed, `logs/run.jsonl` always.
     """
     fan = Dispatcher(on_event)
     if os.environ.get(OTLP):
-        fan.add("OpenTelemetry", lambda: _opentelemetry(path, version, config.content, fan.note))
-    if config.metrics or config.port is not None:
-        _add_prometheus(fan, path, version, config)
-    if config.log:  # last, so that it gets what the others note when they close
-        log = path / "logs" / "run.jsonl"
-        fan.add("logs/run.jsonl", lambda: RunLog(log, version, calls=config.calls))
+        fan.add("OpenTelemetry", lambda: _opentelemetry(path, version, fan.note))
+    _add_prometheus(fan, path, port, version)
+    # Last, so that it gets what the others note when they close.
+    fan.add("logs/run.jsonl", lambda: RunLog(path / "logs" / "run.jsonl", version))
     fan.start()
     try:
         yield fan
@@ -59,31 +61,29 @@ def listeners(
         fan.close()
 
 
-def _opentelemetry(
-    path: Path, version: str, content: bool, note: Callable[[str], None]
-) -> Listener | None:
+def _opentelemetry(path: Path, version: str, note: Callable[[str], None]) -> Listener | None:
     try:
         from sdsd.runs.telemetry import otel
     except ImportError as error:
         note(_missing(f"{OTLP} is set", "OpenTelemetry", error, "otel"))
         return None
+    content = os.environ.get(CONTENT, "").casefold() in ("true", "span_only", "span_and_event")
     return otel.connect(path, version, content=content, note=note)
 
 
-def _add_prometheus(fan: Dispatcher, path: Path, version: str, config: TelemetryConfig) -> None:
+def _add_prometheus(fan: Dispatcher, path: Path, port: int | None, version: str) -> None:
     try:
         from sdsd.runs.telemetry.prometheus import Metrics, MetricsFile
     except ImportError as error:
-        key = "telemetry.metrics" if config.metrics else "telemetry.port"
-        fan.note(_missing(f"`{key}` is set", "prometheus_client", error, "metrics"))
+        if port is not None:
+            fan.note(_missing("`telemetry.port` is set", "prometheus_client", error, "metrics"))
         return
     metrics = Metrics(path.absolute().name, version)
     fan.add("metrics", lambda: metrics)
-    if config.metrics:
-        fan.add("metrics.prom", lambda: MetricsFile(metrics, path / "metrics.prom"))
-    if config.port is not None:
+    fan.add("metrics.prom", lambda: MetricsFile(metrics, path / "metrics.prom"))
+    if port is not None:
         try:
-            fan.note(f"metrics at {metrics.serve(config.port)}")
+            fan.note(f"metrics at {metrics.serve(port)}")
         except OSError as error:
             fan.note(f"metrics endpoint: {error}; give another port. The run goes on without it")
 

@@ -1,7 +1,7 @@
 """The log of a run: JSON lines, for `jq`, `tail -f` and log shippers.
 
-Every line has `time` (UTC) and `event`: `began`, `record`, `note`, `summary`, and `call` if asked
-for. Lines are ASCII, so that no text of a model can move the cursor or end a line.
+Every line has `time` (UTC) and `event`: `began`, `record`, `note` or `summary`. Lines are ASCII, so
+that no text of a model can move the cursor or end a line.
 """
 
 from __future__ import annotations
@@ -34,13 +34,11 @@ class RunLog:
         path: Path,
         version: str = "",
         *,
-        calls: bool = False,
         limit: int = 64 * 2**20,
         keep: int = 3,
     ) -> None:
         self._path = path
         self._version = version
-        self._calls = calls
         self._limit = limit
         self._keep = keep
         self._lines: list[str] = []
@@ -54,7 +52,8 @@ class RunLog:
     def on_event(self, at: int, event: Event) -> None:
         """See `Listener`."""
         if isinstance(event, Called):
-            self._called(at, event)
+            self._open.add(event.call.dialogue)
+            self._sums.add(event.answer)
         elif isinstance(event, Recorded):
             self._done += 1
             self._open.discard(event.record.scenario.index)
@@ -84,27 +83,6 @@ class RunLog:
             self._flush()
         finally:
             self._file.close()
-
-    def _called(self, at: int, event: Called) -> None:
-        call, answer = event.call, event.answer
-        self._open.add(call.dialogue)
-        self._sums.add(answer)
-        if self._calls:
-            self._line(
-                at,
-                "call",
-                index=call.dialogue,
-                id=call.scenario,
-                step=call.step,
-                stage=event.stage,
-                role=call.request.role,
-                model=call.asked["model"],
-                finish=answer.finish,
-                prompt_tokens=tokens(answer.prompt_tokens),
-                cached_tokens=tokens(answer.cached_tokens),
-                completion_tokens=tokens(answer.completion_tokens),
-                seconds=answer.seconds,
-            )
 
     def _summary(self) -> None:
         """Log the sums since the last summary; `open` counts dialogues in progress."""
