@@ -13,6 +13,7 @@ import sdsd
 from sdsd import config as configuration
 from sdsd.errors import ConfigError, PluginError
 from sdsd.models import fleet as fleets
+from sdsd.models.doctor import examine
 from sdsd.models.scripted import ScriptedModel
 from sdsd.runs.directory import RunDir
 from sdsd.runs.verify import verify
@@ -90,6 +91,15 @@ async def test_a_backend_that_is_a_context_manager_is_entered_and_left(tmp_path:
         assert {model.name for model in fleet.models.values()} == {"table"}
         assert fleet.capacity == 3
     assert not Owning.is_open
+
+
+def test_the_doctor_examines_a_backend(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(configuration.dump(configuration.load(config(f"{__name__}:Owning"))))
+    found = {finding.name: finding for finding in examine(path)}
+    assert found["auto"].text == "chooses `continuation`"
+    assert found["seed"].text == "gives the same text again"
+    assert "with 1 at once" in found["speed"].text or "with 16 at once" in found["speed"].text
 
 
 def no_model(config: configuration.ModelConfig) -> object:

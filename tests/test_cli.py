@@ -406,7 +406,7 @@ def test_the_models_that_are_known(command: Command) -> None:
     told = json.loads(command("models", "list", "--json").out)
     shown = command("models", "list").out
     assert told
-    assert all(entry["row"]["name"] in shown for entry in told)
+    assert all(entry["weights"]["name"] in shown for entry in told)
 
 
 # -- hostile text --------------------------------------------------------------------------

@@ -70,7 +70,6 @@ class _Job:
         self.lines: list[bytes] = []
         """Request lines to upload; empty once they are."""
         self.size = 0
-        """Bytes of `lines`."""
         self.open = set(state.names)
         """Requests whose answers may still be asked for."""
         self.task: asyncio.Task[None] | None = None
@@ -167,7 +166,6 @@ class BatchModel:
         self._gathering: dict[str, _Job] = {}
         """By endpoint, the batch that takes new requests."""
         self._last = 0
-        """Number of the latest batch."""
         self._adopting: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -396,7 +394,6 @@ class BatchModel:
             )
 
     def _answer(self, request: Request, line: ResultLine | None, job: _Job) -> Answer:
-        """Decode a line. Raises as `complete` does."""
         where = f"batch {job.state.number}, {job.status}"
         if line is None:
             raise TransientError(f"{where}: no line for this request")

@@ -179,7 +179,6 @@ class StateFiles:
         self._folder = folder
 
     def load(self) -> list[BatchState]:
-        """Read every state file, oldest batch first."""
         found = []
         for path in self._folder.glob("batch-*.json"):
             try:
@@ -245,7 +244,6 @@ class Provider:
         self._remedy = remedy
 
     async def upload(self, lines: Iterable[bytes]) -> str:
-        """Upload the requests of a batch; return the id of the file."""
         kind, body = multipart(lines)
         made = await self._send("POST", "/files", _created, body, {"Content-Type": kind})
         return made.id
@@ -279,11 +277,9 @@ class Provider:
                 return ""
 
     async def batch(self, name: str) -> Batch:
-        """Return a batch as the provider reports it now."""
         return await self._send("GET", f"/batches/{quote(name, safe='')}", _batch)
 
     async def content(self, file: str) -> bytes:
-        """Download a file."""
         return await self._send("GET", f"/files/{quote(file, safe='')}/content", bytes)
 
     async def _send(

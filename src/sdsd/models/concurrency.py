@@ -108,7 +108,6 @@ class ConcurrencyController:
         self._update()
 
     def observe(self, gauges: Gauges) -> None:
-        """Learn from the server's own metrics."""
         if self._memory:
             self._memory.observe(gauges.cache_tokens)
         if self._knee:

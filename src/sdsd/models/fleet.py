@@ -47,7 +47,6 @@ class Fleet(Struct, frozen=True):
 
     @property
     def models(self) -> dict[Role, Served]:
-        """By role, the model that plays it."""
         return {role: self.pools[name] for role, name in self.roles.items()}
 
     @property

@@ -85,7 +85,6 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Close every connection."""
         for connection in list(self._open):
             connection.close()
         await asyncio.sleep(0)  # lets the transports close
@@ -163,7 +162,6 @@ class Client:
         return connection
 
     def _constant_lines(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """Return the headers that all requests share."""
         host = self._address.netloc.rpartition("@")[2]
         lines = {"Host": host, "Accept": "application/json", "User-Agent": "sdsd", **headers}
         if self._proxy is not None and self._address.scheme == "http":
@@ -250,7 +248,6 @@ class _Connection(asyncio.Protocol):
             self._alarm = loop.call_at(again, self._check, deadline, timeouts)
 
     def close(self) -> None:
-        """Abort the connection."""
         self.reusable = False
         if self._transport is not None:
             self._transport.abort()

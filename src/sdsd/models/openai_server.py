@@ -109,7 +109,6 @@ class HttpModel:
         await self.client.close()
 
     async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
-        """See `sdsd.models.base.Model`."""
         started = time.perf_counter()
         path, body = self.encode(request, seed)
         reply = await self.client.request("POST", path, body)
@@ -141,7 +140,6 @@ class HttpModel:
         )
 
     def encode(self, request: Request, seed: int) -> tuple[str, bytes]:
-        """Return the path and the JSON body of a request."""
         can = self.capabilities
         body: dict[str, Any] = {"model": self.name, can.length_key: request.max_tokens}
         if can.sampling:

@@ -92,7 +92,6 @@ class Pool:
 
     @property
     def name(self) -> str:
-        """The model's name."""
         return self.servers[0].model.name
 
     @property
@@ -102,7 +101,6 @@ class Pool:
 
     @property
     def capacity(self) -> int:
-        """Requests that all servers together accept at once, as of now."""
         return sum(server.permits.limit for server in self.servers)
 
     def recorded(self, request: Request, seed: int, dialogue: int) -> None:

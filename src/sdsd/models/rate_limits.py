@@ -26,13 +26,11 @@ class PrioritySemaphore:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.busy = 0
-        """Permits held."""
         self._queue: list[tuple[int, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
 
     @property
     def waiting(self) -> int:
-        """Requests that wait for a permit."""
         return len(self._queue)
 
     def try_acquire(self) -> bool:
@@ -43,7 +41,6 @@ class PrioritySemaphore:
         return True
 
     async def acquire(self, order: int) -> None:
-        """Take a permit, or wait for one."""
         if self.try_acquire():
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -58,7 +55,6 @@ class PrioritySemaphore:
             raise
 
     def release(self) -> None:
-        """Give a permit back."""
         self.busy -= 1
         self.admit()
 
@@ -146,7 +142,6 @@ class Breaker:
 
     @property
     def wait(self) -> float:
-        """Seconds until the next try."""
         return max(0.0, self._until - self._clock())
 
     def answered(self) -> None:

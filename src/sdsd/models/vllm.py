@@ -203,7 +203,6 @@ class Server:
         self._up.set()
 
     async def stop(self) -> None:
-        """Stop the server and every process that it started."""
         self._up.clear()
         if self._process is not None:
             await self._process.stop()
@@ -284,17 +283,14 @@ class LaunchedModel:
 
     @property
     def name(self) -> str:
-        """See `sdsd.models.base.Model`."""
         return self.model.name
 
     @property
     def base_url(self) -> str:
-        """The server's address."""
         return self.server.base_url
 
     @property
     def capabilities(self) -> Capabilities:
-        """See `sdsd.models.base.Model`."""
         return self.model.capabilities
 
     async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
@@ -314,7 +310,6 @@ class _Process:
         self.log = log
         self.ended = asyncio.Event()
         self.code = 0
-        """The exit code, once it has ended; negative for a signal."""
         self._grace = grace
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:

@@ -156,7 +156,6 @@ class Store(Struct, frozen=True):
         )
 
     def path(self, weights: Weights) -> Path:
-        """Return where the file is, or will be."""
         return self.root / weights.file
 
 

@@ -133,7 +133,6 @@ class Dispatcher:
             self._listeners[name] = listener
 
     def start(self) -> None:
-        """Begin to pass events on."""
         self._thread.start()
         self._pass_notes()
 

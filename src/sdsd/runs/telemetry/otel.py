@@ -80,7 +80,6 @@ class Telemetry:
         self._ended = 0
 
     def on_event(self, at: int, event: Event) -> None:
-        """See `Listener`."""
         self._last = at
         if isinstance(event, Called):
             self._called(at, event)

@@ -58,7 +58,6 @@ class Metrics(Collector):
         self._server: WSGIServer | None = None
 
     def on_event(self, at: int, event: Event) -> None:
-        """See `Listener`."""
         if isinstance(event, Called):
             # The model's name is the requested one: what a server calls itself is up to the
             # server, and each new name would be a new series.
@@ -82,7 +81,6 @@ class Metrics(Collector):
         """Do nothing: `MetricsFile` and the HTTP server read when they need to."""
 
     def close(self) -> None:
-        """Stop the HTTP server."""
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
@@ -146,7 +144,6 @@ class MetricsFile:
             self.close()
 
     def close(self) -> None:
-        """Write the file."""
         write_to_textfile(str(self._path), self._metrics.registry)
 
 

@@ -50,7 +50,6 @@ class RunLog:
         self._file, self._size = _appended(path)
 
     def on_event(self, at: int, event: Event) -> None:
-        """See `Listener`."""
         if isinstance(event, Called):
             self._open.add(event.call.dialogue)
             self._sums.add(event.answer)
@@ -77,7 +76,6 @@ class RunLog:
         self._flush()
 
     def close(self) -> None:
-        """Write the last summary and close the file."""
         try:
             self._summary()
             self._flush()
