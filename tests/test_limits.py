@@ -145,7 +145,7 @@ async def test_no_rate_is_no_wait() -> None:
 
 def test_a_breaker_opens_tries_again_by_itself_and_closes() -> None:
     time = Time()
-    breaker = Breaker(most=3, first=1.0, longest=4.0, clock=time)
+    breaker = Breaker(threshold=3, first=1.0, longest=4.0, clock=time)
     assert [breaker.failed() for _ in range(4)] == [False, False, True, False]
     waits = []
     for _ in range(4):
@@ -171,7 +171,7 @@ def test_a_breaker_opens_tries_again_by_itself_and_closes() -> None:
 
 def test_a_trial_that_was_given_up_leaves_room_for_the_next() -> None:
     time = Time()
-    breaker = Breaker(most=1, clock=time)
+    breaker = Breaker(threshold=1, clock=time)
     breaker.failed()
     time.now += breaker.wait
     breaker.begin()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sdsd.models.concurrency import FIRST, RAMP, ConcurrencyController, Gauges
+from sdsd.models.concurrency import INITIAL_LIMIT, RAMP, ConcurrencyController, Gauges
 from sdsd.models.rate_limits import PrioritySemaphore
 from sdsd.types import Completion
 
@@ -179,10 +179,10 @@ def test_a_server_that_tells_its_queue_is_filled_without_measuring() -> None:
         gate.busy = gate.limit
         pace.tick()
         pace.observe(Gauges(running=gate.busy, waiting=0))
-    assert gate.limit == 32 * FIRST
+    assert gate.limit == 32 * INITIAL_LIMIT
     gate.busy = gate.limit
     for _ in range(2):
         pace.observe(Gauges(running=300, waiting=212))
-    assert gate.limit == 32 * FIRST  # it may be prompts that are being read
+    assert gate.limit == 32 * INITIAL_LIMIT  # it may be prompts that are being read
     pace.observe(Gauges(running=300, waiting=212))
     assert gate.limit == 300

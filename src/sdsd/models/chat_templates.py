@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 Post = Callable[[str, Mapping[str, object]], Awaitable[dict[str, object] | None]]
 """Posts JSON to a path below the server's root; returns the JSON reply, or None."""
 
-_MOST_STEPS = 100_000
+_MAX_STEPS = 100_000
 """Numbers that all calls of `range` in one rendering may produce together."""
-_MOST_BYTES = 64 << 20
+_MAX_BYTES = 64 << 20
 """A larger file is not a template or tokenizer configuration."""
 _TODAY = datetime(2024, 7, 26)
 """The date that templates get on any day, so that a run continues with the seams it began with.
@@ -203,8 +203,8 @@ def _environment() -> SandboxedEnvironment:
         nonlocal steps
         numbers = range(*bounds)
         steps += len(numbers)
-        if steps > _MOST_STEPS:
-            raise TemplateError(f"loops over more than {_MOST_STEPS} numbers")
+        if steps > _MAX_STEPS:
+            raise TemplateError(f"loops over more than {_MAX_STEPS} numbers")
         return numbers
 
     environment = ImmutableSandboxedEnvironment(
@@ -237,10 +237,10 @@ def _inside(directory: Path) -> Path:
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+            data = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise WeightsError(f"{path}: {error.strerror}; name a readable file") from None
-    if len(data) > _MOST_BYTES:
+    if len(data) > _MAX_BYTES:
         raise WeightsError(f"{path}: too large to contain a chat template")
     return data
 

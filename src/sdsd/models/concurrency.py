@@ -27,9 +27,9 @@ from sdsd.types import Completion, Role
 
 RAMP = 0.1
 """Seconds between two doublings before the first refusal."""
-FIRST = 16
+INITIAL_LIMIT = 16
 """The initial limit."""
-MOST = 1024
+MAX_LIMIT = 1024
 """The highest limit that the search may reach; a configured limit may be higher."""
 _GAIN = 1.05
 """Factor by which tokens per second must rise for doubling the limit to pay off."""
@@ -60,23 +60,23 @@ class Gauges(Struct, frozen=True):
 class ConcurrencyController:
     """Sets `permits.limit` from the outcomes of requests, and notes the limit it found.
 
-    `most` is the limit itself, or the bound of the search if `search`.
+    `max_limit` is the limit itself, or the bound of the search if `search`.
     """
 
     def __init__(
         self,
         permits: PrioritySemaphore,
-        most: int,
+        max_limit: int,
         *,
         search: bool,
         note: Callable[[str], None] = lambda text: None,
         changed: Callable[[], None] = lambda: None,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._permits, self._most = permits, most
+        self._permits, self._max_limit = permits, max_limit
         self._note, self._changed = note, changed
-        self._refusals = _Refusals(min(FIRST, most), clock)
-        self._knee = _Knee(min(FIRST, most), most, clock) if search else None
+        self._refusals = _Refusals(min(INITIAL_LIMIT, max_limit), clock)
+        self._knee = _Knee(min(INITIAL_LIMIT, max_limit), max_limit, clock) if search else None
         self._memory = _Memory() if search else None
         self._answers = 0
         self._update()
@@ -116,7 +116,7 @@ class ConcurrencyController:
 
     def tick(self) -> bool:
         """Ramp up, `RAMP` seconds after the last call; return whether to call again."""
-        more = self._refusals.ramp(self._most, pressed=self._pressed(self._permits.busy))
+        more = self._refusals.ramp(self._max_limit, pressed=self._pressed(self._permits.busy))
         self._update()
         return more
 
@@ -135,7 +135,7 @@ class ConcurrencyController:
         return self._refusals.pause
 
     def _update(self) -> None:
-        limit = min(self._most, self._refusals.limit)
+        limit = min(self._max_limit, self._refusals.limit)
         if self._knee:
             limit = min(limit, self._knee.limit)
         if self._memory and self._memory.fits:
@@ -191,12 +191,12 @@ class _Refusals:
             self._raised = True
             self._next = self._clock() + self._every
 
-    def ramp(self, most: int, *, pressed: bool) -> bool:
+    def ramp(self, max_limit: int, *, pressed: bool) -> bool:
         """Double until the first refusal; return whether that phase goes on."""
-        if self._ever or self.limit >= most:
+        if self._ever or self.limit >= max_limit:
             return False
         if pressed:
-            self.limit = min(2 * self.limit, most)
+            self.limit = min(2 * self.limit, max_limit)
         return True
 
     @property
@@ -216,9 +216,9 @@ class _Knee:
     _AGAIN = 60.0
     """Seconds after which one step above a found knee is tried again."""
 
-    def __init__(self, first: int, most: int, clock: Clock) -> None:
+    def __init__(self, first: int, max_limit: int, clock: Clock) -> None:
         self.limit = first
-        self._most = most
+        self._max_limit = max_limit
         self._clock = clock
         self._rates: dict[int, float] = {}
         self._step = 2.0
@@ -239,7 +239,7 @@ class _Knee:
     def answered(self, busy: int, tokens: int, seconds: float) -> str:
         """Add a reply that took `seconds` as one of `busy`; return a note if the knee was found."""
         if not self._step:
-            if self._clock() - self._began > self._AGAIN and self.limit < self._most:
+            if self._clock() - self._began > self._AGAIN and self.limit < self._max_limit:
                 self._rates = {self.limit: self._rates.get(self.limit, 0.0)}
                 self._go(1.25)
             return ""
@@ -277,7 +277,7 @@ class _Knee:
         following = (
             int(self.limit * step) if step < 1 else max(self.limit + 1, int(self.limit * step))
         )
-        following = max(1, min(following, self._most))
+        following = max(1, min(following, self._max_limit))
         if following == self.limit:
             return self._settle(self.limit)
         self._before, self._step = self.limit, step
@@ -299,10 +299,10 @@ class _Knee:
             return
         if gauges.waiting <= max(4.0, 0.1 * gauges.running):
             self._queues = 0
-            if pressed and self.limit < self._most:
+            if pressed and self.limit < self._max_limit:
                 self._rates.clear()
                 self._before = 0
-                self._begin(min(2 * self.limit, self._most))
+                self._begin(min(2 * self.limit, self._max_limit))
             return
         self._queues += 1
         if self._queues == _QUEUES:

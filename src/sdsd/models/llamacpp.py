@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sdsd.errors import WeightsError
 
-MOST_SLOTS = 16
+MAX_SLOTS = 16
 """On a CPU, larger batches were measured to be slower."""
 
 
@@ -59,7 +59,7 @@ def serve(weights: Path, *, slots: int = 0, context: int = 4096, threads: int = 
 
 def default_slots() -> int:
     """Return two slots per core: one request's prefill often overlaps with another's decoding."""
-    return min(MOST_SLOTS, 2 * _cores())
+    return min(MAX_SLOTS, 2 * _cores())
 
 
 def _cores() -> int:

@@ -73,7 +73,7 @@ _BUSY = {429, 503, 529}
 """Statuses of an overloaded server."""
 _THIS_REQUEST = {400, 413, 414, 422, 451}
 """Statuses that reject one request. Any other concerns every request: address, key, credit."""
-MOST_SLOTS = 4096
+MAX_SLOTS = 4096
 """A reported number of slots above this is ignored."""
 _TOP = 5
 """Alternatives requested per token, where probabilities are wanted."""
@@ -231,7 +231,7 @@ class HttpModel:
             slots = msgspec.json.decode(reply.body)["total_slots"] if reply.status == 200 else 0
         except (TransientError, ValueError, KeyError, TypeError):
             return 0
-        return slots if isinstance(slots, int) and 0 < slots < MOST_SLOTS else 0
+        return slots if isinstance(slots, int) and 0 < slots < MAX_SLOTS else 0
 
     async def _dialect(self) -> bool:
         """Find the request fields that the server accepts; return whether it can chat."""

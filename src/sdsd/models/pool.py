@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from sdsd.errors import Busy, Stopped, TransientError
 from sdsd.models.base import Capabilities, Model
-from sdsd.models.concurrency import MOST, RAMP, ConcurrencyController, Gauges
+from sdsd.models.concurrency import MAX_LIMIT, RAMP, ConcurrencyController, Gauges
 from sdsd.models.rate_limits import Breaker, Clock, PrioritySemaphore, RateLimit
 from sdsd.types import Answer, Completion, Request
 
@@ -31,7 +31,7 @@ class Server:
     def __init__(
         self,
         model: Model,
-        most: int,
+        limit: int,
         *,
         search: bool,
         note: Callable[[str], None],
@@ -39,10 +39,10 @@ class Server:
         clock: Clock,
     ) -> None:
         self.model = model
-        self.permits = PrioritySemaphore(most)
+        self.permits = PrioritySemaphore(limit)
         self.breaker = Breaker(clock=clock)
         self.concurrency = ConcurrencyController(
-            self.permits, most, search=search, note=note, changed=changed, clock=clock
+            self.permits, limit, search=search, note=note, changed=changed, clock=clock
         )
 
     @property
@@ -76,7 +76,7 @@ class Pool:
         self.servers = [
             Server(
                 model,
-                limit or MOST,
+                limit or MAX_LIMIT,
                 search=not limit,
                 note=lambda text, model=model: note(f"{_address(model)}: {text}"),  # type: ignore[misc]
                 changed=changed,

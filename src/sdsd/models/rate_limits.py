@@ -106,19 +106,19 @@ class RateLimit:
 class Breaker:
     """A circuit breaker: stops sending to a server that fails, and probes it from time to time.
 
-    It opens after `most` consecutive faults, for `first` seconds, doubling up to `longest`; then
+    It opens after `threshold` consecutive faults, for `first` seconds, doubling up to `longest`; then
     one request may try. One answer closes it.
     """
 
     def __init__(
         self,
         *,
-        most: int = 5,
+        threshold: int = 5,
         first: float = 0.5,
         longest: float = 15.0,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._most, self._first, self._longest = most, first, longest
+        self._threshold, self._first, self._longest = threshold, first, longest
         self._clock = clock
         self._faults = 0
         self._wait = first
@@ -128,7 +128,7 @@ class Breaker:
     @property
     def open(self) -> bool:
         """Whether the server is considered down."""
-        return self._faults >= self._most
+        return self._faults >= self._threshold
 
     def allows(self) -> bool:
         """Return whether a request may be sent now; while open, one at a time may try."""

@@ -48,17 +48,17 @@ def listeners(
 
     `metrics.prom` is kept where the extra `metrics` is installed, `logs/run.jsonl` always.
     """
-    fan = Dispatcher(on_event)
+    dispatcher = Dispatcher(on_event)
     if os.environ.get(OTLP):
-        fan.add("OpenTelemetry", lambda: _opentelemetry(path, version, fan.note))
-    _add_prometheus(fan, path, port, version)
+        dispatcher.add("OpenTelemetry", lambda: _opentelemetry(path, version, dispatcher.note))
+    _add_prometheus(dispatcher, path, port, version)
     # Last, so that it gets what the others note when they close.
-    fan.add("logs/run.jsonl", lambda: RunLog(path / "logs" / "run.jsonl", version))
-    fan.start()
+    dispatcher.add("logs/run.jsonl", lambda: RunLog(path / "logs" / "run.jsonl", version))
+    dispatcher.start()
     try:
-        yield fan
+        yield dispatcher
     finally:
-        fan.close()
+        dispatcher.close()
 
 
 def _opentelemetry(path: Path, version: str, note: Callable[[str], None]) -> Listener | None:
@@ -71,21 +71,25 @@ def _opentelemetry(path: Path, version: str, note: Callable[[str], None]) -> Lis
     return otel.connect(path, version, content=content, note=note)
 
 
-def _add_prometheus(fan: Dispatcher, path: Path, port: int | None, version: str) -> None:
+def _add_prometheus(dispatcher: Dispatcher, path: Path, port: int | None, version: str) -> None:
     try:
         from sdsd.runs.telemetry.prometheus import Metrics, MetricsFile
     except ImportError as error:
         if port is not None:
-            fan.note(_missing("`telemetry.port` is set", "prometheus_client", error, "metrics"))
+            dispatcher.note(
+                _missing("`telemetry.port` is set", "prometheus_client", error, "metrics")
+            )
         return
     metrics = Metrics(path.absolute().name, version)
-    fan.add("metrics", lambda: metrics)
-    fan.add("metrics.prom", lambda: MetricsFile(metrics, path / "metrics.prom"))
+    dispatcher.add("metrics", lambda: metrics)
+    dispatcher.add("metrics.prom", lambda: MetricsFile(metrics, path / "metrics.prom"))
     if port is not None:
         try:
-            fan.note(f"metrics at {metrics.serve(port)}")
+            dispatcher.note(f"metrics at {metrics.serve(port)}")
         except OSError as error:
-            fan.note(f"metrics endpoint: {error}; give another port. The run goes on without it")
+            dispatcher.note(
+                f"metrics endpoint: {error}; give another port. The run goes on without it"
+            )
 
 
 def _missing(asked: str, what: str, error: ImportError, extra: str) -> str:
