@@ -106,8 +106,8 @@ class RateLimit:
 class Breaker:
     """A circuit breaker: stops sending to a server that fails, and probes it from time to time.
 
-    It opens after `threshold` consecutive faults, for `first` seconds, doubling up to `longest`; then
-    one request may try. One answer closes it.
+    It opens after `threshold` consecutive faults, for `first` seconds, doubling up to `longest`;
+    then one request may try. One answer closes it.
     """
 
     def __init__(
