@@ -22,7 +22,7 @@ from sdsd.runs.telemetry.listener import Listener
 from sdsd.runs.telemetry.runlog import RunLog
 
 PAUSE = 0.2
-"""Seconds between two rounds of passing events on."""
+"""Seconds between two deliveries of events."""
 BACKLOG = 100_000
 """Events that may wait in the queue; further ones are counted and dropped."""
 CLOSING = 30.0
@@ -51,7 +51,7 @@ def listeners(
     dispatcher = Dispatcher(on_event)
     if os.environ.get(OTLP):
         dispatcher.add("OpenTelemetry", lambda: _opentelemetry(path, version, dispatcher.note))
-    _add_prometheus(dispatcher, path, port, version)
+    dispatcher.add("metrics", lambda: _prometheus(path, version, port, dispatcher))
     # Last, so that it gets what the others note when they close.
     dispatcher.add("logs/run.jsonl", lambda: RunLog(path / "logs" / "run.jsonl", version))
     dispatcher.start()
@@ -71,25 +71,25 @@ def _opentelemetry(path: Path, version: str, note: Callable[[str], None]) -> Lis
     return otel.connect(path, version, content=content, note=note)
 
 
-def _add_prometheus(dispatcher: Dispatcher, path: Path, port: int | None, version: str) -> None:
+def _prometheus(
+    path: Path, version: str, port: int | None, dispatcher: Dispatcher
+) -> Listener | None:
     try:
         from sdsd.runs.telemetry.prometheus import Metrics, MetricsFile
     except ImportError as error:
         if port is not None:
-            dispatcher.note(
-                _missing("`telemetry.port` is set", "prometheus_client", error, "metrics")
-            )
-        return
+            asked = "`telemetry.port` is set"
+            dispatcher.note(_missing(asked, "prometheus_client", error, "metrics"))
+        return None
     metrics = Metrics(path.absolute().name, version)
-    dispatcher.add("metrics", lambda: metrics)
     dispatcher.add("metrics.prom", lambda: MetricsFile(metrics, path / "metrics.prom"))
     if port is not None:
         try:
             dispatcher.note(f"metrics at {metrics.serve(port)}")
         except OSError as error:
-            dispatcher.note(
-                f"metrics endpoint: {error}; give another port. The run goes on without it"
-            )
+            remedy = "give another port. The run goes on without it"
+            dispatcher.note(f"metrics endpoint: {error}; {remedy}")
+    return metrics
 
 
 def _missing(asked: str, what: str, error: ImportError, extra: str) -> str:
