@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from hashlib import blake2b
@@ -19,7 +18,8 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from sdsd.errors import JournalError, ModelError, TransientError
-from sdsd.models.http_client import Reply
+from sdsd.files import write_atomic
+from sdsd.models.http_client import Reply, decode_json
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
@@ -144,11 +144,7 @@ def multipart(lines: Iterable[bytes]) -> tuple[str, bytes]:
 
 def parse_line(line: bytes) -> ResultLine:
     """Decode one line of a result. An incomplete character becomes U+FFFD."""
-    try:
-        return _line(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        text = json.dumps(json.loads(line.decode("utf-8", "replace")), ensure_ascii=False)
-        return _line(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+    return decode_json(line, _line)
 
 
 # -- state on disk -------------------------------------------------------------------------
@@ -193,23 +189,15 @@ class StateFiles:
     def save(self, state: BatchState) -> None:
         """Write a state file atomically; it is on disk when this returns."""
         path = self._path(state)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(_encode(state))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_atomic(path, _encode(state))
             _sync(self._folder)
         except OSError as error:
             raise JournalError(
                 f"{path}: cannot be written: {error}; free some space or repair the disk, then run "
                 "the same command again: no batch is paid for twice"
             ) from None
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
     def remove(self, state: BatchState) -> None:
         """Delete a state file. One that remains does no harm: its answers are not asked for."""

@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import ssl
 import urllib.request
 from collections import deque
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import Self, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import httptools
+import msgspec
 from msgspec import Struct
 
 from sdsd.errors import ModelError, TransientError
+
+T = TypeVar("T")
 
 MAX_BYTES = 64 * 2**20
 """A longer reply is not a completion; it is refused before it fills the memory."""
@@ -40,6 +44,18 @@ class Reply(Struct, frozen=True):
         found = (value for key, value in self.headers if key.lower() == name.encode())
         value = next(found, None)
         return None if value is None else value.decode("latin-1")
+
+
+def decode_json(body: bytes, decode: Callable[[bytes | str], T]) -> T:
+    """Decode JSON from a server. An incomplete character (half a surrogate pair) becomes U+FFFD.
+
+    Raises `ValueError` or `RecursionError` if it is not JSON or does not have the expected shape.
+    """
+    try:
+        return decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        text = json.dumps(json.loads(body.decode("utf-8", "replace")), ensure_ascii=False)
+        return decode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 class Timeouts(Struct, frozen=True):

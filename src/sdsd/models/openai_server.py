@@ -6,7 +6,6 @@ What a server supports is found by probing it, never by its brand.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 import time
@@ -20,7 +19,7 @@ from msgspec.structs import replace
 from sdsd.errors import Busy, ModelError, ServerGone, TransientError
 from sdsd.models.base import Capabilities
 from sdsd.models.concurrency import Gauges
-from sdsd.models.http_client import Client, Reply, Timeouts
+from sdsd.models.http_client import Client, Reply, Timeouts, decode_json
 from sdsd.text.chat_format import Template, cut, marked
 from sdsd.types import Answer, Completion, Message, Refusal, Request
 
@@ -65,7 +64,7 @@ class _Reply(Struct):
     model: str | None = ""
 
 
-_reply = msgspec.json.Decoder(_Reply)
+_decode = msgspec.json.Decoder(_Reply).decode
 _encode = msgspec.json.Encoder().encode
 _MAY_PASS = {408, 409, 425}
 """Statuses below 500 that are worth a retry."""
@@ -122,7 +121,7 @@ class HttpModel:
 
     def _answer(self, request: Request, body: bytes, seconds: float = 0.0) -> Answer:
         try:
-            reply = _decoded(body)
+            reply = decode_json(body, _decode)
             choice = reply.choices[0]
         except (ValueError, RecursionError, IndexError):
             raise TransientError(f"{self.base_url}: not a completion: {body[:200]!r}") from None
@@ -275,15 +274,6 @@ _DIALECTS: tuple[tuple[str, bool, bool], ...] = tuple(
     itertools.product(("max_tokens", "max_completion_tokens"), (True, False), (True, False))
 )
 """(length key, whether a seed, whether temperature and top_p are sent), the usual one first."""
-
-
-def _decoded(body: bytes) -> _Reply:
-    """Decode a reply. An incomplete character (half a surrogate pair, say) becomes U+FFFD."""
-    try:
-        return _reply.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        text = json.dumps(json.loads(body.decode("utf-8", "replace")), ensure_ascii=False)
-        return _reply.decode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def _choice_probs(words: Sequence[str], logprobs: _Logprobs | None) -> dict[str, float]:
