@@ -679,19 +679,6 @@ async def test_a_batch_is_kept_until_its_last_answer_is_recorded(place: Place) -
     assert not place.noted
 
 
-async def test_recorded_by_an_earlier_life_the_rest_goes_when_the_run_is_finished(
-    place: Place,
-) -> None:
-    await asked(place.model(), 0, 1)
-    reborn = place.model()
-    await reborn.complete(CHAT, 1, 1)  # the other one is in the journal: nobody asks
-    reborn.recorded(CHAT, 1, 1)
-    await reborn.close()
-    assert len(place.noted) == 1
-    await reborn.close(finished=True)
-    assert not place.noted
-
-
 async def test_a_request_in_two_files_is_waited_for_in_the_later_batch(place: Place) -> None:
     place.provider.expires_after = 1
     model = place.model()

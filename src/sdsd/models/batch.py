@@ -213,12 +213,8 @@ class BatchModel:
         if job is not None and job.result.done():
             self._let_go(job, name)
 
-    async def close(self, *, finished: bool = False) -> None:
-        """Stop waiting: pending calls raise `Stopped`. Batches continue at the provider.
-
-        `finished` means that every answer is recorded and nothing will be asked again: all state is
-        removed. Otherwise the next start continues from it.
-        """
+    async def close(self) -> None:
+        """Stop waiting: pending calls raise `Stopped`. Batches continue at the provider."""
         self._closed = True
         tasks = [job.task for job in self._jobs if job.task is not None]
         tasks += [self._adopting] if self._adopting is not None else []
@@ -227,8 +223,6 @@ class BatchModel:
         await asyncio.gather(*tasks, return_exceptions=True)
         for job in list(self._jobs):
             job.fail(_stopped())
-            if finished:
-                self._forget(job)
 
     # -- the set of batches ----------------------------------------------------------------
 
