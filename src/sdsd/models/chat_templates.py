@@ -60,7 +60,7 @@ def render(source: str, messages: Sequence[Message], *, special: Mapping[str, st
     """Render messages by a Jinja chat template, without a generation prompt.
 
     Raises `WeightsError` with the template's own message if it rejects the messages, fails or
-    violates the sandbox, and if jinja2 is not installed.
+    violates the sandbox.
     """
     environment = _environment()
     chat = [{"role": m.role, "content": m.content} for m in messages]
@@ -176,14 +176,9 @@ async def _text(post: Post, model: str, tokens: list[int]) -> str:
 
 def _environment() -> SandboxedEnvironment:
     """Return Jinja as transformers configures it for chat templates, with a bounded `range`."""
-    try:
-        from jinja2 import TemplateError
-        from jinja2.ext import Extension
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-    except ImportError:
-        raise WeightsError(
-            "reading a chat template needs an extra: pip install 'sdsd[template]'"
-        ) from None
+    from jinja2 import TemplateError
+    from jinja2.ext import Extension
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
 
     class Generation(Extension):
         """`{% generation %}`, which marks what to train on: renders its content unchanged."""

@@ -132,12 +132,15 @@ def fetch(config: Config, progress: weights.Progress | None = None) -> dict[str,
 
     Blocks: call it before an event loop runs, so that Ctrl-C works during a long download.
     """
-    needed = {name: config.models[name] for name in _used(config)}
-    return {
-        name: weights.locate(chosen.model, progress)
-        for name, chosen in needed.items()
+    used = {name: config.models[name] for name in _used(config)}
+    embedded = {
+        name: chosen.model
+        for name, chosen in used.items()
         if not (chosen.backend or chosen.launch or addresses(chosen))
     }
+    if embedded:
+        llamacpp.require()
+    return {name: weights.locate(model, progress) for name, model in embedded.items()}
 
 
 def addresses(chosen: ModelConfig, env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
