@@ -85,13 +85,13 @@ def source(path: Path) -> Source:
             f"{path}: chat templates are not read from GGUF files; name the chat_template.jinja or "
             "tokenizer_config.json of the original model (a llama.cpp server needs neither)"
         )
-    beside = path.with_name("tokenizer_config.json")
+    config_file = path.with_name("tokenizer_config.json")
     if path.suffix != ".jinja":
         config = _configuration(path)
         return Source(_named_default(config, path), _special(config), _adds_bos(config))
     text = _read(path).decode("utf-8", "replace")
-    if beside.is_file():
-        config = _configuration(beside)
+    if config_file.is_file():
+        config = _configuration(config_file)
         return Source(text, _special(config), _adds_bos(config))
     if needed := _USES_TOKENS.search(text):
         raise WeightsError(

@@ -3,8 +3,7 @@
 Four bounds apply, and the lowest one holds:
 
 * Refusals. HTTP 429 and similar mean too many requests. The limit falls to the number that the
-  server accepted (to half of it where none was), and rises again by one at a time, less often after
-  each refusal: additive increase, multiplicative decrease.
+  server accepted, and rises again by one at a time, less often after each refusal.
 * The knee. Servers that queue instead of refusing (vLLM, SGLang, llama.cpp) never say no. The limit
   doubles while the tokens generated per second rise with it, and stays where they stop rising.
 * Memory. An open dialogue has its prefix in the server's cache. When replies show that prefixes of
@@ -321,7 +320,7 @@ class _Memory:
         self._capacity = 0.0
         """Tokens that open dialogues may occupy; 0: unknown."""
         self._cache_size = 0
-        self._held: dict[int, int] = {}
+        self._sizes: dict[int, int] = {}
         """By dialogue, the tokens of its last prompt and reply."""
         self._prompts: dict[int, dict[Role, int]] = {}
         """By dialogue and role, the tokens of its last prompt: a prefix of the next one."""
@@ -339,10 +338,10 @@ class _Memory:
             else:
                 self._kept += 1
         prompts[role] = answer.prompt_tokens
-        self._held[dialogue] = answer.prompt_tokens + answer.completion_tokens
+        self._sizes[dialogue] = answer.prompt_tokens + answer.completion_tokens
 
     def closed(self, dialogue: int) -> None:
-        self._held.pop(dialogue, None)
+        self._sizes.pop(dialogue, None)
         self._prompts.pop(dialogue, None)
 
     def observe(self, tokens: int) -> None:
@@ -352,19 +351,19 @@ class _Memory:
 
     def decide(self, limit: int) -> None:
         """Adjust the capacity by the share of lost prefixes, and count the dialogues that fit."""
-        held = [tokens for _, tokens in sorted(self._held.items())]
+        sizes = [tokens for _, tokens in sorted(self._sizes.items())]
         seen = self._kept + self._lost
-        if held and seen >= max(16, limit // 2):
+        if sizes and seen >= max(16, limit // 2):
             lost = self._lost / seen
             self._kept = self._lost = 0
             if lost > _MANY:
-                now = float(sum(held[:limit]))
+                now = float(sum(sizes[:limit]))
                 self._capacity = _FILL * min(self._capacity or now, now)
             elif lost < _TOLERATED and self.fits and self.fits <= limit:
                 self._capacity *= 1.03
-        if not self._capacity or not held:
+        if not self._capacity or not sizes:
             return
-        within = sum(total <= self._capacity for total in itertools.accumulate(held))
-        if within == len(held):  # assume that new dialogues are of average size
-            within += int((self._capacity - sum(held)) / (sum(held) / len(held)))
+        within = sum(total <= self._capacity for total in itertools.accumulate(sizes))
+        if within == len(sizes):  # assume that new dialogues are of average size
+            within += int((self._capacity - sum(sizes)) / (sum(sizes) / len(sizes)))
         self.fits = max(1, within)

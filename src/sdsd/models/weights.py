@@ -232,9 +232,9 @@ def _status(weights: Weights, path: Path) -> Status:
     if path.is_file():
         right_size = path.stat().st_size == weights.size
         state = "present" if _sealed(path, weights) else "unverified" if right_size else "corrupt"
-    elif size_of(_beside(path, ".work")):
+    elif size_of(_sibling(path, ".work")):
         state = "partial"
-    elif _beside(path, ".refused").exists():
+    elif _sibling(path, ".refused").exists():
         state = "corrupt"
     return Status(weights, state, path, sum(map(size_of, _files_of(path))))
 
@@ -299,7 +299,7 @@ def _obtain(weights: Weights, store: Store, progress: Progress) -> Path:
 def _download(origin: Origin, weights: Weights, store: Store, progress: Progress) -> None:
     """Download from one origin and verify; on failure raise, and keep what can be reused."""
     path = store.path(weights)
-    work = _beside(path, ".work")
+    work = _sibling(path, ".work")
     folder = work / ("hub" if isinstance(origin, HubFile) else "parts")
     folder.mkdir(parents=True, exist_ok=True)
     with reported(folder, f"downloading {weights.name}", weights.size, progress):
@@ -322,7 +322,7 @@ def _download(origin: Origin, weights: Weights, store: Store, progress: Progress
 
 
 def _require_room(weights: Weights, store: Store) -> None:
-    needed = int(weights.size * _ROOM) - size_of(_beside(store.path(weights), ".work") / "parts")
+    needed = int(weights.size * _ROOM) - size_of(_sibling(store.path(weights), ".work") / "parts")
     free = store.free(store.root)
     if free < needed:
         raise WeightsError(
@@ -349,12 +349,12 @@ class _Seal(Struct, frozen=True):
 def _seal(path: Path, sha256: str) -> None:
     stat = path.stat()
     seal = _Seal(sha256, stat.st_size, stat.st_mtime_ns)
-    _beside(path, ".ok").write_bytes(msgspec.json.encode(seal))
+    _sibling(path, ".ok").write_bytes(msgspec.json.encode(seal))
 
 
 def _sealed(path: Path, weights: Weights) -> bool:
     try:
-        seal = msgspec.json.decode(_beside(path, ".ok").read_bytes(), type=_Seal)
+        seal = msgspec.json.decode(_sibling(path, ".ok").read_bytes(), type=_Seal)
         stat = path.stat()
     except (OSError, ValueError, msgspec.MsgspecError):
         return False  # no seal, or a damaged one: hash again
@@ -367,7 +367,7 @@ def _check(path: Path, weights: Weights, progress: Progress) -> str:
     if found == weights.sha256:
         _seal(path, found)
         return ""
-    aside = _beside(path, ".refused")
+    aside = _sibling(path, ".refused")
     path.replace(aside)
     return f"{path}: {_wrong(weights, found)}; moved to {aside.name}"
 
@@ -398,7 +398,7 @@ def _locked(path: Path, weights: Weights, progress: Progress) -> Iterator[None]:
     """Hold a model's lock against other processes, where the system has `flock`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = _beside(path, ".lock").open("ab")
+        handle = _sibling(path, ".lock").open("ab")
     except OSError as error:
         raise WeightsError(
             f"cannot write to {path.parent} ({error.strerror}): set SDSD_CACHE to another directory"
@@ -415,10 +415,10 @@ def _locked(path: Path, weights: Weights, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def _sibling(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
 def _files_of(path: Path) -> list[Path]:
     """Everything that may belong to a model but its lock: deleting that would let two hold it."""
-    return [path, *(_beside(path, suffix) for suffix in (".ok", ".refused", ".work"))]
+    return [path, *(_sibling(path, suffix) for suffix in (".ok", ".refused", ".work"))]

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from sdsd.runs.events import Event, Noted
@@ -164,16 +165,9 @@ class Dispatcher:
                 self._guarded(name, listener.close)
 
     def _dispatch(self) -> None:
-        batch = [self._queue.popleft() for _ in range(len(self._queue))]
-        now = time.monotonic()
-
-        def hand(listener: Listener) -> None:
-            for at, event in batch:
-                listener.on_event(at, event)
-            listener.tick(now)
-
+        events = [self._queue.popleft() for _ in range(len(self._queue))]
         for name, listener in list(self._listeners.items()):
-            if not self._guarded(name, lambda listener=listener: hand(listener)):  # type: ignore[misc]
+            if not self._guarded(name, partial(_deliver, listener, events)):
                 del self._listeners[name]
                 with contextlib.suppress(Exception):
                     listener.close()
@@ -185,6 +179,12 @@ class Dispatcher:
             self.note(_switched_off(name, error))
             return False
         return True
+
+
+def _deliver(listener: Listener, events: list[tuple[int, Event]]) -> None:
+    for at, event in events:
+        listener.on_event(at, event)
+    listener.tick(time.monotonic())
 
 
 def _switched_off(name: str, error: Exception) -> str:
