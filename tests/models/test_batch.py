@@ -52,6 +52,19 @@ class Wire:
             return Reply(reply.status, await reply.read(), [])
 
 
+class Online:
+    """The model that the batches are of."""
+
+    def __init__(self, name: str = "tiny") -> None:
+        self.name, self.capabilities = name, CAN
+
+    def encode(self, request: Request, seed: int) -> tuple[str, bytes]:
+        return encode(request, seed)
+
+    def decode(self, request: Request, status: int, body: bytes) -> Answer:
+        return decode(request, status, body)
+
+
 def encode(request: Request, seed: int) -> tuple[str, bytes]:
     body: dict[str, Any] = {"model": "tiny", "max_tokens": request.max_tokens, "seed": seed}
     if request.messages:
@@ -116,13 +129,10 @@ class Place:
     ) -> BatchModel:
         """A new life over the state that is there."""
         model = BatchModel(
-            "tiny",
+            Online(),
             wire or Wire(self.url),
-            encode,
-            decode,
             state=self.state,
             run="run-1",
-            capabilities=CAN,
             note=self.notes.append,
             limits=Limits(**limits),
             sleep=sleep or self.time.sleep,
@@ -784,9 +794,7 @@ class Crash(BaseException):
 def model_for(url: str, state: Path) -> BatchModel:
     """A batch model that waits in real time, briefly."""
     limits = Limits(gather=0.01, poll=0.01, max_poll=0.02)
-    return BatchModel(
-        "m", Wire(url), encode, decode, state=state, run="r", capabilities=CAN, limits=limits
-    )
+    return BatchModel(Online("m"), Wire(url), state=state, run="r", limits=limits)
 
 
 def records(out: Path, model: BatchModel | ScriptedModel, hear: Any = None) -> list[Record]:

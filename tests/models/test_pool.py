@@ -12,7 +12,7 @@ from sdsd.errors import Busy, ModelError, Stopped, TransientError
 from sdsd.models.base import Capabilities, Model
 from sdsd.models.concurrency import Gauges
 from sdsd.models.pool import Pool
-from sdsd.models.rate_limits import RateLimit
+from sdsd.models.rate_limits import RateLimit, RateLimits
 from sdsd.types import Answer, Completion, Message, Refusal, Request
 
 REQUEST = Request("agent", 100, (Message("user", "x" * 400),))
@@ -176,7 +176,7 @@ async def test_one_who_gives_up_waiting_leaves_no_trace() -> None:
 async def test_a_provider_s_limits_are_kept_to() -> None:
     time = Time()
     requests = RateLimit(60, burst=0.0, clock=time, sleep=time.sleep)
-    many = pool(fakes(1), time, limit=8, requests=requests)
+    many = pool(fakes(1), time, limit=8, rates=RateLimits(requests=requests))
     for _ in range(10):
         await many.complete(REQUEST, 0)
     assert time.now == pytest.approx(9.0)
@@ -186,7 +186,7 @@ async def test_tokens_are_reserved_before_and_settled_after() -> None:
     """About 200 are expected (400 characters and 100 of reply); 150 are used."""
     time = Time()
     tokens = RateLimit(6000, burst=0.0, clock=time, sleep=time.sleep)
-    many = pool(fakes(1), time, limit=8, tokens=tokens)
+    many = pool(fakes(1), time, limit=8, rates=RateLimits(tokens=tokens))
     for _ in range(10):
         await many.complete(REQUEST, 0)
     assert time.now == pytest.approx(9 * 1.5)

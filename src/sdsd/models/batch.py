@@ -32,7 +32,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 from msgspec import Raw, Struct
@@ -115,12 +115,29 @@ class Limits(Struct, frozen=True):
     """Retries of a request to the provider after a transient fault."""
 
 
+class Online(Protocol):
+    """A model over HTTP, such as `HttpModel`: what batches need of it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def encode(self, request: Request, seed: int) -> tuple[str, bytes]:
+        """Return path and one-line JSON body of a request with its seed."""
+        ...
+
+    def decode(self, request: Request, status: int, body: bytes) -> Answer:
+        """Return the answer to a request for a status and a body; raises as `complete` does."""
+        ...
+
+
 class BatchModel:
     """One model behind a provider's batch API. Belongs to one event loop.
 
+    online          the same model, as it is asked without batches
     transport       sends HTTP requests to the provider
-    encode          returns path and one-line JSON body of a request with its seed
-    decode          returns the answer to a request for a status and a body; raises as `complete`
     state           a directory for state files only; created when needed
     run             identifies the run in the provider's list
     note            called with one line of progress at a time
@@ -132,23 +149,20 @@ class BatchModel:
 
     def __init__(
         self,
-        name: str,
+        online: Online,
         transport: Transport,
-        encode: Callable[[Request, int], tuple[str, bytes]],
-        decode: Callable[[Request, int, bytes], Answer],
         *,
         state: Path,
         run: str,
-        capabilities: Capabilities | None = None,
         note: Callable[[str], None] = lambda text: None,
         limits: Limits = Limits(),
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.name = name
-        self.capabilities = capabilities or Capabilities()
-        self._encode = encode
-        self._decode = decode
+        self.name = online.name
+        self.capabilities = online.capabilities
+        self._encode = online.encode
+        self._decode = online.decode
         self._run = run
         self._note = note
         self._limits = limits

@@ -25,7 +25,7 @@ from sdsd.models.concurrency import Gauges
 from sdsd.models.http_client import Client, Timeouts
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool
-from sdsd.models.rate_limits import RateLimit
+from sdsd.models.rate_limits import RateLimit, RateLimits
 from sdsd.models.vllm import LaunchedModel
 from sdsd.types import ProtocolName, Role
 
@@ -114,8 +114,7 @@ def assign_roles(
         pools[name] = Pool(
             servers if isinstance(servers, Sequence) else [servers],
             limit=chosen.parallel or limits.get(name, 0),
-            requests=_rate(chosen.requests_per_minute),
-            tokens=_rate(chosen.tokens_per_minute),
+            rates=RateLimits(_rate(chosen.requests_per_minute), _rate(chosen.tokens_per_minute)),
             stopping=stopping,
             changed=changed.set,
             note=note,
@@ -305,13 +304,10 @@ class _Starting:
         client = Client(online.base_url, headers, Timeouts(total=3600.0), max_bytes=2**30)
         batch = chosen.batch
         model = BatchModel(
-            chosen.model,
+            online,
             client,
-            online.encode,
-            online.decode,
             state=folder,
             run=configuration.digest(self._config)[:16],
-            capabilities=online.capabilities,
             note=self._note,
             limits=Limits(batch.gather, batch.max_requests, window=batch.window, poll=batch.poll),
         )

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from sdsd.errors import Busy, Stopped, TransientError
 from sdsd.models.base import Capabilities, Model
 from sdsd.models.concurrency import MAX_LIMIT, RAMP, ConcurrencyController, Gauges
-from sdsd.models.rate_limits import Breaker, Clock, PrioritySemaphore, RateLimit
+from sdsd.models.rate_limits import Breaker, Clock, PrioritySemaphore, RateLimits
 from sdsd.types import Answer, Completion, Request
 
 _SILENT_POLLS = 3
@@ -54,10 +54,10 @@ class Server:
 class Pool:
     """A `Model` that spreads requests over several servers of the same model.
 
-    limit              most requests in flight per server; 0: found by `sdsd.models.concurrency`
-    requests, tokens   the provider's rate limits
-    stopping           once set, requests that wait for a permit raise `Stopped`
-    changed            called when `capacity` changes
+    limit      most requests in flight per server; 0: found by `sdsd.models.concurrency`
+    rates      the provider's limits, over all servers
+    stopping   once set, requests that wait for a permit raise `Stopped`
+    changed    called when `capacity` changes
     """
 
     def __init__(
@@ -65,8 +65,7 @@ class Pool:
         models: Sequence[Model],
         *,
         limit: int = 0,
-        requests: RateLimit | None = None,
-        tokens: RateLimit | None = None,
+        rates: RateLimits = RateLimits(),
         stopping: asyncio.Event | None = None,
         changed: Callable[[], None] = lambda: None,
         note: Callable[[str], None] = lambda text: None,
@@ -86,7 +85,7 @@ class Pool:
         ]
         self._homes: dict[int, Server] = {}
         """By dialogue, the server that has its prefix cached."""
-        self._requests, self._tokens = requests, tokens
+        self._requests, self._tokens = rates.requests, rates.tokens
         self._stopping = stopping
         self._note, self._sleep = note, sleep
 

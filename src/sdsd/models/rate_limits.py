@@ -12,6 +12,8 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable
 
+from msgspec import Struct
+
 Clock = Callable[[], float]
 """Monotonic seconds."""
 
@@ -101,6 +103,14 @@ class RateLimit:
     def correct(self, amount: float) -> None:
         """Add to what was taken, once the real amount is known; negative to give some back."""
         self._due += amount * self._each
+
+
+class RateLimits(Struct, frozen=True):
+    """A provider's limits per minute; None: unlimited."""
+
+    requests: RateLimit | None = None
+    tokens: RateLimit | None = None
+    """Prompt and completion tokens together."""
 
 
 class Breaker:
