@@ -20,9 +20,10 @@ import msgspec
 from msgspec.structs import replace
 
 from sdsd import config as configuration
+from sdsd.checks.dialogue_rules import RULES
 from sdsd.config import Config, ModelConfig, ScenariosConfig, is_file
 from sdsd.config.manifest import Manifest, nameable, shown
-from sdsd.dataset.schema import SPLITS, VIEWS
+from sdsd.dataset.splits import SPLITS
 from sdsd.errors import RunDirError, SdsdError
 from sdsd.models.weights import Progress
 from sdsd.runs.directory import RunDir
@@ -31,7 +32,7 @@ from sdsd.runs.publish import published
 
 _OURS = re.compile(
     r"README\.md|config\.yaml|manifest\.json|report\.html|plots/\w+\.svg"
-    rf"|data/({'|'.join(VIEWS)})/({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet",
+    rf"|data/\w+/({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet",
     re.ASCII,
 )
 """What a push uploads, and therefore what the next one may replace or delete."""
@@ -63,6 +64,10 @@ def public(config: Config, done: int) -> Config:
         revise=config.revise,
         export=replace(
             export,
+            views=(),  # the user's own code
+            filters=(),
+            checks=(),
+            exclude=tuple(rule for rule in export.exclude if rule in RULES),
             duplicates=replace(export.duplicates, against=()),
             contamination=replace(export.contamination, sets=()),
         ),
