@@ -9,6 +9,8 @@ import http.server
 import json
 import os
 import re
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -364,7 +366,9 @@ async def asked(port: int, request: bytes) -> tuple[str, dict[str, str], str]:
     return first, dict(line.split(": ", 1) for line in rest), body
 
 
-async def test_endpoint_answers_a_scrape_and_outlives_nonsense() -> None:
+async def test_endpoint_answers_a_scrape_and_outlives_nonsense(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     metrics = Metrics("x")
     heard(metrics, recorded())
     port = int(metrics.serve(0).removesuffix("/metrics").rpartition(":")[2])
@@ -376,8 +380,12 @@ async def test_endpoint_answers_a_scrape_and_outlives_nonsense() -> None:
     assert "405" in (await asked(port, get.replace(b"GET", b"POST")))[0]
     await asked(port, b"\xff\xfe\r\n\r\n")
     await asked(port, b"x" * 100_000)
+    with socket.create_connection(("127.0.0.1", port)) as rude:
+        rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        rude.sendall(get[:20])  # and a reset
     assert "200" in (await asked(port, get))[0]
     metrics.close()
+    assert capsys.readouterr().err == ""
     with pytest.raises(OSError, match="Connect call failed"):
         await asked(port, get)
 

@@ -88,6 +88,8 @@ class Metrics(Collector):
     def serve(self, port: int) -> str:
         """Serve on 127.0.0.1; return the address. 0 takes a free port. Raises `OSError`."""
         self._server, _ = start_http_server(port, "127.0.0.1", self.registry)
+        # A client that disconnects is not worth a traceback on the terminal.
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
         return f"http://127.0.0.1:{self._server.server_port}/metrics"
 
     def collect(self) -> Iterator[Metric]:
