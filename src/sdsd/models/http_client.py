@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from sdsd.errors import ModelError, TransientError
+from sdsd.text.unicode import encodable
 
 T = TypeVar("T")
 
@@ -55,7 +56,7 @@ def decode_json(body: bytes, decode: Callable[[bytes | str], T]) -> T:
         return decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         text = json.dumps(json.loads(body.decode("utf-8", "replace")), ensure_ascii=False)
-        return decode(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        return decode(encodable(text))
 
 
 class Timeouts(Struct, frozen=True):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sdsd.runs.ask import whole
 from sdsd.runs.events import Event
+from sdsd.text.unicode import encodable
 
 MAX_CHARS = 4096
 """Characters kept of one text that a model or server sent."""
@@ -35,4 +35,5 @@ def tokens(count: int) -> int:
 
 def plain(text: str) -> str:
     """Cut a text at `MAX_CHARS` characters and replace lone surrogates."""
-    return whole(text[:MAX_CHARS])
+    cut: str = encodable(text[:MAX_CHARS])
+    return cut

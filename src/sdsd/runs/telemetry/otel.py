@@ -28,9 +28,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, set_span_in_context
 
-from sdsd.runs.ask import whole
 from sdsd.runs.events import Began, Called, Event, Recorded
 from sdsd.runs.telemetry.listener import plain, tokens
+from sdsd.text.unicode import encodable
 from sdsd.types import Completion, Record, Request
 
 PROVIDER = "openai"
@@ -275,7 +275,7 @@ def _content(request: Request, answer: Completion) -> dict[str, str]:
 
 
 def _message(role: str, text: str) -> dict[str, Any]:
-    return {"role": role, "parts": [{"type": "text", "content": whole(text)}]}
+    return {"role": role, "parts": [{"type": "text", "content": encodable(text)}]}
 
 
 def _json(value: Any) -> str:
