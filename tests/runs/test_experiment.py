@@ -10,10 +10,8 @@ import pytest
 from sdsd import config as configuration
 from sdsd.errors import ConfigError, ModelError
 from sdsd.models.scripted import ScriptedModel, small_world
-from sdsd.runs.directory import RunDir
 from sdsd.runs.experiment import Experiment, carry_out, load
 from sdsd.runs.runner import run
-from sdsd.runs.verify import verify
 from sdsd.types import Request
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -38,7 +36,7 @@ def test_arms_share_scenarios_and_what_does_not_differ_is_asked_once(tmp_path: P
     model = ScriptedModel()
     chosen = described(tmp_path, CRITICS)
     outcome = carry_out(chosen, tmp_path / "out", models={"default": model})
-    records = {name: list(result.records()) for name, result in outcome.results.items()}
+    records = {name: list(result.records()) for name, result in outcome.runs.items()}
     for name in ("three", "blunt"):
         ids = [r.scenario.id for r in records[name]]
         assert ids == [r.scenario.id for r in records["one"]]
@@ -52,8 +50,8 @@ def test_arms_share_scenarios_and_what_does_not_differ_is_asked_once(tmp_path: P
     }
     shared = sum(r.usage[stage].calls for r in one for stage in ("plan", "turn", "check"))
     assert model.asked <= sum(calls.values()) - shared
-    for result in outcome.results.values():
-        assert verify(RunDir(result.path)).faults == ()
+    for result in outcome.runs.values():
+        assert result.verify().defects == ()
 
     comparison = outcome.comparison
     assert comparison is not None
@@ -102,7 +100,7 @@ def test_labels_of_people_are_held_against_the_critics(tmp_path: Path) -> None:
     )
     lines = [
         {"scenario": r.scenario.id, "principle": v.principle, "violated": v.confirmed}
-        for r in first.results["one"].records()
+        for r in first.runs["one"].records()
         for v in (r.critique.verdicts if r.critique else ())
     ]
     (tmp_path / "labels.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")

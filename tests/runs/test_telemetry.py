@@ -29,10 +29,10 @@ from prometheus_client import generate_latest
 
 from sdsd import run
 from sdsd.models.scripted import ScriptedModel
-from sdsd.runs.ask import Call
 from sdsd.runs.directory import RunDir
 from sdsd.runs.events import Began, Called, Event, Noted, Recorded
 from sdsd.runs.journal import Journal, fingerprint
+from sdsd.runs.middleware import Call
 from sdsd.runs.telemetry import BACKLOG, CONTENT, Dispatcher, listeners
 from sdsd.runs.telemetry.prometheus import Metrics, MetricsFile
 from sdsd.runs.telemetry.runlog import RunLog
@@ -112,8 +112,9 @@ def test_log_says_what_was_done_and_what_it_cost(tmp_path: Path) -> None:
     began, record, filtered, note, summary = lines(tmp_path / "logs" / "run.jsonl")
     assert began["time"] == "2027-01-15T08:00:00.000Z"
     assert began["sdsd"] == "1.2"
-    assert {k: began[k] for k in ("event", "path", "n", "done", "slots", "protocol")} == {
-        "event": "began", "path": "runs/x", "n": 5, "done": 2, "slots": 4, "protocol": "roleplay"
+    assert {k: began[k] for k in ("event", "path", "n", "done", "concurrency", "protocol")} == {
+        "event": "began", "path": "runs/x", "n": 5, "done": 2, "concurrency": 4,
+        "protocol": "roleplay",
     }  # fmt: skip
     assert {k: v for k, v in record.items() if k != "time"} == {
         "event": "record", "index": 0, "id": "s-0", "outcome": "accepted", "rule": "", "pairs": 1,
@@ -285,7 +286,7 @@ def test_metrics_count_by_role_model_and_stage() -> None:
     assert value(samples, "sdsd_verified_pairs_total") == 1
     assert value(samples, "sdsd_dialogues", state="wanted") == 5
     assert value(samples, "sdsd_dialogues", state="done") == 2 + 3
-    assert value(samples, "sdsd_run_info", protocol="roleplay", slots="4", version="1.2") == 1
+    assert value(samples, "sdsd_run_info", protocol="roleplay", concurrency="4", version="1.2") == 1
 
 
 def test_pairs_and_the_dialogues_that_have_some_are_two_metrics() -> None:
@@ -414,7 +415,7 @@ def test_a_whole_run_is_logged_and_counted(tmp_path: Path) -> None:
         records = list(journal.records())
     log = lines(tmp_path / "logs" / "run.jsonl")
     kinds = Counter(line["event"] for line in log)
-    assert (kinds["began"], kinds["record"]) == (1, result.done)
+    assert (kinds["began"], kinds["record"]) == (1, len(result))
     assert {line["index"] for line in log if line["event"] == "record"} == set(range(12))
     assert sum(isinstance(event, Recorded) for event in events) == 12  # it was told all the same
     samples = parsed((tmp_path / "metrics.prom").read_text())

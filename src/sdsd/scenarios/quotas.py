@@ -48,9 +48,11 @@ class Seen(Struct, frozen=True):
     hit: bool
     """It has a verified pair that counts for the cell it was meant for."""
     cells: tuple[Cell, ...] = ()
-    """All cells that its verified pair counts for."""
+    """All cells that its verified pairs count for."""
     cost: float = 1.0
     """What it took, e.g. in tokens; compared between strategies only."""
+    pairs: int = 1
+    """How many verified pairs it has, if any: more than one where several candidates are clean."""
 
 
 class Quota(Struct, frozen=True):
@@ -101,7 +103,7 @@ class State(Struct):
         if seen.hit:
             _count(self.hits.setdefault(cell, {}), strategy)
         for won in {*seen.cells, *((cell,) if seen.hit else ())}:
-            _count(self.pairs, won)
+            _count(self.pairs, won, seen.pairs)
         _count(self.spent, strategy, round(1000 * seen.cost))
 
     def settle(self, quota: Quota) -> tuple[Cell, ...]:

@@ -96,7 +96,7 @@ def load_strategies(names: Iterable[str]) -> dict[str, Strategy]:
 def load(name: str) -> Strategy:
     """A packaged strategy by name, or one of a user's own by its file."""
     if is_file(name):
-        return _read(Path(name))
+        return read(Path(name))
     if name not in packaged():
         known = ", ".join(packaged())
         raise PromptError(
@@ -109,10 +109,11 @@ def load(name: str) -> Strategy:
 @cache
 def _packaged(name: str) -> Strategy:
     """Read once: these do not change under a running program, as a user's own may."""
-    return _read(PACKAGED / f"{name}.md")
+    return read(PACKAGED / f"{name}.md")
 
 
-def _read(path: Path) -> Strategy:
+def read(path: Path, name: str = "") -> Strategy:
+    """Read a strategy from its file, under `name` if the file is called something else."""
     import yaml
 
     file = prompt_files.read(path)
@@ -131,5 +132,5 @@ def _read(path: Path) -> Strategy:
         settings = msgspec.convert(values, Settings)
     except (yaml.YAMLError, msgspec.ValidationError) as error:
         raise PromptError(f"{path}: `## settings`: {error}; see docs/strategies.md") from None
-    meaning = " ".join(path.read_text("utf-8-sig").partition("\n## ")[0].split())
-    return Strategy(path.stem, meaning, file, settings)
+    meaning = " ".join(file.text.partition("\n## ")[0].split())
+    return Strategy(name or path.stem, meaning, file, settings)

@@ -32,7 +32,7 @@ BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 EVERY = 5.0
 """Seconds between two writes of the file."""
 _BOUNDS = [*(f"{bound:g}" for bound in BUCKETS), "+Inf"]
-_INFO = ("version", "protocol", "slots")
+_INFO = ("version", "protocol", "concurrency")
 _CALL = ("role", "model", "stage")
 _Samples = Mapping[tuple[str, ...], float]
 """By label values."""
@@ -75,7 +75,7 @@ class Metrics(Collector):
             self._records[event.record.outcome, event.record.rule] += 1
         elif isinstance(event, Began):
             self._done, self._wanted = event.done, event.n
-            self._info = (self._version, event.protocol, str(event.slots))
+            self._info = (self._version, event.protocol, str(event.concurrency))
 
     def tick(self, now: float) -> None:
         """Do nothing: `MetricsFile` and the HTTP server read when they need to."""

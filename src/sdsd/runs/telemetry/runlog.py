@@ -63,7 +63,7 @@ class RunLog:
             self._done, self._wanted = event.done, event.n
             self._line(
                 at, "began", sdsd=self._version, path=plain(str(event.path)), n=event.n,
-                done=event.done, slots=event.slots, protocol=event.protocol,
+                done=event.done, concurrency=event.concurrency, protocol=event.protocol,
             )  # fmt: skip
 
     def tick(self, now: float) -> None:
