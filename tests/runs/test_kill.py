@@ -289,9 +289,9 @@ def test_asked_to_stop_it_finishes_what_is_in_flight_and_publishes(
             process.send_signal(number)
             printed, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130, errors
-        assert "stopping: calls in flight are finished and kept" in errors
+        assert "stopping: requests in flight are finished and kept" in errors
         assert "stopped: " in printed
-        assert "the same command goes on where this stopped" in printed
+        assert "stopped because: interrupted\n" in printed
         stopped = asked(log)
         assert set(recorded(out)) == {line.seed for line in stopped}  # not one was thrown away
         assert len(recorded(out)) == len(stopped)

@@ -48,6 +48,18 @@ Changes = Annotated[
         help="Set any key, e.g. dialogue.protocol=roleplay. Repeatable.",
     ),
 ]
+Seed = Annotated[
+    int | None, typer.Option(help="Determines every scenario and every sampling seed.")
+]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--from", help="Existing dialogues or plans to start from: a file, or hf:org/name."
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only estimate calls, tokens, time and cost.")
+]
 RunPath = Annotated[
     Path | None,
     typer.Argument(help="The run directory. Default: the latest under runs/."),
@@ -112,8 +124,7 @@ def run(
         ),
     ] = None,
     n: Annotated[
-        int | None,
-        typer.Option("-n", help="How many dialogues. More than before: the run grows."),
+        int | None, typer.Option("-n", help="How many dialogues. More than before: the run grows.")
     ] = None,
     model: Model = None,
     url: Url = None,
@@ -121,21 +132,10 @@ def run(
         Path | None,
         typer.Option("--out", "-o", help="The run directory. Default: runs/<model>-<digest>."),
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Determines every scenario and every sampling seed."),
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option(
-            "--from", help="Existing dialogues or plans to start from: a file, or hf:org/name."
-        ),
-    ] = None,
+    seed: Seed = None,
+    source: Source = None,
     changes: Changes = None,
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Only estimate calls, tokens, time and cost."),
-    ] = False,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
     """Make a data set, or continue one.
