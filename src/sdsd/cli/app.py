@@ -311,29 +311,6 @@ def push(
 
 
 @app.command()
-def pull(
-    repo: Annotated[str, typer.Argument(help="A data set that `sdsd push` made: org/name.")],
-    path: Annotated[
-        Path | None, typer.Argument(help="The directory. Default: runs/<name>.")
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="A branch, tag or commit.")
-    ] = None,
-) -> None:
-    """Download a run that was pushed.
-
-    It can be read and exported; the model calls are not in it.
-    """
-    from sdsd.runs import hub
-    from sdsd.runs.progress import terminal
-
-    where = path or Path("runs") / repo.rpartition("/")[2]
-    with terminal() as screen:
-        rundir = hub.pull(repo, where, revision=revision, progress=screen.download)
-    typer.echo(str(rundir.path))
-
-
-@app.command()
 def show(
     index: Annotated[int, typer.Argument(help="Which dialogue, from 0.")] = 0,
     path: RunPath = None,
