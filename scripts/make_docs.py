@@ -145,10 +145,11 @@ run is executed, and may change between two starts (see [resume.md](resume.md)):
 
 - Every model that `roles` names must be under `models`. Model names consist of letters, digits, `_` and
   `-`.
-- `scenarios.principles` and `scenarios.exchanges` are [least, most], in that order.
+- `scenarios.principles` and `scenarios.exchanges` are [fewest, most], in that order.
 - A plan cannot have more exchanges than `dialogue.max_exchanges`.
 - A dialogue cannot have more principles than the catalogue contains.
-- A model has `launch` or `base_url`, not both; `transport: batch` excludes `launch`.
+- A model has `launch` or `base_url`, not both. With `transport: batch` it has a single address and no
+  `launch`.
 - `arguments` of a launched server cannot set its address or the name of its model.
 - The agent's server must support `dialogue.protocol`, unless it is `auto`.
 
