@@ -37,8 +37,9 @@ from sdsd import config
 from sdsd.checks import dialogue_rules, revision_rules
 from sdsd.cli.app import app
 from sdsd.models.scripted import CHATML
+from sdsd.pipeline.method import PROMPTS, Method
 from sdsd.pipeline.prompts import PACKAGED, load_prompt
-from sdsd.pipeline.record import PROMPTS, Method, make_record
+from sdsd.pipeline.record import make_record
 from sdsd.scenarios.strategies import load_strategies
 from sdsd.text import prompt_files
 from sdsd.types import (
@@ -495,7 +496,7 @@ def example_requests(protocol: ProtocolName) -> dict[str, Request]:
         protocol,
         CHATML if protocol == "continuation" else None,
         schema=True,
-        shared=True,
+        shared_chat=True,
     )
     record = asyncio.run(make_record(_SCENARIO, teller, method))  # type: ignore[arg-type]
     if record.outcome != "accepted":
