@@ -7,7 +7,7 @@ Whole files: `docs/configuration.md` (from `sdsd.config`) and `docs/cli.md` (fro
 own declarations). Parts of files, between a line `<!-- made: name -->` and `<!-- end -->`: the
 requests shown in `docs/method.md` (by holding a small dialogue), the placeholders in
 `docs/prompts.md`, the packaged strategies, the rules in
-`docs/quality.md`, the levels and modules in `docs/architecture.md`. What comes out depends on the
+`docs/quality.md`, the examples in `docs/extending.md`, the levels and modules in `docs/architecture.md`. What comes out depends on the
 source alone: not on the terminal, the working directory or the order of files.
 """
 
@@ -77,6 +77,9 @@ def made() -> dict[Path, str]:
                 "revise": examples("continuation", "revise/1"),
             },
         ),
+        DOCS / "extending.md": filled(
+            DOCS / "extending.md", {name: example(file) for name, file in _PARTS.items()}
+        ),
         DOCS / "prompts.md": filled(DOCS / "prompts.md", {"placeholders": placeholders}),
         DOCS / "quality.md": filled(DOCS / "quality.md", {"quality": flags, "proof": proofs}),
         DOCS / "strategies.md": filled(DOCS / "strategies.md", {"strategies": strategies}),
@@ -87,7 +90,7 @@ def made() -> dict[Path, str]:
 
 
 def filled(path: Path, parts: dict[str, Callable[[], str]]) -> str:
-    """The text of a file with its marked parts made anew. Every part must be marked once."""
+    """The text of a file with its marked parts written again. Every part must be marked once."""
     text = path.read_text("utf-8")
     for name, make in parts.items():
         start, end = f"<!-- made: {name} -->\n", "<!-- end -->"
@@ -349,6 +352,22 @@ def _written(name: str, kind: Any, info: Any, *, required: bool) -> str:
     first = [info.default] if isinstance(info.default, str) else []  # where typer keeps it
     options = [*first, *(info.param_decls or ())] or ["--" + name.replace("_", "-")]
     return f"{', '.join(options)} {word}".strip()
+
+
+# -- extensions ---------------------------------------------------------------------------------
+
+_PARTS = {
+    "critic": "keyword_critic",
+    "pipeline": "critique_only",
+    "protocol": "one_question",
+}
+"""By the name of its marker in `docs/extending.md`, the file of `examples/parts` shown there."""
+
+
+def example(name: str) -> Callable[[], str]:
+    """Return what shows a file of `examples/parts`, which the tests run."""
+    path = ROOT / "examples" / "parts" / f"{name}.py"
+    return lambda: f"```python\n{path.read_text('utf-8').strip()}\n```"
 
 
 # -- prompts -----------------------------------------------------------------------------------
