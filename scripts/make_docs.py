@@ -497,7 +497,7 @@ class _Teller:
     """Answers by the step's name, and remembers what was asked."""
 
     def __init__(self) -> None:
-        self.use: dict[str, StageUsage] = {}
+        self.usage: dict[str, StageUsage] = {}
         self.requests: dict[str, Request] = {}
 
     async def __call__(self, step: str, request: Request) -> Completion:
