@@ -357,9 +357,14 @@ def _written(name: str, kind: Any, info: Any, *, required: bool) -> str:
 # -- extensions ---------------------------------------------------------------------------------
 
 _PARTS = {
+    "backend": "function_backend",
     "critic": "keyword_critic",
     "pipeline": "critique_only",
     "protocol": "one_question",
+    "view": "pair_lengths",
+    "filter": "short_dialogues",
+    "format": "question_answer",
+    "check": "shouting",
 }
 """By the name of its marker in `docs/extending.md`, the file of `examples/parts` shown there."""
 
