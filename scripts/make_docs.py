@@ -118,6 +118,8 @@ _CONFIGURATION = """\
 
 Every key of a run, with its default. All keys are optional. `sdsd init` writes a file that contains
 all of them with explanations; [examples/minimal.yaml](../examples/minimal.yaml) is a short one.
+Editors can complete and check keys with the JSON schema [config.schema.json](config.schema.json): put
+`# yaml-language-server: $schema=PATH` in the first line of your file.
 
 ## Where values come from
 
@@ -167,6 +169,7 @@ run is executed, and may change between two starts (see [resume.md](resume.md)):
 | `SDSD_CACHE` | The directory for model files; see [models.md](models.md). |
 | `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY` | Proxies for requests to servers, except to this machine. |
 | `OTEL_EXPORTER_OTLP_ENDPOINT` and others of OpenTelemetry | Where traces and metrics are sent. Nothing is sent without it; see [observability.md](observability.md#opentelemetry). |
+| `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` | `true`: include prompts and replies in OpenTelemetry spans. |
 | `VLLM_NO_USAGE_STATS` | Set to 1 for a vLLM that sdsd launches, unless you set it yourself. |
 | `HF_ENDPOINT`, `HF_HUB_OFFLINE`, the hub's token | Used when a model comes from the Hugging Face hub. |
 """

@@ -55,7 +55,9 @@ def test_the_view_has_a_row_for_every_pair_that_stays(made: Run) -> None:
 
 
 def test_the_filter_leaves_short_dialogues_out(made: Run) -> None:
-    removed = {row["id"] for row in read(made.path / "data", "removed") if row["rule"] == "too_short"}
+    removed = {
+        row["id"] for row in read(made.path / "data", "removed") if row["rule"] == "too_short"
+    }
     short = {r.scenario.id for r in made if r.dialogue and r.dialogue.exchanges < 3}
     assert removed == short
     assert short
