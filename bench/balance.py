@@ -36,7 +36,7 @@ from random import Random
 
 from msgspec import Struct
 
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.scenarios import catalogue
 from sdsd.scenarios.quotas import Quota, Seen, Slot, State, allocate, summary
 
@@ -74,7 +74,7 @@ def world(seed: int, strategies: int) -> World:
     names = tuple(f"strategy {k}" for k in range(strategies))
 
     def drawn(k: int, *parts: str) -> float:
-        return Random(draw("world", seed, *parts)).gauss(0, DEVIATIONS[k])
+        return Random(hash64("world", seed, *parts)).gauss(0, DEVIATIONS[k])
 
     def chance(cell: str, name: str) -> float:
         odds = math.exp(CENTRE + drawn(0, cell) + drawn(1, name) + drawn(2, cell, name))
@@ -100,7 +100,7 @@ class Outcome(Struct, frozen=True):
 
 def controlled(known: World, quota: Quota) -> Outcome:
     """The controller, with a lag of one round."""
-    luck = Random(draw("luck", known.seed))
+    luck = Random(hash64("luck", known.seed))
     state, under_way = State(), list[tuple[Slot, ...]]()
     number = total = 0
     took = 0.0
@@ -138,7 +138,7 @@ def _finish(state: State, slots: Sequence[Slot], known: World, luck: Random) -> 
 
 def in_turn(known: World, strategies: Sequence[str], wanted: int, stop: int = FAR) -> Outcome:
     """Principles in turn, the strategies drawn evenly, until all are reached or `stop` is."""
-    luck, pairs = Random(draw("turns", known.seed)), Counter[str]()
+    luck, pairs = Random(hash64("turns", known.seed)), Counter[str]()
     lagging = len(known.cells)
     for n, cell in enumerate(_endless(known.cells)):
         if not lagging or n == stop:

@@ -39,8 +39,8 @@ from msgspec import Struct
 
 import sdsd
 from sdsd.dataset.export import read
-from sdsd.dataset.schema import VIEWS
-from sdsd.hashing import call_seed, draw
+from sdsd.dataset.views import VIEWS
+from sdsd.hashing import call_seed, hash64
 from sdsd.models.base import Capabilities
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool
@@ -165,7 +165,7 @@ def undisturbed(folder: Path, n: int) -> Contents:
 def lucky(rate: float) -> int:
     """A seed of the plan of faults by which one of the requests after the first 20 fails early."""
     seeds = range(1000)
-    return next(s for s in seeds if any(draw(s, k) / 2**64 < rate for k in range(20, 50)))
+    return next(s for s in seeds if any(hash64(s, k) / 2**64 < rate for k in range(20, 50)))
 
 
 # -- what a run leaves behind --------------------------------------------------------------

@@ -22,9 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from sdsd.dataset.export import count
-from sdsd.dataset.schema import View
 from sdsd.errors import SdsdError
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.models import weights
 
 SMALL = "smollm2-135m"
@@ -117,7 +116,7 @@ def unpacked(file: Path) -> Path:
     return folder
 
 
-def rows(run: Path, view: View) -> tuple[Dataset, Dataset]:
+def rows(run: Path, view: str) -> tuple[Dataset, Dataset]:
     """What to train on and what to hold out of a view; no domain of talk is in both.
 
     The export's own splits where it has them (`export.splits`), else a fifth of the domains.
@@ -133,7 +132,7 @@ def rows(run: Path, view: View) -> tuple[Dataset, Dataset]:
         if "train" in data and split in data:
             return data["train"], data[split]
     whole = concatenate_datasets(list(data.values()))
-    domains = sorted(set(whole["domain"]), key=lambda name: draw("held out", name))
+    domains = sorted(set(whole["domain"]), key=lambda name: hash64("held out", name))
     held = set(domains[: max(1, len(domains) // 5)])
     train = [i for i, domain in enumerate(whole["domain"]) if domain not in held]
     if not train:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdsd.checks import dialogue_rules
-from sdsd.checks.dialogue_rules import RULES, Flag, flags, good
+from sdsd.checks.dialogue_rules import RULES, Finding, clean_exchanges, find
 from sdsd.types import Dialogue, Message, Plan, Principle
 from tests.helpers.counting import is_linear
 
@@ -54,7 +54,7 @@ def dialogue(*contents: str) -> Dialogue:
 
 
 def found(*contents: str, plan: Plan | None = PLAN) -> set[tuple[str, int]]:
-    return {(f.rule, f.turn) for f in flags(dialogue(*contents), plan, (PRINCIPLE,))}
+    return {(f.rule, f.turn) for f in find(dialogue(*contents), plan, (PRINCIPLE,))}
 
 
 def user(text: str) -> tuple[str, ...]:
@@ -77,9 +77,9 @@ BAD: list[tuple[str, tuple[str, ...], int]] = [
     ("role_flip", agent("Thank you so much for your help! I will oil the chain tonight."), 1),
     ("role_flip", agent("That's great. Do you have any tips on how I could oil it?"), 1),
     ("role_flip", agent("Hi, I'm Mark and my chain squeaks as well."), 1),
-    ("refusal_talk", user("I'm sorry, but I can't assist with that request."), 2),
-    ("refusal_talk", user("I cannot provide information on chains."), 2),
-    ("refusal_talk", user("Sorry, I am unable to help with this."), 2),
+    ("user_refusal", user("I'm sorry, but I can't assist with that request."), 2),
+    ("user_refusal", user("I cannot provide information on chains."), 2),
+    ("user_refusal", user("Sorry, I am unable to help with this."), 2),
     ("third_person", user("Mark, I understand the basics. But which oil is best?"), 2),
     ("third_person", user("Hi Mark! Could you say which oil is best?"), 2),
     ("third_person", user("Mark asks which oil is best for the chain."), 2),
@@ -173,8 +173,8 @@ FINE: list[tuple[str, tuple[str, ...]]] = [
     ("role_flip", user("How can I help my brother with his bike?")),
     ("role_flip", agent("Could you give me the exact model of your bike?")),
     ("role_flip", agent('Ask at the shop: "Do you have any tips for old chains?"')),
-    ("refusal_talk", user("I'm sorry but I can't help thinking that it will break.")),
-    ("refusal_talk", agent("I'm sorry, but I can't assist with that.")),
+    ("user_refusal", user("I'm sorry but I can't help thinking that it will break.")),
+    ("user_refusal", agent("I'm sorry, but I can't assist with that.")),
     ("third_person", user("I'm Mark, by the way. Which oil is best?")),
     ("third_person", user("Mark, here again. Which oil is best?")),
     ("third_person", user("The agent at the shop says I need a new one.")),
@@ -248,17 +248,17 @@ def test_every_rule_is_tried() -> None:
 def test_a_good_conversation_has_no_flag(plan: Plan | None) -> None:
     assert found(*CLEAN, plan=plan) == set()
     held = dialogue(*CLEAN)
-    assert good(held, ()) == held.exchanges == 4
+    assert clean_exchanges(held, ()) == held.exchanges == 4
 
 
 def test_a_dialogue_out_of_order_has_no_good_exchange() -> None:
     held = dialogue(*CLEAN)
     for messages in ((), held.messages[1:], held.messages[:-1], held.messages[:2] * 2):
         broken = Dialogue(messages, "chat", "completed", self_flagged=False)
-        raised = flags(broken, PLAN, (PRINCIPLE,))
+        raised = find(broken, PLAN, (PRINCIPLE,))
         if messages != held.messages[:2] * 2:
-            assert Flag("order", -1) in raised
-        assert good(broken, raised) == (1 if messages == held.messages[:2] * 2 else 0)
+            assert Finding("order", -1) in raised
+        assert clean_exchanges(broken, raised) == (1 if messages == held.messages[:2] * 2 else 0)
 
 
 @pytest.mark.parametrize(("turn", "left"), [(0, 0), (1, 0), (2, 1), (5, 2), (7, 3)])
@@ -266,11 +266,11 @@ def test_a_dialogue_may_be_cut_before_the_exchange_of_its_first_flag(turn: int, 
     contents = list(CLEAN)
     contents[turn] += "\n[INST]"
     held = dialogue(*contents)
-    raised = flags(held, PLAN, (PRINCIPLE,))
+    raised = find(held, PLAN, (PRINCIPLE,))
     assert ("marker", turn) in {(f.rule, f.turn) for f in raised}
-    assert good(held, raised) == left
+    assert clean_exchanges(held, raised) == left
     cut = dialogue(*contents[: 2 * left])
-    assert {f.turn for f in flags(cut, PLAN, ())} <= {-1}  # -1: nothing is left at all
+    assert {f.turn for f in find(cut, PLAN, ())} <= {-1}  # -1: nothing is left at all
 
 
 ANY = st.one_of(
@@ -286,11 +286,11 @@ def test_no_text_crashes_a_rule(contents: list[str], person: str, told: str) -> 
     plan = Plan(text=told, steps=(told, person), planned_violation=told, persona=person)
     held = dialogue(*contents)
     principles = (Principle("p", told, "f", "c"),)
-    raised = flags(held, plan, principles)
-    assert raised == flags(held, plan, principles)
+    raised = find(held, plan, principles)
+    assert raised == find(held, plan, principles)
     assert all(flag.rule in RULES and -1 <= flag.turn < len(contents) for flag in raised)
     assert len(set(raised)) == len(raised)
-    kept = good(held, raised)
+    kept = clean_exchanges(held, raised)
     assert 0 <= kept <= held.exchanges
     assert not any(0 <= flag.turn < 2 * kept for flag in raised)
 
@@ -315,14 +315,14 @@ FLOODS = [
 @pytest.mark.parametrize("flood", FLOODS, ids=lambda flood: repr(flood[:6]))
 def test_a_flood_is_checked_in_proportion_to_its_length(flood: str) -> None:
     def check(length: int) -> None:
-        flags(dialogue(flood[:length], flood[:length]), PLAN, (PRINCIPLE,))
+        find(dialogue(flood[:length], flood[:length]), PLAN, (PRINCIPLE,))
 
     assert is_linear(check, 2_000)
     check(len(flood))
 
 
 def test_many_turns_are_checked_in_proportion_to_their_number() -> None:
-    assert is_linear(lambda n: flags(dialogue(*[REPLY] * n), PLAN, (PRINCIPLE,)), 400)
+    assert is_linear(lambda n: find(dialogue(*[REPLY] * n), PLAN, (PRINCIPLE,)), 400)
 
 
 @pytest.mark.parametrize("name", ["_AS_ASSISTANT", "_DIRECTED", "_FILLER", "_MARKER"])

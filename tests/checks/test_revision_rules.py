@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdsd.checks.revision_rules import DEFECTS, RULES, change, faults
+from sdsd.checks.revision_rules import DEFECTS, RULES, broken_rules
+from sdsd.dataset.measures import edit_distance
 from sdsd.types import Message
 from tests.helpers.counting import is_linear
 
@@ -88,7 +89,7 @@ FINE: list[tuple[str, str]] = [
 def broken(
     revised: str, original: str = ORIGINAL, before: tuple[Message, ...] = BEFORE
 ) -> set[str]:
-    return set(faults(original, revised, before, (QUOTE,), CRITIQUE))
+    return set(broken_rules(original, revised, before, (QUOTE,), CRITIQUE))
 
 
 @pytest.mark.parametrize(("rule", "revised"), BAD)
@@ -107,14 +108,14 @@ def test_every_rule_is_tried() -> None:
 
 
 def test_a_good_repair_has_no_fault() -> None:
-    assert faults(ORIGINAL, GOOD, BEFORE, (QUOTE,), CRITIQUE) == ()
+    assert broken_rules(ORIGINAL, GOOD, BEFORE, (QUOTE,), CRITIQUE) == ()
 
 
 def test_a_repair_that_must_add_something_is_doubted_and_not_refused() -> None:
     # The principle asks to name a hazard: the step that lacks it rightly stays where it is.
     step = "Mix the cleaner with hot water in a closed room and scrub."
     revised = f"{step} Open a window first, because the fumes burn the eyes and the lungs."
-    found = faults(step, revised, BEFORE, (step,), "No hazard is named.")
+    found = broken_rules(step, revised, BEFORE, (step,), "No hazard is named.")
     assert set(found) == {"offence_kept", "longer"}
     assert not DEFECTS.intersection(found)
 
@@ -137,40 +138,38 @@ def test_a_refusal_in_the_place_of_a_refusal_or_without_a_request_is_none() -> N
 
 
 def test_a_quotation_too_short_to_prove_anything_is_not_held_against_a_revision() -> None:
-    assert faults(ORIGINAL, f"{GOOD} Wait for it.", BEFORE, ("wait", "for it"), "") == ()
+    assert broken_rules(ORIGINAL, f"{GOOD} Wait for it.", BEFORE, ("wait", "for it"), "") == ()
 
 
 def test_names_that_are_the_offence_may_go() -> None:
     before = (Message("user", "Is John Miller a thief, and is Mary Brown one? They work with me."),)
     original = "It is clear that John Miller and his friend Mary Brown took it."
     quotes = ("John Miller and his friend Mary Brown took it",)
-    assert faults(original, "Nobody can know who took it.", before, quotes, "") == ()
-    assert "lost_facts" in faults(original, "Nobody can know who took it.", before, (), "")
+    assert broken_rules(original, "Nobody can know who took it.", before, quotes, "") == ()
+    assert "lost_facts" in broken_rules(original, "Nobody can know who took it.", before, (), "")
 
 
 @pytest.mark.parametrize(
-    ("original", "revised", "distance", "delta"),
+    ("original", "revised", "distance"),
     [
-        ("", "", 0.0, 0),
-        ("a b c d", "a b c d", 0.0, 0),
-        ("A b, c — D!", "a b c d", 0.0, -4),
-        ("a b c d", "a x c d", 0.25, 0),
-        ("a b", "a b c d", 0.5, 4),
-        ("a b", "c d", 1.0, 0),
-        ("", "a b", 1.0, 3),
-        ("油で磨く", "油で拭く", 0.25, 0),
+        ("", "", 0.0),
+        ("a b c d", "a b c d", 0.0),
+        ("A b, c — D!", "a b c d", 0.0),
+        ("a b c d", "a x c d", 0.25),
+        ("a b", "a b c d", 0.5),
+        ("a b", "c d", 1.0),
+        ("", "a b", 1.0),
+        ("油で磨く", "油で拭く", 0.25),
     ],
 )
-def test_change_counts_words(original: str, revised: str, distance: float, delta: int) -> None:
-    made = change(original, revised)
-    assert made.edit_distance == pytest.approx(distance)
-    assert made.length_delta == delta
+def test_edit_distance_counts_words(original: str, revised: str, distance: float) -> None:
+    assert edit_distance(original, revised) == pytest.approx(distance)
 
 
-def test_change_compares_the_beginning_of_what_is_very_long() -> None:
+def test_edit_distance_compares_the_beginning_of_what_is_very_long() -> None:
     long = "word " * 10_000
-    assert change(long, f"{long} tail").edit_distance == 0.0
-    assert change(long, f"head {long}").edit_distance > 0.0
+    assert edit_distance(long, f"{long} tail") == 0.0
+    assert edit_distance(long, f"head {long}") > 0.0
 
 
 ANY = st.one_of(
@@ -186,14 +185,14 @@ def test_no_text_crashes_a_rule(
     original: str, revised: str, said: list[str], quotes: list[str]
 ) -> None:
     before = tuple(Message("user", text) for text in said)
-    found = faults(original, revised, before, tuple(quotes), original)
-    assert found == faults(original, revised, before, tuple(quotes), original)
+    found = broken_rules(original, revised, before, tuple(quotes), original)
+    assert found == broken_rules(original, revised, before, tuple(quotes), original)
     assert found == tuple(rule for rule in RULES if rule in found)
-    assert faults(original, original, before, tuple(quotes), original) == ("unchanged",)
-    made = change(original, revised)
-    assert 0 <= made.edit_distance <= 1
-    assert made.edit_distance == change(revised, original).edit_distance
-    assert change(original, original).edit_distance == 0
+    assert broken_rules(original, original, before, tuple(quotes), original) == ("unchanged",)
+    distance = edit_distance(original, revised)
+    assert 0 <= distance <= 1
+    assert distance == edit_distance(revised, original)
+    assert edit_distance(original, original) == 0
 
 
 FLOODS = [
@@ -215,8 +214,8 @@ def test_a_flood_is_checked_in_proportion_to_its_length(flood: str) -> None:
     def check(length: int) -> None:
         text = flood[:length]
         other = f"start {text[: length // 2]} end"
-        faults(text, other, (Message("user", text),), (text[:500],), text)
-        change(text, other)
+        broken_rules(text, other, (Message("user", text),), (text[:500],), text)
+        edit_distance(text, other)
 
     assert is_linear(check, 2_000)
     check(len(flood))
@@ -224,6 +223,6 @@ def test_a_flood_is_checked_in_proportion_to_its_length(flood: str) -> None:
 
 def test_an_echo_needs_a_message_long_enough_and_an_original_without_it() -> None:
     brief = (Message("user", "Should I wait?"),)
-    assert "echo" not in faults(ORIGINAL, f"Should I wait? {GOOD}", brief, (), "")
-    assert "echo" not in faults(f"{ASK} {ORIGINAL}", f"{ASK} {GOOD}", BEFORE, (), "")
-    assert "echo" not in faults(ORIGINAL, f"{ASK} {GOOD}", (), (), "")
+    assert "echo" not in broken_rules(ORIGINAL, f"Should I wait? {GOOD}", brief, (), "")
+    assert "echo" not in broken_rules(f"{ASK} {ORIGINAL}", f"{ASK} {GOOD}", BEFORE, (), "")
+    assert "echo" not in broken_rules(ORIGINAL, f"{ASK} {GOOD}", (), (), "")

@@ -349,17 +349,17 @@ def test_a_wrong_change_of_an_export(
 
 
 def test_an_export_for_a_trainer(command: Command, copied: Path, tmp_path: Path) -> None:
-    printed = command("export", copied, "--form", "axolotl-dpo", "--to", tmp_path / "out")
+    printed = command("export", copied, "--format", "axolotl-dpo", "--to", tmp_path / "out")
     assert printed.code == 0
     file = tmp_path / "out" / "axolotl-dpo-train.jsonl"
     lines = file.read_text("utf-8").splitlines()
     assert f"{file}  ({len(lines)} lines)" in printed.out
     assert {"messages", "chosen", "rejected"} == json.loads(lines[0]).keys()
-    assert command("export", copied, "--form", "openai").code == 0
-    assert (copied / "forms" / "openai" / "openai-train.jsonl").exists()
-    printed = command("export", copied, "--form", "nemo")
+    assert command("export", copied, "--format", "openai").code == 0
+    assert (copied / "formats" / "openai" / "openai-train.jsonl").exists()
+    printed = command("export", copied, "--format", "nemo")
     assert printed.code == 2
-    assert "'nemo' is no form; there are sharegpt, " in printed.err
+    assert "`nemo` is not one of the formats: sharegpt, " in printed.err
 
 
 def test_a_run_against_another(command: Command, copied: Path, finished: Path) -> None:

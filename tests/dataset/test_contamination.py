@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sdsd.config import ContaminationConfig
 from sdsd.dataset.contamination import Contamination, Hit
 from sdsd.errors import ConfigError
-from sdsd.text.near_duplicates import words
+from sdsd.text.words import words
 from tests.helpers.counting import is_linear
 
 QUESTION = (

@@ -209,7 +209,7 @@ def test_word_llama_asks_no_network_and_leaves_logging_alone(tmp_path: Path) -> 
         "import logging, socket\n"
         "def no(*a, **k): raise SystemExit('asked the network')\n"
         "socket.socket.connect = socket.getaddrinfo = no\n"
-        "from sdsd.dataset.duplicates import word_llama\n"
+        "from sdsd.text.embeddings import word_llama\n"
         "print(word_llama()('hello').shape, logging.getLogger().handlers)\n"
     )
     assert python(code, tmp_path).stdout == "(256,) []\n"

@@ -19,16 +19,17 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sdsd import config as configuration
-from sdsd.checks.dialogue_rules import Flag
+from sdsd.checks.dialogue_rules import Finding
 from sdsd.config import Config, ExportConfig
 from sdsd.dataset.export import Counts, export, read
 from sdsd.dataset.measures import similarity
-from sdsd.dataset.schema import AUDITING, COLUMNS, SPLITS, VIEWS, View, arrow, clean, table
-from sdsd.dataset.selection import Choice, Removal
-from sdsd.dataset.views import rows
+from sdsd.dataset.selection import Decision, Removal
+from sdsd.dataset.splits import SPLITS
+from sdsd.dataset.views import VIEWS
 from sdsd.errors import SdsdError
 from sdsd.reports.card import card
 from sdsd.reports.metrics.figures import collect
+from sdsd.text.unicode import encodable
 from sdsd.types import (
     Candidate,
     Record,
@@ -48,6 +49,7 @@ from tests.factories.records import (
     figures,
     manifest,
     on_policy,
+    rows,
     uncritiqued,
     unplanned,
     unrepaired,
@@ -110,16 +112,16 @@ def write_run(
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_every_row_has_the_columns_of_its_view(view: View) -> None:
+def test_every_row_has_the_columns_of_its_view(view: str) -> None:
     found = [row for record in everything() for row in rows(view, record, MODELS)]
     assert found
-    assert all(set(row) == {column.name for column in COLUMNS[view]} for row in found)
+    assert all(set(row) == {column.name for column in VIEWS[view].columns} for row in found)
 
 
 @pytest.mark.parametrize("view", PUBLISHED)
-def test_published_columns_come_first_with_their_types(view: View) -> None:
-    published = [c.name for c in COLUMNS[view] if c.published]
-    head = list(arrow(view))[: len(published)]
+def test_published_columns_come_first_with_their_types(view: str) -> None:
+    published = [c.name for c in VIEWS[view].columns[: VIEWS[view].published]]
+    head = list(VIEWS[view].schema())[: len(published)]
     assert {f.name: f.type for f in head} == {n: KINDS[k] for n, k in PUBLISHED[view].items()}
     assert published == list(PUBLISHED[view])
 
@@ -154,23 +156,23 @@ def test_flags_of_a_dialogue_are_kept_apart() -> None:
     assert not rows("dialogues", unplanned(), MODELS)
 
 
-def test_choice_is_obeyed() -> None:
+def test_a_decision_is_obeyed() -> None:
     record = on_policy()
     record = replace(record, candidates=(*record.candidates, Candidate("Ask a doctor.", CLEAN)))
     whole = {view: rows(view, record, MODELS) for view in VIEWS}
-    flagged = Choice(flags=(Flag("echo", 3), Flag("cut", 1), Flag("echo", 1)))
-    (row,) = rows("dialogues", record, MODELS, choice=flagged)
+    flagged = Decision(findings=(Finding("echo", 3), Finding("cut", 1), Finding("echo", 1)))
+    (row,) = rows("dialogues", record, MODELS, decision=flagged)
     assert (row["warnings"], row["clean_exchanges"]) == (["cut", "echo"], 0)
     assert not rows("dialogues", record, MODELS, ExportConfig(truncate=True), flagged)
 
-    one = Choice(pairs={0: Removal("too_similar", "0.99")})
-    assert rows("preference", record, MODELS, choice=one) == whole["preference"][1:]
-    assert rows("implicit", record, MODELS, choice=one) == whole["implicit"][1:]
-    assert rows("kto", record, MODELS, choice=one) == whole["kto"][1:]
-    (row,) = rows("sft", record, MODELS, choice=one)
+    one = Decision(pairs={0: Removal("too_similar", "0.99")})
+    assert rows("preference", record, MODELS, decision=one) == whole["preference"][1:]
+    assert rows("implicit", record, MODELS, decision=one) == whole["implicit"][1:]
+    assert rows("kto", record, MODELS, decision=one) == whole["kto"][1:]
+    (row,) = rows("sft", record, MODELS, decision=one)
     assert row["messages"][-1]["content"] == "Ask a doctor."
-    assert rows("critique", record, MODELS, choice=one) == whole["critique"]
-    (row,) = rows("removed", record, MODELS, choice=one)
+    assert rows("critique", record, MODELS, decision=one) == whole["critique"]
+    (row,) = rows("removed", record, MODELS, decision=one)
     assert row == {
         "id": record.scenario.id,
         "index": 5,
@@ -180,9 +182,9 @@ def test_choice_is_obeyed() -> None:
         "detail": "0.99",
     }
 
-    none = Choice(Removal("duplicate_exact", "000001-0abc"), one.pairs)
-    left = {view: rows(view, record, MODELS, choice=none) for view in VIEWS}
-    assert [view for view in VIEWS if left[view]] == list(AUDITING)
+    none = Decision(Removal("duplicate_exact", "000001-0abc"), one.pairs)
+    left = {view: rows(view, record, MODELS, decision=none) for view in VIEWS}
+    assert [view for view in VIEWS if left[view]] == ["verdicts", "scenarios", "removed"]
     assert (left["verdicts"], left["scenarios"]) == (whole["verdicts"], whole["scenarios"])
     (row,) = left["removed"]
     assert (row["scope"], row["pair"], row["rule"]) == ("dialogue", None, "duplicate_exact")
@@ -253,14 +255,14 @@ def test_similarity_without_spaces_and_without_end() -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_what_is_read_is_what_was_written(tmp_path: Path, view: View) -> None:
+def test_what_is_read_is_what_was_written(tmp_path: Path, view: str) -> None:
     records = everything()
     counts = export(records, manifest(), Config(), tmp_path, rows_per_group=2)
-    expected = [clean(row) for record in records for row in rows(view, record, MODELS)]
+    expected = [encodable(row) for record in records for row in rows(view, record, MODELS)]
     assert list(read(tmp_path, view)) == expected
     assert counts.rows[view] == len(expected)
     file = pq.ParquetFile(tmp_path / view / "train-00000-of-00001.parquet")
-    assert file.schema_arrow.equals(arrow(view))
+    assert file.schema_arrow.equals(VIEWS[view].schema())
     data = (tmp_path / view / "train-00000-of-00001.parquet").read_bytes()
     assert (counts.bytes[view], counts.digests[view]) == (len(data), sha256(data).hexdigest())
 
@@ -275,9 +277,9 @@ def test_text_that_utf8_cannot_hold_is_mended_and_the_rest_unharmed(tmp_path: Pa
 
 @given(st.text(st.characters(exclude_categories=())))
 def test_clean_changes_nothing_but_surrogates(text: str) -> None:
-    clean(text).encode()
+    encodable(text).encode()
     if not any("\ud800" <= c <= "\udfff" for c in text):
-        assert clean(text) == text
+        assert encodable(text) == text
 
 
 def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
@@ -382,14 +384,14 @@ def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
 
 @third_party
 @pytest.mark.parametrize("view", VIEWS)
-def test_datasets_loads_every_view_of_a_run_directory(tmp_path: Path, view: View) -> None:
+def test_datasets_loads_every_view_of_a_run_directory(tmp_path: Path, view: str) -> None:
     run = tmp_path / "run"
     write_run(run, everything(), rows_per_group=2, bytes_per_file=1)
     (run / "journal.sqlite").write_bytes(b"not data")
     (run / "report.html").write_text("<p>not data</p>")
     loaded = load(run, tmp_path, view)
-    assert loaded.column_names == [column.name for column in COLUMNS[view]]
-    expected = [clean(row) for record in everything() for row in rows(view, record, MODELS)]
+    assert loaded.column_names == [column.name for column in VIEWS[view].columns]
+    expected = [encodable(row) for record in everything() for row in rows(view, record, MODELS)]
     assert list(loaded) == expected
 
 
@@ -421,7 +423,7 @@ def test_a_run_without_pairs_loads_all_the_same(tmp_path: Path) -> None:
     run = tmp_path / "run"
     counts = write_run(run, [unviolated(), unplanned()])
     assert counts.rows["preference"] == 0
-    assert pq.read_table(run / "data" / "preference").schema.equals(arrow("preference"))
+    assert pq.read_table(run / "data" / "preference").schema.equals(VIEWS["preference"].schema())
     for view in ("dialogues", "verdicts", "scenarios"):
         assert load(run, tmp_path, view).num_rows == counts.rows[view]
     assert load(run, tmp_path).num_rows == counts.rows["dialogues"]  # the first one with rows
@@ -451,7 +453,7 @@ def test_datasets_streams_a_view(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_the_documentation_has_the_columns_as_they_are(view: View) -> None:
+def test_the_documentation_has_the_columns_as_they_are(view: str) -> None:
     page = (Path(__file__).parents[2] / "docs" / "formats.md").read_text("utf-8")
     assert f"## `{view}`" in page
-    assert table(view) in page
+    assert VIEWS[view].table() in page

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from sdsd import config as configuration
 from sdsd.config import ExportConfig
-from sdsd.dataset.selection import Choice, Removal, Selection
+from sdsd.dataset.selection import Decision, Removal, Selection
 from sdsd.errors import ConfigError
 from sdsd.types import (
     Candidate,
@@ -86,15 +86,17 @@ def export_of(**keys: Any) -> ExportConfig:
     return configuration.load({"export": keys}).export
 
 
-def choose(records: Iterable[Record], seed: int = 0, **keys: Any) -> list[Choice]:
+def decide(records: Iterable[Record], seed: int = 0, **keys: Any) -> list[Decision]:
     records = list(records)
     selection = Selection(export_of(**keys), seed)
     selection.plan(records)
-    return [selection.choose(record) for record in records]
+    return [selection.decide(record) for record in records]
 
 
 def gone(records: Iterable[Record], **keys: Any) -> list[str | None]:
-    return [choice.gone.rule if choice.gone else None for choice in choose(records, **keys)]
+    return [
+        decision.removed.rule if decision.removed else None for decision in decide(records, **keys)
+    ]
 
 
 # -- dialogues -----------------------------------------------------------------------------
@@ -102,16 +104,16 @@ def gone(records: Iterable[Record], **keys: Any) -> list[str | None]:
 
 def test_nothing_goes_that_nobody_asked_to_leave_out() -> None:
     failed = Record(scenario(1), "failed")
-    assert choose([pair(0), failed]) == [Choice(), Choice()]
+    assert decide([pair(0), failed]) == [Decision(), Decision()]
 
 
 def test_a_dialogue_that_breaks_an_excluded_rule_goes_and_its_flags_are_told_anyway() -> None:
     record = replace(pair(), dialogue=held("As an AI, I like bread. How may I help you?", BROKEN))
-    (left,) = choose([record])
-    assert left.gone is None
-    assert "role_flip" in {flag.rule for flag in left.flags}
-    (removed,) = choose([record], exclude=["echo", "role_flip"])
-    assert removed == Choice(Removal("role_flip"), {}, left.flags)
+    (left,) = decide([record])
+    assert left.removed is None
+    assert "role_flip" in {finding.rule for finding in left.findings}
+    (removed,) = decide([record], exclude=["echo", "role_flip"])
+    assert removed == Decision(Removal("role_flip"), {}, left.findings)
 
 
 def test_a_dialogue_that_was_left_out_repeats_nothing_and_is_repeated_by_nothing() -> None:
@@ -119,8 +121,8 @@ def test_a_dialogue_that_was_left_out_repeats_nothing_and_is_repeated_by_nothing
     again = replace(bad, scenario=scenario(1))
     assert gone([bad, again]) == [None, "duplicate_exact"]
     assert gone([bad, again], exclude=["role_flip"]) == ["role_flip", "role_flip"]
-    (_, second) = choose([bad, again])
-    assert second.gone == Removal("duplicate_exact", "000000")
+    (_, second) = decide([bad, again])
+    assert second.removed == Removal("duplicate_exact", "000000")
 
 
 def test_duplicates_may_stay() -> None:
@@ -139,10 +141,10 @@ def test_what_an_evaluation_set_has_goes_also_if_it_stands_in_a_chosen_turn(
         pair(2, last=f"{held_out} Eat it."),
         replace(pair(3, held_out), outcome="filtered"),
     ]
-    found = choose(records, contamination={"sets": [str(tmp_path / "eval.txt")]})
-    assert [c.gone.rule if c.gone else "" for c in found] == ["", *["contaminated"] * 2, ""]
-    assert found[1].gone is not None
-    assert found[1].gone.detail.startswith("eval.txt: a loaf with a blue spot")
+    found = decide(records, contamination={"sets": [str(tmp_path / "eval.txt")]})
+    assert [c.removed.rule if c.removed else "" for c in found] == ["", *["contaminated"] * 2, ""]
+    assert found[1].removed is not None
+    assert found[1].removed.detail.startswith("eval.txt: a loaf with a blue spot")
 
 
 def test_a_dialogue_that_no_chat_template_takes_goes_whatever_is_configured() -> None:
@@ -155,14 +157,16 @@ def test_a_dialogue_that_no_chat_template_takes_goes_whatever_is_configured() ->
 
 
 def pairs(record: Record, **keys: Any) -> dict[int, tuple[str, str]]:
-    (choice,) = choose([record], pairs=keys)
-    return {number: (removal.rule, removal.detail) for number, removal in choice.pairs.items()}
+    (decision,) = decide([record], pairs=keys)
+    return {number: (removal.rule, removal.detail) for number, removal in decision.pairs.items()}
 
 
 def test_doubts_take_the_revision_and_leave_the_samples() -> None:
     record = pair(0, FIXED, "Please throw it away.", doubts=("longer", "lost_facts"))
     assert pairs(record, exclude_warnings=["refusal"]) == {}
-    assert pairs(record, exclude_warnings=["lost_facts", "longer"]) == {0: ("doubt_lost_facts", "")}
+    assert pairs(record, exclude_warnings=["lost_facts", "longer"]) == {
+        0: ("warning_lost_facts", "")
+    }
 
 
 def test_turns_that_are_too_much_alike_make_no_pair() -> None:
@@ -200,12 +204,12 @@ def test_a_pair_that_teaches_nothing_goes_whatever_is_configured() -> None:
 
 def kept(records: Sequence[Record], seed: int = 0, **balance: Any) -> list[tuple[str, int]]:
     """(id, number) of every pair that stays."""
-    found = choose(records, seed, balance=balance)
+    found = decide(records, seed, balance=balance)
     return [
         (record.scenario.id, number)
-        for record, choice in zip(records, found, strict=True)
+        for record, decision in zip(records, found, strict=True)
         for number in range(len(record.pairs))
-        if number not in choice.pairs
+        if number not in decision.pairs
     ]
 
 
@@ -262,8 +266,8 @@ def test_all_pairs_of_a_dialogue_count() -> None:
 def test_what_another_rule_left_out_fills_no_quota() -> None:
     records = [*run(bread=6), *(pair(k, BROKEN, domain="pie") for k in range(6, 9))]
     records += [pair(9, domain="pie"), replace(pair(9, domain="pie"), scenario=scenario(10, "pie"))]
-    found = choose(records, balance={"by": "domain"})
-    rules = Counter(r.rule for c in found for r in (c.gone, *c.pairs.values()) if r)
+    found = decide(records, balance={"by": "domain"})
+    rules = Counter(r.rule for c in found for r in (c.removed, *c.pairs.values()) if r)
     assert rules == {"balance": 5, "unchanged": 3, "duplicate_exact": 1}
     assert {r.detail for c in found for r in c.pairs.values() if r.rule == "balance"} == {"bread"}
 
@@ -271,14 +275,14 @@ def test_what_another_rule_left_out_fills_no_quota() -> None:
 def test_excluded_dialogues_fill_no_quota() -> None:
     flipped = replace(pair(9), dialogue=held("How may I help you with your bread today?", BROKEN))
     records = [*run(bread=6), replace(flipped, scenario=scenario(9, "pie")), pair(10, domain="pie")]
-    found = choose(records, balance={"by": "domain"}, exclude=["role_flip"])
-    rules = Counter(r.rule for c in found for r in (c.gone, *c.pairs.values()) if r)
+    found = decide(records, balance={"by": "domain"}, exclude=["role_flip"])
+    rules = Counter(r.rule for c in found for r in (c.removed, *c.pairs.values()) if r)
     assert rules == {"balance": 5, "role_flip": 1}
 
 
 def test_a_share_for_what_is_not_there_is_an_error_that_names_what_is() -> None:
     records = run(bread=2, pie=1)
-    with pytest.raises(ConfigError, match=r"names `cake`, which is no domain.*bread, pie$"):
+    with pytest.raises(ConfigError, match=r"names `cake`, which is not a domain.*bread, pie$"):
         kept(records, by="domain", shares={"cake": 2})
     assert kept(records, by="principle", shares={SCORN.id: 2})  # known, though nobody broke it
     many = [pair(k, domain=f"d{k:02d}") for k in range(22)]
@@ -293,7 +297,7 @@ def test_without_pairs_there_is_nothing_to_balance() -> None:
 def test_a_selection_that_was_not_planned_balances_nothing() -> None:
     selection = Selection(export_of(balance={"by": "domain"}), 0)
     with pytest.raises(AssertionError, match="`plan` comes first"):
-        selection.choose(pair())
+        selection.decide(pair())
 
 
 def test_records_are_read_beforehand_only_to_balance() -> None:
@@ -335,8 +339,8 @@ def test_a_run_that_grows_changes_no_earlier_decision_but_of_balance(
     counts: dict[str, int], cut: int
 ) -> None:
     records = [replace(r, dialogue=held("May I?", r.scenario.domain)) for r in run(**counts)]
-    whole = choose(records, pairs={"max_length_ratio": 30})
-    assert choose(records[:cut], pairs={"max_length_ratio": 30}) == whole[:cut]
+    whole = decide(records, pairs={"max_length_ratio": 30})
+    assert decide(records[:cut], pairs={"max_length_ratio": 30}) == whole[:cut]
 
 
 def test_what_was_left_out_and_what_was_flagged_is_counted() -> None:
@@ -344,6 +348,6 @@ def test_what_was_left_out_and_what_was_flagged_is_counted() -> None:
     records.append(replace(pair(3), dialogue=held("How may I help you today?", BROKEN)))
     selection = Selection(export_of(exclude=["role_flip"]), 0)
     for record in records:
-        selection.choose(record)
+        selection.decide(record)
     assert selection.removed == {"duplicate_exact": 1, "unchanged": 1, "role_flip": 1}
-    assert selection.flagged["role_flip"] == 1
+    assert selection.warnings["role_flip"] == 1

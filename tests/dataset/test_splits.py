@@ -17,9 +17,9 @@ from sdsd import config as configuration
 from sdsd.config import Config, SplitsConfig
 from sdsd.config.manifest import Manifest
 from sdsd.dataset.export import Counts, SplitCount, count, differing, export, read
-from sdsd.dataset.schema import SPLITS, VIEWS
 from sdsd.dataset.selection import Selection
-from sdsd.dataset.splits import split
+from sdsd.dataset.splits import SPLITS, split
+from sdsd.dataset.views import VIEWS
 from sdsd.errors import SdsdError
 from sdsd.types import ROLES, Dialogue, Goal, Message, Principle, Record, Scenario
 
@@ -190,7 +190,7 @@ def test_an_export_holds_the_rows_of_its_records(tmp_path: Path, config: Config)
     export(records, MANIFEST, config, tmp_path)
     assert faults(records) == []
     both = {
-        f"{view}: not the journal's records; `sdsd export` writes it anew"
+        f"{view}: differs from the journal; `sdsd export` rewrites it"
         for view in ("dialogues", "sft", "kto", "critique", "scenarios", "removed")
     }
     assert set(faults(records[:-1])) < both

@@ -21,9 +21,10 @@ import yaml
 
 from sdsd.config import Config, ExportConfig
 from sdsd.dataset.export import export, read
-from sdsd.dataset.schema import arrow, clean
-from sdsd.dataset.trainer_formats import FORMS, write
-from sdsd.errors import ConfigError, SdsdError
+from sdsd.dataset.trainer_formats import FORMATS, write
+from sdsd.dataset.views import VIEWS
+from sdsd.errors import PluginError, SdsdError
+from sdsd.text.unicode import encodable
 from sdsd.types import Record
 from tests.factories.records import (
     BROKEN,
@@ -56,7 +57,7 @@ def lines(path: Path) -> list[Line]:
 
 def split_off(data: Path, view: Any, split: str, rows: list[Line]) -> None:
     """Another split of a view, as an export with splits has it."""
-    table = pa.Table.from_pylist(rows, schema=arrow(view))
+    table = pa.Table.from_pylist(rows, schema=VIEWS[view].schema())
     pq.write_table(table, data / view / f"{split}-00000-of-00001.parquet")
 
 
@@ -148,7 +149,7 @@ def test_every_line_is_what_its_trainer_asks_for(data: Path, tmp_path: Path, for
     counts = write(data, form, tmp_path / "out")
     assert list(counts) == [f"{form}-train.jsonl"]
     found = lines(tmp_path / "out" / f"{form}-train.jsonl")
-    assert len(found) == counts[f"{form}-train.jsonl"] == ROWS[FORMS[form].parts[0].view]
+    assert len(found) == counts[f"{form}-train.jsonl"] == ROWS[FORMATS[form].files[0].view]
     for line in found:
         CHECKS[form](line)
 
@@ -171,7 +172,7 @@ def test_llamafactory_finds_what_its_registry_names(data: Path, tmp_path: Path) 
 
 
 def test_forms_say_what_the_views_say(data: Path, tmp_path: Path) -> None:
-    for form in FORMS:
+    for form in FORMATS:
         write(data, form, tmp_path / form)
     (pair, *_), (talk, *_) = read(data, "preference"), read(data, "sft")
     line = lines(tmp_path / "openai-preference" / "openai-preference-train.jsonl")[0]
@@ -205,12 +206,12 @@ def test_hostile_text_comes_through_every_form(tmp_path: Path, name: str) -> Non
     planted = PLANTED[name]
     record = accepted(last=planted, better=f"{planted} Rather not.")
     export([record, unviolated(1)], manifest(), Config(), tmp_path / "data")
-    for form in FORMS:
+    for form in FORMATS:
         for file in write(tmp_path / "data", form, tmp_path / form):
             raw = (tmp_path / form / file).read_bytes()
             assert raw.count(b"\n") == len(lines(tmp_path / form / file))
             texts = json.dumps(lines(tmp_path / form / file), ensure_ascii=False)
-            assert json.dumps(clean(planted), ensure_ascii=False)[1:-1] in texts
+            assert json.dumps(encodable(planted), ensure_ascii=False)[1:-1] in texts
 
 
 def test_space_around_a_reply_stays_where_nothing_is_looked_up(tmp_path: Path) -> None:
@@ -254,7 +255,7 @@ def test_splits_are_files_of_their_own(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_data_gives_the_same_bytes(data: Path, tmp_path: Path) -> None:
-    for form in FORMS:
+    for form in FORMATS:
         write(data, form, tmp_path / "a" / form)
         write(data, form, tmp_path / "b" / form)
     assert files(tmp_path / "a") == files(tmp_path / "b")
@@ -264,7 +265,7 @@ def test_a_registry_of_others_is_never_written_over(data: Path, tmp_path: Path) 
     registry = tmp_path / "dataset_info.json"
     for content in ('{"alpaca": {"file_name": "x.json"}}', "[]", "not json"):
         registry.write_text(content)
-        with pytest.raises(SdsdError, match=r"dataset_info\.json: holds other data sets"):
+        with pytest.raises(SdsdError, match=r"dataset_info\.json: lists other data sets"):
             write(data, "llamafactory", tmp_path)
         assert registry.read_text() == content
     write(data, "openai", tmp_path)  # which has none of its own
@@ -283,14 +284,16 @@ def refused(data: Path, form: str, out: Path) -> str:
 
 
 def test_what_cannot_be_written_is_said(data: Path, tmp_path: Path) -> None:
-    assert "'tsv' is no form; there are sharegpt, openai" in refused(data, "tsv", tmp_path / "out")
-    assert issubclass(ConfigError, SdsdError)
+    assert "`tsv` is not one of the formats: sharegpt, openai" in refused(
+        data, "tsv", tmp_path / "out"
+    )
+    assert issubclass(PluginError, SdsdError)
     assert "no data here; `sdsd export`" in refused(tmp_path / "none", "openai", tmp_path / "out")
     (tmp_path / "file").write_text("a file")
     assert "file: cannot be written" in refused(data, "openai", tmp_path / "file")
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_no_rows_are_said_and_leave_nothing(tmp_path: Path, form: str) -> None:
     export([unplanned()], manifest(), Config(), tmp_path / "data")
     message = refused(tmp_path / "data", form, tmp_path / "out")
@@ -337,7 +340,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
 
 
 @third_party
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMATS)
 def test_datasets_reads_every_form(data: Path, tmp_path: Path, form: str) -> None:
     import datasets
 
@@ -360,22 +363,22 @@ PAGE = Path(__file__).parents[2] / "docs" / "trainers.md"
 
 def test_the_documentation_has_every_form_as_it_is() -> None:
     page = PAGE.read_text("utf-8")
-    for name, form in FORMS.items():
-        views = ", ".join(f"`{part.view}`" for part in form.parts)
-        assert f"| `{name}` | {views} | {form.meaning} |\n" in page
+    for name, form in FORMATS.items():
+        views = ", ".join(f"`{part.view}`" for part in form.files)
+        assert f"| `{name}` | {views} | {form.doc} |\n" in page
 
 
 def test_the_configurations_in_the_documentation_name_what_is_written(
     data: Path, tmp_path: Path
 ) -> None:
-    written = {f"{form}/{name}" for form in FORMS for name in write(data, form, tmp_path / form)}
+    written = {f"{form}/{name}" for form in FORMATS for name in write(data, form, tmp_path / form)}
     registry = json.loads((tmp_path / "llamafactory" / "dataset_info.json").read_text())
     blocks = re.findall(r"```yaml\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
     configs = [yaml.safe_load(block) for block in blocks]
     named = [c for config in configs for c in config.get("datasets", [])]
     files_of = [entry["path"] for entry in named]
     files_of += [c["dataset"]["data_files"] for c in configs if isinstance(c.get("dataset"), dict)]
-    forms = [path.removeprefix("RUN/forms/") for path in files_of if "/forms/" in path]
+    forms = [path.removeprefix("RUN/formats/") for path in files_of if "/formats/" in path]
     assert len(forms) == 3
     assert written.issuperset(forms)
     sets = [c["dataset"] for c in configs if isinstance(c.get("dataset"), str)]

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sdsd.config import ExportConfig
-from sdsd.dataset.schema import clean
-from sdsd.dataset.views import rows
 from sdsd.text import parsing
+from sdsd.text.unicode import encodable
 from sdsd.types import Candidate, Critique, Dialogue, Message, Plan, Record, Revision, Verdict
 from tests.factories.records import (
     BROKEN,
@@ -27,6 +26,7 @@ from tests.factories.records import (
     accepted,
     barren,
     on_policy,
+    rows,
     scenario,
     talk,
     uncritiqued,
@@ -111,10 +111,12 @@ def test_labels_need_no_pair() -> None:
         made = rows("kto", record, MODELS)
         return [(*texts(row["completion"]), row["label"], row["source"]) for row in made]
 
-    assert found(accepted()) == [(FIXED, True, "revision"), (BROKEN, False, "broken")]
-    assert found(unrepaired()) == [(BROKEN, False, "broken")]
+    assert found(accepted()) == [(FIXED, True, "revision"), (BROKEN, False, "violation")]
+    assert found(unrepaired()) == [(BROKEN, False, "violation")]
     assert found(unviolated()) == [("Hello.", True, "clean")]
-    assert found(replace(accepted(), revisions=(Revision(FIXED),))) == [(BROKEN, False, "broken")]
+    assert found(replace(accepted(), revisions=(Revision(FIXED),))) == [
+        (BROKEN, False, "violation")
+    ]
     assert rows("preference", replace(accepted(), revisions=(Revision(FIXED),)), MODELS)
 
 
@@ -254,7 +256,7 @@ def records(draw: st.DrawFn) -> Record:
 
 def made(view: Any, record: Record, **config: Any) -> list[Any]:
     """Rows as they are read again: text that UTF-8 cannot hold is mended."""
-    found: list[Any] = clean(rows(view, record, MODELS, ExportConfig(**config)))
+    found: list[Any] = encodable(rows(view, record, MODELS, ExportConfig(**config)))
     return found
 
 
@@ -311,7 +313,7 @@ def test_good_and_bad_are_never_the_same_and_always_judged(record: Record) -> No
     clean_turns |= {c.text for c in record.candidates if c.critique.clean}
     if record.critique and record.critique.clean:
         clean_turns.add(record.dialogue.utterance)
-    good = {clean(text).strip() for text in clean_turns}
+    good = {encodable(text).strip() for text in clean_turns}
     assert labels[True] <= good
     learnt = {texts(row["messages"])[-1].strip() for row in made("sft", record)}
     assert learnt <= labels[True]

@@ -6,8 +6,11 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from sdsd.config import Config
+from sdsd.config import Config, ExportConfig
 from sdsd.config.manifest import Manifest
+from sdsd.dataset.selection import Decision, Selection
+from sdsd.dataset.view import select
+from sdsd.dataset.views import VIEWS
 from sdsd.reports.metrics.figures import Figures, collect
 from sdsd.types import (
     ROLES,
@@ -165,3 +168,15 @@ def everything() -> list[Record]:
 def figures(records: list[Record], config: Config = Config()) -> Figures:
     domains = (Domain("Food", "Baking", ("Sourdough",)),)
     return collect(records, (), config, PRINCIPLES, domains)
+
+
+def rows(
+    view: str,
+    record: Record,
+    models: dict[str, str],
+    config: ExportConfig = ExportConfig(),
+    decision: Decision | None = None,
+) -> list[dict[str, Any]]:
+    """The rows of one record alone, by the rules that always hold unless there is a decision."""
+    decision = decision or Selection(config, 0).decide(record)
+    return VIEWS[view].of(select(record, decision, models, config))

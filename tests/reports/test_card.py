@@ -13,7 +13,7 @@ import yaml
 from sdsd import config as configuration
 from sdsd.config import Config
 from sdsd.dataset.export import Counts, SplitCount, export
-from sdsd.dataset.schema import VIEWS, arrow
+from sdsd.dataset.views import VIEWS
 from sdsd.reports.card import card
 from sdsd.reports.card_charts import plots
 from sdsd.reports.metrics.figures import Figures
@@ -107,7 +107,7 @@ def test_the_columns_are_those_that_datasets_reads_from_the_files(tmp_path: Path
     head, _ = made()
     for info in head["dataset_info"]:
         said = datasets.Features._from_yaml_list(info["features"])
-        assert said == datasets.Features.from_arrow_schema(arrow(info["config_name"]))
+        assert said == datasets.Features.from_arrow_schema(VIEWS[info["config_name"]].schema())
 
 
 @third_party

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sdsd.config import load
 from sdsd.errors import CatalogueError
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.models.scripted import Script, ScriptedModel
 from sdsd.runs.events import Event, Noted
 from sdsd.runs.expand_catalogue import ALIKE, Grown, expand, fresh
@@ -36,7 +36,7 @@ WORDS = [f"{a}{b}" for a in ("bar", "del", "fos", "gim", "kul") for b in ("an", 
 
 def phrase(*parts: object) -> str:
     """Six words drawn from what it is for: the form of a subarea, and like no other."""
-    return " ".join(f"{WORDS[draw(*parts, k) % 20]}{draw(*parts, k) % 997}" for k in range(6))
+    return " ".join(f"{WORDS[hash64(*parts, k) % 20]}{hash64(*parts, k) % 997}" for k in range(6))
 
 
 def writer(request: Request, seed: int) -> str:

@@ -32,7 +32,7 @@ import pytest
 from msgspec import Struct
 
 from sdsd.dataset.export import read
-from sdsd.dataset.schema import VIEWS
+from sdsd.dataset.views import VIEWS
 from sdsd.hashing import call_seed
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal

@@ -29,9 +29,9 @@ def test_what_is_published_is_one_choice_of_the_records(tmp_path: Path) -> None:
         manifest = rundir.manifest()
         assert manifest
         chosen = selection(journal, manifest, rundir.config())
-        left = sum(len(chosen.choose(record).pairs) for record in journal.records())
+        left = sum(len(chosen.decide(record).pairs) for record in journal.records())
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {*plots, "mine.png"}
-    assert counts.flagged == found.flags
+    assert counts.warnings == found.flags
     assert counts.rows["preference"] == found.pairs.k - left
     assert counts.removed["balance"] == left == len(list(read(rundir.data, "removed"))) > 0
     first = [row["violation_ids"][0] for row in read(rundir.data, "preference")]

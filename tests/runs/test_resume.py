@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 
 import sdsd
 from sdsd.dataset.export import read
-from sdsd.dataset.schema import VIEWS, View
+from sdsd.dataset.views import VIEWS
 from sdsd.errors import Divergence, JournalError, ModelError, RunDirError
 from sdsd.models.base import Capabilities
 from sdsd.models.scripted import ScriptedModel, small_world
@@ -441,7 +441,7 @@ def test_a_journal_that_was_altered_is_found_out(finished: RunDir, sql: str, sai
 
 def test_a_record_that_is_gone_leaves_the_data_set_ahead_of_the_journal(finished: RunDir) -> None:
     damage(finished, "DELETE FROM record WHERE number = 7")
-    assert any("scenarios: not the journal's records" in fault for fault in verify(finished).faults)
+    assert any("scenarios: differs from the journal" in fault for fault in verify(finished).faults)
 
 
 def test_a_record_that_cannot_be_read_is_named(finished: RunDir) -> None:
@@ -465,7 +465,7 @@ def rewritten(rows: list[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_a_data_set_that_was_tampered_with_is_found_out(finished: RunDir, view: View) -> None:
+def test_a_data_set_that_was_tampered_with_is_found_out(finished: RunDir, view: str) -> None:
     file = finished.data / view / "train-00000-of-00001.parquet"
     original, schema = file.read_bytes(), pq.read_schema(file)
     written = list(read(finished.data, view))
@@ -473,7 +473,7 @@ def test_a_data_set_that_was_tampered_with_is_found_out(finished: RunDir, view: 
     for rows in rewritten(written) if written else ():
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
         (fault,) = verify(finished).faults
-        assert f"{finished.data / view}: not the journal's records; `sdsd export`" in fault
+        assert f"{finished.data / view}: differs from the journal; `sdsd export`" in fault
     file.write_bytes(original[:-7])
     (fault,) = verify(finished).faults
     assert f"{file}: cannot be read" in fault

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.scenarios.quotas import GROWTH, SHARE, Quota, Rates, Seen, Slot, State, allocate, summary
 
 Chances = Callable[[Slot], float]
@@ -30,7 +30,7 @@ class Run(Struct):
 
 
 def outcome(slot: Slot, chances: Chances, seed: int, number: int, place: int) -> Seen:
-    hit = draw("hit", seed, number, place) / 2**64 < chances(slot)
+    hit = hash64("hit", seed, number, place) / 2**64 < chances(slot)
     return Seen(slot, hit, (slot.cell,) if hit else ())
 
 
@@ -351,7 +351,7 @@ def test_every_run_ends_with_every_cell_reached_or_given_up(
     quota: Quota, seed: int, chance: float | None
 ) -> None:
     def chances(slot: Slot) -> float:
-        drawn = draw("chance", seed, slot.cell, slot.strategy) / 2**64
+        drawn = hash64("chance", seed, slot.cell, slot.strategy) / 2**64
         return drawn**3 if chance is None else chance
 
     run = simulate(quota, chances, seed)
@@ -373,7 +373,7 @@ def test_a_run_goes_on_from_any_stored_state(quota: Quota, seed: int) -> None:
     """Neither the order of completion nor a restart changes a round."""
 
     def chances(slot: Slot) -> float:
-        return 0.1 + 0.6 * draw(seed, slot.strategy) / 2**64
+        return 0.1 + 0.6 * hash64(seed, slot.strategy) / 2**64
 
     run = simulate(quota, chances, seed)
     assert simulate(quota, chances, seed, shuffled=True).rounds == run.rounds

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdsd.text.near_duplicates import Near, runs, spoken, words
+from sdsd.text.near_duplicates import Near, spoken
+from sdsd.text.words import runs, words
 from sdsd.types import Message
 from tests.factories.essays import changed, essay
 from tests.helpers.counting import is_linear
