@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy, softplus
 from training import SMALL, rows, script, start
 
 from sdsd.hashing import hash64
-from sdsd.reports.agreement import paired_bootstrap
+from sdsd.reports.stats import paired_bootstrap
 
 FORMS = ("multi", "single")
 ARMS = {"multi": "multi", "single": "single", "the pairs of multi, single": "single"}

@@ -47,7 +47,9 @@ FAULTS = {
     "attempts: 10": "`attempts`: Expected `int` <= 9",
     "dialogue: {temperature: 2.1}": "`dialogue.temperature`: Expected `float` <= 2.0",
     "dialogue: {temperature: .nan}": "`dialogue.temperature`: Expected `float`, got `null`",
-    "dialogue: {protocol: talk}": "`dialogue.protocol`: `talk` is not one of the protocols: auto, transcript,",
+    "dialogue: {protocol: talk}": (
+        "`dialogue.protocol`: `talk` is not one of the protocols: auto, transcript,"
+    ),
     "plan: {top_p: 0}": "`plan.top_p`: Expected `float` > 0.0",
     "scenarios: {exchanges: [0, 2]}": "`scenarios.exchanges[0]`: Expected `int` >= 1",
     "models: {big: {parallel: -1}}": "`models.big.parallel`: Expected `int` >= 0",
@@ -89,7 +91,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         config.load(tmp_path / "latin.yaml")
 
 
-@settings(max_examples=200)
 @given(st.text("nsed:model-[]{}'\"&*!|>%@`,? \n\t01.#~=\\\x00\ud800é", max_size=40))
 def test_any_file_is_loaded_or_refused(text: str) -> None:
     try:

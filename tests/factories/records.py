@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import replace
 
 from sdsd.config import Config, ExportConfig
 from sdsd.config.manifest import Manifest
+from sdsd.dataset.export import Counts, export
 from sdsd.dataset.selection import Decision, Selection
 from sdsd.dataset.view import select
 from sdsd.dataset.views import VIEWS
+from sdsd.reports.card import card
 from sdsd.reports.metrics.figures import Figures, collect
 from sdsd.types import (
     ROLES,
@@ -180,3 +184,14 @@ def rows(
     """The rows of one record alone, by the rules that always hold unless there is a decision."""
     decision = decision or Selection(config, 0).decide(record)
     return VIEWS[view].of(select(record, decision, models, config))
+
+
+def write_run(
+    folder: Path, records: Iterable[Record], config: Config = Config(), **options: Any
+) -> Counts:
+    """A run directory as far as readers of data see it."""
+    records = list(records)
+    counts = export(records, manifest(), config, folder / "data", **options)
+    text = card(manifest(), config, counts, figures(records, config))
+    (folder / "README.md").write_text(text, "utf-8")
+    return counts

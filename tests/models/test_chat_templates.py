@@ -355,7 +355,6 @@ class TestGguf:
         with pytest.raises(WeightsError, match=said):
             chat_templates.source(self.write(tmp_path, data))
 
-    @settings(max_examples=200)
     @given(at=st.integers(0, len(gguf(*WHOLE)) - 1), byte=st.integers(0, 255))
     def test_any_changed_byte_gives_a_template_or_an_error(
         self, tmp_path_factory: pytest.TempPathFactory, at: int, byte: int

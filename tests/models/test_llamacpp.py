@@ -24,6 +24,7 @@ from sdsd.types import Completion, Message, Request
 
 pytestmark = [
     pytest.mark.engine,
+    pytest.mark.xdist_group("engine"),  # they share a server
     pytest.mark.skipif(os.environ.get("SDSD_TEST_ENGINE") == "0", reason="SDSD_TEST_ENGINE=0"),
 ]
 

@@ -23,6 +23,8 @@ from sdsd.models.vllm import Patient, Server, command, serve
 from sdsd.runs.session import in_loop
 from sdsd.types import Answer, Completion, Message, Request
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).parents[2]
 HELLO = Request("agent", 8, (Message("user", "Hello?"),))
 

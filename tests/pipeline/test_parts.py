@@ -16,7 +16,7 @@ from sdsd.runs.journal import Journal
 from sdsd.runs.verify import verify
 from sdsd.types import Completion, Principle, Record, Refusal, Request, Turn, Verdict
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "parts"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "parts"
 HONEST = Principle("honest", "The assistant should be honest.", "family", "category")
 TURN = Turn((), "Just trust me.")
 

@@ -626,8 +626,8 @@ async def test_a_verdict_that_fails_leaves_none_unasked(
             raise replies[step]
         return await door(step, request)
 
+    panel = Panel(CritiqueConfig(), load_prompt("review"), 1, concurrent=concurrent)
     with pytest.raises((StageFailed, Stopped), match=raised):
-        panel = Panel(CritiqueConfig(), load_prompt("review"), 1, concurrent=concurrent)
         await judge_turn(CASE, FOUR, ask, "critique", panel, "majority")
     assert sorted(door.requests) == [f"critique/{k}" for k in range(1, 5)]
 

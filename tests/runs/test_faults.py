@@ -52,7 +52,7 @@ from sdsd.runs.verify import verify
 from sdsd.types import Answer, Completion, Request
 from simoptions import FaultKind
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("faults")]  # they share the matrix
 N = 12
 """Dialogues of a run of the matrix."""
 MANY = 40

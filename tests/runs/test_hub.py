@@ -40,6 +40,8 @@ from tests.factories.records import accepted, everything, manifest, talk
 from tests.helpers.reading import load, third_party
 from tests.stand_ins.hub import HubStandIn, Repo, serving
 
+pytestmark = pytest.mark.e2e
+
 SECRETS = ("s3cret", "internal.example", "own-goals")
 """What the configuration of the run has, and nobody else may see."""
 WORKER = """

@@ -37,6 +37,8 @@ from sdsd.runs.status import republish
 from sdsd.runs.verify import verify
 from sdsd.types import Answer, Refusal, Request
 
+pytestmark = pytest.mark.e2e
+
 TIMES = ("seconds",)
 """Columns that say how long something took; they may differ."""
 CAN = {

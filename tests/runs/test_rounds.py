@@ -20,6 +20,8 @@ from sdsd.runs.verify import verify
 from sdsd.scenarios.quotas import Slot
 from sdsd.types import Record, Request
 
+pytestmark = pytest.mark.e2e
+
 STRATEGIES = ["direct", "subtle", "haste"]
 
 

@@ -553,7 +553,6 @@ FILES = st.one_of(
 )
 
 
-@settings(max_examples=400)
 @given(st.sampled_from(EXTENSIONS), st.sampled_from(sorted(SMALL)), FILES)
 def test_any_file_loads_or_is_a_fault(extension: str, kind: str, content: str | bytes) -> None:
     message = ""

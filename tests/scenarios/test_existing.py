@@ -19,7 +19,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given as hypothesis_given
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from sdsd.config import ScenariosConfig
@@ -593,7 +592,6 @@ KEYS = st.sampled_from(
 ROW = st.dictionaries(KEYS, st.lists(TURN, max_size=6) | st.text() | JSON, max_size=5) | JSON
 
 
-@settings(max_examples=300)
 @hypothesis_given(ROW, st.sampled_from(get_args(Kind)))
 def test_whatever_a_row_is_the_result_has_its_shape(row: Any, kind: Kind) -> None:
     from sdsd.scenarios.existing import _given

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sdsd.errors import Unparseable
@@ -375,7 +375,6 @@ def test_every_slice_with_three_letters_occurs(text: str, data: st.DataObject) -
 few_letters = st.text("abßÉ .…*'—", max_size=12)  # so that quotations are often found
 
 
-@settings(max_examples=300)
 @given(few_letters, few_letters | st.text(max_size=20))
 def test_the_letters_of_an_accepted_quotation_are_in_the_text_piece_by_piece(
     quote: str, text: str
@@ -499,7 +498,6 @@ bits = st.one_of(
 )
 
 
-@settings(max_examples=300)
 @given(st.lists(bits, max_size=25).map("".join))
 def test_any_text_is_read_or_refused(text: str) -> None:
     read_all(text)

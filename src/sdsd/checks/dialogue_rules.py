@@ -27,7 +27,7 @@ RULES: dict[str, str] = {}
 """Every packaged rule by name, and what it finds."""
 
 QualityCheck = Callable[[Dialogue, Plan | None], Iterable[int]]
-"""A user's own rule: yields the index of every message that breaks it, or -1 for the dialogue."""
+"""A user-defined rule: yields the index of each message that breaks it, or -1 for the dialogue."""
 
 
 class Finding(Struct, frozen=True):
@@ -46,12 +46,12 @@ def find(
 ) -> tuple[Finding, ...]:
     """Return every rule that a dialogue breaks, by turn and then in the order of `RULES`.
 
-    `checks` are users' own rules by name; they come after the packaged ones.
+    `checks` are user-defined rules by name; they come after the packaged ones.
     """
     text = read_dialogue(dialogue.messages, plan, principles)
     found = [Finding(rule, k) for rule, check in _CHECKS.items() for k in check(text)]
-    for rule, own in checks.items():
-        found += [Finding(rule, k) for k in sorted(set(own(dialogue, plan)))]
+    for rule, user_check in checks.items():
+        found += [Finding(rule, k) for k in sorted(set(user_check(dialogue, plan)))]
     return tuple(sorted(found, key=lambda finding: finding.turn))
 
 

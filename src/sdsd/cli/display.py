@@ -286,28 +286,28 @@ def compared(outcome: Outcome, *, json: bool) -> None:
         out.print("stopped; the same command goes on where this stopped")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for head in ("arm", "dialogues", "violating", "accepted", "95%", "pairs", "tokens a pair"):
+    heads = ("arm", "scenarios", "violations", "yield", "95%", "verified pairs", "tokens per pair")
+    for head in heads:
         table.add_column(head, justify="left" if head == "arm" else "right")
-    for arm in found.arms:
-        yielded, cost = arm.accepted, arm.tokens.per_pair
+    for name, figures in found.runs.items():
+        yielded, cost = figures.accepted, figures.pair_cost.tokens
         table.add_row(
-            Text(safe(arm.name)),
-            f"{arm.finished:,}",
-            f"{arm.violating.share:.1%}",
+            Text(safe(name)),
+            f"{figures.finished:,}",
+            f"{figures.violating.share:.1%}",
             f"{yielded.share:.1%}",
             f"{yielded.low:.0%} to {yielded.high:.0%}",
-            f"{arm.pairs:,}",
+            f"{figures.pairs:,}",
             f"{cost.value:,.0f}" if cost else "-",
         )
     out.print(table)
-    for pair in found.paired:
-        if pair.difference is not None and pair.interval is not None:
-            low, high = pair.interval
-            out.print(
-                Text(safe(f"{pair.arm}: {pair.measure} {pair.difference:+,.3g} ({low:+,.3g} to "
-                          f"{high:+,.3g}) against the first arm")),
-                soft_wrap=True,
-            )  # fmt: skip
+    baseline, *others = found.runs
+    for measure in found.measures:
+        for name, change in zip(others, measure.changes, strict=True):
+            if change and change.paired and change.interval:
+                low, high = change.interval.low, change.interval.high
+                text = f"{name}: {measure.name} {change.value:+,.3g} ({low:+,.3g} to {high:+,.3g})"
+                out.print(Text(safe(f"{text} compared with {baseline}")), soft_wrap=True)
     out.print(f"report  {outcome.path / 'report.html'}", soft_wrap=True)
 
 

@@ -1,4 +1,4 @@
-"""Views, filters and quality checks of a user's own, as `export` names them.
+"""User-defined views, filters and quality checks, as `export` names them.
 
 A filter decides whether a dialogue stays; what it returns is the rule shown in the view `removed`:
 

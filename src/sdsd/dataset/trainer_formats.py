@@ -1,6 +1,6 @@
 """Trainer formats: what trainers read that do not read our Parquet files, as JSON lines.
 
-A format of your own is a `Format`, named on the command line as `package.module:name`:
+A user-defined format is a `Format`, named on the command line as `package.module:name`:
 
     def line(row):
         return {"question": row["prompt"][-1]["content"], "answer": row["chosen"][0]["content"]}
@@ -136,7 +136,7 @@ FORMATS: dict[str, Format] = {
 
 
 def format_of(name: str) -> Format:
-    """Return a packaged format, or one of a user's own. Raises `PluginError` if there is none."""
+    """Return a packaged or user-defined format. Raises `PluginError` if there is no such format."""
     if name in FORMATS:
         return FORMATS[name]
     found = plugins.resolve(name, "formats", tuple(FORMATS))

@@ -1,6 +1,6 @@
 """A view: one table of the data set, its columns and how its rows are made of a record.
 
-A view of your own is a `View` in your code, named in `export.views` as `package.module:name`:
+A user-defined view is a `View`, named in `export.views` as `package.module:name`:
 
     def rows(selected):
         for pair in selected.pairs:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,13 @@ from sdsd.errors import ConfigError, SdsdError
 from sdsd.files import write_atomic
 from sdsd.models.base import Model
 from sdsd.models.weights import Progress
-from sdsd.reports.html.experiment_page import render, to_json
-from sdsd.reports.metrics.arms import Comparison, compare
+from sdsd.reports.html.comparison import render
+from sdsd.reports.metrics.comparison import Comparison, Pairing, compare, to_json
 from sdsd.runs.directory import RunDir
 from sdsd.runs.events import Event
 from sdsd.runs.journal import Journal
-from sdsd.runs.runner import Result, run
+from sdsd.runs.publish import collect
+from sdsd.runs.runner import Result, read_inputs, run
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,59}")
 """Names of arms: they become directories."""
@@ -46,18 +46,6 @@ class Experiment(Struct, frozen=True):
     """By name; the first is what the others are compared with."""
     labels: dict[tuple[str, str], bool]
     """By scenario and principle, whether people say that the first arm's last turn breaks it."""
-
-    @property
-    def changes(self) -> dict[str, dict[str, str]]:
-        """By arm, the keys in which it differs from the first, with its values."""
-        first, *_ = self.arms.values()
-        base = dict(configuration.flat(first))
-        return {
-            name: {
-                key: str(value) for key, value in configuration.flat(arm) if value != base.get(key)
-            }
-            for name, arm in self.arms.items()
-        }
 
 
 class Outcome(Struct, frozen=True):
@@ -176,15 +164,9 @@ def carry_out(
         )
         if results[name].stopped:
             return Outcome(out, results, None)
-    with ExitStack() as opened:
-        journals = {
-            name: opened.enter_context(Journal(RunDir(result.path).journal, readonly=True))
-            for name, result in results.items()
-        }
-        records = {name: journal.records() for name, journal in journals.items()}
-        comparison = compare(records, experiment.labels)
+    comparison = _compared(experiment, {name: RunDir(r.path) for name, r in results.items()})
     try:
-        html = render(comparison, experiment.changes)
+        html = render(comparison)
         write_atomic(out / "report.html", html.encode("utf-8", "replace"))
         write_atomic(out / "figures.json", to_json(comparison))
     except OSError as error:
@@ -192,6 +174,16 @@ def carry_out(
             f"{out}: cannot be written: {error}; make room, then run it again"
         ) from None
     return Outcome(out, results, comparison)
+
+
+def _compared(experiment: Experiment, arms: Mapping[str, RunDir]) -> Comparison:
+    pairing, figures = Pairing(experiment.labels), {}
+    for name, rundir in arms.items():
+        inputs = read_inputs(rundir.config())
+        with Journal(rundir.journal, readonly=True) as journal:
+            records = pairing.through(name, journal.records())
+            figures[name] = collect(journal, inputs.config, inputs.catalogue, records=records)
+    return compare(figures, experiment.arms, pairing)
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:

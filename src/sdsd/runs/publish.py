@@ -38,18 +38,23 @@ def collect(
     journal: Journal,
     config: Config,
     catalogue: Catalogue,
-    flagged: Mapping[str, int] | None = None,
+    warnings: Mapping[str, int] | None = None,
+    records: Iterable[Record] | None = None,
 ) -> figures.Figures:
-    """Return the figures of a run so far; `flagged` is `Counts.warnings`, if an export counted."""
+    """Return the figures of a run so far.
+
+    warnings  as in `Counts.warnings`, if an export has counted them already
+    records   the journal's, as an experiment passes them on; throughput is then left out, because
+              an arm reuses the answers of others
+    """
     return figures.collect(
-        journal.records(),
-        journal.times(),
+        journal.records() if records is None else records,
+        journal.times() if records is None else (),
         config,
         catalogue.principles,
         catalogue.domains,
         [replace(usage, model=nameable(usage.model)) for usage in journal.usage()],
-        journal.sums(),
-        flagged,
+        warnings,
         _embed(),
     )
 

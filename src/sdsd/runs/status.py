@@ -14,8 +14,8 @@ from sdsd.dataset import trainer_formats
 from sdsd.dataset.export import Counts
 from sdsd.errors import RunDirError
 from sdsd.files import write_atomic
-from sdsd.reports.html import comparison_page
-from sdsd.reports.metrics.comparison import compare_runs
+from sdsd.reports.html import comparison
+from sdsd.reports.metrics.comparison import compare, to_json
 from sdsd.reports.metrics.figures import Figures
 from sdsd.reports.money import money
 from sdsd.runs.directory import RunDir
@@ -121,14 +121,17 @@ def write_format(rundir: RunDir, name: str, to: Path | None = None) -> dict[Path
 
 
 def compared(rundir: RunDir, other: RunDir, *, json: bool = False) -> str:
-    """A run held against another one: the path of a page beside its report, or figures as JSON."""
-    configs = other.config(), rundir.config()
-    found = compare_runs(_figures(other), _figures(rundir), configs)
-    if json:
-        return comparison_page.to_json(found).decode().rstrip()
+    """Compare a run with another one; return the path of a page in its directory, or JSON."""
     before, after = other.path.resolve().name, rundir.path.resolve().name
-    path = rundir.path / f"against-{before}.html"
-    write_atomic(path, comparison_page.render(found, before, after).encode("utf-8", "replace"))
+    if before == after:
+        before, after = f"{before} (first)", f"{after} (second)"
+    runs = {before: other, after: rundir}
+    figures = {name: _figures(run) for name, run in runs.items()}
+    found = compare(figures, {name: run.config() for name, run in runs.items()})
+    if json:
+        return to_json(found).decode().rstrip()
+    path = rundir.path / f"against-{other.path.resolve().name}.html"
+    write_atomic(path, comparison.render(found).encode("utf-8", "replace"))
     return str(path)
 
 

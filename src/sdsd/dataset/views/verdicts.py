@@ -19,7 +19,7 @@ _PRINCIPLE_ID = Column("principle_id", c.TEXT, "Id of the principle that was jud
 _INSTRUCTION = """\
 A person talks with an AI assistant.
 
-{talk}
+{conversation}
 
 The assistant's next reply:
 
@@ -82,8 +82,8 @@ def _critique(selected: Selected) -> Iterator[Row]:
 
 
 def _question(judged: _Judged, principle: str) -> Message:
-    talk = "\n\n".join(f"{_SPEAKERS[m.role]}: {m.content}" for m in judged.before)
-    text = _INSTRUCTION.format(talk=talk, reply=judged.reply, principle=principle)
+    conversation = "\n\n".join(f"{_SPEAKERS[m.role]}: {m.content}" for m in judged.before)
+    text = _INSTRUCTION.format(conversation=conversation, reply=judged.reply, principle=principle)
     return Message("user", text)
 
 
