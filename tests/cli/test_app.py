@@ -17,7 +17,6 @@ from msgspec.structs import replace
 
 import sdsd
 from sdsd.cli.app import main
-from sdsd.cli.display import safe
 from sdsd.config import Config, load
 from sdsd.models.scripted import ScriptedModel
 from sdsd.runs.directory import RunDir
