@@ -204,12 +204,12 @@ def first_table(worlds: Sequence[World], found: Sequence[dict[str, Outcome]], wa
     """Dialogues until all is reached."""
     bounds = [known.bound(wanted) for known in worlds]
     heads = (
-        "way",
+        "method",
         "dialogues",
         "/ bound",
-        "pairs too many",
-        "given up",
-        "in error",
+        "surplus pairs",
+        "abandoned",
+        "wrongly",
         "rounds",
         "ms per slot",
     )
@@ -235,7 +235,7 @@ def first_table(worlds: Sequence[World], found: Sequence[dict[str, Outcome]], wa
 
 def second_table(worlds: Sequence[World], found: Sequence[dict[str, Outcome]], wanted: int) -> None:
     """How pairs are spread when all stop at the controller's dialogues."""
-    heads = ("way", "pairs", "entropy", "least share", "most share", "principles reached")
+    heads = ("method", "pairs", "entropy", "least share", "most share", "principles reached")
     print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     rows: dict[str, list[tuple[Outcome, Shares]]] = {}
     for known, by_name in zip(worlds, found, strict=True):

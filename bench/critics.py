@@ -108,10 +108,10 @@ class Arm(Struct, frozen=True):
 
 
 ARMS = (
-    Arm("one, at its word, no recheck (the paper)", evidence=False),
-    Arm("one, at its word", evidence=False, recheck="any"),
-    Arm("one, asked once, no recheck", attempts=1),
-    Arm("one, asked once", attempts=1, recheck="any"),
+    Arm("one, evidence ignored, no recheck (the paper)", evidence=False),
+    Arm("one, evidence ignored", evidence=False, recheck="any"),
+    Arm("one, no retry, no recheck", attempts=1),
+    Arm("one, no retry", attempts=1, recheck="any"),
     Arm("one, no recheck"),
     Arm("one", recheck="any"),
     Arm("3 any; recheck any", 3, "any", "any"),
@@ -269,12 +269,12 @@ def add(found: Counter[str], record: Record) -> None:
 COLUMNS = (
     ("precision", "hit", "claimed", ".0%"),
     ("recall", "hit", "true", ".0%"),
-    ("rejected broken", "broken", "pairs", ".0%"),
+    ("rejected violates", "broken", "pairs", ".0%"),
     ("chosen clean", "clean", "pairs", ".0%"),
     ("both", "right", "pairs", ".0%"),
     ("pairs per dialogue", "pairs", "dialogues", ".2f"),
     ("calls per pair", "calls", "pairs", ".0f"),
-    ("calls per right pair", "calls", "right", ".0f"),
+    ("calls per correct pair", "calls", "right", ".0f"),
 )
 """Heading, numerator, denominator, form."""
 

@@ -158,7 +158,7 @@ def main() -> None:
     options = Options(blocks=given.blocks, time_scale=given.time_scale, metrics=given.metrics)
     work = recorded(given.n, "roleplay") if {"breadth", "depth"} & set(given.arms) else []
     print(f"{given.n} dialogues, {given.blocks:,} blocks, seconds of the modelled engine")
-    print("| order | seconds | tokens/s | from cache | computed | / least | calls | peak |")
+    print("| order | seconds | tokens/s | from cache | computed | / minimum | calls | peak |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for arm in given.arms:
         with contextlib.closing(measured(arm, options, given.n, work)) as lines:  # type: ignore[type-var]
