@@ -1,27 +1,26 @@
-"""Dialogues until every principle has its verified pairs: the controller beside simpler ways.
+"""Count the dialogues until every principle has its verified pairs, by several methods.
 
     python bench/balance.py [--pairs 20] [--seeds 5] [--cost 60] [--patience 1 2 3]
 
-The world is a known one: the packaged principles times strategies, each pair of them with a
-probability that a dialogue ends in a verified pair. Its log-odds are the sum of the principle's,
-the strategy's and the pair's own, drawn by seed, and the probability is kept within 0.004 and 0.5.
-No model is called. The ways that are compared:
+The world is simulated: packaged principles times strategies, where each combination has a known
+probability that a dialogue ends in a verified pair. Its log-odds are the sum of an effect of the
+principle, one of the strategy and one of the combination, drawn by seed; probabilities are kept
+between 0.004 and 0.5. No model is called. The methods compared:
 
-controller    `sdsd.scenarios.quotas`, in rounds, with the lag of one round that it has in a run
+controller    `sdsd.scenarios.quotas`, in rounds, one round behind the results, as in a run
 quota, best strategy
-              the same, but with the one strategy that is best on average: the quota alone
+              the same with the single strategy that is best on average: the quotas alone
 uniform, best strategy
-              principles in turn, by the strategy that is best on average
+              principles in turn, with the strategy that is best on average
 uniform       principles in turn, strategies at random: what a run without targets does
-bound         pairs over the best strategy's probability, summed over the principles: what somebody
-              who knows the world needs on average
+bound         pairs divided by the best strategy's probability, summed over the principles: what an
+              oracle that knows all probabilities needs on average
 
-The best strategy on average is taken from the world itself, which nobody knows before a run. No
-principle is given up in these rows. The rows `controller, patience K` show what a bound on a pair's
-cost does: how many principles are given up, and how many of them in error, because their best
-strategy would have brought pairs for less. What they do not reach they do not pay for: compare
-their dialogues with one another only. The second table stops everybody at the dialogues that the
-controller needed.
+The best strategy on average is read from the world; before a real run nobody knows it. No principle
+is abandoned in these rows. The rows `controller, patience K` bound the cost of a pair, and count
+the principles abandoned, and those abandoned wrongly because their best strategy would have made
+pairs for less. Abandoned principles cost nothing more, so compare the dialogues of these rows only
+with each other. In the second table every method stops at the controller's number of dialogues.
 """
 
 from __future__ import annotations

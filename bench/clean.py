@@ -1,16 +1,19 @@
-"""What does it cost to find repeated and contaminated dialogues, and how many are found?
+"""Measure what finding repeated and contaminated dialogues costs, and how many are found.
 
     python bench/clean.py [-n 100000] [--semantic 20000] [--grams 1000000]
 
-Dialogues of about 300 words are made up: each draws from a hundred words of its own, taken from the
-packaged topics. Every tenth repeats an earlier one with a share of the words replaced. Every row of
-the table is a process of its own. `--semantic 0` does without the extra `semantic`.
+Dialogues of about 300 words are generated; each draws from a hundred words of its own, taken from
+the packaged topics. Every tenth repeats an earlier one with some of the words replaced. Every row
+of the table is a separate process. `--semantic 0` does without the extra `semantic`.
 
-`ms` is CPU time per dialogue, `late` that of the last thousand; `bytes` what the resident memory
-grew by per dialogue that stays (of `contamination`: per run of words in the evaluation sets).
-`true` says how many of the repetitions were found that are at the threshold or above it, by the
-exact Jaccard coefficient of their runs of five words; `false`, how many dialogues were taken for a
-repetition that are new. `changed` is the share of found repetitions by the share of words replaced.
+ms       CPU time per dialogue
+late     the same for the last thousand
+bytes    growth of resident memory per dialogue kept (`contamination`: per word sequence in the
+         evaluation sets)
+true     repetitions found, of those at or above the threshold by the exact Jaccard coefficient of
+         their five-word sequences
+false    new dialogues taken for repetitions
+changed  share of repetitions found, by share of words replaced
 """
 
 from __future__ import annotations

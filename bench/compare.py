@@ -1,18 +1,18 @@
-"""Other programs beside sdsd: the same dialogues through each, against one simulated server.
+"""Run the same dialogues through other programs and sdsd, against one simulated server.
 
     python bench/compare.py build [PEER ...]
     python bench/compare.py run [--peers ...] [--mode instant|engine|scarce] [--n 300] [--repeat 3]
     python bench/compare.py kill [--peers ...] [--n 100]
 
-`build` makes an environment for each peer under `.bench/`, with the versions that
-`peers/requirements-*.txt` name; all of them take gigabytes, most of it sdialog's torch. `run`
-drives the peers one after the other, round by round, and prints a table: what a call costs them
-when the server answers at once (`instant`), or how well they use an engine with much (`engine`) or
-little (`scarce`) room for prefixes. `kill` ends each peer with SIGKILL at half of its calls, starts
-it again with what it offers for that, and counts the answered calls that it asks for again.
+`build` makes an environment for each program under `.bench/`, with the versions in
+`peers/requirements-*.txt`; together they take gigabytes, most of it sdialog's torch. `run` runs the
+programs in turn, round by round, and prints a table: what a call costs them when the server answers
+instantly (`instant`), or how well they use an engine with much (`engine`) or little (`scarce`) room
+for prefixes. `kill` ends each program with SIGKILL after half of its calls, starts it again with
+whatever it offers for resuming, and counts the answered calls that it sends again.
 
-What each peer does is said at the head of `peers/drive_*.py`. Every figure is taken from outside
-the peer: the server's counters and the kernel's account of its processes. Linux only.
+The docstring of `peers/drive_*.py` says what each program does. Every figure is measured from
+outside: the server's counters and the kernel's accounting of the processes. Linux only.
 """
 
 from __future__ import annotations

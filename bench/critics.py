@@ -1,26 +1,26 @@
-"""What a critic that errs at known rates lets through: one critic or several, by every vote.
+"""Measure what critics with known error rates let through: one critic or several, by every vote.
 
     python bench/critics.py [--dialogues 300] [--seeds 5] [--misses 0.2] [--invents 0.1] ...
 
-Dialogues go through the real pipeline; the words come from a script, and whether a turn breaks a
-principle can be read from its text. Nothing is asked over a network. What is assumed:
+Dialogues go through the real pipeline with scripted replies, in which anyone can see whether they
+violate a principle. Nothing is sent over a network. The assumptions:
 
-- Every dialogue has two principles. The last turn breaks the first of them with probability
-  `--breaks`, and the second one never.
-- A critic misses what is broken with rate `--misses` and invents what is not with rate `--invents`,
-  for each turn and principle. It keeps to its opinion of a text when it is asked again.
-- For an invention it quotes words that are not there with share `--absent`, else innocent ones that
-  are. A true claim has words that are not there with share `--misquotes`. The quotation is drawn
-  anew with every try: a critic that is asked three times finds words more often.
-- The reviser works on the words that the critics object to. With probability `--repairs` what it
-  writes instead is innocent; else, half and half, it is the same in other words, or breaks the
-  other principle.
-- Several critics err independently in the first table. In the second the share `--common` of errors
-  is made by all of them alike, at the same rates. A careful critic errs half as often.
+- Every dialogue has two principles. The last turn violates the first with probability `--breaks`,
+  and never the second.
+- For each turn and principle, a critic misses a violation with rate `--misses` and invents one with
+  rate `--invents`. When asked about the same text again, it keeps its opinion.
+- For a share `--absent` of its inventions it quotes words that are not there, otherwise innocent
+  words that are. A share `--misquotes` of true claims quotes words that are not there. Each attempt
+  picks a new quotation, so a critic that is asked three times finds real words more often.
+- The reviser rewrites the words that the critics object to. With probability `--repairs` the new
+  words are innocent; otherwise, half and half, they repeat the violation in other words or violate
+  the other principle.
+- In the first table critics err independently. In the second a share `--common` of errors is made
+  by all of them, at the same rates. A careful critic errs half as often.
 
-Precision and recall are those of the critics' joint claims on the last turns, by turn and
-principle. Taken at its word means that every claim counts: the script lets every quotation be
-there. All else is counted over the pairs of a run. Figures are medians [least - most] over seeds.
+Precision and recall are those of the joint claims on last turns, by turn and principle. With
+"evidence ignored" every claim counts, because every quotation is there. All else is counted over
+the pairs of a run. Figures are medians [minimum - maximum] over seeds.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""What the driver itself costs: CPU per model call, beside a bare HTTP loop that asks the same.
+"""Measure the driver's CPU time per model call, compared with a bare HTTP loop.
 
     python bench/driver_cost.py [-n 200] [--rounds 9] [--open 64]
 
-Both sides ask one server, the instant stand-in of the tests in a process of its own, for the very
-same requests, byte for byte, and only the asking process is measured (user and system time of all
-its threads). `bare` posts them with aiohttp on uvloop and decodes the replies: the least that a
-Python program can do with these libraries. `driver` is a run from its first dialogue to its last
-record: scenarios, stages, parsing, the door, HTTP, and the journal with every answer on disk
-before it is used. Start-up and publishing are outside of it; publishing is shown by itself.
+Both sides send byte-identical requests to one server, the tests' instant stand-in, which is another
+process. Only the client process is measured (user and system time of all threads). `bare` posts the
+requests with aiohttp on uvloop and decodes the replies: the least that a Python program can do with
+these libraries. `driver` is a run from its first dialogue to its last record: scenarios, stages,
+parsing, middleware, HTTP, and the journal, with every answer on disk before it is used. Start-up is
+not included; publishing is shown separately.
 
-The two take turns, about a second each, so that a busy machine disturbs both alike: read the
-ratio, which is taken round by round, rather than the milliseconds.
+The two take turns of about a second, so that a busy machine disturbs both alike. Use the ratio,
+which is computed round by round, rather than the milliseconds.
 """
 
 from __future__ import annotations

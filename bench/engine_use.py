@@ -1,10 +1,10 @@
-"""How well a run uses the embedded engine: its tokens per second beside a bare loop's.
+"""Compare the tokens per second of a run on the embedded engine with those of a bare loop.
 
     python bench/engine_use.py [-n 12] [--rounds 3] [--slots 4] [--model smollm2-135m]
 
-One engine serves both. `run` is sdsd from its first call to its last record; `loop` is a bare
-aiohttp loop that posts the very requests that the run posted, a dialogue at a time in each slot,
-and does nothing else. They take turns. Tokens are those that the engine says it wrote.
+One engine serves both, in turn. `run` is sdsd from its first call to its last record. `loop` is a
+bare aiohttp loop that posts the same requests, one dialogue at a time in each slot, and does
+nothing else. Tokens are those that the engine reports having written.
 """
 
 from __future__ import annotations

@@ -1,17 +1,18 @@
-"""What a run survives, and whether anything is lost or asked twice: the matrix of faults.
+"""Inject faults into runs, and check that nothing is lost or requested twice.
 
     python bench/faults.py [--dialogues 60] [--kinds 429 reset ...]
 
-Every kind of fault of the simulator at 1, 10 and 50 % of requests, each with a whole run; then one
-of three servers killed and brought back, all of them gone for a minute, and a server that refuses
-what is too much. A run is judged by what it leaves behind: the requests that its journal stands for
-are made once more (`left`) and looked up in the server's log by their digests (`audit`).
+Every kind of fault of the simulator at 1, 10 and 50% of requests, each for a complete run. Then one
+of three servers is killed and brought back; all of them are gone for a minute; and a server refuses
+more requests than it can take. A run is judged by what it leaves behind: the requests behind its
+journal are reconstructed (`left`) and looked up in the server's log by their digests (`audit`).
 
-A reply counts as *delivered* if the server wrote the whole of it and it is a completion. Delivered
-and not recorded is *lost*; recorded and never delivered is *invented*; both must be none. A reply
-without text (`null-content`) is delivered: it is recorded, and its stage asks again under another
-seed, so such dialogues may differ from those of a run without faults. So may those with a request
-that was given up; they are recorded as failed, and counted by cause below the table. No others may.
+A reply counts as *delivered* if the server wrote all of it and it is a completion. Delivered but
+not recorded is *lost*; recorded but never delivered is *invented*; there must be neither. A reply
+without text (`null-content`) is delivered and recorded, and its stage asks again with another seed,
+so the dialogue may differ from that of a run without faults. So may a dialogue with an abandoned
+request, which is recorded as failed and counted by cause below the table. No other dialogue may
+differ.
 """
 
 from __future__ import annotations

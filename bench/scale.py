@@ -1,12 +1,12 @@
-"""Does a run's memory grow with its size, and how long does a large one take to go on?
+"""Measure whether a run's memory grows with its size, and how long a large run takes to resume.
 
     python bench/scale.py [--sizes 1000 10000 100000] [--open 256]
 
-Each size is a run of its own, in a process of its own, against the simulator answering at once.
-`making` is the peak of resident memory until the last dialogue was made, `publishing` the peak when
-data set and report are written too (pyarrow alone is a good part of that). Then the largest run is
-started again, with nothing left to do, and once more with ten dialogues more: `resume` is the time
-from the start of the process to the first new call.
+Each size is a separate run in its own process, against the simulator answering instantly. `making`
+is the peak of resident memory until the last dialogue was finished, `publishing` the peak including
+the writing of data set and report (pyarrow is a large part of it). Then the largest run is started
+again, once with nothing left to do and once with ten more dialogues; the time from the start of the
+process to the first new call is printed.
 """
 
 from __future__ import annotations

@@ -1,20 +1,20 @@
-"""Wall time and prefix economy of scheduling orders, on the simulated engine.
+"""Measure wall time and prefix-cache efficiency of scheduling orders on the simulated engine.
 
     python bench/schedule.py [-n 1000] [--blocks 32768] [--time-scale 1.0] [--arms NAME ...]
 
-All arms make the same dialogues: a plan, four turns of each speaker, one verdict, a revision in
-about a third. The replies depend on the requests alone, so every arm of one protocol posts the very
-same requests in another order:
+All arms make the same dialogues: a plan, four turns of each speaker, one verdict, and a revision in
+about a third. Replies depend only on the requests, so all arms with one protocol send the same
+requests in different orders:
 
-breadth     a bare aiohttp loop with a semaphore of 256 per *call*: all dialogues advance together
-depth       the same with a semaphore of 256 per *dialogue*
-roleplay    sdsd as it comes, its limits found by itself; chats, two views
-continuation  the same over one growing stream
-chat        the same over chats with one prefix for both speakers, critic and reviser
+breadth       a bare aiohttp loop with a semaphore of 256 per *call*: all dialogues advance together
+depth         the same with a semaphore of 256 per *dialogue*
+roleplay      sdsd with default settings and limits that it finds itself; two chats per dialogue
+continuation  the same with one growing stream
+chat          the same with one chat for both speakers, critic and reviser
 
-Prompt tokens computed are compared with the least possible, which is what a cache without end would
-have computed. Judge by seconds and by tokens written per second: an order may keep every slot busy
-and lose, because uncached prompts eat the steps.
+Prompt tokens computed are compared with the minimum, which is what an unlimited cache would have
+computed. Judge by seconds and by tokens written per second: an order may keep every slot busy and
+still be slow, because uncached prompts use up steps.
 """
 
 from __future__ import annotations

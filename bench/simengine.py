@@ -1,13 +1,14 @@
 """The engine that `simulator.py` imitates: continuous batching and a prefix cache, as arithmetic.
 
-Time here is modelled milliseconds and only ever what a caller says it is; nothing sleeps. The
-engine works in steps. A step takes `a + b * running + c * fresh` ms: `running` sequences hold a
-slot, `fresh` prompt tokens were not in the cache and are computed in it. The step that computes the
-last token of a prompt writes the first token of the reply, and every step after it one more. Who
-comes joins the next step that begins, in the order of coming, as long as there are slots.
+Time is in modelled milliseconds, supplied by the caller; nothing sleeps. The engine works in steps.
+A step takes `a + b * running + c * fresh` ms: `running` sequences hold a slot, and `fresh` prompt
+tokens were not in the cache and are computed in it. The step that computes the last token of a
+prompt writes the first token of the reply, and each later step writes one more. A new sequence
+joins the next step to begin, in order of arrival, as long as there are free slots.
 
-Between two events (somebody finishes, comes or leaves) all steps are alike, so they are not taken
-one by one: the engine knows the end of such a span, and one event costs the logarithm of what runs.
+Between two events (a sequence finishes, arrives or leaves) all steps are alike, so they are not
+simulated one by one: the engine computes the end of such a span, and an event costs time
+logarithmic in the number of running sequences.
 """
 
 from __future__ import annotations

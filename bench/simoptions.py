@@ -1,4 +1,4 @@
-"""What `simulator.py` can be told, in Python and on the command line."""
+"""Options of `simulator.py`, for Python and the command line."""
 
 from __future__ import annotations
 

@@ -1,21 +1,21 @@
-"""A simulated inference engine behind an OpenAI-compatible server: everything real but the model.
+"""A simulated inference engine behind an OpenAI-compatible server: all is real but the model.
 
     python bench/simulator.py [--slots 256] [--blocks 8192] [--port 0] [--instant] ...
 
 It batches continuously, keeps a prefix cache, takes the time that an engine would take
-(`simengine.py`), says what the packaged prompts ask for (`simworld.py`), and fails on demand. It
-prints its base URL when it listens and runs until SIGTERM. A token is four characters. Routes:
+(`simengine.py`), returns what the packaged prompts ask for (`simworld.py`), and fails on demand. It
+prints its base URL once it listens, and runs until SIGTERM. A token is four characters. Routes:
 
     POST /v1/chat/completions, /v1/completions     GET /v1/models
     POST /apply-template (llama.cpp's)             GET /metrics (vLLM's)
-    GET  /sim/stats     what happened so far
-    POST /sim/reset     counters and cache as new; the numbers of requests go on
-    POST /sim/faults    {"kind": rate, ...} replaces the plan of faults
+    GET  /sim/stats     counters since the last reset
+    POST /sim/reset     clears counters and cache; request numbers continue
+    POST /sim/faults    {"kind": rate, ...} replaces the planned faults
 
-Kinds of faults, by what the client meets: `429` (with Retry-After), `429-bare`, `503`, `500`,
-`html` (status 200), `hang` (never an answer), `reset-early` (before any byte), and, after the
-engine has done its work: `reset` (in the middle of the body), `drip` and `slow-headers` (the
-response dribbles), `truncated` (JSON that ends too soon), `empty-choices`, `null-content`,
+Kinds of faults, by what the client sees: `429` (with Retry-After), `429-bare`, `503`, `500`, `html`
+(status 200), `hang` (no answer), `reset-early` (before the first byte), and, after the engine has
+done its work: `reset` (in the middle of the body), `drip` and `slow-headers` (the response arrives
+a few bytes at a time), `truncated` (JSON that ends too early), `empty-choices`, `null-content`,
 `duplicate` (the response comes twice).
 """
 

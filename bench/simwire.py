@@ -1,4 +1,4 @@
-"""What goes over the wire of `simulator.py`: requests as they come, replies good and bad."""
+"""The messages of `simulator.py`: requests as they arrive, correct and faulty responses."""
 
 from __future__ import annotations
 

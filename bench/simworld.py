@@ -1,8 +1,9 @@
-"""What `simulator.py` says: replies that the packaged prompts' stages can read.
+"""The replies of `simulator.py`, in the form that the stages can parse.
 
-A reply is a function of the request's text and its seed. Its kind is told by the packaged prompts,
-its length is drawn around what is usual for the kind, and its words are cut from long texts that
-are made once, so that writing one costs a few microseconds. Words mean nothing; form does.
+A reply is a function of the request's text and seed. The packaged prompts reveal what is asked for;
+the length is sampled around what is usual for that; and the words are cut from long texts that are
+generated once, so that a reply costs a few microseconds. The words are meaningless; only the form
+matters.
 """
 
 from __future__ import annotations

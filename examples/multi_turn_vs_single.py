@@ -1,16 +1,16 @@
-"""Do preference pairs teach more with the turns before them, at an equal number of tokens?
+"""Compare preference pairs with and without their preceding turns, at an equal number of tokens.
 
     python examples/multi_turn_vs_single.py runs/first --seeds 3
 
-Whether turns before the one that matters are worth their tokens is an open question of the method.
-Here the same pairs of one run are taken in two forms: with all turns before them (multi), and with
-the last user turn alone (single). A model is trained by DPO (Rafailov et al. 2023) on each, and
-judged on held-out pairs in both forms.
+Are the turns before the one that matters worth their tokens? The question is open. Here the same
+pairs of a run are used in two forms: with all preceding turns (multi), and with only the last user
+turn (single). A model is trained by DPO (Rafailov et al. 2023) on each, and evaluated on held-out
+pairs in both forms.
 
-What is equal: the model, the learning rate, the number of steps, and the tokens that the model
+Equal in both arms: the model, the learning rate, the number of steps, and the tokens that the model
 reads, in all and in each step (a prompt counts twice, once with `chosen` and once with `rejected`).
-Single pairs are shorter, so for the same tokens there are more of them. A third arm tells apart
-which of the two matters: the very pairs of the multi arm in single form, with fewer tokens.
+Single pairs are shorter, so the same tokens hold more of them. A third arm, with the pairs of the
+multi arm in single form, shows which of the two matters.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
     python examples/train_dpo.py runs/first --steps 20
 
-Accuracy is the share of held-out pairs in whose `chosen` the trained model has gained more over the
-untrained one than in `rejected`; margin is by how much, times beta. Both are 0 before training.
+Accuracy is the share of held-out pairs in which training made `chosen` gain more than `rejected`,
+and margin is the mean difference, times beta. Both are 0 before training.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Fine-tune a model on the good endings of a run's dialogues (supervised, TRL's SFTTrainer).
+"""Fine-tune a model on the dialogues of a run that end well (supervised, TRL's SFTTrainer).
 
     python examples/train_sft.py runs/first --steps 20
 
-Every agent turn is learnt. The last one is the verified revision, or the turn that the critic found
-nothing wrong with.
+Every agent turn is learnt. The last one is the verified revision, or an original in which the
+critic found no violation.
 """
 
 from __future__ import annotations

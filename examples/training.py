@@ -1,6 +1,6 @@
-"""What the training examples share: a model to begin with, and rows to train and to test on.
+"""What the training examples share: a model to start from, and rows to train and evaluate on.
 
-They need more than sdsd: docs/training.md says how to install it.
+They need more than sdsd; docs/training.md says how to install it.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""NVIDIA Data Designer: one row is one dialogue, one text column is one call.
+"""NVIDIA Data Designer: a row is a dialogue, a text column is a call.
 
-A text column sends a system prompt and one user message, so a turn cannot be asked for with the
-conversation as messages: the conversation is written out in the user message, as its recipes do.
-Plan, critique and revision are asked for as everywhere; its templates take the plan apart by line
-and read the verdict's JSON.
+A text column sends a system prompt and one user message, so a turn cannot be requested with the
+conversation as messages; the conversation is written out in the user message, as in its recipes.
+Plan, critique and revision are requested as everywhere; its templates split the plan by line and
+read the verdict's JSON.
 
-Telemetry is off (NEMO_TELEMETRY_ENABLED=false), the metrics port as well. When a data set is done
-it counts tokens, for which it fetches a vocabulary; it is given one of single bytes instead.
-`max_parallel_requests` is what is allowed under way; without it four are.
+Telemetry is off (NEMO_TELEMETRY_ENABLED=false), and so is the metrics port. When a data set is done
+it counts tokens, for which it would download a vocabulary; it gets one of single bytes instead.
+`max_parallel_requests` is the allowed number in flight; the default is four.
 
-Resume: `ResumeMode.ALWAYS` keeps whole row groups, of 1000 rows by default; `groups` makes them of
-10 rows, of which three groups are open at once, as is its default.
+Resume: `ResumeMode.ALWAYS` keeps complete row groups, of 1000 rows by default; `groups` makes
+groups of 10 rows, three of which are in progress at once, as by default.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""inspect_ai: one sample is one dialogue, held by a solver that calls `get_model().generate`.
+"""inspect_ai: one sample is one dialogue, run by a solver that calls `get_model().generate`.
 
-`max_connections` and `max_samples` are set to what is allowed under way, which switches its
+`max_connections` and `max_samples` are set to the allowed number in flight, which switches its
 adaptive concurrency off: the server's slots are known here. Everything else, its event log
-included, is as it is by default. It has no telemetry of its own.
+included, has its default. It has no telemetry of its own.
 
-Resume: `retry` hands the log of the run that died to `eval_retry`; `cache` evaluates anew with
-`generate(cache=True)`, which costs a file for each call in a run that does not die.
+Resume: `retry` passes the log of the run that died to `eval_retry`. `cache` evaluates again with
+`generate(cache=True)`, which costs a file for each call even in a run that does not die.
 """
 
 from __future__ import annotations

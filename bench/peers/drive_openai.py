@@ -1,6 +1,6 @@
-"""The `openai` package as its README has it: one `AsyncOpenAI`, `gather`, a semaphore per call.
+"""The `openai` package used as in its README: one `AsyncOpenAI`, `gather`, a semaphore per call.
 
-Sends nothing but its requests. Its own retries are on, as they are by default. No resume.
+It sends nothing but its requests. Its own retries are on, as by default. No resume.
 """
 
 from __future__ import annotations

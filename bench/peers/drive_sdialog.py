@@ -1,13 +1,13 @@
-"""sdialog: two `Agent`s hold each dialogue with `dialog_with`, in a thread for each dialogue.
+"""sdialog: two `Agent`s generate each dialogue with `dialog_with`, in a thread for each dialogue.
 
 Its agents take instructions for a turn from an orchestrator, as a system message before the last
-one, and that is how the directions of the plan are given; so its prompts are its own, from the
-same texts. Plan, critique and revision are each one reply of an agent with that system prompt.
-The library itself is serial; threads are the usual way to hold many dialogues.
+one, which is how the directions of the plan are passed. Its prompts are therefore its own, made
+from the same texts. Plan, critique and revision are each one reply of an agent with that system
+prompt. The library itself is serial; threads are the usual way to run many dialogues.
 
-`own` gives each agent a model object of its own, as the documentation does; `shared` has one for
-each kind of stage, which is cheaper. The HTTP client's line for each call is left out. No
-telemetry. No resume.
+`own` gives each agent its own model object, as in the documentation; `shared` has one for each kind
+of stage, which is cheaper. The HTTP client's line for each call is switched off. No telemetry. No
+resume.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Our forms and views, read by the trainers' own loaders: does what arrives say what we wrote?
+"""Read our views and trainer formats with the trainers' own loaders, and compare every row.
 
     python bench/peers/loaders.py RUN --tokenizer DIRECTORY [--gguf FILE]
 
-`RUN` is an exported run, the tokenizer one with a chat template (`--gguf`: of that file in the
+`RUN` is an exported run; the tokenizer has a chat template (`--gguf`: that of the file in the
 directory). The loaders are those of TRL, LLaMA-Factory (`llamafactory`), Axolotl and torchtune, as
-far as they can be imported. Nothing is trained. Prints the rows that each loader took; a row that
-it drops or changes is an error.
+far as they can be imported. Nothing is trained. Prints the number of rows that each loader took; a
+row that it drops or changes is an error.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every peer's script shares: its arguments, and the figures that it hands back.
+"""What the scripts of all programs share: their arguments, and the figures that they return.
 
 Standard library only.
 """

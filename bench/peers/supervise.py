@@ -1,4 +1,4 @@
-"""The peers, and how one of them is run: its server, its process, and what is measured of both."""
+"""The programs compared, and how one of them is run: its server, its process, and what is measured."""
 
 from __future__ import annotations
 

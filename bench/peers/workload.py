@@ -1,11 +1,11 @@
-"""The work that every peer is given: plan, eight turns, critique, and a revision where one is due.
+"""The work that every program gets: plan, eight turns, critique, and a revision where one is due.
 
-Standard library only, for each peer lives in an environment of its own. The texts are those of the
-project's prompt files, put together as the `roleplay` protocol does: two views of one
-conversation, with the roles exchanged in the user's. A peer that follows `STAGES` sends, letter
-for letter, what every other such peer sends.
+Standard library only, because each program has its own environment. The texts are those of the
+project's prompt files, assembled as the `roleplay` protocol does: two views of one conversation,
+with the roles swapped in the user's. All programs that follow `STAGES` send byte-identical
+requests.
 
-One dialogue is one `Row`, a plain JSON value, so that peers that keep rows in tables can carry it:
+A dialogue is one `Row`, a plain JSON value, so that programs with tables can carry it:
 
     for stage in STAGES:
         if due(stage, row):
