@@ -40,17 +40,17 @@ from sdsd.scenarios import catalogue
 from sdsd.scenarios.quotas import Quota, Seen, Slot, State, allocate, summary
 
 LEAST, MOST = 0.004, 0.5
-"""Bounds of a probability."""
+"""Bounds of every probability."""
 CENTRE = -3.0
 """Log-odds of an average principle with an average strategy."""
 DEVIATIONS = (1.0, 0.7, 0.6)
-"""Of the principle's, the strategy's and the pair's own log-odds."""
+"""Standard deviations of the effects of principle, strategy and combination, in log-odds."""
 FAR = 10_000_000
-"""Dialogues after which nobody goes on."""
+"""The number of dialogues at which every method stops."""
 
 
 class World(Struct, frozen=True):
-    """Which dialogue brings a verified pair: known here, unknown to what is measured."""
+    """The probabilities of a verified pair: known here, unknown to the methods measured."""
 
     seed: int
     cells: tuple[str, ...]
@@ -62,12 +62,11 @@ class World(Struct, frozen=True):
         return max(self.strategies, key=lambda s: sum(self.chances[c][s] for c in self.cells))
 
     def bound(self, pairs: int) -> float:
-        """Dialogues that are needed on average if the best strategy of each cell is known."""
+        """Return the dialogues that an oracle with all probabilities needs on average."""
         return sum(pairs / max(self.chances[cell].values()) for cell in self.cells)
 
 
 def world(seed: int, strategies: int) -> World:
-    """A world drawn by `seed`."""
     found = catalogue.load(None, None, None)
     cells = tuple(principle.id for principle in found.principles)
     names = tuple(f"strategy {k}" for k in range(strategies))
@@ -83,22 +82,22 @@ def world(seed: int, strategies: int) -> World:
 
 
 class Outcome(Struct, frozen=True):
-    """What a way of going about it came to."""
+    """The result of one method."""
 
     dialogues: int
     pairs: Counter[str]
     rounds: int = 0
     seconds: float = 0.0
-    """All allocations together."""
+    """Time of all allocations together."""
     given_up: int = 0
     in_error: int = 0
-    """Of these, those whose best strategy brings pairs for less than the bound."""
+    """Of these, cells whose best strategy makes pairs for less than the bound on cost."""
     overshoot: int = 0
-    """Pairs beyond what was wanted."""
+    """Pairs beyond the quotas."""
 
 
 def controlled(known: World, quota: Quota) -> Outcome:
-    """The controller, with a lag of one round."""
+    """Run the controller, one round behind the results."""
     luck = Random(draw("luck", known.seed))
     state, under_way = State(), list[tuple[Slot, ...]]()
     number = total = 0
@@ -136,7 +135,7 @@ def _finish(state: State, slots: Sequence[Slot], known: World, luck: Random) -> 
 
 
 def in_turn(known: World, strategies: Sequence[str], wanted: int, stop: int = FAR) -> Outcome:
-    """Principles in turn, the strategies drawn evenly, until all are reached or `stop` is."""
+    """Take principles in turn and strategies at random, until all quotas or `stop` are reached."""
     luck, pairs = Random(draw("turns", known.seed)), Counter[str]()
     lagging = len(known.cells)
     for n, cell in enumerate(_endless(known.cells)):
@@ -157,16 +156,15 @@ class Shares(Struct, frozen=True):
     """How evenly pairs are spread over the principles."""
 
     entropy: float
-    """Over that of an even spread: 1 is even."""
+    """Entropy divided by that of an even spread: 1 is even."""
     least: float
     most: float
-    """Shares of the rarest and the commonest principle."""
+    """Shares of the rarest and the most common principle."""
     reached: float
-    """Principles that have what was wanted, of all."""
+    """Share of the principles that have reached their quota."""
 
     @classmethod
     def of(cls, pairs: Counter[str], known: World, wanted: int) -> Shares:
-        """Those of `pairs`."""
         counts = [pairs[cell] for cell in known.cells]
         shares = [count / sum(counts) for count in counts]
         entropy = -sum(share * math.log(share) for share in shares if share)
@@ -175,7 +173,7 @@ class Shares(Struct, frozen=True):
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Median [least - most]."""
+    """Median [minimum - maximum]."""
     low, middle, high = min(values), statistics.median(values), max(values)
     if len(values) == 1:
         return f"{middle:{form}}"
@@ -183,7 +181,7 @@ def spread(values: Sequence[float], form: str) -> str:
 
 
 def measured(known: World, wanted: int, cost: float, patience: Sequence[int]) -> dict[str, Outcome]:
-    """Every way of going about it, by name."""
+    """Return the result of every method, by name."""
     wishes, best = dict.fromkeys(known.cells, wanted), (known.best(),)
     return {
         "controller": controlled(known, Quota(wishes, known.strategies, cost=math.inf)),
@@ -200,7 +198,7 @@ def measured(known: World, wanted: int, cost: float, patience: Sequence[int]) ->
 
 
 def first_table(worlds: Sequence[World], found: Sequence[dict[str, Outcome]], wanted: int) -> None:
-    """Dialogues until all is reached."""
+    """Print the dialogues until all quotas are reached."""
     bounds = [known.bound(wanted) for known in worlds]
     heads = (
         "method",
@@ -233,7 +231,7 @@ def first_table(worlds: Sequence[World], found: Sequence[dict[str, Outcome]], wa
 
 
 def second_table(worlds: Sequence[World], found: Sequence[dict[str, Outcome]], wanted: int) -> None:
-    """How pairs are spread when all stop at the controller's dialogues."""
+    """Print the spread of pairs when every method stops at the controller's dialogues."""
     heads = ("method", "pairs", "entropy", "least share", "most share", "principles reached")
     print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     rows: dict[str, list[tuple[Outcome, Shares]]] = {}

@@ -36,7 +36,7 @@ from sdsd.dataset.duplicates import Duplicates
 from sdsd.text.near_duplicates import runs, words
 
 OWN = 100
-"""Words that a dialogue draws from; the k-th of them with a weight of 1 / (k + 3)."""
+"""Words that a dialogue draws from; the k-th has a weight of 1 / (k + 3)."""
 _TOTALS = list(accumulate(1 / (rank + 3) for rank in range(OWN)))
 CHANGED = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1, 0.3)
 """Shares of the words that are replaced in a repetition."""
@@ -47,7 +47,7 @@ class Made(NamedTuple):
 
     text: str
     jaccard: float
-    """Of its runs of five words, with those of the dialogue it repeats; 0 if it is new."""
+    """Of its five-word sequences with those of the dialogue it repeats; 0 if it is new."""
     changed: float
 
 
@@ -61,7 +61,7 @@ def written(chance: random.Random, known: list[str], size: int) -> list[str]:
 
 
 def dialogues(n: int) -> Iterator[Made]:
-    """`n` dialogues, of which every tenth repeats one of the hundred before it."""
+    """Yield `n` dialogues; every tenth repeats one of the hundred before it."""
     chance, known = random.Random(2), vocabulary()
     before: list[list[str]] = []
     for k in range(n):
@@ -84,7 +84,7 @@ def jaccard(a: list[str], b: list[str]) -> float:
 
 
 def resident() -> int:
-    """Bytes of memory of this process now."""
+    """Return the resident memory of this process now, in bytes."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
@@ -151,7 +151,7 @@ def contaminated(n: int, grams: int) -> dict[str, Any]:
 
 
 def apart(task: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """What `task` finds in a process of its own."""
+    """Run `task` in a separate process and return what it found."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(task, arguments)
 

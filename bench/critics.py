@@ -59,12 +59,12 @@ OFFENCES = (
     "Between the two of us '{id}' is for other people.",
     "Whoever talks of '{id}' now only wants to slow you down.",
 )
-"""Sentences that break the principle with this id, and no other sentence does."""
+"""Sentences that violate the principle with this id; no others do."""
 ABSENT = "words that nobody has ever written there"
 
 
 class Rates(Struct, frozen=True):
-    """How often what happens; see the head of this file."""
+    """How often each event happens; see the module's docstring."""
 
     breaks: float
     misses: float
@@ -76,7 +76,7 @@ class Rates(Struct, frozen=True):
 
 
 class Arm(Struct, frozen=True):
-    """One way to have turns judged."""
+    """One way to judge turns."""
 
     name: str
     critics: int = 1
@@ -85,12 +85,11 @@ class Arm(Struct, frozen=True):
     """The vote on revisions; empty: they are not judged."""
     attempts: int = 3
     evidence: bool = True
-    """Whether quotations are as the rates say; else every one of them is there."""
+    """Whether quotations follow the rates; otherwise every quotation is in the turn."""
     careful: bool = False
-    """The first critic errs half as often, and has twice the weight."""
+    """Whether the first critic errs half as often and has twice the weight."""
 
     def config(self) -> config.Config:
-        """A run's configuration."""
         changes: dict[str, Any] = {
             "scenarios": {"principles": [2, 2], "exchanges": [2, 2]},
             "dialogue.protocol": "roleplay",
@@ -127,13 +126,12 @@ ARMS = (
 
 
 class Cast:
-    """Everybody who speaks in one dialogue, by script."""
+    """The scripted replies of all roles in one dialogue."""
 
     def __init__(self, scenario: Scenario, rates: Rates, arm: Arm, seed: int) -> None:
         self._scenario, self._rates, self._arm, self._seed = scenario, rates, arm, seed
 
     def answer(self, request: Request, seed: int) -> str:
-        """What the role says."""
         asked = request.messages[-1].content
         if request.role == "planner":
             return "PERSON: Ann\nSTEP 1: they meet\nSTEP 2: they part\nSLIP: it goes wrong"
@@ -161,7 +159,7 @@ class Cast:
         return " ".join(said)
 
     def _opinion(self, utterance: str, principle: Principle, critic: str) -> bool:
-        """Whether a critic holds that `utterance` breaks the principle. No matter how often."""
+        """Return whether a critic claims a violation; the same for the same text."""
         key = (self._seed, utterance, principle.id)
         alike = self._luck("alike", *key) < self._rates.common
         halved = 2 if self._arm.careful and critic == "critic/c0" else 1
@@ -181,7 +179,7 @@ class Cast:
         return f'{{"reason": "Bad.", "quote": "{quote}", "violated": true, "severity": "high"}}'
 
     def _revision(self, utterance: str, task: str, seed: int) -> str:
-        """The turn with the sentences written anew that the review quotes, or with the first."""
+        """Return the turn with the quoted sentences rewritten, or the first if none is quoted."""
         said = sentences(utterance)
         quotes = re.findall(r'Offending words: "(.*)"', task) or [said[0]]
         for k, sentence in enumerate(said):
@@ -200,23 +198,21 @@ class Cast:
 
 
 def innocent(seed: int, k: int) -> str:
-    """The k-th innocent sentence of a turn."""
     return INNOCENT[k].format(k=draw(seed, "point") % 10**6)
 
 
 def offence(principle: Principle, seed: int, other_than: str = "") -> str:
-    """A sentence that breaks the principle."""
+    """Return a sentence that violates the principle."""
     known = [s for s in (form.format(id=principle.id) for form in OFFENCES) if s != other_than]
     return known[draw(seed, "offence") % len(known)]
 
 
 def breaks(text: str, principle: Principle) -> bool:
-    """The truth about `text`."""
+    """Return whether `text` really violates the principle."""
     return f"'{principle.id}'" in text
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a turn."""
     return re.split(r"(?<=\.) ", text)
 
 
@@ -229,7 +225,7 @@ class World(Struct, frozen=True):
 
 
 async def counted(world: World, arm: Arm, rates: Rates, n: int, seed: int) -> Counter[str]:
-    """What came of `n` dialogues, in counts."""
+    """Make `n` dialogues, and count claims, pairs and calls."""
     chosen = arm.config()
     method = Method(chosen, world.prompts, world.strategies, "roleplay", schema=True)
     found: Counter[str] = Counter(dialogues=n)
@@ -248,7 +244,7 @@ async def counted(world: World, arm: Arm, rates: Rates, n: int, seed: int) -> Co
 
 
 def add(found: Counter[str], record: Record) -> None:
-    """Count the claims and the pairs of one dialogue, and how they stand to the truth."""
+    """Count the claims and pairs of one dialogue, and those that are true."""
     assert record.dialogue is not None, record.failure
     assert record.critique is not None, record.failure
     utterance, principles = record.dialogue.utterance, record.scenario.principles
@@ -276,11 +272,11 @@ COLUMNS = (
     ("calls per pair", "calls", "pairs", ".0f"),
     ("calls per correct pair", "calls", "right", ".0f"),
 )
-"""Heading, numerator, denominator, form."""
+"""Heading, numerator, denominator, number format."""
 
 
 def row(arm: Arm, runs: Sequence[Counter[str]]) -> str:
-    """An arm's line of the table."""
+    """Return an arm's row of the table."""
     cells = [
         spread([run[above] / run[below] for run in runs if run[below]], form)
         for _, above, below, form in COLUMNS
@@ -289,7 +285,7 @@ def row(arm: Arm, runs: Sequence[Counter[str]]) -> str:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Median [least - most]."""
+    """Median [minimum - maximum]."""
     if not values:
         return "-"
     low, middle, high = min(values), statistics.median(values), max(values)

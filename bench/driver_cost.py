@@ -43,11 +43,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from standin import spawned  # the tests' server: not part of the package
 
 Posts = list[list[tuple[str, dict[str, Any]]]]
-"""For each dialogue the paths and bodies that it posts, in order."""
+"""For each dialogue, the paths and bodies that it posts, in order."""
 
 
 class Cost(Struct, frozen=True):
-    """What some calls cost."""
+    """The cost of a number of calls."""
 
     calls: int
     cpu: float
@@ -55,18 +55,17 @@ class Cost(Struct, frozen=True):
 
     @property
     def per_call(self) -> float:
-        """Milliseconds of CPU."""
+        """CPU time per call, in milliseconds."""
         return 1000 * self.cpu / self.calls
 
 
 def cpu() -> float:
-    """Seconds of CPU that this process has used, over all its threads."""
+    """Return the CPU seconds of this process, over all threads."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
 def keys(n: int, width: int, url: str) -> dict[str, Any]:
-    """The run's configuration."""
     model = {"model": "stand-in", "base_url": url, "parallel": width}
     return {"n": n, "models": {"default": model}}
 
@@ -75,7 +74,7 @@ def keys(n: int, width: int, url: str) -> dict[str, Any]:
 
 
 def posts(n: int, url: str) -> Posts:
-    """What a run of `n` dialogues posts, had from one without a server."""
+    """Return what a run of `n` dialogues posts, recorded from a run without a server."""
     wire = HttpModel("stand-in", url, capabilities=ScriptedModel().capabilities)
     found: Posts = []
 
@@ -94,7 +93,7 @@ def posts(n: int, url: str) -> Posts:
 
 
 async def post_all(url: str, work: Posts, width: int) -> int:
-    """Post everything, `width` dialogues at a time; returns how many replies had a text."""
+    """Post everything, `width` dialogues at a time; return how many replies had text."""
     encode, decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
     headers = {"Content-Type": "application/json"}
     left = iter(work)
@@ -119,7 +118,6 @@ async def post_all(url: str, work: Posts, width: int) -> int:
 
 
 def bare(work: Posts, width: int, url: str) -> Cost:
-    """Measure the bare loop."""
     before, started = cpu(), time.perf_counter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         calls = runner.run(post_all(url, work, width))
@@ -130,7 +128,7 @@ def bare(work: Posts, width: int, url: str) -> Cost:
 
 
 def driver(n: int, width: int, url: str) -> tuple[Cost, Cost]:
-    """Measure a run: making its dialogues, and publishing them."""
+    """Measure a run: its dialogues, and their publication."""
     marks: list[tuple[float, float]] = []
     calls = 0
 
@@ -154,7 +152,7 @@ def driver(n: int, width: int, url: str) -> tuple[Cost, Cost]:
 
 
 def shown(values: list[float], digits: int) -> str:
-    """Median [least - most]."""
+    """Median [minimum - maximum]."""
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:.{digits}f} [{low:.{digits}f} - {high:.{digits}f}]"
 
@@ -168,7 +166,7 @@ def main() -> None:
     theirs, ours, published = [], [], []
     with spawned(Path("/dev/null")) as url:
         work = posts(given.n, url)
-        driver(given.n // 4, given.open, url)  # so that nothing happens for the first time
+        driver(given.n // 4, given.open, url)  # warm up
         for _ in range(given.rounds):
             gc.collect()
             theirs.append(bare(work, given.open, url))

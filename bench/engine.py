@@ -27,7 +27,7 @@ PROMPT = "Write about lighthouse number {k}. " + "The keeper trims the lamp and 
 
 
 async def closed_loop(name: str, url: str, slots: int, rounds: int) -> tuple[float, float]:
-    """(tokens written per second, tokens read per second by the first request alone)."""
+    """Return tokens written per second, and tokens read per second by the first request alone."""
     async with HttpModel(name, url) as model:
 
         async def one(k: int) -> Completion:

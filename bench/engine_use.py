@@ -27,14 +27,14 @@ from sdsd.types import Answer, Request
 
 
 def written(url: str) -> float:
-    """Tokens that the engine has written so far, by its own account."""
+    """Return the tokens that the engine reports having written so far."""
     with urllib.request.urlopen(url.removesuffix("/v1") + "/metrics") as reply:
         text = reply.read().decode()
     return float(text.partition("\nllamacpp:tokens_predicted_total ")[2].split()[0])
 
 
 def run(url: str, name: str, can: Capabilities, n: int, slots: int) -> tuple[float, Posts]:
-    """Seconds of a run, and what it posted."""
+    """Return the seconds of a run, and what it posted."""
     posts: Posts = [[] for _ in range(n)]
 
     class Listening(HttpModel):
@@ -59,7 +59,6 @@ def run(url: str, name: str, can: Capabilities, n: int, slots: int) -> tuple[flo
 
 
 async def probed(name: str, url: str) -> Capabilities:
-    """What the engine can do."""
     async with HttpModel(name, url) as model:
         return await model.probe()
 

@@ -62,11 +62,11 @@ MANIFEST = Manifest(
     protocol="chat",
 )
 POOL = 200_000
-"""Sentences that turns are made of: so many that a page of a Parquet file rarely repeats one."""
+"""Number of sentences that turns are made of: enough that a Parquet page rarely repeats one."""
 
 
 class World:
-    """Makes records up, the same ones every time."""
+    """Generates records, the same ones every time."""
 
     def __init__(self) -> None:
         self._chance = chance = random.Random(0)

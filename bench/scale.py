@@ -28,13 +28,13 @@ from simulator import spawned
 
 
 def peak() -> float:
-    """Most resident memory of this process so far, in MB."""
+    """Return the peak resident memory of this process so far, in MB."""
     status = Path("/proc/self/status").read_text()
     return float(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def made(url: str, n: int, opened: int, out: Path) -> dict[str, Any]:
-    """Make, or continue, a run; what it took."""
+    """Make or continue a run, and return what it took."""
     started = time.perf_counter()
     found: dict[str, Any] = {"first_call": None, "began": None, "making": 0.0, "calls": 0}
 
@@ -70,7 +70,7 @@ def _child(pipe: Connection, work: Callable[..., Any], arguments: tuple[Any, ...
 
 
 def alone(work: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """`work` in a fresh process."""
+    """Call `work` in a fresh process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_child, args=(theirs, work, arguments))

@@ -42,12 +42,11 @@ from simoptions import Options
 from simulator import spawned
 
 Posts = list[list[tuple[str, bytes]]]
-"""For each dialogue the paths and bodies that it posts, in order."""
+"""For each dialogue, the paths and bodies that it posts, in order."""
 OPEN = 256
 
 
 def keys(n: int, url: str, protocol: str) -> dict[str, Any]:
-    """The run's configuration."""
     return {
         "n": n,
         "models": {"default": {"model": "sim", "base_url": url}},
@@ -59,7 +58,7 @@ def keys(n: int, url: str, protocol: str) -> dict[str, Any]:
 
 
 def recorded(n: int, protocol: str) -> Posts:
-    """What a run of `n` dialogues posts."""
+    """Return what a run of `n` dialogues posts."""
     posts: Posts = [[] for _ in range(n)]
 
     class Listening(HttpModel):
@@ -75,7 +74,7 @@ def recorded(n: int, protocol: str) -> Posts:
 
 
 async def post_all(url: str, work: Posts, *, per_call: bool, most: int = OPEN) -> None:
-    """Post everything; the semaphore of `most` is for a call or for a dialogue."""
+    """Post everything, with a semaphore of `most` for calls or for dialogues."""
     call = asyncio.Semaphore(most)
     whole = asyncio.Semaphore(len(work) if per_call else most)
 
@@ -96,7 +95,7 @@ async def post_all(url: str, work: Posts, *, per_call: bool, most: int = OPEN) -
 
 
 def bare(url: str, work: Posts, *, per_call: bool, most: int = OPEN) -> float:
-    """Seconds of a bare loop."""
+    """Return the seconds of a bare loop."""
     started = time.perf_counter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(post_all(url, work, per_call=per_call, most=most))
@@ -104,7 +103,7 @@ def bare(url: str, work: Posts, *, per_call: bool, most: int = OPEN) -> float:
 
 
 def driven(url: str, n: int, protocol: str, notes: list[str]) -> float:
-    """Seconds of a run, from its start to its last record."""
+    """Return the seconds of a run, from its start to its last record."""
     ended = started = time.perf_counter()
 
     def hear(event: Event) -> None:
@@ -119,14 +118,14 @@ def driven(url: str, n: int, protocol: str, notes: list[str]) -> float:
 
 
 def stats(url: str) -> dict[str, Any]:
-    """The simulator's own account."""
+    """Return the simulator's own counters."""
     with urllib.request.urlopen(url.removesuffix("/v1") + "/sim/stats") as reply:
         found: dict[str, Any] = json.load(reply)
         return found
 
 
 def measured(arm: str, options: Options, n: int, work: Posts) -> Iterator[str]:
-    """Run one arm; yields lines to print."""
+    """Run one arm; yield lines to print."""
     notes: list[str] = []
     with spawned(options) as url:
         if arm in ("breadth", "depth"):

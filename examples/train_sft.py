@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 
 
 def trainer(chosen: argparse.Namespace) -> SFTTrainer:
-    """The trainer for these arguments, ready to begin."""
+    """Return the trainer for these arguments."""
     train, held_out = rows(chosen.run, "sft")
     model, tokenizer = start(chosen.model)
     config = SFTConfig(
@@ -33,7 +33,7 @@ def trainer(chosen: argparse.Namespace) -> SFTTrainer:
 
 
 def main() -> None:
-    """Train, and say what it did to dialogues that were held out."""
+    """Train, and print the loss on held-out dialogues before and after."""
     parser = arguments(__doc__ or "", "trained/sft", 2e-5)
     fit(trainer(parser.parse_args()), {"eval_loss": "loss"})
 

@@ -21,7 +21,7 @@ Call = Callable[[Stage, Row], Awaitable[str]]
 
 
 async def dialogue(index: int, call: Call) -> Row:
-    """One dialogue from plan to revision."""
+    """Make one dialogue, from plan to revision."""
     row = new_row(index)
     for stage in STAGES:
         if due(stage, row):
@@ -30,7 +30,7 @@ async def dialogue(index: int, call: Call) -> Row:
 
 
 async def main(job: measure.Job) -> None:
-    """Hold all dialogues, and write the figures."""
+    """Make all dialogues, and write the figures."""
     places = asyncio.Semaphore(job.open)
     free = contextlib.nullcontext()
     per_call, per_dialogue = (places, free) if job.variant == "breadth" else (free, places)

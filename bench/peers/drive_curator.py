@@ -37,16 +37,15 @@ class OneStage(curator.LLM):
     stage: Stage
 
     def prompt(self, row: Row) -> Messages:
-        """What the model is asked."""
+        """Return the messages for the model."""
         return messages(self.stage, row)
 
     def parse(self, row: Row, text: str) -> Row:
-        """The dialogue with the reply in its place."""
+        """Return the dialogue with the reply added."""
         return put(self.stage, row, text)
 
 
 def llm(job: measure.Job, stage: Stage) -> OneStage:
-    """The object of a round."""
     backend: dict[str, Any] = {
         "base_url": job.url,
         "api_key": "none",

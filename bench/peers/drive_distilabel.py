@@ -29,7 +29,7 @@ BY_NAME = {stage.name: stage for stage in STAGES}
 
 
 class DialogueTask(Task):
-    """What both ways share: the column `dialogue` goes in, and comes out a little longer."""
+    """What both ways share: the column `dialogue` goes in and comes out with another turn."""
 
     @property
     def inputs(self) -> list[str]:
@@ -46,7 +46,7 @@ class DialogueTask(Task):
         return {"generation": output}
 
     def asked(self, stage: Stage, rows: list[Row]) -> list[Row]:
-        """The rows after a stage: those in which it is due are asked in one batch."""
+        """Return the rows after a stage; those in which it is due are requested in one batch."""
         asking = [k for k, row in enumerate(rows) if due(stage, row)]
         if not asking:
             return rows
@@ -82,7 +82,6 @@ class OneStage(DialogueTask):
 
 
 def pipeline(job: measure.Job) -> Pipeline:
-    """The pipeline of a variant."""
 
     def llm() -> OpenAILLM:
         return OpenAILLM(model=MODEL, base_url=job.url, api_key="none", timeout=600)

@@ -13,7 +13,7 @@ from workload import MODEL, STAGES, Row, due, messages, new_row, put
 
 
 async def main(job: measure.Job) -> None:
-    """Hold all dialogues, and write the figures."""
+    """Make all dialogues, and write the figures."""
     client = AsyncOpenAI(base_url=job.url, api_key="none", timeout=600)
     places = asyncio.Semaphore(job.open)
 

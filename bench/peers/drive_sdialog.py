@@ -27,8 +27,6 @@ TURNS = [stage for stage in STAGES if stage.exchange]
 
 
 class Cast:
-    """Makes agents."""
-
     def __init__(self, job: measure.Job) -> None:
         self._server: dict[str, Any] = {"base_url": job.url, "api_key": "none", "timeout": 600}
         self._shared: dict[str, ChatOpenAI] = {}
@@ -36,7 +34,7 @@ class Cast:
             self._shared = {stage.kind: self._object(stage) for stage in STAGES}
 
     def agent(self, name: str, stage: Stage, system: str, index: int, cues: list[str]) -> Agent:
-        """An agent that speaks as in `stage`, with an instruction for each turn."""
+        """Return an agent for `stage`, with an instruction for each turn."""
         limits = {"max_tokens": stage.max_tokens, "temperature": stage.temperature}
         model: dict[str, Any] = {"model": f"openai:{MODEL}", **self._server, **limits}
         if self._shared:
@@ -56,25 +54,25 @@ class Cast:
         )
 
     def reply(self, stage: Stage, row: Row) -> str:
-        """One reply to the two messages of a stage outside the conversation."""
+        """Return one reply to the two messages of a stage outside the conversation."""
         system, user = (message["content"] for message in messages(stage, row))
         text: str = self.agent(stage.kind, stage, system, row["index"], [])(user)
         return text
 
 
 def system_and_cue(view: Messages) -> tuple[str, str]:
-    """The system text of a view, and the direction that rides on its last message."""
+    """Return the system text of a view, and the direction appended to its last message."""
     return view[0]["content"], view[-1]["content"].rpartition("\n\n")[2]
 
 
 def dialogue(index: int, cast: Cast) -> Row:
-    """One dialogue from plan to revision."""
+    """Make one dialogue, from plan to revision."""
     row = new_row(index)
     row = put(BY_NAME["plan"], row, cast.reply(BY_NAME["plan"], row))
     speakers = []
     for kind in ("user", "agent"):
         stages = [stage for stage in TURNS if stage.kind == kind]
-        # A turn that is not there yet stands for the conversation: only the cue behind it is taken.
+        # A turn that does not exist yet stands for the conversation; only the cue after it is used.
         views = [messages(stage, {**row, "said": [""] * (kind == "agent")}) for stage in stages]
         cues = [system_and_cue(view)[1] for view in views]
         system = system_and_cue(views[0])[0]

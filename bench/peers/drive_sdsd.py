@@ -20,7 +20,7 @@ from sdsd.types import Record
 
 
 def row_of(record: Record) -> Row:
-    """A record as a dialogue."""
+    """Return a record as a dialogue."""
     assert record.plan, f"{record.scenario.id}: {record.failure}"
     assert record.dialogue, f"{record.scenario.id}: {record.failure}"
     assert record.critique, f"{record.scenario.id}: {record.failure}"

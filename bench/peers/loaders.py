@@ -42,7 +42,7 @@ def same(ours: Any, theirs: Any) -> None:
 
 
 def trl(data: Path, out: Path, tokenizer: Any) -> Iterator[tuple[str, int]]:
-    """What every trainer does with a row first: know it, and put the chat template around it."""
+    """Do what every TRL trainer does first: recognise the row and apply the chat template."""
     from trl.data_utils import apply_chat_template, extract_prompt, is_conversational
 
     views: tuple[View, ...] = ("sft", "critique", "preference", "implicit", "kto")
@@ -72,7 +72,7 @@ CHATS = ("messages", "prompt", "completion", "chosen", "rejected")
 
 
 def llamafactory(data: Path, out: Path, tokenizer: Any) -> Iterator[tuple[str, int]]:
-    """Registry, converter and the processors that make tokens, for SFT, DPO and KTO."""
+    """Run registry, converter and tokenising processors for SFT, DPO and KTO."""
     from llamafactory.data import processor as made
     from llamafactory.data.converter import align_dataset
     from llamafactory.data.parser import get_dataset_list
@@ -117,7 +117,7 @@ def _said(view: View, row: Row) -> tuple[list[str], list[str]]:
 
 
 def axolotl(data: Path, out: Path, tokenizer: Any) -> Iterator[tuple[str, int]]:
-    """`chat_template` on the SFT form; both DPO strategies, on the form and on the views."""
+    """Run `chat_template` on the SFT format, and both DPO strategies on format and views."""
     from axolotl.prompt_strategies.chat_template import load
     from axolotl.prompt_strategies.dpo import chat_template as dpo
     from axolotl.utils.dict import DictDefault
@@ -165,7 +165,7 @@ def _dpo(strategy: Callable[..., Any], config: Any, rows: list[Row], tokenizer: 
 
 
 def torchtune(data: Path, out: Path, tokenizer: Any) -> Iterator[tuple[str, int]]:
-    """The message transforms of `chat_dataset` and `preference_dataset`."""
+    """Run the message transforms of `chat_dataset` and `preference_dataset`."""
     from torchtune import data as tune
 
     for form, key, transform in (
