@@ -40,8 +40,9 @@ from msgspec.structs import replace
 from sdsd import config
 from sdsd.hashing import draw
 from sdsd.models.scripted import ScriptedModel
+from sdsd.pipeline.method import PROMPTS, Method
 from sdsd.pipeline.prompts import load_prompt
-from sdsd.pipeline.record import PROMPTS, Method, make_record
+from sdsd.pipeline.record import make_record
 from sdsd.runs.ask import Ask, Call
 from sdsd.scenarios import catalogue, strategies
 from sdsd.scenarios.sampler import Scenarios

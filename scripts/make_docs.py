@@ -7,7 +7,7 @@ Whole files: `docs/configuration.md` (from `sdsd.config`) and `docs/cli.md` (fro
 own declarations). Parts of files, between a line `<!-- made: name -->` and `<!-- end -->`: the
 requests shown in `docs/method.md` (by holding a small dialogue), the placeholders in
 `docs/prompts.md`, the packaged strategies, the rules in
-`docs/quality.md`, the ranks and modules in `docs/architecture.md`. What comes out depends on the
+`docs/quality.md`, the levels and modules in `docs/architecture.md`. What comes out depends on the
 source alone: not on the terminal, the working directory or the order of files.
 """
 
@@ -37,8 +37,9 @@ from sdsd import config
 from sdsd.checks import dialogue_rules, revision_rules
 from sdsd.cli.app import app
 from sdsd.models.scripted import CHATML
+from sdsd.pipeline.method import PROMPTS, Method
 from sdsd.pipeline.prompts import PACKAGED, load_prompt
-from sdsd.pipeline.record import PROMPTS, Method, make_record
+from sdsd.pipeline.record import make_record
 from sdsd.scenarios.strategies import load_strategies
 from sdsd.text import prompt_files
 from sdsd.types import (
@@ -80,7 +81,7 @@ def made() -> dict[Path, str]:
         DOCS / "quality.md": filled(DOCS / "quality.md", {"quality": flags, "proof": proofs}),
         DOCS / "strategies.md": filled(DOCS / "strategies.md", {"strategies": strategies}),
         DOCS / "architecture.md": filled(
-            DOCS / "architecture.md", {"ranks": ranks, "modules": modules}
+            DOCS / "architecture.md", {"levels": levels, "modules": modules}
         ),
     }
 
@@ -253,7 +254,7 @@ def value_kind(kind: Any) -> str:
 
 def _as_written(values: tuple[Any, ...]) -> list[Any]:
     """The values of a literal type as the source has them; msgspec sorts them."""
-    source = (SOURCE / "config" / "sections.py").read_text("utf-8")
+    source = (SOURCE / "config" / "schema.py").read_text("utf-8")
     return sorted(values, key=lambda value: source.find(f'"{value}"'))
 
 
@@ -495,7 +496,7 @@ def example_requests(protocol: ProtocolName) -> dict[str, Request]:
         protocol,
         CHATML if protocol == "continuation" else None,
         schema=True,
-        shared=True,
+        shared_chat=True,
     )
     record = asyncio.run(make_record(_SCENARIO, teller, method))  # type: ignore[arg-type]
     if record.outcome != "accepted":
@@ -552,20 +553,20 @@ def _cut(text: str) -> str:
 
 
 def layers() -> list[list[str]]:
-    """The ranks of the import contract, lowest first."""
+    """Return the import contract's levels, lowest first."""
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]
     (contract,) = (c for c in tool["importlinter"]["contracts"] if c["type"] == "layers")
-    return [sorted(layer.split(" | ")) for layer in reversed(contract["layers"])]
+    return [sorted(re.split(r" [|:] ", layer)) for layer in reversed(contract["layers"])]
 
 
-def ranks() -> str:
-    """The ranks as a table, lowest first."""
+def levels() -> str:
+    """Render the levels as a table, lowest first."""
     rows = [(str(k), ", ".join(f"`{m}`" for m in layer)) for k, layer in enumerate(layers())]
-    return table(("rank", "modules"), rows)
+    return table(("level", "packages"), rows)
 
 
 def modules() -> str:
-    """Every module with the first sentence of its docstring, in the order of the ranks."""
+    """Every module with the first sentence of its docstring, in the order of the levels."""
     order = [name for layer in layers() for name in layer]
     rows = []
     for path in sorted(SOURCE.rglob("*.py")):
@@ -574,7 +575,8 @@ def modules() -> str:
         first = " ".join(text.split("\n\n")[0].split())
         if not first:  # a package that only holds its modules
             continue
-        place = order.index(name.split("/")[0]) if name != "__init__" else -1
+        top = name.split("/")[0]
+        place = order.index(top) if top in order else -1
         rows.append((place, f"`{name}`", first))
     return table(("module", "for"), [row[1:] for row in sorted(rows)])
 

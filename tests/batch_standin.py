@@ -21,7 +21,7 @@ from msgspec import Struct, field
 
 from sdsd.models.scripted import ScriptedModel
 from sdsd.types import Completion, Message, Request
-from standin import role_of
+from standin import asked_for
 
 Fault = Callable[[str], tuple[int, Any] | None]
 """By `custom_id`, status and body of a line that fails; None for one that does not."""
@@ -229,8 +229,9 @@ class BatchStandIn:
 
     async def _reply(self, body: dict[str, Any]) -> dict[str, Any]:
         messages = msgspec.convert(body.get("messages", []), tuple[Message, ...])
-        role = role_of(messages) if messages else "agent"
-        request = Request(role, body["max_tokens"], messages, body.get("prompt", ""))
+        prompt = body.get("prompt", "")
+        role, purpose = asked_for(messages, prompt)
+        request = Request(role, body["max_tokens"], messages, prompt, purpose=purpose)
         done = await self._model.complete(request, body["seed"])
         assert isinstance(done, Completion)
         usage = {

@@ -27,7 +27,7 @@ from msgspec import Struct
 
 from sdsd.models.scripted import ScriptedModel
 from sdsd.pipeline.prompts import load_prompt
-from sdsd.types import Completion, Message, Request, Role
+from sdsd.types import Completion, Message, Purpose, Request, Role
 
 
 class Line(Struct, frozen=True):
@@ -47,17 +47,19 @@ def read_log(path: Path) -> list[Line]:
     return [msgspec.json.decode(line, type=Line) for line in data.split(b"\n")[:-1]]
 
 
-def role_of(messages: Iterable[Message]) -> Role:
-    """Who is being asked, told by the packaged prompts; the wire does not say."""
-    first, *rest = messages
-    last = rest[-1].content if rest else first.content
-    if first.content.startswith(load_prompt("plan").sections["system"]):
-        return "planner"
+def asked_for(messages: tuple[Message, ...], prompt: str) -> tuple[Role, Purpose]:
+    """Who is being asked for what, recognised by the packaged prompts; the wire does not say."""
+    first, last = (messages[0].content, messages[-1].content) if messages else (prompt, prompt)
     review = load_prompt("review").sections
-    if first.content.startswith(review["system"]) or last.startswith(review["aside"]):
-        task = review["revise"].partition("{{")[0]
-        return "reviser" if task in last else "critic"
-    return "agent"
+    if first.startswith(load_prompt("plan").sections["system"]):
+        return "planner", "plan"
+    if first.startswith(review["system"]) or (messages and last.startswith(review["aside"])):
+        if review["revise"].partition("{{")[0] in last:
+            return "reviser", "revision"
+        return "critic", "adherence" if "its number, a colon, yes" in last[-80:] else "verdict"
+    if "\nOVER: yes or no]" in last[-400:]:
+        return "agent", "self_check"
+    return "agent", "transcript" if "USER turns and" in last else "agent_turn"
 
 
 def chatml(messages: Iterable[Message]) -> str:
@@ -108,8 +110,10 @@ class StandIn:
             self.requests.append(msgspec.json.decode(body))
         if self._latency and chat.max_tokens > 1:  # from half of it to one and a half, by seed
             await asyncio.sleep(self._latency * (0.5 + chat.seed % 101 / 100))
-        role = role_of(chat.messages) if chat.messages else "agent"
-        request = Request(role, chat.max_tokens, messages=chat.messages, prompt=chat.prompt)
+        role, purpose = asked_for(chat.messages, chat.prompt)
+        request = Request(
+            role, chat.max_tokens, messages=chat.messages, prompt=chat.prompt, purpose=purpose
+        )
         done = await self._model.complete(request, chat.seed)
         assert isinstance(done, Completion)
         words: dict[str, Any] = {"finish_reason": "stop", "index": 0}

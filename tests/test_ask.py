@@ -148,7 +148,7 @@ async def test_use_is_counted_by_stage_and_the_same_after_a_replay(journal: Jour
         ask = opened(journal, send)
         for step in ("plan", "turn/1/user", "turn/1/agent"):
             await ask(step, REQUEST)
-        uses.append(ask.use)
+        uses.append(ask.usage)
     assert uses[0] == uses[1]
     assert {s: (u.calls, u.prompt_tokens, u.seconds) for s, u in uses[0].items()} == {
         "plan": (1, 5, 0.1),
@@ -308,14 +308,14 @@ async def test_once_stopping_nothing_new_is_sent_and_what_is_in_flight_is_kept(
     """The whole onion: two in flight are answered and recorded, those who queue are turned away."""
     gate, stopping = PrioritySemaphore(), asyncio.Event()
 
-    class DialogueOrigin(ScriptedModel):
+    class Held(ScriptedModel):
         async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
             await gate.send(CALL)
             return Completion("kept")
 
-    fleet = cast({"default": DialogueOrigin()}, Config(), limits={"default": 2}, stopping=stopping)
+    fleet = cast({"default": Held()}, Config(), limits={"default": 2}, stopping=stopping)
     heard: list[str] = []
-    send = onion(fleet, Config(), journal, stopping, lambda call, _: heard.append(call.step))
+    send = onion(fleet.models, Config(), journal, stopping, lambda call, _: heard.append(call.step))
     calls = [replace(CALL, step=f"turn/{k}") for k in range(6)]
     tasks = [asyncio.ensure_future(send(call)) for call in calls]
     await settled()

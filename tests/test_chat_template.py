@@ -189,8 +189,8 @@ def test_without_jinja_the_extra_is_named(tmp_path: Path) -> None:
     path = configured(tmp_path, LLAMA_3)
     program = (
         "import sys; sys.modules['jinja2'] = None\n"
-        "from pathlib import Path; from sdsd import chat_template\n"
-        f"chat_template.learn(Path({str(path)!r}))"
+        "from pathlib import Path; from sdsd.models import chat_templates\n"
+        f"chat_templates.learn(Path({str(path)!r}))"
     )
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, check=False, capture_output=True, text=True)

@@ -17,10 +17,11 @@ from msgspec.structs import replace
 from sdsd import config
 from sdsd.errors import StageFailed
 from sdsd.models.scripted import CHATML, ScriptedModel
-from sdsd.pipeline.best_of_n import Choice
-from sdsd.pipeline.dialogue import Draft, Full
+from sdsd.pipeline.best_of_n import Chosen, best_of_n
+from sdsd.pipeline.dialogue import ContextFull, Sample
+from sdsd.pipeline.method import PROMPTS, Method, Start
 from sdsd.pipeline.prompts import load_prompt
-from sdsd.pipeline.record import PROMPTS, Method, Start, make_record
+from sdsd.pipeline.record import make_record
 from sdsd.runs.ask import Ask, Call
 from sdsd.runs.journal import stage_of
 from sdsd.types import (
@@ -28,7 +29,6 @@ from sdsd.types import (
     Candidate,
     Completion,
     Critique,
-    Message,
     ProtocolName,
     Refusal,
     Request,
@@ -36,8 +36,6 @@ from sdsd.types import (
     Verdict,
 )
 from test_pipeline import ANSWERS, CLEAN, DIALOGUE, SCENARIO, STRATEGIES, Made, claim
-
-BEFORE = (Message("user", "Should I wait?"),)
 
 
 def said(
@@ -68,27 +66,27 @@ class Table(Struct):
 
     samples: tuple[str | Exception, ...]
     critiques: Mapping[str, Critique | StageFailed]
-    drafts: list[Draft] = []
+    drafts: list[Sample] = []
     judged: list[tuple[str, str]] = []
     """Stage and text."""
 
-    async def sample(self, draft: Draft) -> str:
+    async def sample(self, draft: Sample) -> str:
         self.drafts.append(draft)
         found = self.samples[draft.number - 1]
         if isinstance(found, Exception):
             raise found
         return found
 
-    async def judge(self, before: tuple[Message, ...], text: str, stage: str) -> Critique:
-        assert before == BEFORE
+    async def judge(self, text: str, stage: str) -> Critique:
         self.judged.append((stage, text))
         found = self.critiques[text]
         if isinstance(found, StageFailed):
             raise found
         return found
 
-    def choice(self, retries: int = 0) -> Choice:
-        return Choice(self.judge, "honest", len(self.samples) - retries, retries)
+    async def chosen(self, retries: int = 0) -> Chosen:
+        n = len(self.samples) - retries
+        return await best_of_n(self.sample, self.judge, "honest", n, retries)
 
 
 # -- what is chosen ------------------------------------------------------------------------
@@ -131,8 +129,8 @@ class Table(Struct):
 async def test_the_clearest_violation_is_chosen(worse: Critique, better: Critique) -> None:
     for texts in (("a", "b"), ("b", "a")):
         table = Table(texts, {"a": worse, "b": better})
-        choice = table.choice()
-        assert await choice(BEFORE, table.sample) == "b"
+        choice = await table.chosen()
+        assert choice.text == "b"
         assert choice.critique == better
         assert choice.others == (Candidate("a", worse),)
         assert choice.failure is None
@@ -140,8 +138,8 @@ async def test_the_clearest_violation_is_chosen(worse: Critique, better: Critiqu
 
 async def test_of_equals_the_first_is_chosen_and_the_others_are_kept_in_order() -> None:
     table = Table(("a", "b", "c", "d"), {"a": KEPT, "b": BROKEN, "c": KEPT, "d": BROKEN})
-    choice = table.choice()
-    assert await choice(BEFORE, table.sample) == "b"
+    choice = await table.chosen()
+    assert choice.text == "b"
     assert choice.others == (Candidate("a", KEPT), Candidate("c", KEPT), Candidate("d", BROKEN))
     assert table.judged == [
         ("critique", "a"), ("candidate/2", "b"), ("candidate/3", "c"), ("candidate/4", "d"),
@@ -150,8 +148,8 @@ async def test_of_equals_the_first_is_chosen_and_the_others_are_kept_in_order() 
 
 async def test_what_says_the_same_is_judged_once() -> None:
     table = Table(("It is fine.", "IT is\nfine.", "No."), {"It is fine.": KEPT, "No.": BROKEN})
-    choice = table.choice()
-    assert await choice(BEFORE, table.sample) == "No."
+    choice = await table.chosen()
+    assert choice.text == "No."
     assert table.judged == [("critique", "It is fine."), ("candidate/3", "No.")]
     assert choice.others == (Candidate("It is fine.", KEPT),)
 
@@ -160,30 +158,34 @@ async def test_samples_are_drawn_at_once() -> None:
     table = Table(("a", "b", "c"), {"a": KEPT, "b": BROKEN, "c": KEPT})
     begun = asyncio.Barrier(3)  # opens when all three are there
 
-    async def sample(draft: Draft) -> str:
+    async def sample(draft: Sample) -> str:
         await begun.wait()
         return await table.sample(draft)
 
     async with asyncio.timeout(5):
-        assert await table.choice()(BEFORE, sample) == "b"
+        choice = await best_of_n(sample, table.judge, "honest", 3, 0)
+    assert choice.text == "b"
 
 
-def test_a_choice_is_needed_only_if_there_is_something_to_choose() -> None:
-    judge = Table((), {}).judge
-    needed = {(n, k): Choice(judge, "honest", n, k).needed for n in (1, 2) for k in (0, 1)}
-    assert needed == {(1, 0): False, (1, 1): True, (2, 0): True, (2, 1): True}
+async def test_a_single_sample_is_not_judged() -> None:
+    table = Table(("a",), {})
+    assert await table.chosen() == Chosen("a")
+    assert table.judged == []
 
 
 # -- what fails ----------------------------------------------------------------------------
 
-LOST: list[Callable[[], Exception]] = [lambda: StageFailed("turn/2/agent", "unparseable"), Full]
+LOST: list[Callable[[], Exception]] = [
+    lambda: StageFailed("turn/2/agent", "unparseable"),
+    ContextFull,
+]
 
 
 @pytest.mark.parametrize("fault", LOST)
 async def test_a_sample_that_cannot_be_had_is_left_out(fault: Callable[[], Exception]) -> None:
     table = Table(("a", fault(), "c", fault()), {"a": KEPT, "c": BROKEN})
-    choice = table.choice(retries=1)  # not used: the third is a violation
-    assert await choice(BEFORE, table.sample) == "c"
+    choice = await table.chosen(retries=1)  # not used: the third is a violation
+    assert choice.text == "c"
     assert choice.others == (Candidate("a", KEPT),)
     assert [draft.number for draft in table.drafts] == [1, 2, 3]
 
@@ -191,19 +193,17 @@ async def test_a_sample_that_cannot_be_had_is_left_out(fault: Callable[[], Excep
 @pytest.mark.parametrize("fault", LOST)
 async def test_the_first_sample_must_be_had(fault: Callable[[], Exception]) -> None:
     table = Table((fault(), "b"), {"b": BROKEN})
-    choice = table.choice()
-    with pytest.raises((StageFailed, Full)):
-        await choice(BEFORE, table.sample)
+    with pytest.raises((StageFailed, ContextFull)):
+        await table.chosen()
     assert table.judged == []
-    assert (choice.critique, choice.others, choice.failure) == (None, (), None)
 
 
 @pytest.mark.parametrize("failing", ["a", "b"])
 async def test_where_the_critic_fails_the_first_sample_is_taken(failing: str) -> None:
     fault = StageFailed("candidate/2/1", "HTTP 400")
     table = Table(("a", "b"), {"a": BROKEN, "b": BROKEN} | {failing: fault})
-    choice = table.choice()
-    assert await choice(BEFORE, table.sample) == "a"
+    choice = await table.chosen()
+    assert choice.text == "a"
     assert choice.failure is fault
     assert (choice.critique, choice.others) == (None, ())
 
@@ -220,9 +220,9 @@ async def test_retries_tell_what_the_critic_said_and_stop_at_the_first_violation
         )
     )
     table = Table(("a", "b", "c", "d"), {"a": kept, "b": weak, "c": BROKEN})
-    choice = table.choice(retries=3)
-    assert await choice(BEFORE, table.sample) == "c"
-    assert table.drafts == [Draft(1), Draft(2, "It is polite."), Draft(3, "Perhaps.")]
+    choice = await table.chosen(retries=3)
+    assert choice.text == "c"
+    assert table.drafts == [Sample(1), Sample(2, "It is polite."), Sample(3, "Perhaps.")]
     assert choice.others == (Candidate("a", kept), Candidate("b", weak))
 
 
@@ -230,8 +230,8 @@ async def test_retries_tell_what_the_critic_said_and_stop_at_the_first_violation
 async def test_retries_have_a_limit(retries: int) -> None:
     texts = ("a", "b", "c", "d")[: 1 + retries]
     table = Table(texts, dict.fromkeys(texts, KEPT))
-    choice = table.choice(retries)
-    assert await choice(BEFORE, table.sample) == "a"
+    choice = await table.chosen(retries)
+    assert choice.text == "a"
     assert len(table.drafts) == 1 + retries
     assert choice.critique == KEPT
 
@@ -239,13 +239,13 @@ async def test_retries_have_a_limit(retries: int) -> None:
 async def test_a_violation_of_another_principle_is_not_retried() -> None:
     other = Critique((said("honest"), said("careful", "low")))
     table = Table(("a", "b"), {"a": other})
-    assert await table.choice(retries=1)(BEFORE, table.sample) == "a"
-    assert table.drafts == [Draft(1)]
+    assert (await table.chosen(retries=1)).text == "a"
+    assert table.drafts == [Sample(1)]
 
 
 async def test_a_retry_that_cannot_be_had_does_not_end_the_dialogue() -> None:
-    table = Table(("a", Full(), "c"), {"a": KEPT, "c": BROKEN})
-    assert await table.choice(retries=2)(BEFORE, table.sample) == "c"
+    table = Table(("a", ContextFull(), "c"), {"a": KEPT, "c": BROKEN})
+    assert (await table.chosen(retries=2)).text == "c"
 
 
 # -- through the pipeline ------------------------------------------------------------------

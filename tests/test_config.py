@@ -47,7 +47,7 @@ FAULTS = {
     "attempts: 10": "`attempts`: Expected `int` <= 9",
     "dialogue: {temperature: 2.1}": "`dialogue.temperature`: Expected `float` <= 2.0",
     "dialogue: {temperature: .nan}": "`dialogue.temperature`: Expected `float`, got `null`",
-    "dialogue: {protocol: talk}": "`dialogue.protocol`: Invalid enum value 'talk'",
+    "dialogue: {protocol: talk}": "`dialogue.protocol`: `talk` is not one of the protocols: auto, transcript,",
     "plan: {top_p: 0}": "`plan.top_p`: Expected `float` > 0.0",
     "scenarios: {exchanges: [0, 2]}": "`scenarios.exchanges[0]`: Expected `int` >= 1",
     "models: {big: {parallel: -1}}": "`models.big.parallel`: Expected `int` >= 0",
@@ -337,6 +337,7 @@ IDENTITY: dict[str, Any] = {
     "revise.style": "principle",
     "revise.max_tokens": 9,
     "revise.temperature": 0.1,
+    "pipeline": "json:dumps",
     **{f"prompts.{name}": "mine.md" for name in Config().prompts.__struct_fields__},
 }
 BASE: dict[str, Any] = {"models": {"second": {}}}

@@ -106,13 +106,13 @@ def test_every_placeholder_is_documented() -> None:
             assert set(re.findall(r"`(\w+)`", row.group(1))) == prompt_files.slots(content)
 
 
-def test_the_ranks_are_those_that_are_checked() -> None:
+def test_the_levels_are_those_that_are_checked() -> None:
     tool = tomllib.loads(text(ROOT / "pyproject.toml"))["tool"]
     (contract,) = (c for c in tool["importlinter"]["contracts"] if c["type"] == "layers")
     page = text(DOCS / "architecture.md")
     shown = re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE)
-    ranks = [sorted(re.findall(r"`(\w+)`", names)) for _, names in shown]
-    assert ranks == [sorted(layer.split(" | ")) for layer in reversed(contract["layers"])]
+    levels = [sorted(re.findall(r"`(\w+)`", names)) for _, names in shown]
+    assert levels == [sorted(re.split(r" [|:] ", layer)) for layer in reversed(contract["layers"])]
 
 
 def test_every_module_is_named() -> None:
@@ -132,7 +132,7 @@ def test_every_key_that_may_change_is_named(make_docs: ModuleType) -> None:
 
 def test_every_outcome_rule_and_stop_is_explained() -> None:
     page = text(DOCS / "method.md")
-    rules = re.findall(r'return "filtered", "(\w+)"', text(SOURCE / "pipeline.py"))
+    rules = re.findall(r'return "filtered", "(\w+)"', text(SOURCE / "pipeline" / "record.py"))
     assert len(rules) >= 4
     stops, outcomes = get_args(words.StopReason), get_args(words.Outcome)
     for name in {*rules, *stops, *outcomes}:

@@ -11,7 +11,7 @@ import itertools
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,8 +20,9 @@ from msgspec import Struct
 from sdsd import config, run
 from sdsd.errors import ModelError
 from sdsd.models.scripted import CHATML, ScriptedModel
+from sdsd.pipeline.method import PROMPTS, Method
 from sdsd.pipeline.prompts import load_prompt
-from sdsd.pipeline.record import PROMPTS, Method, make_record
+from sdsd.pipeline.record import make_record
 from sdsd.runs.ask import Ask, Call
 from sdsd.runs.journal import stage_of
 from sdsd.runs.runner import require_some
@@ -57,7 +58,7 @@ SCENARIO = Scenario(
 )
 STRATEGIES = strategies.load_strategies(["all"])
 STRATEGIES = strategies.load_strategies(["all"])
-PROTOCOLS: tuple[ProtocolName, ...] = get_args(ProtocolName)
+PROTOCOLS = ("transcript", "continuation", "chat", "roleplay")
 DIALOGUE = ("Is it bad?", "It may be a cold.", "Should I wait?", "Trust me, it is nothing.")
 CLEAN = '{"reason": "Fine.", "quote": "", "violated": false, "severity": "none"}'
 

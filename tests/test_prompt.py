@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdsd.errors import PromptError
+from sdsd.pipeline.method import PROMPTS
 from sdsd.pipeline.prompts import load_prompt
-from sdsd.pipeline.record import PROMPTS
 from sdsd.text import prompt_files
 from sdsd.text.prompt_files import Prompt
 

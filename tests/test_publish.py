@@ -15,7 +15,7 @@ from sdsd.scenarios.catalogue import load
 
 
 def test_what_is_published_is_one_choice_of_the_records(tmp_path: Path) -> None:
-    keys = {"n": 16, "export": {"balance": {"by": "principle", "most": 1}}}
+    keys = {"n": 16, "export": {"balance": {"by": "principle", "max_pairs": 1}}}
     sdsd.run(keys, out=tmp_path, models={"default": ScriptedModel(small_world)})
     rundir = RunDir(tmp_path)
     plots = {path.name for path in (tmp_path / "plots").iterdir()}

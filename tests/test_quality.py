@@ -280,7 +280,7 @@ ANY = st.one_of(
 
 
 @settings(deadline=5000, max_examples=60)
-@given(contents=st.lists(ANY, max_size=6), persona=ANY, told=ANY)
+@given(contents=st.lists(ANY, max_size=6), person=ANY, told=ANY)
 def test_no_text_crashes_a_rule(contents: list[str], person: str, told: str) -> None:
     plan = Plan(text=told, steps=(told, person), planned_violation=told, persona=person)
     held = dialogue(*contents)

@@ -125,7 +125,7 @@ def test_a_dialogue_that_was_left_out_repeats_nothing_and_is_repeated_by_nothing
 
 def test_duplicates_may_stay() -> None:
     twice = [pair(0), replace(pair(0), scenario=scenario(1))]
-    assert gone(twice, duplicates={"find": "off"}) == [None, None]
+    assert gone(twice, duplicates={"method": "off"}) == [None, None]
 
 
 def test_what_an_evaluation_set_has_goes_also_if_it_stands_in_a_chosen_turn(
@@ -161,8 +161,8 @@ def pairs(record: Record, **keys: Any) -> dict[int, tuple[str, str]]:
 
 def test_doubts_take_the_revision_and_leave_the_samples() -> None:
     record = pair(0, FIXED, "Please throw it away.", doubts=("longer", "lost_facts"))
-    assert pairs(record, doubts=["refusal"]) == {}
-    assert pairs(record, doubts=["lost_facts", "longer"]) == {0: ("doubt_lost_facts", "")}
+    assert pairs(record, exclude_warnings=["refusal"]) == {}
+    assert pairs(record, exclude_warnings=["lost_facts", "longer"]) == {0: ("doubt_lost_facts", "")}
 
 
 def test_turns_that_are_too_much_alike_make_no_pair() -> None:
@@ -183,9 +183,9 @@ def test_neither_turn_may_be_many_times_as_long(last: str, better: str) -> None:
 
 def test_a_small_margin_counts_where_it_is_known() -> None:
     record = pair(0, FIXED, "Please throw it away.", probabilities=(0.9, 0.6))
-    assert pairs(record, min_margin=0.4) == {0: ("small_margin", "0.300")}
-    assert pairs(record, min_margin=0.2) == {}
-    assert pairs(pair(0), min_margin=0.9) == {}
+    assert pairs(record, min_critic_margin=0.4) == {0: ("small_margin", "0.300")}
+    assert pairs(record, min_critic_margin=0.2) == {}
+    assert pairs(pair(0), min_critic_margin=0.9) == {}
 
 
 def test_a_pair_that_teaches_nothing_goes_whatever_is_configured() -> None:
@@ -241,7 +241,7 @@ def test_shares_are_taken_as_they_are_written() -> None:
 
 def test_at_most_so_many_of_a_cell_of_weight_one() -> None:
     records = run(bread=40, cake=31, pie=5)
-    found = domains(kept(records, by="domain", most=12, shares={"cake": 2}), records)
+    found = domains(kept(records, by="domain", max_pairs=12, shares={"cake": 2}), records)
     assert found == {"bread": 12, "cake": 24, "pie": 5}
 
 
@@ -319,11 +319,11 @@ def test_balance_is_a_lot_that_no_order_decides(
     records = run(**counts)
     shares = {name: weight for name, weight in weights.items() if name in counts}
     options: dict[str, Any] = {"by": "domain", "shares": shares}
-    found = kept(records, seed, most=most, **options)
+    found = kept(records, seed, max_pairs=most, **options)
     shuffled = records[:]
     chance.shuffle(shuffled)
-    assert sorted(kept(shuffled, seed, most=most, **options)) == sorted(found)
-    assert set(found) <= set(kept(records, seed, most=most + 1, **options)) or not most
+    assert sorted(kept(shuffled, seed, max_pairs=most, **options)) == sorted(found)
+    assert set(found) <= set(kept(records, seed, max_pairs=most + 1, **options)) or not most
     for name, n in domains(found, records).items():
         assert n <= counts[name]
         assert shares.get(name, 1) > 0

@@ -17,12 +17,15 @@ import pytest
 from sdsd.config import CritiqueConfig, DialogueConfig, PlanConfig, ReviseConfig
 from sdsd.errors import StageFailed, Stopped
 from sdsd.models.scripted import CHATML
-from sdsd.pipeline.critique import Case, criticise
-from sdsd.pipeline.dialogue import Talk, hold, opened
+from sdsd.pipeline.critique import Panel, review_messages
+from sdsd.pipeline.critique import judge as judge_turn
+from sdsd.pipeline.dialogue import ContextFull, DialogueTask
 from sdsd.pipeline.plan import write_plan
 from sdsd.pipeline.prompts import load_prompt
-from sdsd.pipeline.retry import parsed
-from sdsd.pipeline.revise import faults, write_revision
+from sdsd.pipeline.protocols import PROTOCOLS
+from sdsd.pipeline.protocols.chat import first_messages
+from sdsd.pipeline.retry import ask_until_parsed
+from sdsd.pipeline.revise import critique_text, write_revision
 from sdsd.scenarios.strategies import load
 from sdsd.types import (
     Completion,
@@ -34,6 +37,7 @@ from sdsd.types import (
     ProtocolName,
     Request,
     Scenario,
+    Turn,
     Verdict,
 )
 
@@ -93,15 +97,25 @@ def plan(steps: int) -> Plan:
     )
 
 
+async def generated(protocol: ProtocolName, task: DialogueTask) -> Dialogue:
+    """The dialogue of `task`, with one sample of its last reply."""
+    dialogue = await PROTOCOLS[protocol](task)
+    if isinstance(dialogue, Dialogue):
+        return dialogue
+    try:
+        reply = await dialogue.sample_reply()
+    except ContextFull:
+        return dialogue.truncated()
+    return await dialogue.close(reply)
+
+
 async def talk(
     protocol: ProtocolName, door: Door, *, steps: int = 3, attempts: int = 3, **config: Any
 ) -> Dialogue:
     """The dialogue that `protocol` makes of a plan of `steps`."""
     prompts, dialogue = load_prompt(protocol), DialogueConfig(**config)
-    held = await hold(
-        protocol,
-        Talk(SCENARIO, plan(steps), door, dialogue, prompts, attempts, DIRECT, template=CHATML),
-    )
+    task = DialogueTask(SCENARIO, plan(steps), door, dialogue, prompts, attempts, DIRECT, CHATML)
+    held = await generated(protocol, task)
     roles = ("user", "assistant")
     assert [m.role for m in held.messages] == [roles[k % 2] for k in range(2 * held.exchanges)]
     assert held.exchanges >= 1
@@ -160,7 +174,9 @@ async def test_the_last_attempt_may_be_read_by_another_reader() -> None:
         raise ValueError(completion.text)  # not reached: the only attempt is the last one
 
     door = Door({"x": "good enough"})
-    read = await parsed(door, "x", Request("agent", 1), strictly, 1, last=lambda c: c.text)
+    read = await ask_until_parsed(
+        door, "x", Request("agent", 1), strictly, 1, last=lambda c: c.text
+    )
     assert read == "good enough"
 
 
@@ -335,10 +351,9 @@ async def test_turn_may_say_the_slip_but_not_copy_a_step(protocol: ProtocolName)
             "turn/1/agent": "It is all fine.",
         }
     )
-    dialogue = Talk(
-        SCENARIO, whole, door, DialogueConfig(), load_prompt(protocol), 2, DIRECT, template=CHATML
-    )
-    held = await hold(protocol, dialogue)
+    prompts = load_prompt(protocol)
+    task = DialogueTask(SCENARIO, whole, door, DialogueConfig(), prompts, 2, DIRECT, CHATML)
+    held = await generated(protocol, task)
     assert [m.content for m in held.messages] == ["I cough.", "It is all fine."]
 
 
@@ -380,11 +395,10 @@ async def test_all_who_read_a_chat_share_what_stands_before() -> None:
     """Speakers, self-check, critic and reviser: each request begins as the chat stands then."""
     door = Door()
     whole, review = plan(3), load_prompt("review")
-    dialogue = Talk(
-        SCENARIO, whole, door, DialogueConfig(), load_prompt("chat"), 3, DIRECT, template=CHATML
-    )
-    held = await hold("chat", dialogue)
-    chat = (*opened(dialogue), *held.messages)
+    prompts = load_prompt("chat")
+    task = DialogueTask(SCENARIO, whole, door, DialogueConfig(), prompts, 3, DIRECT, CHATML)
+    held = await generated("chat", task)
+    chat = (*first_messages(task), *held.messages)
     for step, request in door.requests.items():
         stage, number, *speaker = step.split("/")
         told = 1 + 2 * int(number) if stage == "check" else 2 * int(number) - (speaker == ["user"])
@@ -396,12 +410,12 @@ async def test_all_who_read_a_chat_share_what_stands_before() -> None:
         else:
             assert request.messages[:-1] == chat[:told]
             assert request.messages[-1].role == "user"
-    case = Case(held.messages[:-1], held.utterance, opened(dialogue))
+    turn = Turn(held.messages[:-1], held.utterance, first_messages(task))
     judging = review.fill("judge_text", principle="p", question="q", answers="a")
-    for task in (judging, review.fill("revise", faults="f", refused="")):
-        messages = case.messages(review, task)
+    for asked in (judging, review.fill("revise", faults="f", refused="")):
+        messages = review_messages(turn, review, asked)
         assert messages[:-1] == chat
-        assert messages[-1].content == f"{review.fill('aside')}\n\n{task}"
+        assert messages[-1].content == f"{review.fill('aside')}\n\n{asked}"
     assert not any(whole.planned_violation in m.content for m in chat)  # the critic must not know
 
 
@@ -501,7 +515,7 @@ async def test_transcript_without_an_exchange_is_asked_again() -> None:
 
 # -- critique ------------------------------------------------------------------------------
 
-CASE = Case((Message("user", "Is it bad?"),), "Trust me, it is nothing.")
+CASE = Turn((Message("user", "Is it bad?"),), "Trust me, it is nothing.")
 CLEAN = "REASON: Fine.\nQUOTE: none\nVIOLATED: no\nSEVERITY: none"
 
 
@@ -510,16 +524,8 @@ def claim(quote: str) -> str:
 
 
 async def judge(door: Door, attempts: int = 3, *, schema: bool = False) -> tuple[Verdict, ...]:
-    critique = await criticise(
-        CASE,
-        SCENARIO.principles,
-        door,
-        "critique",
-        CritiqueConfig(),
-        load_prompt("review"),
-        attempts,
-        schema=schema,
-    )
+    panel = Panel(CritiqueConfig(), load_prompt("review"), attempts, schema)
+    critique = await judge_turn(CASE, SCENARIO.principles, door, "critique", panel, "majority")
     return critique.verdicts
 
 
@@ -586,19 +592,19 @@ class Crowd(Door):
 FOUR = tuple(Principle(f"p{k}", f"Principle {k}.", "family", "category") for k in range(4))
 
 
-@pytest.mark.parametrize(("burst", "most"), [(False, 1), (True, 3)])
-async def test_all_verdicts_but_the_first_may_be_asked_for_at_once(burst: bool, most: int) -> None:
+@pytest.mark.parametrize(("concurrent", "most"), [(False, 1), (True, 3)])
+async def test_all_verdicts_but_the_first_may_be_asked_for_at_once(
+    concurrent: bool, most: int
+) -> None:
     door = Crowd({f"critique/{k}": CLEAN for k in range(1, 5)})
-    critique = await criticise(
-        CASE, FOUR, door, "critique", CritiqueConfig(), load_prompt("review"), 3,
-        schema=False, burst=burst,
-    )  # fmt: skip
+    panel = Panel(CritiqueConfig(), load_prompt("review"), 3, concurrent=concurrent)
+    critique = await judge_turn(CASE, FOUR, door, "critique", panel, "majority")
     assert [v.principle for v in critique.verdicts] == ["p0", "p1", "p2", "p3"]
     assert door.most == most
     assert door.steps[0] == "critique/1"
 
 
-@pytest.mark.parametrize("burst", [False, True])
+@pytest.mark.parametrize("concurrent", [False, True])
 @pytest.mark.parametrize(
     ("faults", "raised"),
     [
@@ -607,7 +613,7 @@ async def test_all_verdicts_but_the_first_may_be_asked_for_at_once(burst: bool, 
     ],
 )
 async def test_a_verdict_that_fails_leaves_none_unasked(
-    burst: bool, faults: dict[int, Exception], raised: str
+    concurrent: bool, faults: dict[int, Exception], raised: str
 ) -> None:
     """What is recorded is the same whether they are asked for together or in turn."""
     replies: dict[str, Any] = {f"critique/{k}": faults.get(k, CLEAN) for k in range(1, 5)}
@@ -621,10 +627,8 @@ async def test_a_verdict_that_fails_leaves_none_unasked(
         return await door(step, request)
 
     with pytest.raises((StageFailed, Stopped), match=raised):
-        await criticise(
-            CASE, FOUR, ask, "critique", CritiqueConfig(), load_prompt("review"), 1,
-            schema=False, burst=burst,
-        )  # fmt: skip
+        panel = Panel(CritiqueConfig(), load_prompt("review"), 1, concurrent=concurrent)
+        await judge_turn(CASE, FOUR, ask, "critique", panel, "majority")
     assert sorted(door.requests) == [f"critique/{k}" for k in range(1, 5)]
 
 
@@ -651,7 +655,7 @@ def test_faults_quote_what_is_there_and_nothing_else() -> None:
         Verdict("honest", True, "It lies.", "trust me", "high", True),
         Verdict("careful", True, "It hurries.", "see nobody", "low", False),
     )
-    said = faults(verdicts, {p.id: p for p in SCENARIO.principles})
+    said = critique_text(verdicts, {p.id: p for p in SCENARIO.principles})
     first, second = said.splitlines()
     assert all(text in first for text in (HONEST.text, "It lies.", "trust me"))
     assert all(text in second for text in (CAREFUL.text, "It hurries."))
@@ -661,7 +665,7 @@ def test_faults_quote_what_is_there_and_nothing_else() -> None:
 async def test_revision_that_is_empty_is_asked_again() -> None:
     door = Door({"revise/1": "REVISED REPLY:", "revise/1/retry/1": "Here:\n\nREVISED REPLY: Wait."})
     config = ReviseConfig(max_tokens=9, temperature=0.9)
-    assert await write_revision(CASE.before, door, "revise/1", config, 2) == "Wait."
+    assert await write_revision(CASE.conversation, door, "revise/1", config, 2) == "Wait."
     request = door.requests["revise/1/retry/1"]
     assert (request.role, request.max_tokens, request.temperature) == ("reviser", 9, 0.9)
-    assert request.messages == CASE.before
+    assert request.messages == CASE.conversation

@@ -281,7 +281,7 @@ def test_prompts_and_replies_are_what_chat_templates_take(record: Record) -> Non
             assert is_reply(row[side][-1:])
         assert row["chosen"][:-1] == row["rejected"][:-1]
     for plan in (False, True):
-        for row in made("sft", record, plan=plan):
+        for row in made("sft", record, include_plan=plan):
             talked = [m for m in row["messages"] if m["role"] != "system"]
             assert is_prompt(talked[:-1])
             assert is_reply(talked[-1:])

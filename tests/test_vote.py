@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sdsd.config import Vote
-from sdsd.pipeline.vote import combine, met
+from sdsd.pipeline.vote import combine, passes
 from sdsd.types import Verdict
 
 NO = Verdict("p", violated=False, reason="nothing in it", critic="no")
@@ -24,8 +24,8 @@ rules = st.sampled_from(RULES)
 @given(votes, rules)
 def test_only_quotations_that_are_there_confirm(said: list[Verdict], rule: Vote) -> None:
     joint = combine(said, [1.0] * len(said), rule)
-    assert joint.confirmed == met(rule, [v.confirmed for v in said], [1.0] * len(said))
-    assert joint.violated == met(rule, [v.violated for v in said], [1.0] * len(said))
+    assert joint.confirmed == passes(rule, [v.confirmed for v in said], [1.0] * len(said))
+    assert joint.violated == passes(rule, [v.violated for v in said], [1.0] * len(said))
 
 
 @given(votes, rules)
@@ -59,7 +59,7 @@ def test_an_objection_more_never_acquits(said: list[Verdict], rule: Vote) -> Non
     ],
 )
 def test_rules(rule: Vote, ayes: list[bool], weights: list[float], enough: bool) -> None:
-    assert met(rule, ayes, weights) is enough
+    assert passes(rule, ayes, weights) is enough
 
 
 def test_the_weightiest_of_those_who_agree_speaks() -> None:

@@ -105,7 +105,7 @@ def scenario(index: int) -> Scenario:
 def _topics() -> list[tuple[str, str]]:
     """Return (domain, subarea) pairs of the packaged catalogue, read line by line."""
     found: list[tuple[str, str]] = []
-    for path in sorted((_ROOT / "data" / "topics").glob("*.yaml")):
+    for path in sorted((_ROOT / "scenarios" / "data" / "topics").glob("*.yaml")):
         domain = ""
         for mark, text in _SUBAREA.findall(path.read_text("utf-8")):
             if mark == "-":
@@ -117,7 +117,7 @@ def _topics() -> list[tuple[str, str]]:
 
 @cache
 def _texts(name: str) -> list[str]:
-    return _PRINCIPLE.findall((_ROOT / "data" / f"{name}.yaml").read_text("utf-8"))
+    return _PRINCIPLE.findall((_ROOT / "scenarios" / "data" / f"{name}.yaml").read_text("utf-8"))
 
 
 # -- prompts -------------------------------------------------------------------------------
@@ -248,7 +248,8 @@ def _strategy(section: str, **values: str) -> str:
 @cache
 def sections(name: str, folder: str = "prompts") -> dict[str, str]:
     """Return a prompt file by section."""
-    text = (_ROOT / "stages" / folder / f"{name}.md").read_text("utf-8")
+    homes = {"prompts": "pipeline/prompts", "strategies": "scenarios/data/strategies"}
+    text = (_ROOT / homes[folder] / f"{name}.md").read_text("utf-8")
     _, *rest = _SECTION.split(text)
     return dict(zip(rest[::2], (body.strip() for body in rest[1::2]), strict=True))
 

@@ -20,10 +20,8 @@ Role = str
 ROLES: tuple[Role, ...] = ("planner", "user", "agent", "critic", "reviser")
 
 Severity = Literal["low", "medium", "high"]
-ProtocolName = Literal["transcript", "continuation", "chat", "roleplay"]
-
-DialogueOrigin = Literal["transcript", "continuation", "chat", "roleplay", "given"]
-"""How a dialogue came about: by a protocol, or `given` by somebody who had it already."""
+ProtocolName = str
+"""A packaged protocol (`transcript`, `continuation`, `chat`, `roleplay`), or `package.module:name`."""
 
 StopReason = Literal["completed", "early_end", "violation_end", "turn_limit", "token_limit"]
 """Why a dialogue stopped.
@@ -94,6 +92,16 @@ class Scenario(Struct, frozen=True):
         return self.principles[0]
 
 
+class Turn(Struct, frozen=True):
+    """One of the agent's replies, in its conversation: what a critic judges."""
+
+    conversation: tuple[Message, ...]
+    """All turns before it."""
+    reply: str
+    chat_start: tuple[Message, ...] = ()
+    """What precedes the conversation in the chat that reviewers continue; empty if they do not."""
+
+
 class Plan(Struct, frozen=True):
     """The conversation that the planner intends."""
 
@@ -113,7 +121,8 @@ class Dialogue(Struct, frozen=True):
     """A finished conversation. Alternates user and agent (`assistant`), ends on the agent."""
 
     messages: tuple[Message, ...]
-    protocol: DialogueOrigin
+    protocol: ProtocolName
+    """The protocol that generated it, or `given` if it existed before."""
     stop: StopReason
     self_flagged: bool
     """The speaking model's own statement that a principle was broken."""
@@ -236,6 +245,9 @@ class Record(Struct, frozen=True):
     plan_adherence: tuple[bool, ...] = ()
     """For each step of the plan, and for its slip at the end, whether a critic says that the talk
     shows it; empty if none was asked, or none gave an answer that can be read."""
+
+    extra: dict[str, Any] = {}
+    """JSON values that a pipeline of your own adds; empty in the packaged one."""
 
     @property
     def pairs(self) -> tuple[Pair, ...]:

@@ -13,8 +13,9 @@ from typing import Any, TypeGuard, TypeVar
 
 import msgspec
 
-from sdsd.config.schema import MODEL_NAME, Config, ModelConfig, is_file
-from sdsd.errors import ConfigError
+from sdsd.config.schema import MODEL_NAME, PROTOCOLS, Config, ModelConfig, is_file
+from sdsd.errors import ConfigError, PluginError
+from sdsd.plugins import resolve
 from sdsd.types import ROLES
 
 T = TypeVar("T")
@@ -208,6 +209,7 @@ def _keys_beside(path: str) -> list[str]:
 def _check(config: Config, where: str) -> None:
     """What types alone cannot say."""
     _check_size(config, where)
+    _check_parts(config, where)
     for name in config.critique.critics:
         if not MODEL_NAME.fullmatch(name):
             raise ConfigError(
@@ -241,6 +243,29 @@ def _check(config: Config, where: str) -> None:
             "one of them"
         )
     _check_models(config, where)
+
+
+def _check_parts(config: Config, where: str) -> None:
+    """Import the parts that are the user's own: a run must not begin without them."""
+    protocol = config.dialogue.protocol
+    if protocol not in PROTOCOLS:
+        _import_part(f"{where}: `dialogue.protocol`", protocol, "protocols", PROTOCOLS)
+    if config.pipeline:
+        _import_part(f"{where}: `pipeline`", config.pipeline, "pipelines")
+    for name, critic in config.critique.critics.items():
+        if critic.use and critic.model:
+            raise ConfigError(
+                f"{where}: `critique.critics.{name}` has both `use` and `model`; remove one of them"
+            )
+        if critic.use:
+            _import_part(f"{where}: `critique.critics.{name}.use`", critic.use, "critics")
+
+
+def _import_part(key: str, name: str, group: str, known: tuple[str, ...] = ()) -> None:
+    try:
+        resolve(name, group, known)
+    except PluginError as error:
+        raise ConfigError(f"{key}: {error}") from None
 
 
 def _check_size(config: Config, where: str) -> None:

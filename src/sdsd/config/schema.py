@@ -13,6 +13,7 @@ from msgspec import Meta, Struct, field
 
 from sdsd.types import ROLES, ProtocolName, Role
 
+PROTOCOLS = ("auto", "transcript", "continuation", "chat", "roleplay")
 DEFAULT_MODEL = "qwen2.5-coder-1.5b"
 
 Count = Annotated[int, Meta(ge=1)]
@@ -231,8 +232,10 @@ class PlanConfig(_Section, frozen=True):
 class DialogueConfig(_Section, frozen=True):
     """The conversation."""
 
-    protocol: Literal["auto", "transcript", "continuation", "chat", "roleplay"] = "auto"
-    """How it is held; see `docs/method.md`. `auto` picks by what the agent's server can do."""
+    protocol: str = "auto"
+    """How it is generated: `transcript`, `continuation`, `chat`, `roleplay`, your own as
+    `package.module:name` (see `docs/extending.md`), or `auto`, which picks by what the agent's
+    server can do."""
     max_exchanges: Count = 8
     """No dialogue grows longer than this, whatever its plan says."""
     agent_sees_plan: bool = True
@@ -257,6 +260,9 @@ class CriticConfig(_Section, frozen=True):
 
     model: str = ""
     """Which of `models` it is. Empty: that of `roles.critic`."""
+    use: str = ""
+    """A critic of your own instead of a model: a function as `package.module:name`, or an installed
+    plugin's name; see `docs/extending.md`. The keys for models have no effect on it."""
     wording: Literal["plain", "defend", "stranger"] = "plain"
     """How the question is put: plainly; after the best defence of the reply; as an attentive
     stranger would see it."""
@@ -424,6 +430,9 @@ class Config(_Section, frozen=True):
     critique: CritiqueConfig = CritiqueConfig()
     revise: ReviseConfig = ReviseConfig()
     prompts: PromptsConfig = PromptsConfig()
+    pipeline: str = ""
+    """A pipeline of your own in place of the packaged one, as `package.module:name`; see
+    `docs/extending.md`."""
     export: ExportConfig = ExportConfig()
     attempts: Annotated[int, Meta(ge=1, le=9)] = 3
     """How often a reply that cannot be parsed is asked for, the first time included."""
@@ -434,9 +443,10 @@ class Config(_Section, frozen=True):
 
     @property
     def cast(self) -> dict[Role, str]:
-        """By role, the name under `models` of the one that plays it; each critic is a role."""
+        """By role, the name under `models` of the one that plays it; each critic that is a model is a
+        role."""
         roles = {role: getattr(self.roles, role) for role in ROLES}
-        critics = self.critique.critics.items()
+        critics = [(name, c) for name, c in self.critique.critics.items() if not c.use]
         return roles | {f"critic/{name}": c.model or self.roles.critic for name, c in critics}
 
     def model_for(self, role: Role) -> ModelConfig:

@@ -1,8 +1,8 @@
 """A model that answers from a script: no server, no weights, no waiting.
 
-It ships because users' tests need it as much as ours do. The default script plays a small world
-whose truth is known: it writes well-formed plans, turns, verdicts and revisions, and decides by
-seed which dialogues hold a violation, so every path of the pipeline is taken at a known rate.
+It is part of the package because users' tests need it as much as ours do. The default script writes
+well-formed plans, turns, verdicts and revisions, and decides by seed which dialogues contain a
+violation, so every path through the pipeline is taken at a known rate.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CHATML = Template(
 )
 
 Script = Callable[[Request, int], str]
-_SLIP = "Just trust me, nobody needs to check this."
+_VIOLATION = "Just trust me, nobody needs to check this."
 
 
 class ScriptedModel:
@@ -57,30 +57,36 @@ class ScriptedModel:
 
 
 def small_world(request: Request, seed: int) -> str:
-    """A plausible reply to any of the packaged prompts, decided by `seed` alone."""
-    last = request.messages[-1].content if request.messages else request.prompt
+    """Return a plausible reply to any request of the packaged pipeline, decided by `seed` alone."""
     luck = draw(seed, "luck") / 2**64
-    if request.role == "planner":
-        return _plan(last, seed)
-    if "its number, a colon, yes or no" in last[-80:]:
-        points = len(re.findall(r"^\d+\. ", last.rpartition("at its end:")[2], re.MULTILINE))
-        return "\n".join(f"{k}: {'no' if luck < k / 8 else 'yes'}" for k in range(1, points + 1))
-    if request.role.startswith("critic"):
-        case = "".join(m.content for m in request.messages[-2:])
-        return _verdict(case.rpartition("PRINCIPLE:")[0], luck)
-    if request.role == "reviser":
-        return f"Here is what I know, and how you can check it yourself. (version {seed % 997})"
-    if "\nOVER: yes or no]" in last[-400:]:
-        return "VIOLATION: no\nOVER: no"
-    if "USER turns and" in last:
-        turns = last.count("\nSTEP ")
-        lines = (f"USER: Question {k}?\nAGENT: Answer {k}. {_slip(luck)}" for k in range(turns))
-        return "\n".join(lines) + "\nVIOLATION: no\nDONE"
-    return f"Turn {seed % 9973}. {_slip(luck)}"
+    asked = request.messages[-1].content if request.messages else request.prompt
+    match request.purpose:
+        case "plan":
+            return _plan(asked, seed)
+        case "transcript":
+            exchanges = asked.count("\nSTEP ")
+            turns = (
+                f"USER: Question {k}?\nAGENT: Answer {k}. {_end(luck)}" for k in range(exchanges)
+            )
+            return "\n".join(turns) + "\nVIOLATION: no\nDONE"
+        case "self_check":
+            return "VIOLATION: no\nOVER: no"
+        case "verdict" if not request.messages:  # for a critic that is a function
+            return f'{{"principle": "", "violated": {str(luck < 0.35).lower()}, "reason": ""}}'
+        case "verdict":
+            case = "".join(m.content for m in request.messages[-2:])
+            return _verdict(case.rpartition("PRINCIPLE:")[0], luck)
+        case "adherence":
+            points = len(re.findall(r"^\d+\. ", asked.rpartition("at its end:")[2], re.MULTILINE))
+            answers = (f"{k}: {'no' if luck < k / 8 else 'yes'}" for k in range(1, points + 1))
+            return "\n".join(answers)
+        case "revision":
+            return f"Here is what I know, and how you can check it yourself. (version {seed % 997})"
+    return f"Turn {seed % 9973}. {_end(luck)}"
 
 
-def _slip(luck: float) -> str:
-    return _SLIP if luck < 0.5 else "That is the whole of it."
+def _end(luck: float) -> str:
+    return _VIOLATION if luck < 0.5 else "That is the whole of it."
 
 
 def _plan(asked: str, seed: int) -> str:
@@ -92,9 +98,9 @@ def _plan(asked: str, seed: int) -> str:
 
 def _verdict(case: str, luck: float) -> str:
     utterance = case.rpartition("REPLY UNDER REVIEW")[2]
-    if _SLIP in utterance and luck < 0.7:
+    if _VIOLATION in utterance and luck < 0.7:
         return (
-            '{"reason": "It asks for blind trust.", "quote": "' + _SLIP + '", '
+            '{"reason": "It asks for blind trust.", "quote": "' + _VIOLATION + '", '
             '"violated": true, "severity": "medium"}'
         )
     return '{"reason": "Nothing in it.", "quote": "", "violated": false, "severity": "none"}'

@@ -1,29 +1,39 @@
-"""Critique: one verdict for each principle on one agent turn, with a quotation as evidence.
+"""Critique: one verdict per principle on one of the agent's replies, with a quotation as evidence.
 
-The critic sees the conversation and the turn, not the plan: it must not know what was intended.
-The conversation stands before the principle, so all verdicts on a turn share one prefix. Only a
-prefix that has been computed can be shared: the first verdict goes alone, the others after it.
+The critic sees the conversation and the reply, never the plan: it must not know what was intended.
+The conversation comes before the principle in the prompt, so all verdicts on a reply share one
+prefix. Only a prefix that has been computed can be shared, so the first verdict is asked alone and
+the others after it.
+
+A critic is a model (the default), or a function of your own: see `sdsd.pipeline.local_critic`.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd.config import CriticConfig, CritiqueConfig, Vote
-from sdsd.errors import StageFailed, Unparseable
-from sdsd.pipeline.retry import parsed
+from sdsd.errors import Unparseable
+from sdsd.pipeline import local_critic
+from sdsd.pipeline.retry import ask_until_parsed, gather
 from sdsd.pipeline.vote import combine
 from sdsd.text import parsing
 from sdsd.text.prompt_files import Prompt, numbered
-from sdsd.types import AskFn, Completion, Critique, Message, Plan, Principle, Request, Verdict
-
-T = TypeVar("T")
+from sdsd.types import (
+    AskFn,
+    Completion,
+    Critique,
+    Message,
+    Plan,
+    Principle,
+    Request,
+    Turn,
+    Verdict,
+)
 
 SCHEMA = {
     "type": "object",
@@ -38,143 +48,143 @@ SCHEMA = {
 }
 
 
-class Case(Struct, frozen=True):
-    """What is judged: the agent's `utterance` and the conversation before it."""
+class Panel(Struct, frozen=True):
+    """The critics of a run, and how they are asked."""
 
-    before: tuple[Message, ...]
-    utterance: str
-    opening: tuple[Message, ...] = ()
-    """What the chat began with that the dialogue was held in, if the review goes on in it."""
+    config: CritiqueConfig
+    prompts: Prompt
+    """The review prompts, which critics and reviser share."""
+    attempts: int
+    schema: bool = False
+    """Whether the critic's server can hold a reply to a JSON schema."""
+    concurrent: bool = False
+    """Whether verdicts after the first are asked at once, for servers that share prefixes between
+    concurrent requests. Decides when, never what."""
 
-    def messages(self, prompts: Prompt, task: str) -> tuple[Message, ...]:
-        """The chat that critic and reviser share, with `task` at its end."""
-        if self.opening:
-            said = (*self.opening, *self.before, Message("assistant", self.utterance))
-            return (*said, Message("user", f"{prompts.fill('aside')}\n\n{task}"))
-        case = prompts.fill("case", conversation=spoken(self.before), utterance=self.utterance)
-        return (Message("system", prompts.fill("system")), Message("user", f"{case}\n\n{task}"))
+    @property
+    def critics(self) -> dict[str, CriticConfig]:
+        """By name; one without a name if the configuration lists none."""
+        return self.config.critics or {"": CriticConfig()}
 
 
-def spoken(messages: Sequence[Message]) -> str:
-    """A conversation as labelled text."""
+def review_messages(turn: Turn, prompts: Prompt, task: str) -> tuple[Message, ...]:
+    """Return the chat in which `task` is put to a critic or the reviser.
+
+    All such chats on one turn begin alike. Where the turn has `chat_start`, the review continues in
+    the chat that the dialogue was generated in.
+    """
+    if turn.chat_start:
+        chat = (*turn.chat_start, *turn.conversation, Message("assistant", turn.reply))
+        return (*chat, Message("user", f"{prompts.fill('aside')}\n\n{task}"))
+    conversation = labelled(turn.conversation)
+    case = prompts.fill("case", conversation=conversation, utterance=turn.reply)
+    return (Message("system", prompts.fill("system")), Message("user", f"{case}\n\n{task}"))
+
+
+def labelled(messages: Sequence[Message]) -> str:
+    """Return a conversation as text with a label before each turn."""
     names = {"user": "USER", "assistant": "AGENT", "system": "SYSTEM"}
     return "\n\n".join(f"{names[m.role]}: {m.content}" for m in messages)
 
 
-async def criticise(
-    case: Case,
+async def judge(
+    turn: Turn,
     principles: Sequence[Principle],
     ask: AskFn,
     stage: str,
-    config: CritiqueConfig,
-    prompts: Prompt,
-    attempts: int,
-    *,
-    vote: Vote = "majority",
-    schema: bool,
-    burst: bool = False,
+    panel: Panel,
+    vote: Vote,
 ) -> Critique:
-    """A verdict for each principle; `stage` prefixes the step names (`critique`, `recheck/1`).
+    """Return a verdict for each principle.
 
-    With several critics each gives one, and `vote` makes one of them. A claim whose quotation is
-    not in the utterance is asked again. If the last attempt still cannot quote, the claim is kept,
-    but not `grounded`. With `burst` the verdicts after the first are asked for at once: the first
-    has had the prefix computed that they share. Without it they come one after the other, for
-    engines whose slots do not share.
+    stage  prefix of the step names: `critique`, `recheck/1`
+    vote   how several critics' verdicts on a principle become one
+
+    A claim whose quotation is not in the reply is asked again. If the last attempt still cannot
+    quote, the claim is kept but not `grounded`. Raises `StageFailed`.
     """
-
-    panel = config.critics or {"": CriticConfig()}
-
-    async def judge(number: int, principle: Principle, name: str) -> Verdict:
-        critic = panel[name]
-        answers = ("true", "false") if schema else ("yes", "no")
-        task = prompts.fill(
-            "judge_json" if schema else "judge_text",
-            principle=principle.text,
-            question=prompts.fill(critic.wording),
-            answers=" or ".join(answers if critic.order == "yes_first" else answers[::-1]),
-        )
-        request = Request(
-            role=f"critic/{name}" if name else "critic",
-            messages=case.messages(prompts, task),
-            max_tokens=config.max_tokens,
-            temperature=config.temperature,
-            schema=SCHEMA if schema else None,
-            choices=answers,
-        )
-
-        def read(completion: Completion) -> Verdict:
-            verdict = parsing.verdict(completion.text, principle.id, case.utterance)
-            weights = completion.choice_probs
-            return replace(verdict, probability=weights.get(answers[0]), critic=name)
-
-        def strict(completion: Completion) -> Verdict:
-            verdict = read(completion)
-            if verdict.violated and not verdict.grounded:
-                raise Unparseable("the quotation is not in the reply")
-            return verdict
-
-        step = f"{stage}/{number}/{name}" if name else f"{stage}/{number}"
-        return await parsed(ask, step, request, strict, attempts, last=read)
-
-    numbered = enumerate(principles, 1)
-    first, *others = [partial(judge, number, p, name) for number, p in numbered for name in panel]
-    said = (await first(), *(await together(others, at_once=burst)))
-    if not config.critics:
-        return Critique(said)
-    size, weights = len(panel), [critic.weight for critic in panel.values()]
-    by_principle = [said[k : k + size] for k in range(0, len(said), size)]
-    return Critique(tuple(combine(votes, weights, vote) for votes in by_principle), said)
+    critics = panel.critics
+    jobs = [
+        partial(_verdict, turn, principle, ask, _step(stage, number, name), panel, name)
+        for number, principle in enumerate(principles, 1)
+        for name in critics
+    ]
+    first, *others = jobs
+    verdicts = (await first(), *(await gather(others, concurrently=panel.concurrent)))
+    if not panel.config.critics:
+        return Critique(verdicts)
+    size, weights = len(critics), [critic.weight for critic in critics.values()]
+    by_principle = [verdicts[k : k + size] for k in range(0, len(verdicts), size)]
+    return Critique(tuple(combine(votes, weights, vote) for votes in by_principle), verdicts)
 
 
-async def plan_adherence(
-    case: Case, plan: Plan, ask: AskFn, config: CritiqueConfig, prompts: Prompt, attempts: int
+def _step(stage: str, number: int, critic: str) -> str:
+    return f"{stage}/{number}/{critic}" if critic else f"{stage}/{number}"
+
+
+async def _verdict(
+    turn: Turn, principle: Principle, ask: AskFn, step: str, panel: Panel, name: str
+) -> Verdict:
+    """Ask one critic about one principle."""
+    critic = panel.critics[name]
+    if critic.use:
+        return await local_critic.ask_for_verdict(turn, principle, ask, step, name)
+    answers = ("true", "false") if panel.schema else ("yes", "no")
+    task = panel.prompts.fill(
+        "judge_json" if panel.schema else "judge_text",
+        principle=principle.text,
+        question=panel.prompts.fill(critic.wording),
+        answers=" or ".join(answers if critic.order == "yes_first" else answers[::-1]),
+    )
+    request = Request(
+        role=f"critic/{name}" if name else "critic",
+        messages=review_messages(turn, panel.prompts, task),
+        max_tokens=panel.config.max_tokens,
+        temperature=panel.config.temperature,
+        schema=SCHEMA if panel.schema else None,
+        choices=answers,
+        purpose="verdict",
+    )
+
+    def read(completion: Completion) -> Verdict:
+        verdict = parsing.verdict(completion.text, principle.id, turn.reply)
+        probability = completion.choice_probs.get(answers[0])
+        return replace(verdict, probability=probability, critic=name)
+
+    def read_with_quotation(completion: Completion) -> Verdict:
+        verdict = read(completion)
+        if verdict.violated and not verdict.grounded:
+            raise Unparseable("the quotation is not in the reply")
+        return verdict
+
+    return await ask_until_parsed(ask, step, request, read_with_quotation, panel.attempts, read)
+
+
+async def judge_plan_adherence(
+    turn: Turn, plan: Plan, ask: AskFn, panel: Panel
 ) -> tuple[bool, ...]:
-    """For each step of the plan and for its slip, whether the talk shows it; empty if the critic's
-    answers cannot be read. Asked apart from the verdicts: a critic must not know what was intended.
+    """Return for each step of the plan, and for its planned violation, whether the conversation
+    shows it; empty if the critic's answers cannot be parsed.
+
+    A request of its own: a critic must not know what was intended when it judges.
     """
     points = (*plan.steps, plan.planned_violation)
-    task = prompts.fill("adherence", steps=numbered(points))
+    task = panel.prompts.fill("adherence", steps=numbered(points))
     request = Request(
         role="critic",
-        messages=case.messages(prompts, task),
-        max_tokens=config.max_tokens,
-        temperature=config.temperature,
+        messages=review_messages(turn, panel.prompts, task),
+        max_tokens=panel.config.max_tokens,
+        temperature=panel.config.temperature,
+        purpose="adherence",
     )
 
     def read(completion: Completion) -> tuple[bool, ...]:
         return parsing.points(completion.text, len(points))
 
-    def lenient(completion: Completion) -> tuple[bool, ...]:
+    def read_or_give_up(completion: Completion) -> tuple[bool, ...]:
         try:
             return read(completion)
         except Unparseable:
             return ()
 
-    return await parsed(ask, "adherence", request, read, attempts, last=lenient)
-
-
-async def together(jobs: Sequence[Callable[[], Awaitable[T]]], *, at_once: bool) -> list[T]:
-    """The results in order. Raises the first failure, in the same order.
-
-    Each is brought to its end even if another one fails: so the steps that are asked, and with
-    them the recording, do not depend on which came first.
-    """
-
-    async def ended(job: Callable[[], Awaitable[T]]) -> T | Exception:
-        try:
-            return await job()
-        except Exception as error:  # raised below
-            return error
-
-    if at_once:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(ended(job)) for job in jobs]
-        results = [task.result() for task in tasks]
-    else:
-        results = [await ended(job) for job in jobs]
-    failures = [result for result in results if isinstance(result, Exception)]
-    # What stops the run goes before what ends this dialogue.
-    for failure in sorted(failures, key=lambda error: isinstance(error, StageFailed)):
-        raise failure
-    return [result for result in results if not isinstance(result, Exception)]
+    return await ask_until_parsed(ask, "adherence", request, read, panel.attempts, read_or_give_up)

@@ -1,28 +1,26 @@
-"""Dialogue: one model, or two, hold the planned conversation. Four ways to do it.
+"""Generate the planned conversation: what all protocols share.
 
-transcript     one completion writes the whole conversation as labelled text
-continuation   one growing stream in the model's own chat format; it writes both sides
-chat           one growing chat, the agent's; the user's turns are asked for from within it
-roleplay       two chats, one for each side, with the roles exchanged in the user's
+A protocol (`sdsd.pipeline.protocols`) gets a `DialogueTask` and returns a `Dialogue`. One that
+writes turn by turn is a `Conversation`: it says what to ask for the next turn, and `generate` does
+the asking. `generate` pauses before the agent's last reply, as an `OpenDialogue`, so that several
+samples of that reply can be drawn and judged before one of them ends the dialogue.
 
-Whatever the way, the result alternates user and agent and ends on the agent, and says why it
-stopped. Directions for one turn (`cue`) and self-checks ride on branches that are dropped again,
-so that the conversation itself stays one prefix.
+Directions for a single turn and self-checks are asked on branches that are dropped afterwards, so
+the conversation itself stays one growing prefix in the server's cache.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Awaitable, Callable, Collection
-from functools import partial
+from collections.abc import Sequence
 from typing import Literal
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 from sdsd.config import DialogueConfig
 from sdsd.errors import StageFailed, Unparseable
-from sdsd.pipeline.retry import parsed
+from sdsd.pipeline.retry import ask_until_parsed
 from sdsd.scenarios.strategies import Strategy
 from sdsd.text import parsing, prompt_files
 from sdsd.text.chat_format import Template
@@ -33,7 +31,7 @@ from sdsd.types import (
     Dialogue,
     Message,
     Plan,
-    ProtocolName,
+    Purpose,
     Request,
     Role,
     Scenario,
@@ -41,80 +39,68 @@ from sdsd.types import (
 )
 
 Speaker = Literal["user", "agent"]
-_CHECK_TOKENS = 16
+SELF_CHECK_TOKENS = 16
+RUNAWAY = ("\nUser:", "\nPerson:", "\nAssistant:")
+"""Stop texts where a model starts to write the other side. They save tokens: parsing cuts there,
+too."""
 _LEAK = re.compile(r"\[(?:Direction|Pause|Now write|Write only)\b", re.IGNORECASE)
-"""What opens the bracketed directions of the packaged prompts."""
-_RUNAWAY = ("\nUser:", "\nPerson:", "\nAssistant:")
-"""Where a writer goes on with the other side's words. Saves tokens only: parsing cuts there too."""
+"""How the bracketed directions of the packaged prompts begin."""
+_ROLES: dict[Speaker, Literal["user", "assistant"]] = {"user": "user", "agent": "assistant"}
 
 
-class Draft(Struct, frozen=True):
-    """Which sample of a turn is wanted, and what was said against the ones before."""
+class ContextFull(Exception):
+    """Neither the context nor the token limit left room for a complete sentence."""
+
+
+class Sample(Struct, frozen=True):
+    """Which sample of a turn to draw."""
 
     number: int = 1
-    reason: str = ""
+    critique: str = ""
+    """Why the critic found no violation in the sample before; the director passes it on."""
 
-    def step(self, exchange: int, speaker: str) -> str:
-        """The name of the step that writes it."""
+    def step(self, exchange: int, speaker: Speaker) -> str:
+        """Return the name of the step that draws it."""
         name = f"turn/{exchange}/{speaker}"
         return name if self.number == 1 else f"{name}/{self.number}"
 
 
-Sample = Callable[[Draft], Awaitable[str]]
-Choose = Callable[[tuple[Message, ...], Sample], Awaitable[str]]
-"""The agent's last turn, after these messages, from as many samples as it takes."""
-
-
-async def first(before: tuple[Message, ...], sample: Sample) -> str:
-    """The choice that is none: one sample."""
-    return await sample(Draft())
-
-
-class Talk(Struct, frozen=True):
-    """What every protocol works with."""
+class DialogueTask(Struct, frozen=True):
+    """Everything a protocol needs to generate one dialogue."""
 
     scenario: Scenario
     plan: Plan
     ask: AskFn
     config: DialogueConfig
     prompts: Prompt
+    """The protocol's own prompt file."""
     attempts: int
     strategy: Strategy
-    choose: Choose = first
     template: Template | None = None
+    """The model's chat format, for protocols that write it themselves."""
 
     @property
-    def opening(self) -> str:
-        """The words that the agent's last turn begins with, if the strategy wants that."""
+    def exchanges(self) -> int:
+        """Exchanges to generate: those planned, up to `dialogue.max_exchanges`."""
+        return min(len(self.plan.steps), self.config.max_exchanges)
+
+    @property
+    def reply_prefix(self) -> str:
+        """The words that the agent's last reply must begin with; empty if none are set."""
         return self.plan.reply_prefix if self.strategy.settings.reply_prefix else ""
 
     @property
     def direction(self) -> str:
-        """The director's word before the agent's last turn; empty if there is none."""
+        """The director's instruction for the agent's last reply; may be empty."""
         return self.strategy.reply(self.scenario.target_principle.text, self.plan.planned_violation)
 
     @property
     def directions(self) -> str:
-        """All that the director says in this dialogue, but for the slip."""
-        target_principle, said = self.scenario.target_principle.text, self.prompts.sections.values()
+        """All text that the director uses in this dialogue, apart from the planned violation."""
+        target, sections = self.scenario.target_principle.text, self.prompts.sections.values()
         return "\n".join(
-            (
-                self.strategy.reply(target_principle, ""),
-                self.strategy.user(target_principle, ""),
-                *said,
-            )
+            (self.strategy.reply(target, ""), self.strategy.user(target, ""), *sections)
         )
-
-    @property
-    def planned(self) -> int:
-        """Exchanges to hold."""
-        return min(len(self.plan.steps), self.config.max_exchanges)
-
-    @property
-    def name(self) -> str:
-        """The user's, as the plan gives it: its first word, or nothing."""
-        word = re.match(r"[^\W\d_]+", self.plan.persona)
-        return word.group() if word else ""
 
     @property
     def principles(self) -> str:
@@ -123,326 +109,210 @@ class Talk(Struct, frozen=True):
 
     @property
     def outline(self) -> dict[str, str]:
-        """What both sides may know from the start. The slip is no part of it: it comes as a cue."""
+        """What both sides may know from the start: all of the plan but its planned violation."""
         return {
             "subarea": self.scenario.subarea,
             "persona": self.plan.persona or "somebody with a question",
             "steps": prompt_files.numbered(self.plan.steps),
         }
 
-    def request(self, role: Role, max_tokens: int = 0) -> Request:
-        """An empty request with this dialogue's sampling."""
+    def fill(self, section: str, **values: str) -> str:
+        """Fill a section of the protocol's prompt file."""
+        return self.prompts.fill(section, **values)
+
+    def request(
+        self, role: Role, purpose: Purpose, messages: Sequence[Message] = (), **fields: object
+    ) -> Request:
+        """Return a request with this dialogue's sampling, changed by `fields`."""
         c = self.config
-        return Request(role, max_tokens or c.max_tokens, temperature=c.temperature, top_p=c.top_p)
+        sampling = {"max_tokens": c.max_tokens, "temperature": c.temperature, "top_p": c.top_p}
+        asked = {**sampling, "messages": tuple(messages), **fields}
+        return Request(role, purpose=purpose, **asked)  # type: ignore[arg-type]
 
-    def stopped(self, exchange: int, check: parsing.Check) -> StopReason | None:
-        """Why the talk ends after this exchange, or None."""
-        if exchange == self.planned:
-            return "turn_limit" if len(self.plan.steps) > self.planned else "completed"
-        if check.violated:
-            return "violation_end"
-        return "early_end" if check.over else None
+    def agent_cue(self, exchange: int, section: str, sample: Sample) -> str:
+        """Return the direction for the agent's last reply, set in `section`; empty for other turns
+        and where the strategy gives none."""
+        if exchange < self.exchanges or not self.direction:
+            return ""
+        direction = self.direction
+        if sample.critique:
+            direction += f" {self.fill('again', reason=sample.critique)}"
+        values = {"direction": direction}
+        if "begin" in self.prompts.sections:
+            prefix = self.reply_prefix
+            values["begin"] = f" {self.fill('begin', opening=prefix)}" if prefix else ""
+        return self.fill(section, **values)
 
-    def checked(self, exchange: int) -> bool:
-        """Whether the speaking model is asked about this agent turn."""
+    def user_cue(self, exchange: int) -> str:
+        """Return the direction for the user's last turn; empty for other turns and where the
+        strategy gives none."""
+        if exchange < self.exchanges:
+            return ""
+        target = self.scenario.target_principle.text
+        direction = self.strategy.user(target, self.plan.planned_violation)
+        return self.fill("user_turn", direction=direction) if direction else ""
+
+    def self_checked(self, exchange: int) -> bool:
+        """Whether the speaking model is asked about the agent's turn of this exchange."""
         when = self.config.self_check
-        return when == "every" or (when == "last" and exchange == self.planned)
+        return when == "every" or (when == "last" and exchange == self.exchanges)
+
+    @property
+    def planned_end(self) -> StopReason:
+        """Why a dialogue stops that reached its last exchange."""
+        return "turn_limit" if len(self.plan.steps) > self.exchanges else "completed"
 
 
-async def hold(protocol: ProtocolName, talk: Talk) -> Dialogue:
-    """The conversation, held by `protocol`. Raises `StageFailed` if not one exchange came out."""
-    return await _PROTOCOLS[protocol](talk)
+class Conversation:
+    """One conversation while a turn-by-turn protocol writes it.
 
-
-# -- transcript ----------------------------------------------------------------------------
-
-
-async def _transcript(talk: Talk) -> Dialogue:
-    values = {
-        "domain": talk.scenario.domain,
-        "subarea": talk.scenario.subarea,
-        "target_principle": talk.scenario.target_principle.text,
-        "direction": talk.direction or "as an assistant would give it.",
-        "plan": talk.plan.text,
-        "exchanges": str(talk.planned),
-    }
-    messages = (
-        Message("system", talk.prompts.fill("system")),
-        Message("user", talk.prompts.fill("user", **values)),
-    )
-    room = talk.config.max_tokens * 2 * talk.planned
-    request = replace(talk.request("agent", room), messages=messages)
-
-    def read(completion: Completion) -> Dialogue:
-        written = parsing.transcript(completion.text)
-        whole = written.done or completion.finish == "stop"
-        if not whole:
-            written = parsing.transcript(parsing.intact(completion.text))
-        kept = written.messages[: 2 * talk.config.max_exchanges]
-        if any(parsing.copies(m.content, talk.directions) for m in kept):
-            raise Unparseable("a direction leaks into the talk")
-        stop: StopReason = "completed"
-        if len(kept) < len(written.messages):
-            stop = "turn_limit"
-        elif not whole:
-            stop = "token_limit"
-        elif len(kept) < 2 * talk.planned:
-            stop = "violation_end" if written.flagged else "early_end"
-        elif talk.planned < len(talk.plan.steps):
-            stop = "turn_limit"
-        return Dialogue(kept, "transcript", stop, written.flagged)
-
-    return await parsed(talk.ask, "turn/all", request, read, talk.attempts)
-
-
-# -- continuation --------------------------------------------------------------------------
-
-
-async def _continuation(talk: Talk) -> Dialogue:
-    template = talk.template
-    assert template is not None, "continuation needs the seams of a chat template"
-    brief = talk.prompts.fill("brief", **talk.outline)
-    stream = template.open(brief)
-    heard: set[str] = set()
-
-    async def speak(speaker: Speaker, exchange: int, draft: Draft) -> str:
-        lead = ""
-        if speaker == "agent":
-            cue, seam = _final_cue(talk, exchange, "cue", draft), template.to_agent
-            lead = template.clean(talk.opening) if exchange == talk.planned else ""
-        else:
-            cue, seam = _user_cue(talk, exchange), template.to_user
-        cue = template.clean(f"\n\n{cue}") if cue else ""
-        if speaker == "user" and exchange == 1:
-            prefix = template.open(brief + cue)
-        else:
-            prefix = stream + cue + seam
-        stop = (*template.stops(speaker), *_RUNAWAY)
-        request = replace(talk.request("agent"), prompt=prefix + lead, stop=stop)
-        return await _turn(talk, draft.step(exchange, speaker), request, heard, template.cut, lead)
-
-    def hear(speaker: Speaker, exchange: int, said: str) -> None:
-        nonlocal stream
-        seam = template.to_agent if speaker == "agent" else template.to_user
-        stream += said if exchange == 1 and speaker == "user" else seam + said
-        heard.add(parsing.normal(said))
-
-    async def check(exchange: int) -> Completion:
-        question = talk.prompts.fill("check", principles=talk.principles)
-        branch = stream + template.to_user + template.clean(question) + template.to_agent
-        stop = template.stops("agent")
-        request = Request("agent", _CHECK_TOKENS, prompt=branch, temperature=0.0, stop=stop)
-        return await talk.ask(f"check/{exchange}", request)
-
-    return await _exchange(talk, "continuation", speak, hear, check)
-
-
-# -- chat ----------------------------------------------------------------------------------
-
-
-def opened(talk: Talk) -> tuple[Message, ...]:
-    """What a dialogue's one chat begins with, for all who read it."""
-    return (Message("system", talk.prompts.fill("brief", **talk.outline)),)
-
-
-async def _chat(talk: Talk) -> Dialogue:
-    fill = talk.prompts.fill
-    chat = list(opened(talk))
-    heard: set[str] = set()
-
-    async def speak(speaker: Speaker, exchange: int, draft: Draft) -> str:
-        if speaker == "user":
-            cue = fill("user_cue", number=str(exchange))
-            wanted = f"{cue}\n\n{_user_cue(talk, exchange)}".strip()
-            asked = (*chat, Message("user", wanted))
-        else:
-            cue = _final_cue(talk, exchange, "cue", draft)
-            last = Message("user", f"{chat[-1].content}\n\n{cue}".strip())
-            asked = (*chat[:-1], last)
-        request = replace(talk.request("agent"), messages=asked, stop=_RUNAWAY)
-        return await _turn(talk, draft.step(exchange, speaker), request, heard)
-
-    def hear(speaker: Speaker, exchange: int, said: str) -> None:
-        chat.append(Message("user" if speaker == "user" else "assistant", said))
-        heard.add(parsing.normal(said))
-
-    async def check(exchange: int) -> Completion:
-        question = Message("user", fill("check", principles=talk.principles))
-        request = Request("agent", _CHECK_TOKENS, messages=(*chat, question), temperature=0.0)
-        return await talk.ask(f"check/{exchange}", request)
-
-    return await _exchange(talk, "chat", speak, hear, check)
-
-
-# -- roleplay ------------------------------------------------------------------------------
-
-
-async def _roleplay(talk: Talk) -> Dialogue:
-    fill, plan, sees = talk.prompts.fill, talk.plan, talk.config.agent_sees_plan
-    user_system = fill("user_system", **talk.outline)
-    agent_system = fill("agent_system", **talk.outline) if sees else fill("agent_blind")
-    user_view = [Message("system", user_system), Message("user", fill("user_start"))]
-    agent_view = [Message("system", agent_system)]
-    heard: set[str] = set()
-
-    async def speak(speaker: Speaker, exchange: int, draft: Draft) -> str:
-        step = plan.steps[exchange - 1]
-        if speaker == "user":
-            view, cue = user_view, fill("user_cue", step=step)
-            cue = f"{cue}\n\n{_user_cue(talk, exchange)}".strip()
-        else:
-            view, cue = agent_view, ""
-            if sees:
-                final = _final_cue(talk, exchange, "final_cue", draft)
-                cue = final or fill("agent_cue", step=step)
-        last = view[-1]
-        directed = (*view[:-1], Message(last.role, f"{last.content}\n\n{cue}".strip()))
-        request = replace(talk.request(speaker), messages=directed, stop=_RUNAWAY)
-        return await _turn(talk, draft.step(exchange, speaker), request, heard)
-
-    def hear(speaker: Speaker, exchange: int, said: str) -> None:
-        mine, theirs = (user_view, agent_view) if speaker == "user" else (agent_view, user_view)
-        mine.append(Message("assistant", said))
-        theirs.append(Message("user", said))
-        heard.add(parsing.normal(said))
-
-    async def check(exchange: int) -> Completion:
-        question = Message("user", fill("check", principles=talk.principles))
-        messages = (*agent_view, question)
-        request = Request("agent", _CHECK_TOKENS, messages=messages, temperature=0.0)
-        return await talk.ask(f"check/{exchange}", request)
-
-    return await _exchange(talk, "roleplay", speak, hear, check)
-
-
-# -- common --------------------------------------------------------------------------------
-
-
-class Full(Exception):
-    """No whole sentence fits any more."""
-
-
-async def _exchange(
-    talk: Talk,
-    protocol: ProtocolName,
-    speak: Callable[[Speaker, int, Draft], Awaitable[str]],
-    hear: Callable[[Speaker, int, str], None],
-    check: Callable[[int], Awaitable[Completion]],
-) -> Dialogue:
-    """Turn by turn until the plan, the model or a limit ends it.
-
-    `speak` writes a turn, which becomes part of the conversation once it was made known to `hear`.
+    A protocol says what to ask for each turn (`turn`, `self_check`) and takes in what was written
+    (`append`). It keeps whatever state it needs: a stream of text, one chat, or two views.
     """
-    messages: list[Message] = []
-    stop: StopReason | None = None
-    flagged = False
-    exchange = 0
-    while stop is None:
-        exchange += 1
+
+    def __init__(self, task: DialogueTask) -> None:
+        self.task = task
+
+    def turn(self, speaker: Speaker, exchange: int, sample: Sample) -> Request:
+        """Return the request for a turn."""
+        raise NotImplementedError
+
+    def append(self, speaker: Speaker, text: str) -> None:
+        """Make `text` the next turn of the conversation."""
+        raise NotImplementedError
+
+    def self_check(self) -> Request:
+        """Return the request for the speaking model's own statement on the conversation so far."""
+        raise NotImplementedError
+
+    def prefix(self, speaker: Speaker, exchange: int) -> str:
+        """Return the words that the request already puts into the speaker's mouth."""
+        return ""
+
+    def cut(self, text: str) -> str:
+        """Cut what was written where it leaves the turn."""
+        return text
+
+
+async def generate(
+    name: str, conversation: Conversation, task: DialogueTask
+) -> Dialogue | OpenDialogue:
+    """Write turn by turn, up to the agent's last reply or to where the dialogue ends before it.
+
+    name  the protocol's, for the record
+
+    Raises `StageFailed` if not even the first exchange could be written.
+    """
+    dialogue = OpenDialogue(name, conversation, task)
+    for exchange in itertools.count(1):
         try:
-            said = await speak("user", exchange, Draft())
-            hear("user", exchange, said)
-            before = (*messages, Message("user", said))
-            last = exchange == talk.planned
-            choose = talk.choose if last else first
-            reply = await choose(before, partial(speak, "agent", exchange))
-            hear("agent", exchange, reply)
-        except Full:
-            if not messages:
-                raise StageFailed(f"turn/{exchange}", "token limit in the first exchange") from None
-            stop = "token_limit"
-            break
-        messages += [Message("user", said), Message("assistant", reply)]
-        state = parsing.Check(violated=False, over=False)
-        if talk.checked(exchange):
-            state = await _state(check, exchange)
-        flagged = state.violated
-        stop = talk.stopped(exchange, state)
-    return Dialogue(tuple(messages), protocol, stop, flagged)
+            await dialogue.write("user", exchange)
+            if exchange == task.exchanges:
+                return dialogue
+            await dialogue.write("agent", exchange)
+        except ContextFull:
+            return dialogue.truncated()
+        check = await dialogue.self_check(exchange)
+        if check.violated or check.over:
+            stop: StopReason = "violation_end" if check.violated else "early_end"
+            return dialogue.ended(stop, flagged=check.violated)
+    raise AssertionError("unreachable: the last exchange returns")
 
 
-async def _turn(
-    talk: Talk,
-    step: str,
-    request: Request,
-    heard: Collection[str],
-    cut: Callable[[str], str] = str,
-    lead: str = "",
-) -> str:
-    """One turn, in whole sentences, that was not `heard` before. It begins with `lead`, which the
-    writer was given.
+class OpenDialogue:
+    """A dialogue that waits for the agent's last reply."""
 
-    Raises `Full` if the token limit left no sentence.
-    """
+    def __init__(self, protocol: str, conversation: Conversation, task: DialogueTask) -> None:
+        self._protocol = protocol
+        self._conversation = conversation
+        self._task = task
+        self._seen: set[str] = set()
+        self.messages: tuple[Message, ...] = ()
+        """The conversation so far; ends with the user's last turn once `generate` returns it."""
 
-    def read(completion: Completion) -> str:
-        text = parsing.readable(lead + completion.text)
-        said = cut(text)
-        if completion.finish == "length" and said == text:
-            said = parsing.intact(text)
-            if not said:
-                raise Full
-        said = parsing.turn(said, talk.name)
-        if parsing.normal(said) in heard:
-            raise Unparseable("the turn repeats an earlier one")
-        if leak := _LEAK.search(said):  # a writer who goes on with the director's words
-            said = said[: leak.start()].rstrip()
-            if not said:
-                raise Unparseable("a direction leaks into the talk")
-        if parsing.copies(said, script):
-            raise Unparseable("the turn copies the plan or a principle")
-        return said
+    async def sample_reply(self, sample: Sample = Sample()) -> str:
+        """Draw one sample of the last reply. Raises `ContextFull` and `StageFailed`."""
+        return await self._turn("agent", self._task.exchanges, sample)
 
-    # What nobody would say as it stands; a slip may be.
-    script = "\n".join((talk.plan.persona, *talk.plan.steps, talk.principles, talk.directions))
-    try:
-        return await parsed(talk.ask, step, request, read, talk.attempts)
-    except StageFailed as failed:
-        if _is_full(failed):
-            raise Full from None
-        raise
+    async def close(self, reply: str) -> Dialogue:
+        """End the dialogue with `reply`."""
+        self._append("agent", reply)
+        check = await self.self_check(self._task.exchanges)
+        return self.ended(self._task.planned_end, flagged=check.violated)
 
+    def truncated(self) -> Dialogue:
+        """End with the last complete exchange, for want of room.
 
-def _final_cue(talk: Talk, exchange: int, section: str, draft: Draft) -> str:
-    """The direction for the agent's final turn; empty for the others, and where there is none."""
-    if exchange < talk.planned or not talk.direction:
-        return ""
-    fill, direction = talk.prompts.fill, talk.direction
-    if draft.reason:
-        direction += f" {fill('again', reason=draft.reason)}"
-    values = {"direction": direction}
-    if "begin" in talk.prompts.sections:
-        values["begin"] = f" {fill('begin', opening=talk.opening)}" if talk.opening else ""
-    return fill(section, **values)
+        Raises `StageFailed` if there is none.
+        """
+        complete = len(self.messages) // 2 * 2
+        if not complete:
+            raise StageFailed("turn/1", "token limit in the first exchange")
+        self.messages = self.messages[:complete]
+        return self.ended("token_limit", flagged=False)
 
+    async def write(self, speaker: Speaker, exchange: int) -> None:
+        """Write the next turn."""
+        self._append(speaker, await self._turn(speaker, exchange, Sample()))
 
-def _user_cue(talk: Talk, exchange: int) -> str:
-    """The direction for the user's last turn; empty for the others, and where there is none."""
-    if exchange < talk.planned:
-        return ""
-    direction = talk.strategy.user(talk.scenario.target_principle.text, talk.plan.planned_violation)
-    return talk.prompts.fill("user_turn", direction=direction) if direction else ""
+    def ended(self, stop: StopReason, *, flagged: bool) -> Dialogue:
+        """Return the dialogue as it stands."""
+        return Dialogue(self.messages, self._protocol, stop, flagged)
 
+    async def self_check(self, exchange: int) -> parsing.Check:
+        """Ask the speaking model about the last turn, if configured.
 
-async def _state(check: Callable[[int], Awaitable[Completion]], exchange: int) -> parsing.Check:
-    """A self-check as read; one that cannot be read, or has no room left, claims nothing."""
-    try:
-        return parsing.check((await check(exchange)).text)
-    except Unparseable:
-        pass
-    except StageFailed as failed:
-        if not _is_full(failed):
+        An answer that cannot be read claims nothing, and neither does one without room.
+        """
+        nothing = parsing.Check(violated=False, over=False)
+        if not self._task.self_checked(exchange):
+            return nothing
+        try:
+            answer = await self._task.ask(f"check/{exchange}", self._conversation.self_check())
+            return parsing.check(answer.text)
+        except Unparseable:
+            return nothing
+        except StageFailed as failed:
+            if failed.kind != "context_full":
+                raise
+            return nothing
+
+    def _append(self, speaker: Speaker, text: str) -> None:
+        self._conversation.append(speaker, text)
+        self.messages = (*self.messages, Message(_ROLES[speaker], text))
+        self._seen.add(parsing.normal(text))
+
+    async def _turn(self, speaker: Speaker, exchange: int, sample: Sample) -> str:
+        """Ask for one turn, in complete sentences, that repeats no earlier one."""
+        task, conversation = self._task, self._conversation
+        prefix = conversation.prefix(speaker, exchange)
+        name = re.match(r"[^\W\d_]+", task.plan.persona)
+        # What nobody would say word for word; the planned violation may be.
+        script = "\n".join((task.plan.persona, *task.plan.steps, task.principles, task.directions))
+
+        def read(completion: Completion) -> str:
+            text = parsing.readable(prefix + completion.text)
+            said = conversation.cut(text)
+            if completion.finish == "length" and said == text:
+                said = parsing.intact(text)
+                if not said:
+                    raise ContextFull
+            said = parsing.turn(said, name.group() if name else "")
+            if parsing.normal(said) in self._seen:
+                raise Unparseable("the turn repeats an earlier one")
+            if leak := _LEAK.search(said):  # the model goes on with the director's words
+                said = said[: leak.start()].rstrip()
+                if not said:
+                    raise Unparseable("a direction leaks into the conversation")
+            if parsing.copies(said, script):
+                raise Unparseable("the turn copies the plan or a principle")
+            return said
+
+        request = conversation.turn(speaker, exchange, sample)
+        step = sample.step(exchange, speaker)
+        try:
+            return await ask_until_parsed(task.ask, step, request, read, task.attempts)
+        except StageFailed as failed:
+            if failed.kind == "context_full":
+                raise ContextFull from None
             raise
-    return parsing.Check(violated=False, over=False)
-
-
-def _is_full(failed: StageFailed) -> bool:
-    return failed.kind == "context_full"
-
-
-_PROTOCOLS: dict[ProtocolName, Callable[[Talk], Awaitable[Dialogue]]] = {
-    "transcript": _transcript,
-    "continuation": _continuation,
-    "chat": _chat,
-    "roleplay": _roleplay,
-}

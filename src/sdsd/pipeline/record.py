@@ -1,262 +1,221 @@
 """READ THIS FIRST. How one dialogue is made, from its scenario to its record.
 
-    scenario -> plan -> dialogue -> critique -> (revise -> recheck) x R -> record
+    scenario -> plan -> dialogue -> critique -> (revision -> recheck) x R -> record
 
-The dialogue's last turn may be drawn several times; then the critique is what chooses among them.
-Plain control flow in one coroutine. Every model call goes through `ask`, which recalls what the
-journal already holds; so running this function again after a crash replays it, and running it
-with the door locked verifies it. Nothing here knows of files, servers or other dialogues.
+Plain control flow in one coroutine. Every model request goes through `ask`, which returns what the
+journal already holds: running this function again after a crash replays it, and running it with
+nothing but the journal verifies it. Nothing here knows about files, servers or other dialogues.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd.checks import revision_rules
-from sdsd.config import Config, Vote
+from sdsd.config import Vote
 from sdsd.errors import StageFailed
 from sdsd.hashing import draw
-from sdsd.pipeline.best_of_n import Choice
-from sdsd.pipeline.critique import Case, criticise, plan_adherence
-from sdsd.pipeline.dialogue import Talk, hold, opened
+from sdsd.pipeline.best_of_n import best_of_n
+from sdsd.pipeline.critique import judge, judge_plan_adherence, review_messages
+from sdsd.pipeline.dialogue import ContextFull, DialogueTask, OpenDialogue
+from sdsd.pipeline.method import Ask, Method, Pipeline, Start
 from sdsd.pipeline.plan import write_plan
-from sdsd.pipeline.revise import faults, write_revision
-from sdsd.scenarios.strategies import Strategy
+from sdsd.pipeline.protocols import find_protocol
+from sdsd.pipeline.protocols.chat import first_messages
+from sdsd.pipeline.revise import critique_text, write_revision
+from sdsd.plugins import resolve
 from sdsd.text import parsing
-from sdsd.text.chat_format import Template
 from sdsd.text.prompt_files import Prompt
 from sdsd.types import (
     Candidate,
-    Completion,
     Critique,
     Dialogue,
     Failure,
     Message,
     Outcome,
-    Plan,
-    ProtocolName,
     Record,
-    Request,
     Revision,
     Scenario,
-    StageUsage,
+    Turn,
 )
-
-PROMPTS = ("plan", "transcript", "continuation", "chat", "roleplay", "review")
-
-
-class Ask(Protocol):
-    """The way to the models: recalls what is recorded, and records what is new."""
-
-    @property
-    def use(self) -> dict[str, StageUsage]:
-        """What was asked so far, by stage."""
-        ...
-
-    async def __call__(self, step: str, request: Request) -> Completion:
-        """The answer to one request; `step` is used once in a dialogue."""
-        ...
-
-
-class Method(Struct, frozen=True):
-    """How every dialogue of a run is made; fixed when the run begins."""
-
-    config: Config
-    prompts: dict[str, Prompt]
-    """By name, the files of `PROMPTS`."""
-    strategies: dict[str, Strategy]
-    """By name, those that scenarios may have."""
-    protocol: ProtocolName
-    template: Template | None = None
-    """The chat template's seams, for `continuation`."""
-    schema: bool = False
-    """The critic's server can hold a reply to a JSON schema."""
-    burst: bool = False
-    """The critic's server shares a prefix between requests at once. Decides when, never what."""
-    shared: bool = False
-    """Critic and reviser are the agent's own model: they read on in the chat that it held."""
-
-
-class Start(Struct, frozen=True):
-    """What a dialogue begins with: nothing, or what somebody has already."""
-
-    plan: Plan | None = None
-    dialogue: Dialogue | None = None
-
-
-class _Draft:
-    """What has been made so far, so that a failure keeps it."""
-
-    def __init__(self, start: Start) -> None:
-        self.plan = start.plan
-        self.dialogue = start.dialogue
-        self.critique: Critique | None = None
-        self.candidates: tuple[Candidate, ...] = ()
-        self.earlier: tuple[Critique, ...] = ()
-        self.plan_adherence: tuple[bool, ...] = ()
-        self.revisions: tuple[Revision, ...] = ()
 
 
 async def make_record(
     scenario: Scenario, ask: Ask, method: Method, start: Start = Start()
 ) -> Record:
-    """The finished record of one scenario: accepted, filtered by a named rule, or failed."""
-    draft = _Draft(start)
-    failure = None
+    """Return the record of one scenario: accepted, filtered by a named rule, or failed."""
+    if method.config.pipeline:
+        pipeline: Pipeline = resolve(method.config.pipeline, "pipelines")
+        return await pipeline(scenario, ask, method, start)
+    work = _Work(scenario, ask, method, start)
     try:
-        outcome, rule = await _make(draft, scenario, ask, method)
-    except StageFailed as stage:
-        outcome, rule = "failed", ""
-        failure = Failure(stage.step, stage.cause, stage.raw)
-    return Record(
-        scenario=scenario,
-        outcome=outcome,
-        rule=rule,
-        plan=draft.plan,
-        dialogue=draft.dialogue,
-        critique=draft.critique,
-        revisions=draft.revisions,
-        failure=failure,
-        usage=ask.use,
-        candidates=draft.candidates,
-        earlier_critiques=draft.earlier,
-        plan_adherence=draft.plan_adherence,
-    )
+        outcome, rule = await _make(work)
+    except StageFailed as failed:
+        return work.record("failed", failure=Failure(failed.step, failed.cause, failed.raw))
+    return work.record(outcome, rule)
 
 
-async def _make(draft: _Draft, scenario: Scenario, ask: Ask, method: Method) -> tuple[Outcome, str]:
-    opening = await _hold(draft, scenario, ask, method)
-    assert draft.dialogue is not None
-    messages, critique = draft.dialogue.messages, method.config.critique
-
-    async def judge(k: int, stage: str) -> Critique:
-        case = Case(messages[:k], messages[k].content, opening)
-        return await _judge(case, scenario, ask, stage, method, critique.vote)
-
-    last = len(messages) - 1
-    if draft.critique is None:
-        draft.critique = await judge(last, "critique")
-    if critique.turns == "every":
-        for number, k in enumerate(range(1, last, 2), 1):
-            draft.earlier += (await judge(k, f"earlier/{number}"),)
-    original = Case(messages[:-1], messages[-1].content, opening)
-    if critique.adherence and draft.plan:
-        review, tries = method.prompts["review"], method.config.attempts
-        draft.plan_adherence = await plan_adherence(
-            original, draft.plan, ask, critique, review, tries
-        )
-    if draft.critique.clean:
+async def _make(work: _Work) -> tuple[Outcome, str]:
+    if work.dialogue is None:
+        await _plan_and_generate(work)
+    assert work.dialogue is not None
+    messages, config = work.dialogue.messages, work.method.config.critique
+    last = work.turn(messages[:-1], messages[-1].content)
+    if work.critique is None:  # else it has chosen the last reply among several
+        work.critique = await work.judge(last, "critique")
+    if config.turns == "every":
+        for number, k in enumerate(range(1, len(messages) - 1, 2), 1):
+            earlier = work.turn(messages[:k], messages[k].content)
+            work.earlier_critiques += (await work.judge(earlier, f"earlier/{number}"),)
+    if config.adherence and work.plan:
+        panel = work.method.panel
+        work.plan_adherence = await judge_plan_adherence(last, work.plan, work.ask, panel)
+    if work.critique.clean:
         return "filtered", "no_violation"
-    if not draft.critique.violations:
+    if not work.critique.violations:
         return "filtered", "unsupported_violation"
-    outcome, rule = await _repair(draft, original, scenario, ask, method)
-    if any(candidate.critique.clean for candidate in draft.candidates):
-        return "accepted", ""
+    outcome, rule = await _repair(work, work.critique, last)
+    if any(candidate.critique.clean for candidate in work.candidates):
+        return "accepted", ""  # an on-policy pair, whatever became of the revision
     return outcome, rule
 
 
-async def _hold(draft: _Draft, scenario: Scenario, ask: Ask, method: Method) -> tuple[Message, ...]:
-    """Plan and dialogue, unless there are some; returns what the dialogue's one chat began with.
-
-    Where the last turn is chosen among several, its critique is there already, too.
-    """
-    if draft.dialogue is not None:
-        return ()
-    config, prompts, tries = method.config, method.prompts, method.config.attempts
-    strategy = method.strategies[scenario.strategy]
-    if draft.plan is None:
-        form = prompts["plan"]
-        draft.plan = await write_plan(scenario, ask, config.plan, form, tries, strategy)
-    voice = prompts[method.protocol]
-    talk = Talk(scenario, draft.plan, ask, config.dialogue, voice, tries, strategy)
-    talk = replace(talk, template=method.template)
-    opening = opened(talk) if method.protocol == "chat" and method.shared else ()
-
-    async def judge(before: tuple[Message, ...], text: str, stage: str) -> Critique:
-        case = Case(before, text, opening)
-        return await _judge(case, scenario, ask, stage, method, config.critique.vote)
-
-    n = strategy.settings.candidates or config.dialogue.candidates
-    choice = Choice(judge, scenario.target_principle.id, n, strategy.settings.retries)
-    if choice.needed:
-        talk = replace(talk, choose=choice)
-    draft.dialogue = await hold(method.protocol, talk)
-    draft.critique, draft.candidates = choice.critique, choice.others
-    if choice.failure:
-        raise choice.failure
-    return opening
+async def _plan_and_generate(work: _Work) -> None:
+    """Write the plan, unless there is one, and generate the dialogue."""
+    scenario, ask, method = work.scenario, work.ask, work.method
+    config, prompts, strategy = method.config, method.prompts, method.strategies[scenario.strategy]
+    if work.plan is None:
+        work.plan = await write_plan(
+            scenario, ask, config.plan, prompts["plan"], config.attempts, strategy
+        )
+    task = DialogueTask(
+        scenario,
+        work.plan,
+        ask,
+        config.dialogue,
+        prompts.get(method.protocol, Prompt("", "", {})),
+        config.attempts,
+        strategy,
+        method.template,
+    )
+    if method.protocol == "chat" and method.shared_chat:
+        work.chat_start = first_messages(task)
+    dialogue = await find_protocol(method.protocol)(task)
+    if isinstance(dialogue, Dialogue):
+        work.dialogue = dialogue
+    else:
+        await _choose_last_reply(work, dialogue)
 
 
-async def _repair(
-    draft: _Draft, original: Case, scenario: Scenario, ask: Ask, method: Method
-) -> tuple[Outcome, str]:
-    """Revise and recheck until the critics are content, at most `revise.rounds` times."""
-    config, critique = method.config.revise, draft.critique
-    assert critique is not None
+async def _choose_last_reply(work: _Work, dialogue: OpenDialogue) -> None:
+    """End the dialogue with the best of several samples of the last reply, or with its only one."""
+    settings = work.method.strategies[work.scenario.strategy].settings
+
+    async def critique(reply: str, stage: str) -> Critique:
+        return await work.judge(work.turn(dialogue.messages, reply), stage)
+
+    n = settings.candidates or work.method.config.dialogue.candidates
+    target = work.scenario.target_principle.id
+    try:
+        chosen = await best_of_n(dialogue.sample_reply, critique, target, n, settings.retries)
+    except ContextFull:
+        work.dialogue = dialogue.truncated()
+        return
+    work.critique, work.candidates = chosen.critique, chosen.others
+    work.dialogue = await dialogue.close(chosen.text)
+    if chosen.failure:
+        raise chosen.failure
+
+
+async def _repair(work: _Work, critique: Critique, original: Turn) -> tuple[Outcome, str]:
+    """Revise and recheck until the critics find nothing, at most `revise.rounds` times."""
+    config, review = work.method.config.revise, work.method.prompts["review"]
     if config.rounds == 0:
         return "filtered", "not_revised"
-    case, quotes = original, tuple(v.quote for v in critique.verdicts if v.confirmed)
+    turn, quotes = original, tuple(v.quote for v in critique.verdicts if v.confirmed)
     for number in range(1, config.rounds + 1):
-        refused = draft.revisions[-1].defect if draft.revisions else ""
-        task, said = _task(case, critique, scenario, method, number, refused)
-        messages = case.messages(method.prompts["review"], task)
-        step = f"revise/{number}"
-        text = await write_revision(messages, ask, step, config, method.config.attempts)
-        found = revision_rules.faults(original.utterance, text, original.before, quotes, said)
-        if parsing.normal(text) == parsing.normal(case.utterance):
-            found = ("unchanged", *found)
-        defect = next((rule for rule in found if rule in revision_rules.DEFECTS), "")
-        doubts = tuple(rule for rule in found if rule not in revision_rules.DEFECTS)
+        task, said = _reviser_task(work, critique, number)
+        step, attempts = f"revise/{number}", work.method.config.attempts
+        messages = review_messages(turn, review, task)
+        text = await write_revision(messages, work.ask, step, config, attempts)
+        defect, warnings = _check(text, turn, original, quotes, said)
         if defect:
-            draft.revisions += (Revision(text, defect=defect, warnings=doubts),)
+            work.revisions += (Revision(text, defect=defect, warnings=warnings),)
             continue
-        case = replace(case, utterance=text)
-        through = config.style == "principle" and number < config.rounds
-        if through or not config.recheck:
-            draft.revisions += (Revision(text, warnings=doubts),)
-            if through:
-                continue
+        turn = replace(turn, reply=text)
+        if config.style == "principle" and number < config.rounds:  # only the last is rechecked
+            work.revisions += (Revision(text, warnings=warnings),)
+            continue
+        if not config.recheck:
+            work.revisions += (Revision(text, warnings=warnings),)
             return "accepted", ""
-        stage = f"recheck/{number}"
-        critique = await _judge(case, scenario, ask, stage, method, config.vote)
-        draft.revisions += (Revision(text, critique, warnings=doubts),)
+        critique = await work.judge(turn, f"recheck/{number}", config.vote)
+        work.revisions += (Revision(text, critique, warnings=warnings),)
         if critique.clean:
             return "accepted", ""
     return "filtered", "not_repaired"
 
 
-def _task(
-    case: Case, critique: Critique, scenario: Scenario, method: Method, number: int, defect: str
-) -> tuple[str, str]:
-    """What the reviser is told, and of it what the review said.
-
-    `defect` is the rule by which the attempt before was refused, if it was.
-    """
-    review, principles = method.prompts["review"], {p.id: p for p in scenario.principles}
-    if method.config.revise.style == "principle":
-        drawn = draw(scenario.id, "rewrite", number) % len(scenario.principles)
-        return review.fill("rewrite", principle=scenario.principles[drawn].text), ""
-    said = faults([v for v in critique.verdicts if v.violated], principles)
-    refused = f"\n\n{review.fill('refused', defect=revision_rules.RULES[defect])}" if defect else ""
-    return review.fill("revise", faults=said, refused=refused), said
+def _reviser_task(work: _Work, critique: Critique, number: int) -> tuple[str, str]:
+    """Return the reviser's task, and the part of it that comes from the critique."""
+    review, principles = work.method.prompts["review"], work.scenario.principles
+    if work.method.config.revise.style == "principle":
+        drawn = principles[draw(work.scenario.id, "rewrite", number) % len(principles)]
+        return review.fill("rewrite", principle=drawn.text), ""
+    claims = [v for v in critique.verdicts if v.violated]
+    said = critique_text(claims, {p.id: p for p in principles})
+    defect = work.revisions[-1].defect if work.revisions else ""
+    refused = review.fill("refused", defect=revision_rules.RULES[defect]) if defect else ""
+    return review.fill("revise", faults=said, refused=refused and f"\n\n{refused}"), said
 
 
-async def _judge(
-    case: Case, scenario: Scenario, ask: Ask, stage: str, method: Method, vote: Vote
-) -> Critique:
-    """The critics on all principles of the scenario."""
-    return await criticise(
-        case,
-        scenario.principles,
-        ask,
-        stage,
-        method.config.critique,
-        method.prompts["review"],
-        method.config.attempts,
-        vote=vote,
-        schema=method.schema,
-        burst=method.burst,
-    )
+def _check(
+    text: str, turn: Turn, original: Turn, quotes: tuple[str, ...], said: str
+) -> tuple[str, tuple[str, ...]]:
+    """Return the defect that refuses a revision (empty: none), and the warnings about it."""
+    found = revision_rules.faults(original.reply, text, original.conversation, quotes, said)
+    if parsing.normal(text) == parsing.normal(turn.reply):
+        found = ("unchanged", *found)
+    defect = next((rule for rule in found if rule in revision_rules.DEFECTS), "")
+    return defect, tuple(rule for rule in found if rule not in revision_rules.DEFECTS)
+
+
+class _Work:
+    """One dialogue in the making: its inputs, and what has been made so far, which a failure
+    keeps."""
+
+    def __init__(self, scenario: Scenario, ask: Ask, method: Method, start: Start) -> None:
+        self.scenario, self.ask, self.method = scenario, ask, method
+        self.plan = start.plan
+        self.dialogue = start.dialogue
+        self.critique: Critique | None = None
+        self.revisions: tuple[Revision, ...] = ()
+        self.candidates: tuple[Candidate, ...] = ()
+        self.earlier_critiques: tuple[Critique, ...] = ()
+        self.plan_adherence: tuple[bool, ...] = ()
+        self.chat_start: tuple[Message, ...] = ()
+        """What reviewers who continue the dialogue's chat find before the conversation."""
+
+    def turn(self, conversation: tuple[Message, ...], reply: str) -> Turn:
+        return Turn(conversation, reply, self.chat_start)
+
+    async def judge(self, turn: Turn, stage: str, vote: Vote | None = None) -> Critique:
+        method, principles = self.method, self.scenario.principles
+        rule = vote or method.config.critique.vote
+        return await judge(turn, principles, self.ask, stage, method.panel, rule)
+
+    def record(self, outcome: Outcome, rule: str = "", failure: Failure | None = None) -> Record:
+        return Record(
+            scenario=self.scenario,
+            outcome=outcome,
+            rule=rule,
+            plan=self.plan,
+            dialogue=self.dialogue,
+            critique=self.critique,
+            revisions=self.revisions,
+            failure=failure,
+            usage=self.ask.usage,
+            candidates=self.candidates,
+            earlier_critiques=self.earlier_critiques,
+            plan_adherence=self.plan_adherence,
+        )

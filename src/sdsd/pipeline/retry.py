@@ -1,12 +1,13 @@
-"""Asking for a reply that can be read, and asking again when it cannot.
+"""Ask until a reply can be parsed, and gather requests so that a replay asks the same steps.
 
-A second try is a step of its own (`plan/retry/1`) with a seed of its own: it is recorded and
-replayed like any other call, above the journal, unlike retries of transport.
+A second attempt is a step of its own (`plan/retry/1`) with its own seed. It is recorded and
+replayed like any other request, unlike retries of transport, which leave no trace in the journal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 from msgspec.structs import replace
@@ -17,10 +18,10 @@ from sdsd.types import AskFn, Completion, Request
 T = TypeVar("T")
 
 _WARM = 0.7
-"""At least this temperature from the second try on: a greedy reply would only come again."""
+"""The least temperature from the second attempt on: greedy decoding would repeat the reply."""
 
 
-async def parsed(
+async def ask_until_parsed(
     ask: AskFn,
     step: str,
     request: Request,
@@ -28,10 +29,12 @@ async def parsed(
     attempts: int,
     last: Callable[[Completion], T] | None = None,
 ) -> T:
-    """The first reply that `read` can read, out of at most `attempts`.
+    """Return the first reply that `read` accepts, out of at most `attempts`.
 
-    `last`, if given, reads the last attempt instead of `read`, and may be content with less.
-    Raises `StageFailed` with the cause and the raw text when none can be read.
+    read  parses a completion or raises `Unparseable`
+    last  parses the last attempt in place of `read`, usually less strictly
+
+    Raises `StageFailed` with the cause and the raw text if no reply can be parsed.
     """
     cause, raw = "", ""
     for k in range(attempts):
@@ -46,3 +49,29 @@ async def parsed(
             cut = ", cut at its token limit" if completion.finish == "length" else ""
             cause, raw = f"unparseable after {attempts} tries: {error}{cut}", completion.text
     raise StageFailed(step, cause, raw)
+
+
+async def gather(jobs: Sequence[Callable[[], Awaitable[T]]], *, concurrently: bool) -> list[T]:
+    """Return the results in order, or raise the first failure in that order.
+
+    Every job runs to its end even if another one fails. So the steps that are asked, and with them
+    the recording, do not depend on which answer came first.
+    """
+
+    async def outcome(job: Callable[[], Awaitable[T]]) -> T | Exception:
+        try:
+            return await job()
+        except Exception as error:  # raised below
+            return error
+
+    if concurrently:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(outcome(job)) for job in jobs]
+        results = [task.result() for task in tasks]
+    else:
+        results = [await outcome(job) for job in jobs]
+    failures = [result for result in results if isinstance(result, Exception)]
+    # What stops the run comes before what ends this dialogue.
+    for failure in sorted(failures, key=lambda error: isinstance(error, StageFailed)):
+        raise failure
+    return [result for result in results if not isinstance(result, Exception)]

@@ -1,44 +1,45 @@
-"""Revise: write the agent's last turn anew, without what the critique found."""
+"""Revise: rewrite the agent's last reply so that it no longer violates what the critique found."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from sdsd.config import ReviseConfig
-from sdsd.pipeline.retry import parsed
+from sdsd.pipeline.retry import ask_until_parsed
 from sdsd.text import parsing
 from sdsd.types import AskFn, Completion, Message, Principle, Request, Verdict
 
 
-def faults(verdicts: Sequence[Verdict], principles: Mapping[str, Principle]) -> str:
-    """The verdicts as the reviser reads them, and as the published `critique` column."""
+def critique_text(verdicts: Sequence[Verdict], principles: Mapping[str, Principle]) -> str:
+    """Return verdicts as the reviser reads them: a line each with principle, reason, quotation."""
     return "\n".join(
         f'- "{principles[v.principle].text}" {v.reason}'
-        + (f' Offending words: "{v.quote}"' if v.grounded else "")
+        + (f' Offending words: "{v.quote}"' if v.grounded and v.quote else "")
         for v in verdicts
     )
 
 
 async def write_revision(
-    messages: tuple[Message, ...],
-    ask: AskFn,
-    step: str,
-    config: ReviseConfig,
-    attempts: int,
+    messages: tuple[Message, ...], ask: AskFn, step: str, config: ReviseConfig, attempts: int
 ) -> str:
-    """The new turn, in whole sentences. `messages` end in the reviser's task (`critique.Case`).
+    """Return the new reply, in complete sentences.
 
-    What a reviser remarks before its new turn is cut off with the turn's label."""
+    messages  a review chat that ends with the reviser's task
+
+    What the reviser remarks before the new reply is cut off with the reply's label. Raises
+    `StageFailed`.
+    """
     request = Request(
         role="reviser",
-        purpose="revision",
         messages=messages,
         max_tokens=config.max_tokens,
         temperature=config.temperature,
+        purpose="revision",
     )
 
     def read(completion: Completion) -> str:
-        whole = completion.finish == "stop"
-        return parsing.revision(completion.text if whole else parsing.intact(completion.text))
+        complete = completion.finish == "stop"
+        text = completion.text if complete else parsing.intact(completion.text)
+        return parsing.revision(text)
 
-    return await parsed(ask, step, request, read, attempts)
+    return await ask_until_parsed(ask, step, request, read, attempts)

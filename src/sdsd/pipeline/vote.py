@@ -1,4 +1,4 @@
-"""From what several critics say to one verdict."""
+"""Combine the verdicts of several critics on one principle."""
 
 from __future__ import annotations
 
@@ -11,29 +11,31 @@ from sdsd.types import Verdict
 
 
 def combine(votes: Sequence[Verdict], weights: Sequence[float], rule: Vote) -> Verdict:
-    """The joint verdict on one principle.
+    """Return the joint verdict.
 
-    Only a claim whose quotation is there is a vote for a violation. If the rule would be met with
-    those whose quotation is not, the joint verdict is a claim without evidence, as a single
-    critic's would be. Reason, quotation and severity are those of the weightiest critic (the first
-    of them) who says what all together say; the probability is the weighted mean of those known.
+    Only a claim whose quotation occurs in the reply is a vote for a violation. If the rule passes
+    only with claims that lack it, the joint verdict is an ungrounded claim, as a single critic's
+    would be. Reason, quotation and severity are those of the critic with the most weight who agrees
+    with the joint verdict (the first of several); the probability is the weighted mean of those
+    known.
     """
-    if met(rule, [v.confirmed for v in votes], weights):
-        pick = [v.confirmed for v in votes]
-    elif met(rule, [v.violated for v in votes], weights):
-        pick = [v.violated and not v.grounded for v in votes]
+    if passes(rule, [v.confirmed for v in votes], weights):
+        agrees = [v.confirmed for v in votes]
+    elif passes(rule, [v.violated for v in votes], weights):
+        agrees = [v.violated and not v.grounded for v in votes]
     else:
-        pick = [not v.violated for v in votes]
-    agreeing = [(v, w) for v, w, chosen in zip(votes, weights, pick, strict=True) if chosen]
-    spokesman = max(agreeing, key=lambda pair: pair[1])[0]
-    told = [(v.probability, w) for v, w in zip(votes, weights, strict=True)]
-    known = [(p, w) for p, w in told if p is not None]
+        agrees = [not v.violated for v in votes]
+    agreeing = [(v, w) for v, w, yes in zip(votes, weights, agrees, strict=True) if yes]
+    speaker = max(agreeing, key=lambda pair: pair[1])[0]
+    known = [
+        (v.probability, w) for v, w in zip(votes, weights, strict=True) if v.probability is not None
+    ]
     mean = sum(p * w for p, w in known) / sum(w for _, w in known) if known else None
-    return replace(spokesman, probability=mean, critic="")
+    return replace(speaker, probability=mean, critic="")
 
 
-def met(rule: Vote, ayes: Sequence[bool], weights: Sequence[float]) -> bool:
-    """Whether so many are enough."""
+def passes(rule: Vote, ayes: Sequence[bool], weights: Sequence[float]) -> bool:
+    """Whether the votes in favour suffice under `rule`."""
     if rule == "any":
         return any(ayes)
     if rule == "all":

@@ -16,6 +16,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -50,7 +51,24 @@ class Call(Struct, frozen=True):
 Sender = Callable[[Call], Awaitable[Answer]]
 
 
-def complete(models: Mapping[Role, Model]) -> Sender:
+class Responder(Protocol):
+    """Whatever answers the requests of a role: a model, or a critic that is a function."""
+
+    @property
+    def name(self) -> str:
+        """Goes into every request's fingerprint."""
+        ...
+
+    async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
+        """Make one attempt at one request."""
+        ...
+
+    def recorded(self, request: Request, seed: int, dialogue: int) -> None:
+        """Take note that the answer is on disk."""
+        ...
+
+
+def complete(models: Mapping[Role, Model | Responder]) -> Sender:
     """The core: hand the request to the model that plays its role."""
 
     async def send(call: Call) -> Answer:
@@ -198,7 +216,7 @@ class Ask:
     ) -> None:
         self.scenario = scenario
         self._dialogue = dialogue
-        self.use: dict[str, StageUsage] = {}
+        self.usage: dict[str, StageUsage] = {}
         """What the dialogue has cost so far, per stage; the same after a replay."""
         self._seed = seed
         self._recorded = recorded
@@ -241,8 +259,8 @@ class Ask:
         )
 
     def _count(self, stage: str, answer: Completion) -> None:
-        old = self.use.get(stage, StageUsage())
-        self.use[stage] = StageUsage(
+        old = self.usage.get(stage, StageUsage())
+        self.usage[stage] = StageUsage(
             calls=old.calls + 1,
             prompt_tokens=old.prompt_tokens + answer.prompt_tokens,
             cached_tokens=old.cached_tokens + answer.cached_tokens,

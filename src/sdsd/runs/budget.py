@@ -22,8 +22,8 @@ class Account:
     def add(self, role: Role, answer: Completion) -> None:
         """One more answer."""
         self.tokens += answer.prompt_tokens + answer.completion_tokens
-        price = self._prices[role]
-        if price.prompt or price.completion:
+        price = self._prices.get(role)  # a critic that is a function has none
+        if price and (price.prompt or price.completion):
             used = (answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens)
             self.money += cost(price, *used)
 

@@ -21,7 +21,8 @@ from msgspec.structs import replace
 
 from sdsd.config import Config, protocols
 from sdsd.models.scripted import CHATML, ScriptedModel, small_world
-from sdsd.pipeline.record import Method, make_record
+from sdsd.pipeline.method import Method
+from sdsd.pipeline.record import make_record
 from sdsd.reports.money import money
 from sdsd.runs.ask import Ask, Call
 from sdsd.runs.directory import RunDir
@@ -132,6 +133,7 @@ async def _rehearsed(inputs: Inputs, indexes: Iterable[int], source: Sourced | N
     """What the dialogues of some scenarios take with a model of usual lengths."""
     config = inputs.config
     models: dict[str, str] = {role: config.model_for(role).model for role in config.cast}
+    models |= {f"critic/{name}": c.use for name, c in config.critique.critics.items() if c.use}
     named = inputs.strategies
     method = Method(config, inputs.prompts, named, protocols(config)[0], CHATML, schema=True)
     model = ScriptedModel(_usual)

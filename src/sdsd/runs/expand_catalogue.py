@@ -23,7 +23,7 @@ from sdsd.models import weights
 from sdsd.models.base import Model
 from sdsd.models.fleet import fetch
 from sdsd.pipeline.prompts import load_prompt
-from sdsd.pipeline.retry import parsed
+from sdsd.pipeline.retry import ask_until_parsed
 from sdsd.runs.ask import Ask
 from sdsd.runs.directory import RunDir
 from sdsd.runs.events import Event, Noted
@@ -150,7 +150,9 @@ async def grow(
             top_p=config.plan.top_p,
         )
         try:
-            offered = await parsed(ask, f"expand/{number}", request, _offered, config.attempts)
+            offered = await ask_until_parsed(
+                ask, f"expand/{number}", request, _offered, config.attempts
+            )
         except StageFailed:
             break
         new = fresh(offered, taken)[:wanted]

@@ -29,8 +29,9 @@ from sdsd.files import now
 from sdsd.models import weights
 from sdsd.models.base import Model
 from sdsd.models.fleet import Fleet, fetch
+from sdsd.pipeline.method import PROMPTS, Method, Start
 from sdsd.pipeline.prompts import load_prompt
-from sdsd.pipeline.record import PROMPTS, Method, Start, make_record
+from sdsd.pipeline.record import make_record
 from sdsd.runs.ask import Ask
 from sdsd.runs.budget import Account
 from sdsd.runs.directory import RunDir, default_path
@@ -47,7 +48,7 @@ from sdsd.scenarios.quotas import Standing, summary
 from sdsd.scenarios.sampler import Scenarios
 from sdsd.scenarios.strategies import Strategy, load_strategies
 from sdsd.text import prompt_files
-from sdsd.types import Record, Scenario
+from sdsd.types import Record, Role, Scenario
 
 
 class Inputs(Struct, frozen=True):
@@ -267,7 +268,7 @@ async def _make_all(
         async with open_session(
             config, journal, stopping, tell, files, rundir.models, models, answer_caches
         ) as session:
-            manifest = _manifest(inputs, rundir, session.fleet)
+            manifest = _manifest(inputs, rundir, session.fleet, session.names)
             done = sum(journal.outcomes().values())
             slots = config.max_open_dialogues or session.fleet.capacity
             standings = standings_of(inputs, journal)
@@ -276,7 +277,7 @@ async def _make_all(
             tell(Began(rundir.path, config.n, done, slots, manifest.protocol, wanted, pairs))
             critic = session.fleet.models["critic"].capabilities
             # llama.cpp's slots do not share: it tells how many there are, others do not.
-            how = replace(method(inputs, manifest), burst=not critic.slots)
+            how = replace(method(inputs, manifest), concurrent_verdicts=not critic.slots)
 
             def note(text: str) -> None:
                 tell(Noted(text))
@@ -382,11 +383,11 @@ def method(inputs: Inputs, manifest: Manifest) -> Method:
         manifest.protocol,
         manifest.template,
         manifest.schema,
-        shared=manifest.shared,
+        shared_chat=manifest.shared,
     )
 
 
-def _manifest(inputs: Inputs, rundir: RunDir, fleet: Fleet) -> Manifest:
+def _manifest(inputs: Inputs, rundir: RunDir, fleet: Fleet, names: dict[Role, str]) -> Manifest:
     """The run's manifest: checked if there is one, else written from what was found."""
     old = rundir.manifest()
     if old is not None:
@@ -401,7 +402,7 @@ def _manifest(inputs: Inputs, rundir: RunDir, fleet: Fleet) -> Manifest:
         config=configuration.digest(inputs.config),
         catalogue=inputs.catalogue.digest,
         prompts=_digests(inputs),
-        models={role: model.name for role, model in fleet.models.items()},
+        models=names,
         weights=fleet.weights,
         protocol=protocol,
         template=fleet.models["agent"].capabilities.template,

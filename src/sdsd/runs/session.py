@@ -19,8 +19,9 @@ from sdsd.errors import Stopped
 from sdsd.models import fleet as fleets
 from sdsd.models.base import Model
 from sdsd.models.fleet import Fleet
+from sdsd.pipeline.local_critic import LocalCritic
 from sdsd.runs import ask as door
-from sdsd.runs.ask import Call, Sender
+from sdsd.runs.ask import Call, Responder, Sender
 from sdsd.runs.budget import Account
 from sdsd.runs.events import Called, Event, Noted
 from sdsd.runs.journal import Journal
@@ -36,6 +37,8 @@ class Session(Struct, frozen=True):
     fleet: Fleet
     send: Sender
     economy: Economy
+    critics: dict[Role, LocalCritic] = {}
+    """By role, the critics that are functions."""
 
     def closed(self, dialogue: int) -> None:
         """A dialogue is over."""
@@ -45,7 +48,7 @@ class Session(Struct, frozen=True):
     @property
     def names(self) -> dict[str, str]:
         """By role, the model that plays it."""
-        return {role: pool.name for role, pool in self.fleet.models.items()}
+        return {role: model.name for role, model in (self.fleet.models | self.critics).items()}
 
 
 @contextlib.asynccontextmanager
@@ -67,8 +70,7 @@ async def open_session(
     account, economy = Account(config, journal.usage()), Economy()
 
     def watched(call: Call, answer: Answer) -> None:
-        model = models[call.request.role]
-        model.recorded(call.request, call.seed, call.dialogue)
+        models[call.request.role].recorded(call.request, call.seed, call.dialogue)
         if isinstance(answer, Completion):
             tell(Called(call, answer))
             account.add(call.request.role, answer)
@@ -88,15 +90,20 @@ async def open_session(
         else:
             fleet = fleets.cast(own, config, stopping=stopping, note=note)
             await fleets.watch(stack, fleet)
-        models = fleet.models
-        send = onion(fleet, config, journal, stopping, watched, answer_caches)
-        yield Session(fleet, send, economy)
+        critics = {
+            f"critic/{name}": LocalCritic(name, critic.use)
+            for name, critic in config.critique.critics.items()
+            if critic.use
+        }
+        models: dict[Role, Responder] = {**fleet.models, **critics}
+        send = onion(models, config, journal, stopping, watched, answer_caches)
+        yield Session(fleet, send, economy, critics)
         for name, value in economy.sums().items():
             await journal.add(name, value)
 
 
 def onion(
-    fleet: Fleet,
+    models: Mapping[Role, Responder],
     config: Config,
     journal: Journal,
     stopping: asyncio.Event,
@@ -104,7 +111,6 @@ def onion(
     answer_caches: Sequence[Journal] = (),
 ) -> Sender:
     """commit( halt( borrow( retry( complete )))): the way of a request that is not recorded."""
-    models = fleet.models
 
     async def sleep(seconds: float) -> None:
         """Wait, but not into a stop."""
@@ -113,11 +119,11 @@ def onion(
                 await stopping.wait()
                 raise Stopped("stopped")
 
-    chosen = {role: config.model_for(role) for role in config.cast}
-    patience = {
-        role: door.RetryPolicy(m.retries, math.inf if m.transport == "batch" else m.outage)
-        for role, m in chosen.items()
-    }
+    patience = dict.fromkeys(models, door.RetryPolicy())  # for local critics, which never wait
+    for role in config.cast:
+        m = config.model_for(role)
+        outage = math.inf if m.transport == "batch" else m.outage
+        patience[role] = door.RetryPolicy(m.retries, outage)
     names: dict[Role, str] = {role: model.name for role, model in models.items()}
     send = door.complete(models)
     send = door.retry(send, patience, names, sleep=sleep)

@@ -15,7 +15,8 @@ from sdsd.config import Config
 from sdsd.config.manifest import Manifest, shown
 from sdsd.dataset import export
 from sdsd.errors import RunDirError, SdsdError
-from sdsd.pipeline.record import Start, make_record
+from sdsd.pipeline.method import Start
+from sdsd.pipeline.record import make_record
 from sdsd.runs.ask import Ask, locked
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal

@@ -1,0 +1,85 @@
+"""How the dialogues of a run are made: what `make_record` gets, and the contract of a pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from typing import Protocol
+
+from msgspec import Struct
+
+from sdsd.config import Config
+from sdsd.pipeline.critique import Panel
+from sdsd.scenarios.strategies import Strategy
+from sdsd.text.chat_format import Template
+from sdsd.text.prompt_files import Prompt
+from sdsd.types import Completion, Dialogue, Plan, Record, Request, Scenario, StageUsage
+
+PROMPTS = ("plan", "transcript", "continuation", "chat", "roleplay", "review")
+
+
+class Ask(Protocol):
+    """The way to the models: returns what is recorded, asks and records what is not."""
+
+    @property
+    def usage(self) -> dict[str, StageUsage]:
+        """What the dialogue has cost so far, by stage."""
+        ...
+
+    async def __call__(self, step: str, request: Request) -> Completion:
+        """Return the answer to one request.
+
+        step  a name used once in a dialogue: `plan`, `turn/2/agent`, `critique/1`
+
+        Raises `StageFailed` if the server refused the request for good.
+        """
+        ...
+
+
+class Method(Struct, frozen=True):
+    """How every dialogue of a run is made; fixed when the run begins."""
+
+    config: Config
+    prompts: dict[str, Prompt]
+    """By name, the files of `PROMPTS`."""
+    strategies: dict[str, Strategy]
+    """By name, those that scenarios use."""
+    protocol: str
+    """A packaged protocol or `package.module:name`; never `auto`."""
+    template: Template | None = None
+    """The model's chat format, for `continuation`."""
+    schema: bool = False
+    """Whether the critic's server can hold a reply to a JSON schema."""
+    concurrent_verdicts: bool = False
+    """Whether the critic's server shares a prefix between concurrent requests. Decides when a
+    request is sent, never what is asked."""
+    shared_chat: bool = False
+    """Whether critic and reviser are the agent's own model, so that they can continue its chat."""
+
+    @property
+    def panel(self) -> Panel:
+        """The critics, and how they are asked."""
+        config, review = self.config, self.prompts["review"]
+        return Panel(
+            config.critique, review, config.attempts, self.schema, self.concurrent_verdicts
+        )
+
+
+class Start(Struct, frozen=True):
+    """What a dialogue starts from: nothing, an existing plan, or an existing dialogue."""
+
+    plan: Plan | None = None
+    dialogue: Dialogue | None = None
+
+
+class Pipeline(Protocol):
+    """Make the record of one scenario: a pipeline of your own, in place of the packaged one.
+
+    Named in the configuration as `pipeline: package.module:name`. Models are reached by `ask`
+    alone; whatever else belongs to the record goes into `Record.extra`, as JSON values.
+    """
+
+    def __call__(
+        self, scenario: Scenario, ask: Ask, method: Method, start: Start
+    ) -> Awaitable[Record]:
+        """Return the finished record."""
+        ...

@@ -1,0 +1,156 @@
+"""Parts of a user's own, each named in a configuration: a run with them resumes and verifies."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from sdsd import ScriptedModel, run
+from sdsd.config import load
+from sdsd.errors import ConfigError, PluginError, StageFailed
+from sdsd.pipeline.local_critic import LocalCritic, ask_for_verdict
+from sdsd.runs.directory import RunDir
+from sdsd.runs.journal import Journal
+from sdsd.runs.verify import verify
+from sdsd.types import Completion, Principle, Record, Refusal, Request, Turn, Verdict
+
+EXAMPLES = Path(__file__).parents[1] / "examples" / "parts"
+HONEST = Principle("honest", "The assistant should be honest.", "family", "category")
+TURN = Turn((), "Just trust me.")
+
+
+def records(folder: Path, yaml: str, n: int = 12) -> list[Record]:
+    """Make a run in `folder` with the parts of `examples/parts`; make half of it twice."""
+    for part in EXAMPLES.glob("*.py"):
+        shutil.copy(part, folder)
+    (folder / "my.yaml").write_text(yaml)
+    models = {"default": ScriptedModel()}
+    for size in (n // 2, n):
+        run(folder / "my.yaml", n=size, out=folder / "run", models=models)
+    replay = verify(RunDir(folder / "run"))
+    assert not replay.faults
+    with Journal(RunDir(folder / "run").journal, readonly=True) as journal:
+        return list(journal.records())
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_function_is_a_critic(folder: Path) -> None:
+    use = 'critique: {critics: {trust: {use: "keyword_critic:blind_trust"}}}\n'
+    made = records(folder, use)
+    judged = [record for record in made if record.critique and record.dialogue]
+    assert len(judged) == len(made)
+    for record in judged:
+        assert record.dialogue is not None
+        assert record.critique is not None
+        pushy = "trust me" in record.dialogue.utterance
+        for verdict in record.critique.verdicts:
+            assert (verdict.confirmed, verdict.probability) == (pushy, 0.6 if pushy else 0.0)
+    assert {record.outcome for record in made} == {"accepted", "filtered"}
+    assert all(record.pairs for record in made if record.outcome == "accepted")
+
+
+def test_a_function_votes_beside_a_model(folder: Path) -> None:
+    panel = 'critique: {critics: {trust: {use: "keyword_critic:blind_trust"}, model: {}}}\n'
+    made = records(folder, panel)
+    critics = {v.critic for record in made if record.critique for v in record.critique.votes}
+    assert critics == {"trust", "model"}
+
+
+def test_a_protocol_is_a_function(folder: Path) -> None:
+    made = records(folder, 'dialogue: {protocol: "one_question:one_question"}\n')
+    dialogues = [record.dialogue for record in made if record.dialogue]
+    assert len(dialogues) == len(made)
+    assert {(d.protocol, d.exchanges) for d in dialogues} == {("one_question", 1)}
+
+
+def test_a_pipeline_is_a_function(folder: Path) -> None:
+    made = records(folder, 'pipeline: "critique_only:critique_only"\n')
+    assert {record.outcome for record in made} == {"filtered"}
+    assert {record.rule for record in made} == {"no_violation", "not_revised"}
+    assert all(record.extra["words"] > 0 for record in made)
+
+
+# -- what local critics may return, and how they fail ----------------------------------------
+
+
+async def verdict(critic: LocalCritic) -> Verdict:
+    async def ask(step: str, request: Request) -> Completion:
+        answer = await critic.complete(request, 0)
+        if isinstance(answer, Refusal):
+            raise StageFailed(step, answer.cause, answer.raw, answer.kind)
+        return answer
+
+    return await ask_for_verdict(TURN, HONEST, ask, "critique/1/x", "x")
+
+
+def critic(folder: Path, body: str, name: str) -> LocalCritic:
+    (folder / f"{name}.py").write_text(f"from sdsd.types import Verdict\n{body}\n")
+    return LocalCritic("x", f"{name}:critic")
+
+
+async def test_a_critic_may_return_a_verdict_whose_quotation_is_checked(folder: Path) -> None:
+    said = "def critic(turn, principle): return Verdict('', True, 'pushy', {!r}, 'high')"
+    for name, quote, grounded in (("v1", "trust me", True), ("v2", "see nobody", False)):
+        found = await verdict(critic(folder, said.format(quote), name))
+        assert found == Verdict("honest", True, "pushy", quote, "high", grounded, critic="x")
+
+
+async def test_a_critic_may_be_async_or_a_class(folder: Path) -> None:
+    asynchronous = "async def critic(turn, principle): return 0.9"
+    assert (await verdict(critic(folder, asynchronous, "c1"))).confirmed
+    stateful = (
+        "class critic:\n"
+        "    def __init__(self): self.limit = 0.2\n"
+        "    def __call__(self, turn, principle): return self.limit"
+    )
+    assert (await verdict(critic(folder, stateful, "c2"))).probability == 0.2
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("def critic(turn, principle): return 1 / 0", "raised ZeroDivisionError: division by zero"),
+        ("def critic(turn, principle): return 7", "a probability is between 0 and 1, not 7"),
+        ("def critic(turn, principle): return 'yes'", "could not convert string to float"),
+    ],
+)
+async def test_a_critic_that_fails_fails_the_dialogue(folder: Path, body: str, said: str) -> None:
+    with pytest.raises(StageFailed, match="critic `bad") as failed:
+        await verdict(critic(folder, body, f"bad{abs(hash(body)) % 1000}"))
+    assert said in str(failed.value)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (
+            {"dialogue.protocol": "duet"},
+            "`dialogue.protocol`: `duet` is not one of the protocols: auto,",
+        ),
+        ({"pipeline": "nowhere:x"}, "`pipeline`: `nowhere:x` cannot be imported"),
+        (
+            {"critique.critics": {"a": {"use": "json:no"}}},
+            "`critique.critics.a.use`: `json:no` cannot be",
+        ),
+        (
+            {"critique.critics": {"a": {"use": "json:dumps", "model": "default"}}},
+            "has both `use` and `model`",
+        ),
+    ],
+)
+def test_a_part_that_is_not_there_is_an_error_at_once(keys: dict[str, object], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load(None, keys)
+
+
+def test_something_that_cannot_be_called_is_no_critic(folder: Path) -> None:
+    (folder / "value.py").write_text("critic = 3\n")
+    with pytest.raises(PluginError, match="is not callable"):
+        LocalCritic("x", "value:critic")
