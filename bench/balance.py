@@ -259,9 +259,9 @@ def second_table(worlds: Sequence[World], found: Sequence[dict[str, Outcome]], w
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=20, help="wanted of each principle")
+    parser.add_argument("--pairs", type=int, default=20, help="quota of each principle")
     parser.add_argument("--seeds", type=int, default=5, help="worlds")
-    parser.add_argument("--cost", type=float, default=60, help="dialogues that a pair may cost")
+    parser.add_argument("--cost", type=float, default=60, help="maximum dialogues per pair")
     parser.add_argument("--patience", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--strategies", type=int, default=12)
     given = parser.parse_args()
@@ -269,7 +269,7 @@ def main() -> None:
     found = [measured(known, given.pairs, given.cost, given.patience) for known in worlds]
     cells = len(worlds[0].cells)
     print(f"{cells} principles x {given.strategies} strategies, {given.pairs} pairs, ", end="")
-    print(f"{given.seeds} worlds; gives up at {given.cost:g} dialogues a pair\n")
+    print(f"{given.seeds} worlds; abandons at {given.cost:g} dialogues per pair\n")
     first_table(worlds, found, given.pairs)
     print("\nat the controller's number of dialogues:\n")
     second_table(worlds, found, given.pairs)

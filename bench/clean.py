@@ -160,7 +160,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("-n", type=int, default=100_000, help="dialogues")
     options.add_argument("--semantic", type=int, default=20_000, help="dialogues; 0: leave it out")
-    options.add_argument("--grams", type=int, default=1_000_000, help="runs of words in the sets")
+    options.add_argument("--grams", type=int, default=1_000_000, help="word sequences in the sets")
     chosen = options.parse_args()
     print(f"{'':14}{'n':>8}{'ms':>8}{'late':>8}{'bytes':>8}{'true':>14}{'false':>14}  changed")
     tasks: list[tuple[str, int, Callable[..., dict[str, Any]], tuple[Any, ...]]] = [

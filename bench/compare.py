@@ -262,8 +262,8 @@ def main() -> int:
         sub = commands.add_parser(command)
         sub.add_argument("--peers", nargs="+", choices=list(PEERS), metavar="PEER")
         sub.add_argument("--n", type=int, default=300 if command == "run" else 100)
-        sub.add_argument("--open", type=int, default=256, help="under way at once")
-        sub.add_argument("--out", type=Path, help="a JSON file for every single figure")
+        sub.add_argument("--open", type=int, default=256, help="in flight")
+        sub.add_argument("--out", type=Path, help="JSON file for all figures")
         if command == "run":
             sub.add_argument("--mode", choices=list(MODES), default="instant")
             sub.add_argument("--repeat", type=int, default=3, help="rounds")
@@ -271,19 +271,21 @@ def main() -> int:
     if given.command == "build":
         unknown = set(given.peers) - set(PEERS)
         if unknown:
-            parser.error(f"no peer {', '.join(unknown)}; there are {', '.join(PEERS)}")
+            parser.error(f"no peer {', '.join(unknown)}; choose from {', '.join(PEERS)}")
         return min(build(given.peers), 1)
     if given.command == "kill":
         return killed(given)
     if given.mode == "instant" and given.n <= FEW:
-        parser.error(f"--n must be more than {FEW}: two lengths of run tell what a call costs")
+        parser.error(
+            f"--n must be more than {FEW}: the cost of a call is a slope between two lengths of run"
+        )
     return run(given)
 
 
 def run(given: argparse.Namespace) -> int:
     names = given.peers or [name for name, peer in PEERS.items() if not peer.kill_only]
     done, failed = compare(names, given.mode, given.n, given.open, given.repeat)
-    print(f"{given.mode}: {given.n} dialogues, {given.open} under way, {given.repeat} rounds")
+    print(f"{given.mode}: {given.n} dialogues, {given.open} in flight, {given.repeat} rounds")
     print(comparison(done, failed, given.mode))
     if given.out:
         runs = [
@@ -301,7 +303,7 @@ def killed(given: argparse.Namespace) -> int:
     for name in names:
         print(f"kill: {name}", file=sys.stderr, flush=True)
         results.append(crash(name, given.n, given.open))
-    print(f"kill: {given.n} dialogues, {given.open} under way, SIGKILL at half of the calls")
+    print(f"kill: {given.n} dialogues, {given.open} in flight, SIGKILL after half of the calls")
     print(crashes(results))
     if given.out:
         found = [result._asdict() for result in results]

@@ -329,7 +329,7 @@ def main() -> None:
     )
     started = time.perf_counter()
     shares = ", ".join(f"{name} {value:.0%}" for name, value in given.items())
-    print(f"{n} dialogues, {seeds} seeds; {shares}\n\nerrors of critics independent:\n")
+    print(f"{n} dialogues, {seeds} seeds; {shares}\n\nindependent errors:\n")
     asyncio.run(table(world, ARMS, rates, n, seeds))
     print(f"\n{common:.0%} of errors common to all critics:\n")
     several = [arm for arm in ARMS if arm.critics > 1]

@@ -161,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="CPU per call of the driver and of a bare loop.")
     parser.add_argument("-n", type=int, default=200, help="dialogues, about 13 calls each")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--open", type=int, default=64, help="dialogues under way at once")
+    parser.add_argument("--open", type=int, default=64, help="dialogues in flight")
     given = parser.parse_args()
     theirs, ours, published = [], [], []
     with spawned(Path("/dev/null")) as url:
@@ -175,7 +175,9 @@ def main() -> None:
             ours.append(made)
             published.append(written)
             assert theirs[-1].calls == made.calls
-    print(f"{given.n} dialogues, {ours[0].calls} calls, {given.open} open, {given.rounds} rounds")
+    print(
+        f"{given.n} dialogues, {ours[0].calls} calls, {given.open} in flight, {given.rounds} rounds"
+    )
     print("| | CPU ms per call | calls/s |\n| --- | --- | --- |")
     for name, costs in (("bare", theirs), ("driver", ours), ("publishing", published)):
         rate = shown([c.calls / c.wall for c in costs], 0) if costs is not published else ""

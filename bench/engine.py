@@ -60,7 +60,7 @@ def main() -> None:
     args = parser.parse_args()
     path = weights.locate(args.model)
     load = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if args.busy else None
-    print(f"{args.model}, {os.cpu_count()} cores, {'one kept busy' if load else 'no other load'}")
+    print(f"{args.model}, {os.cpu_count()} cores, {'one kept busy' if load else 'idle'}")
     print("slots  threads  written tokens/s  read tokens/s")
     try:
         for threads in sorted(set(args.threads)):

@@ -217,7 +217,7 @@ def main() -> None:
         print(line, flush=True)
     sdsd, datasets = found["sdsd"], found["datasets"]
     ratios = (f"{key} {datasets[key] / sdsd[key]:.2f}" for key in ("seconds", "cpu", "peak"))
-    print(f"\ndatasets / sdsd: {', '.join(ratios)}\n\n| view | bytes a record |\n| --- | --- |")
+    print(f"\ndatasets / sdsd: {', '.join(ratios)}\n\n| view | bytes per record |\n| --- | --- |")
     for view, size in found["export"]["bytes"].items():
         print(f"| {view} | {size / n:,.0f} |")
 

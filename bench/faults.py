@@ -548,7 +548,7 @@ def scenarios(root: Path, clean: Contents, minute: float) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--dialogues", type=int, default=60, help="of each run, five calls each")
+    parser.add_argument("--dialogues", type=int, default=60, help="per run, of five calls each")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS)
     parser.add_argument("--outage", type=float, default=60.0, help="seconds without any server")
     given = parser.parse_args()

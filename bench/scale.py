@@ -105,7 +105,7 @@ def main() -> None:
     print(f"again, nothing to do: {nothing['seconds']:.1f} s, {nothing['calls']} calls")
     print(
         f"again, ten more: first call after {more['first_call']:.2f} s, {more['calls']} calls, "
-        f"{more['seconds']:.1f} s in all with publishing anew; journal {more['MB']:,.0f} MB"
+        f"{more['seconds']:.1f} s in all, publishing included; journal {more['MB']:,.0f} MB"
     )
 
 
