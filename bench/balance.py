@@ -35,7 +35,7 @@ from random import Random
 
 from msgspec import Struct
 
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.scenarios import catalogue
 from sdsd.scenarios.quotas import Quota, Seen, Slot, State, allocate, summary
 
@@ -72,7 +72,7 @@ def world(seed: int, strategies: int) -> World:
     names = tuple(f"strategy {k}" for k in range(strategies))
 
     def drawn(k: int, *parts: str) -> float:
-        return Random(draw("world", seed, *parts)).gauss(0, DEVIATIONS[k])
+        return Random(hash64("world", seed, *parts)).gauss(0, DEVIATIONS[k])
 
     def chance(cell: str, name: str) -> float:
         odds = math.exp(CENTRE + drawn(0, cell) + drawn(1, name) + drawn(2, cell, name))
@@ -98,7 +98,7 @@ class Outcome(Struct, frozen=True):
 
 def controlled(known: World, quota: Quota) -> Outcome:
     """Run the controller, one round behind the results."""
-    luck = Random(draw("luck", known.seed))
+    luck = Random(hash64("luck", known.seed))
     state, under_way = State(), list[tuple[Slot, ...]]()
     number = total = 0
     took = 0.0
@@ -136,7 +136,7 @@ def _finish(state: State, slots: Sequence[Slot], known: World, luck: Random) -> 
 
 def in_turn(known: World, strategies: Sequence[str], wanted: int, stop: int = FAR) -> Outcome:
     """Take principles in turn and strategies at random, until all quotas or `stop` are reached."""
-    luck, pairs = Random(draw("turns", known.seed)), Counter[str]()
+    luck, pairs = Random(hash64("turns", known.seed)), Counter[str]()
     lagging = len(known.cells)
     for n, cell in enumerate(_endless(known.cells)):
         if not lagging or n == stop:

@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 from sdsd.config import ContaminationConfig, DuplicatesConfig
 from sdsd.dataset.contamination import Contamination
 from sdsd.dataset.duplicates import Duplicates
-from sdsd.text.near_duplicates import runs, words
+from sdsd.text.words import runs, words
 
 OWN = 100
 """Words that a dialogue draws from; the k-th has a weight of 1 / (k + 3)."""

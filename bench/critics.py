@@ -38,7 +38,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd import config
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.models.scripted import ScriptedModel
 from sdsd.pipeline.method import PROMPTS, Method
 from sdsd.pipeline.prompts import load_prompt
@@ -151,7 +151,7 @@ class Cast:
         return self._verdict(utterance, principle, request.role, seed)
 
     def _luck(self, *parts: object) -> float:
-        return draw("luck", *parts) / 2**64
+        return hash64("luck", *parts) / 2**64
 
     def _turn(self, seed: int, *, broken: bool) -> str:
         said = [innocent(seed, k) for k in range(3)]
@@ -185,7 +185,7 @@ class Cast:
         quotes = re.findall(r'Offending words: "(.*)"', task) or [said[0]]
         for k, sentence in enumerate(said):
             if sentence in quotes:
-                said[k] = self._repaired(sentence, draw(seed, k))
+                said[k] = self._repaired(sentence, hash64(seed, k))
         return " ".join(said)
 
     def _repaired(self, sentence: str, seed: int) -> str:
@@ -199,13 +199,13 @@ class Cast:
 
 
 def innocent(seed: int, k: int) -> str:
-    return INNOCENT[k].format(k=draw(seed, "point") % 10**6)
+    return INNOCENT[k].format(k=hash64(seed, "point") % 10**6)
 
 
 def offence(principle: Principle, seed: int, other_than: str = "") -> str:
     """Return a sentence that violates the principle."""
     known = [s for s in (form.format(id=principle.id) for form in OFFENCES) if s != other_than]
-    return known[draw(seed, "offence") % len(known)]
+    return known[hash64(seed, "offence") % len(known)]
 
 
 def breaks(text: str, principle: Principle) -> bool:

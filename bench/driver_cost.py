@@ -39,8 +39,8 @@ from sdsd.models.scripted import ScriptedModel
 from sdsd.runs.events import Began, Called, Event, Noted
 from sdsd.types import Answer, Request
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-from standin import spawned  # the tests' server: not part of the package
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.stand_ins.model_server import spawned  # the tests' server: not part of the package
 
 Posts = list[list[tuple[str, dict[str, Any]]]]
 """For each dialogue, the paths and bodies that it posts, in order."""

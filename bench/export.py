@@ -27,10 +27,10 @@ from typing import Any
 from scale import alone, peak
 from sdsd.config import Config
 from sdsd.config.manifest import Manifest
-from sdsd.dataset.export import _View, export
-from sdsd.dataset.schema import View, arrow
-from sdsd.dataset.selection import Choice
-from sdsd.dataset.views import Row, rows
+from sdsd.dataset.export import _ViewWriter, export
+from sdsd.dataset.selection import Decision
+from sdsd.dataset.view import Row, select
+from sdsd.dataset.views import VIEWS
 from sdsd.scenarios import catalogue
 from sdsd.types import (
     ROLES,
@@ -140,12 +140,12 @@ class World:
         )
 
 
-TWO: tuple[View, ...] = ("preference", "dialogues")
+TWO = ("preference", "dialogues")
 
 
-def rows_of(view: View, n: int) -> Iterator[Row]:
+def rows_of(view: str, n: int) -> Iterator[Row]:
     for record in World().records(n):
-        yield from rows(view, record, MODELS, choice=Choice())
+        yield from VIEWS[view].of(select(record, Decision(), MODELS))
 
 
 def records(n: int, out: Path) -> dict[str, int]:
@@ -159,10 +159,11 @@ def whole(n: int, out: Path) -> dict[str, int]:
 
 
 def ours(n: int, out: Path) -> dict[str, int]:
-    views = {view: _View(out / view, arrow(view), 1000, 400_000_000) for view in TWO}
+    views = {view: _ViewWriter(out / view, VIEWS[view], {}, 1000, 400_000_000) for view in TWO}
     for record in World().records(n):
+        selected = select(record, Decision(), MODELS)
         for view, writer in views.items():
-            for row in rows(view, record, MODELS, choice=Choice()):
+            for row in VIEWS[view].of(selected):
                 writer.add("train", row, 5000)
     for writer in views.values():
         writer.finish()
@@ -178,7 +179,7 @@ def theirs(n: int, out: Path) -> dict[str, int]:
     for view in TWO:
         made = datasets.Dataset.from_generator(
             rows_of,
-            features=datasets.Features.from_arrow_schema(arrow(view)),
+            features=datasets.Features.from_arrow_schema(VIEWS[view].schema()),
             cache_dir=str(out / "cache"),
             gen_kwargs={"view": view, "n": n},
         )

@@ -38,7 +38,7 @@ from typing import Any, Literal
 import msgspec
 import uvloop
 
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 
 sys.path.insert(0, str(Path(__file__).parent))
 from simengine import CHARS, Engine, Job, PrefixCache, Speed, chained, count, lengthened
@@ -328,7 +328,7 @@ class Simulator:
         """Return the fault planned for a request, or ""."""
         if not self._faults:
             return ""
-        luck = draw(self.options.fault_seed, number) / 2**64
+        luck = hash64(self.options.fault_seed, number) / 2**64
         for kind, rate in self._faults.items():
             luck -= rate
             if luck < 0:

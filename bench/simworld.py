@@ -19,7 +19,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.pipeline.prompts import load_prompt
 
 Kind = Literal[
@@ -151,7 +151,7 @@ def _tape(name: str) -> _Tape:
     columns = {**_COLUMNS, "does": _COLUMNS["does"][own], "when": _COLUMNS["when"][own]}
     starts, pieces, at = [], [], 0
     for k in range(_SENTENCES):
-        luck, words = draw("tape", name, k), []
+        luck, words = hash64("tape", name, k), []
         for column in columns.values():
             luck, chosen = divmod(luck, len(column))
             words.append(column[chosen])

@@ -28,7 +28,7 @@ import torch
 from torch.nn.functional import cross_entropy, softplus
 from training import SMALL, rows, script, start
 
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.reports.agreement import paired_bootstrap
 
 FORMS = ("multi", "single")
@@ -115,7 +115,7 @@ def drawn(pairs: Sequence[Both], seed: int, budget: int) -> dict[str, list[Both]
     `multi` and `single` come as close to it as complete pairs allow.
     """
     order = list(pairs)
-    Random(draw("arms", seed)).shuffle(order)  # noqa: S311
+    Random(hash64("arms", seed)).shuffle(order)  # noqa: S311
     budget = min(budget, sum(p.single.tokens for p in order))
     multi = nearest(order, budget, lambda p: p.multi.tokens)
     single = nearest(order, budget, lambda p: p.single.tokens)

@@ -24,9 +24,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from sdsd.dataset.export import count
-from sdsd.dataset.schema import View
 from sdsd.errors import SdsdError
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.models import weights
 
 SMALL = "smollm2-135m"
@@ -119,7 +118,7 @@ def unpacked(file: Path) -> Path:
     return folder
 
 
-def rows(run: Path, view: View) -> tuple[Dataset, Dataset]:
+def rows(run: Path, view: str) -> tuple[Dataset, Dataset]:
     """Return the training rows and the held-out rows of a view; no domain is in both.
 
     Uses the export's splits if it has them (`export.splits`), otherwise holds out a fifth of the
@@ -135,7 +134,7 @@ def rows(run: Path, view: View) -> tuple[Dataset, Dataset]:
         if "train" in data and split in data:
             return data["train"], data[split]
     whole = concatenate_datasets(list(data.values()))
-    domains = sorted(set(whole["domain"]), key=lambda name: draw("held out", name))
+    domains = sorted(set(whole["domain"]), key=lambda name: hash64("held out", name))
     held = set(domains[: max(1, len(domains) // 5)])
     train = [i for i, domain in enumerate(whole["domain"]) if domain not in held]
     if not train:

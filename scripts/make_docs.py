@@ -364,7 +364,7 @@ def flags() -> str:
 def proofs() -> str:
     """The rules for revisions."""
     rows = [
-        (f"`{rule}`", "defect" if rule in revision_rules.DEFECTS else "doubt", text)
+        (f"`{rule}`", "defect" if rule in revision_rules.DEFECTS else "warning", text)
         for rule, text in revision_rules.RULES.items()
     ]
     return table(("rule", "", "meaning"), rows)

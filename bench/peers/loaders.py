@@ -23,7 +23,6 @@ from datasets import load_dataset
 from transformers import AutoTokenizer
 
 from sdsd.dataset.export import read
-from sdsd.dataset.schema import View
 from sdsd.dataset.trainer_formats import write
 
 Row = dict[str, Any]
@@ -45,7 +44,7 @@ def trl(data: Path, out: Path, tokenizer: Any) -> Iterator[tuple[str, int]]:
     """Do what every TRL trainer does first: recognise the row and apply the chat template."""
     from trl.data_utils import apply_chat_template, extract_prompt, is_conversational
 
-    views: tuple[View, ...] = ("sft", "critique", "preference", "implicit", "kto")
+    views: tuple[str, ...] = ("sft", "critique", "preference", "implicit", "kto")
     for view in views:
         rows = list(read(data, view, "train"))
         for row in rows:
@@ -88,7 +87,7 @@ def llamafactory(data: Path, out: Path, tokenizer: Any) -> Iterator[tuple[str, i
         train_on_prompt=False,
         mask_history=False,
     )
-    views: dict[View, Any] = {
+    views: dict[str, Any] = {
         "sft": made.SupervisedDatasetProcessor,
         "preference": made.PairwiseDatasetProcessor,
         "kto": made.FeedbackDatasetProcessor,
@@ -105,7 +104,7 @@ def llamafactory(data: Path, out: Path, tokenizer: Any) -> Iterator[tuple[str, i
         yield f"{entry}", len(next(iter(tokens.values())))
 
 
-def _said(view: View, row: Row) -> tuple[list[str], list[str]]:
+def _said(view: str, row: Row) -> tuple[list[str], list[str]]:
     if view == "sft":
         return texts(row["messages"][:-1]), texts(row["messages"][-1:])
     if view == "kto":

@@ -1,7 +1,7 @@
-"""The only randomness in the system: hashing what a thing is.
+"""Deterministic seeds and orders: 64-bit BLAKE2 hashes of their inputs.
 
-Orders and seeds come from digests, not from a library's generator, so they are the same on every
-version of every interpreter, on any host, in any order of execution.
+A library's random generator may change with its version; a hash does not. So the same seed gives
+the same run on every interpreter, on every host and in any order of execution.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from hashlib import blake2b
 
 
-def draw(*parts: object) -> int:
-    """64 bits that depend on the parts alone."""
+def hash64(*parts: object) -> int:
+    """Return a uniform 64-bit integer that depends on the `str` of each part alone."""
     text = "\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass")
     return int.from_bytes(blake2b(text, digest_size=8).digest(), "big")
 
 
 def call_seed(seed: int, scenario: str, step: str) -> int:
-    """The sampling seed of one model call; 31 bits, which every server takes."""
-    return draw(seed, scenario, step) >> 33
+    """Return the sampling seed of one model call: 31 bits, the range that every server accepts."""
+    return hash64(seed, scenario, step) >> 33

@@ -1,11 +1,11 @@
-"""The words of the system as frozen values. No behaviour beyond what follows from the data.
+"""Immutable value types shared by the whole package.
 
-A dialogue's life reads from top to bottom: a `Scenario` is planned (`Plan`), held (`Dialogue`),
-judged (`Critique` of `Verdict`s), repaired (`Revision`), and ends as a `Record`. Models are asked
-with a `Request` and answer with a `Completion`.
+In the order of a dialogue's life: a `Scenario` gets a `Plan`, becomes a `Dialogue`, is judged
+(`Critique`, a `Verdict` per principle), repaired (`Revision`), and ends as a `Record`. Models get a
+`Request` and answer with a `Completion` or a `Refusal`.
 
-msgspec structs throughout: they validate when decoded, cost less than a dataclass to make, and
-go to JSON and back without glue, which is what the journal does with them all day.
+All are msgspec structs: validated when decoded, cheaper to make than dataclasses, and converted to
+JSON and back without glue, which is what the journal does all day.
 """
 
 from __future__ import annotations
@@ -16,36 +16,37 @@ from typing import Any, Literal
 from msgspec import Struct
 
 Role = str
-"""One of `ROLES`, or `critic/<name>` for one of several critics."""
+"""One of `ROLES`, or `critic/<name>` where there are several critics."""
 ROLES: tuple[Role, ...] = ("planner", "user", "agent", "critic", "reviser")
 
 Severity = Literal["low", "medium", "high"]
 ProtocolName = str
-"""A packaged protocol (`transcript`, `continuation`, `chat`, `roleplay`), or `package.module:name`."""
+"""A packaged protocol (see `sdsd.pipeline.protocols`), or `package.module:name`."""
 
 StopReason = Literal["completed", "early_end", "violation_end", "turn_limit", "token_limit"]
 """Why a dialogue stopped.
 
-completed      the planned final agent turn was reached and nothing was left open
-early_end      the model declared the conversation over before the planned final turn
-violation_end  a violation was noticed before the planned final turn, and ended the dialogue
-turn_limit     the plan asked for more turns than `dialogue.max_exchanges` allows
-token_limit    a turn was cut at its token limit, or the context was full
+completed      it reached the planned last reply
+early_end      the model declared the conversation over before that
+violation_end  the model noticed a violation before that
+turn_limit     the plan has more exchanges than `dialogue.max_exchanges`
+token_limit    a turn reached its token limit, or the context was full
 """
 
 Outcome = Literal["accepted", "filtered", "failed"]
-"""accepted: a verified pair. filtered: no pair, `Record.rule` says why. failed: see `Failure`."""
+"""accepted: with at least one verified pair. filtered: without, `Record.rule` says why. failed: see
+`Failure`."""
 
 
 class Message(Struct, frozen=True):
-    """One turn of a chat, as every chat API and trainer writes it."""
+    """One message of a chat, as chat APIs and trainers write it."""
 
     role: Literal["system", "user", "assistant"]
     content: str
 
 
 class Principle(Struct, frozen=True, forbid_unknown_fields=True):
-    """One sentence that the agent should keep, and where it comes from."""
+    """One sentence that the agent should satisfy, and where it comes from."""
 
     id: str
     text: str
@@ -63,7 +64,7 @@ class Goal(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Domain(Struct, frozen=True, forbid_unknown_fields=True):
-    """An area of talk inside a field, with the specific subareas a plan starts from."""
+    """A subject within a field, with the specific subareas that plans start from."""
 
     field: str
     name: str
@@ -80,15 +81,15 @@ class Scenario(Struct, frozen=True):
     subarea: str
     goal: Goal
     principles: tuple[Principle, ...]
-    """All that the critic judges; the first is the one that the dialogue is meant to break."""
+    """All principles that the critic judges; the first is the target principle."""
     exchanges: int
-    """How many user/agent exchanges the plan is asked for."""
+    """Exchanges (user turn and agent turn) that the plan is asked for."""
     strategy: str = "direct"
-    """How the violation is to be elicited; the name of a file of `sdsd.scenarios.strategies`."""
+    """How the violation is elicited: a strategy's name."""
 
     @property
     def target_principle(self) -> Principle:
-        """The principle that the dialogue is meant to break."""
+        """The principle that the last reply is meant to violate."""
         return self.principles[0]
 
 
@@ -103,43 +104,43 @@ class Turn(Struct, frozen=True):
 
 
 class Plan(Struct, frozen=True):
-    """The conversation that the planner intends."""
+    """The planner's outline of a conversation."""
 
     text: str
     """As the planner wrote it; the `system` message of the published data set."""
     steps: tuple[str, ...]
-    """What happens in each exchange."""
+    """What happens in each exchange, one entry each."""
     planned_violation: str
-    """What the agent's last reply says that breaks the principle."""
+    """What the agent's last reply says that violates the target principle."""
     persona: str = ""
     """Who the user is and what they want."""
     reply_prefix: str = ""
-    """The first words of the agent's last reply, if the strategy asks for them."""
+    """The words that the agent's last reply begins with, if the strategy asks for them."""
 
 
 class Dialogue(Struct, frozen=True):
-    """A finished conversation. Alternates user and agent (`assistant`), ends on the agent."""
+    """A generated conversation. `user` and `assistant` alternate; it ends with `assistant`."""
 
     messages: tuple[Message, ...]
     protocol: ProtocolName
     """The protocol that generated it, or `given` if it existed before."""
     stop: StopReason
     self_flagged: bool
-    """The speaking model's own statement that a principle was broken."""
+    """The speaking model's own statement that a principle was violated."""
 
     @property
     def utterance(self) -> str:
-        """The agent's last turn: what is critiqued and revised."""
+        """The agent's last reply: what is critiqued and revised."""
         return self.messages[-1].content
 
     @property
     def exchanges(self) -> int:
-        """Pairs of a user turn and an agent turn."""
+        """Number of exchanges: a user turn and an agent turn each."""
         return len(self.messages) // 2
 
 
 class Verdict(Struct, frozen=True):
-    """One critic on one principle."""
+    """What one critic says about one reply and one principle."""
 
     principle: str
     violated: bool
@@ -147,57 +148,58 @@ class Verdict(Struct, frozen=True):
     quote: str = ""
     severity: Severity | None = None
     grounded: bool = False
-    """The quotation really occurs in the utterance (after normalising space, case, quotes)."""
+    """Whether `quote` occurs in the reply, up to whitespace, case and quotation marks."""
     probability: float | None = None
-    """How likely the critic's model was to say "violated" there; None where servers do not tell."""
+    """Probability of "violated" according to the critic; None if its server reports none."""
     critic: str = ""
-    """Which critic's, where there are several; empty for the only one, and for their joint one."""
+    """Name of the critic where there are several; empty for a single critic and for a joint
+    verdict."""
 
     @property
     def confirmed(self) -> bool:
-        """A violation counts only with evidence that can be checked."""
+        """Whether it claims a violation with evidence that was checked."""
         return self.violated and self.grounded
 
 
 class Critique(Struct, frozen=True):
-    """The verdicts on one utterance, one per principle of the scenario, in their order."""
+    """The verdicts on one reply: one per principle of the scenario, in the same order."""
 
     verdicts: tuple[Verdict, ...]
     votes: tuple[Verdict, ...] = ()
-    """What each of several critics said, from which the verdicts come; empty if there is one."""
+    """What each of several critics said; `verdicts` follow from it. Empty for one critic."""
 
     @property
     def violations(self) -> tuple[str, ...]:
-        """Ids of the principles whose violation is confirmed."""
+        """Ids of the principles with a confirmed violation."""
         return tuple(v.principle for v in self.verdicts if v.confirmed)
 
     @property
     def clean(self) -> bool:
-        """No verdict claims a violation, not even one without evidence."""
+        """Whether no verdict claims a violation, not even without evidence."""
         return not any(v.violated for v in self.verdicts)
 
 
 class Candidate(Struct, frozen=True):
-    """A sample of the last turn that another one was preferred to."""
+    """A sample of the last reply that was not chosen."""
 
     text: str
     critique: Critique
 
 
 class Revision(Struct, frozen=True):
-    """A rewritten last turn and the recheck that judged it."""
+    """A rewritten last reply, and the critique of it."""
 
     text: str
     recheck: Critique | None = None
-    """None if rechecking is switched off, or the text was refused before it."""
+    """None if rechecking is off, or if the text had a defect."""
     defect: str = ""
-    """Why the text was refused without asking a critic, e.g. `unchanged`. Empty: none."""
+    """The rule that refused the text before any critic saw it, e.g. `unchanged`; empty if none."""
     warnings: tuple[str, ...] = ()
-    """What else `sdsd.checks.revision_rules` found: no reason to refuse the text, but one to look at it."""
+    """Rules of `sdsd.checks.revision_rules` that only mark the text."""
 
 
 class Failure(Struct, frozen=True):
-    """Why a dialogue could not be made: the step, the cause, and the raw text that shows it."""
+    """Why a dialogue could not be made: the step, the cause, and the raw reply that shows it."""
 
     step: str
     cause: str
@@ -205,17 +207,17 @@ class Failure(Struct, frozen=True):
 
 
 class Pair(Struct, frozen=True):
-    """A verified preference: `chosen` is better than the dialogue's last turn."""
+    """A verified preference: `chosen` is better than the dialogue's last reply."""
 
     kind: Literal["revision", "on_policy"]
-    """revision: the last turn, rewritten. on_policy: another sample of the same model, clean."""
+    """revision: the last reply, rewritten. on_policy: another sample of it, without violation."""
     chosen: str
     critique: Critique | None
-    """What the critic said of `chosen`; None if rechecking is switched off."""
+    """The critique of `chosen`; None if rechecking is off."""
 
 
 class StageUsage(Struct, frozen=True):
-    """What one stage of one dialogue cost."""
+    """What one stage of one dialogue cost. `seconds` is from request to answer, summed."""
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -225,33 +227,33 @@ class StageUsage(Struct, frozen=True):
 
 
 class Record(Struct, frozen=True):
-    """All of one dialogue, finished. Whatever was made before a failure is kept."""
+    """Everything about one finished dialogue. What was made before a failure is kept."""
 
     scenario: Scenario
     outcome: Outcome
     rule: str = ""
-    """The filter that made it `filtered`, e.g. `no_violation`; empty otherwise."""
+    """Why it was filtered, e.g. `no_violation`; empty otherwise."""
     plan: Plan | None = None
     dialogue: Dialogue | None = None
     critique: Critique | None = None
     revisions: tuple[Revision, ...] = ()
     failure: Failure | None = None
     usage: dict[str, StageUsage] = {}
-    """Per stage (`plan`, `turn`, `check`, `critique`, `revise`, `recheck`)."""
+    """By stage: `plan`, `turn`, `check`, `critique`, `revise`, `recheck`."""
     candidates: tuple[Candidate, ...] = ()
-    """The other samples of the last turn, where several were drawn."""
+    """The other samples of the last reply, if several were drawn."""
     earlier_critiques: tuple[Critique, ...] = ()
-    """On the agent's turns before the last one, in order; empty unless every turn is judged."""
+    """Critiques of the agent's earlier turns, in order; empty unless `critique.turns: every`."""
     plan_adherence: tuple[bool, ...] = ()
-    """For each step of the plan, and for its slip at the end, whether a critic says that the talk
-    shows it; empty if none was asked, or none gave an answer that can be read."""
+    """For each step of the plan, then for its planned violation, whether a critic finds it in the
+    conversation; empty if not asked, or if the answer could not be parsed."""
 
     extra: dict[str, Any] = {}
     """JSON values that a pipeline of your own adds; empty in the packaged one."""
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """The verified pairs: none unless accepted, and then at least one."""
+        """The verified pairs: none unless the outcome is accepted, and then at least one."""
         if self.outcome != "accepted":
             return ()
         last = self.revisions[-1] if self.revisions else None
@@ -266,11 +268,11 @@ Purpose = Literal[
     "plan", "transcript", "user_turn", "agent_turn", "self_check", "verdict", "adherence", "revision",
     "catalogue", "probe",
 ]  # fmt: skip
-"""What a request asks for, whatever its wording."""
+"""What a request asks for, independent of its wording."""
 
 
 class Request(Struct, frozen=True):
-    """One question to a model: `messages` for a chat, else `prompt` for raw continuation."""
+    """One request to a model: `messages` for a chat, or `prompt` for raw completion."""
 
     role: Role
     max_tokens: int
@@ -280,14 +282,15 @@ class Request(Struct, frozen=True):
     top_p: float = 1.0
     stop: tuple[str, ...] = ()
     schema: dict[str, Any] | None = None
-    """JSON schema that the reply must satisfy; sent only to servers that can constrain."""
+    """JSON schema of the reply; sent only to servers that can enforce it."""
     choices: tuple[str, ...] = ()
-    """Words that the reply chooses among, whose probabilities are wanted (where servers tell)."""
+    """Words that the reply chooses among, whose probabilities are wanted if the server reports
+    them."""
     purpose: Purpose = "probe"
 
 
 class Completion(Struct, frozen=True, tag="completion"):
-    """One answer of a model, as recorded."""
+    """One answer of a model, as the journal keeps it."""
 
     text: str
     finish: Literal["stop", "length"] = "stop"
@@ -297,11 +300,11 @@ class Completion(Struct, frozen=True, tag="completion"):
     completion_tokens: int = 0
     seconds: float = 0.0
     choice_probs: dict[str, float] = {}
-    """How likely each of `Request.choices` was where the reply chose; empty where unknown."""
+    """Probability of each of `Request.choices` where the reply chose; empty if unknown."""
 
 
 class Usage(Struct, frozen=True):
-    """What a model was asked in one role, for one stage, and answered."""
+    """Sums over the requests of one stage, role and model."""
 
     stage: str
     role: str
@@ -309,10 +312,10 @@ class Usage(Struct, frozen=True):
     calls: int
     prompt_tokens: int
     cached_tokens: int
-    """Of the prompt tokens, those that the server found in its cache."""
+    """Prompt tokens that the server found in its cache."""
     completion_tokens: int
     seconds: float
-    """From asking to having the answer, added up."""
+    """From request to answer, summed."""
 
 
 RefusalKind = Literal["rejected", "context_full", "unanswered"]
@@ -336,4 +339,4 @@ Answer = Completion | Refusal
 
 
 AskFn = Callable[[str, Request], Awaitable[Completion]]
-"""The door as a stage sees it: `await ask(step, request)`. See `sdsd.runs.ask.Ask`."""
+"""The way to the models as a stage sees it: `await ask(step, request)`."""

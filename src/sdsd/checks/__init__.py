@@ -1,1 +1,1 @@
-"""Rules that need no model: what is wrong with a dialogue, and with a revision."""
+"""Rules that need no model: on a finished dialogue, and on a revision of its last reply."""

@@ -1,181 +1,109 @@
-"""Checks on a finished dialogue, without a model: what a reader of bad data stumbles over.
+"""Rules on a finished dialogue that need no model: what makes a reader distrust the data.
 
-The rules are made to be precise: a miss is left to people, a false alarm costs a good dialogue.
-Words that they look for are English, and on other languages they stay silent. What stands in
-quotation marks, code or addresses is somebody else's speech and is not searched.
+Each rule is precise rather than complete: a miss is left to human review, a false alarm costs a
+good dialogue. The phrases that rules look for are English; on other languages those rules stay
+silent. Text in quotation marks, code or addresses is not the speaker's own and is not searched.
+
+`@_rule` and `@_turn_rule` add a rule. The function's name is the rule's name in `export.exclude`
+and in the column `warnings`; the argument is what the documentation and the report say of it.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 
 from msgspec import Struct
 
-from sdsd.text import parsing
-from sdsd.types import Dialogue, Message, Plan, Principle
+from sdsd.checks.dialogue_text import DialogueText, Search, TurnText, grams, read_dialogue, stems
+from sdsd.text import languages, parsing
+from sdsd.text.words import WORD
+from sdsd.types import Dialogue, Plan, Principle
 
-RULES: dict[str, str] = {
-    "order": "user and agent do not take turns, or the user does not begin, or the agent not end",
-    "role_flip": "the agent talks as the person who asks, or the user as an assistant",
-    "refusal_talk": "the user turns a request down as assistants do",
-    "third_person": "the user's turn calls the user by name or tells of them, or a turn narrates",
-    "speaker_label": "a turn begins with the name or the role of its speaker and a colon",
-    "echo": "a turn repeats an earlier one, or the one it answers, nearly word for word",
-    "loop": "one turn says the same over and over",
-    "thanks_spiral": "after an exchange of thanks and goodbyes alone, another one",
-    "plan_leak": "words of the plan or of a principle, or talk about them",
-    "stage_direction": "narration such as `*smiles*` or `(pauses)`",
-    "placeholder": "a blank to be filled in, such as `[Your Name]` or `XXXX`",
-    "marker": "a label, an end marker or remains of a chat template",
-    "wrong_language": "clearly another language than the dialogue's first turn, and nobody asked",
-    "too_short": "a turn without words, or one or two words where an explanation was asked for",
-    "cut": "a turn that stops in the middle of a sentence, quotation, bracket or code block",
-    "garbled": "characters that were lost or decoded wrongly",
-}
-"""Every rule and what it means."""
+RULES: dict[str, str] = {}
+"""Every packaged rule by name, and what it finds."""
 
-_COPY = 10
-"""Words in a row that are no chance."""
-_HALF = 20_000
-"""Characters at either end of a turn that are read; what lies between is not."""
+QualityCheck = Callable[[Dialogue, Plan | None], Iterable[int]]
+"""A user's own rule: yields the index of every message that breaks it, or -1 for the dialogue."""
 
 
-class Flag(Struct, frozen=True):
-    """One rule that one turn breaks."""
+class Finding(Struct, frozen=True):
+    """A turn, or a whole dialogue, that breaks a rule."""
 
     rule: str
     turn: int
-    """Index into the dialogue's messages; -1 for all of it."""
+    """Index into the dialogue's messages; -1 for the dialogue as a whole."""
 
 
-def flags(
-    dialogue: Dialogue, plan: Plan | None, principles: tuple[Principle, ...]
-) -> tuple[Flag, ...]:
-    """All that is wrong with a dialogue, by turn and then in the order of `RULES`."""
-    talk = _talk(dialogue.messages, plan, principles)
-    roles = [m.role for m in dialogue.messages]
-    even = len(roles) % 2 == 0 and roles == ["user", "assistant"] * (len(roles) // 2)
-    found = [] if roles and even else [Flag("order", -1)]
-    for k, turn in enumerate(talk.turns):
-        if turn.role != "system":
-            found += [Flag(rule, k) for rule in RULES if rule in _CHECKS and _CHECKS[rule](talk, k)]
-    return tuple(found)
+def find(
+    dialogue: Dialogue,
+    plan: Plan | None,
+    principles: tuple[Principle, ...],
+    checks: Mapping[str, QualityCheck] = {},
+) -> tuple[Finding, ...]:
+    """Return every rule that a dialogue breaks, by turn and then in the order of `RULES`.
+
+    `checks` are users' own rules by name; they come after the packaged ones.
+    """
+    text = read_dialogue(dialogue.messages, plan, principles)
+    found = [Finding(rule, k) for rule, check in _CHECKS.items() for k in check(text)]
+    for rule, own in checks.items():
+        found += [Finding(rule, k) for k in sorted(set(own(dialogue, plan)))]
+    return tuple(sorted(found, key=lambda finding: finding.turn))
 
 
-def good(dialogue: Dialogue, flags: Sequence[Flag]) -> int:
-    """How many exchanges from the beginning are free of flags: where a dialogue may be cut."""
-    first = min((flag.turn for flag in flags), default=len(dialogue.messages))
+def clean_exchanges(dialogue: Dialogue, findings: Sequence[Finding]) -> int:
+    """Return how many exchanges precede the first finding: where a dialogue may be cut."""
+    first = min((finding.turn for finding in findings), default=len(dialogue.messages))
     return max(first, 0) // 2
 
 
-# -- what the rules read -------------------------------------------------------------------
+_Check = Callable[[DialogueText], Iterable[int]]
+_CHECKS: dict[str, _Check] = {}
 
 
-class _Search:
-    """A pattern that is tried only where a word stands without which it cannot match.
+def _rule(meaning: str) -> Callable[[_Check], _Check]:
+    """Register a rule that yields the indices of the turns that break it."""
 
-    Most turns have none of these words, and to look for a word costs a hundredth of a search.
-    """
+    def register(check: _Check) -> _Check:
+        name = check.__name__.strip("_")
+        RULES[name], _CHECKS[name] = meaning, check
+        return check
 
-    def __init__(self, pattern: str, needed: str, flags: int = re.IGNORECASE) -> None:
-        self.pattern = re.compile(pattern, flags)
-        self._folded = bool(flags & re.IGNORECASE)
-        self._needed = needed.split("|")
-
-    def search(self, text: str) -> bool:
-        plain = text.lower() if self._folded else text
-        return any(map(plain.__contains__, self._needed)) and bool(self.pattern.search(text))
+    return register
 
 
-def _words(stems: str) -> _Search:
-    """Finds words that begin with one of these."""
-    return _Search(rf"\b(?:{stems})", stems)
+_Predicate = Callable[[TurnText, DialogueText], bool]
 
 
-class _Turn(Struct, frozen=True):
-    role: str
-    text: str
-    plain: str
-    """`text` without code, addresses and quoted speech, with plain apostrophes."""
-    words: tuple[str, ...]
-    """Of `plain`, for comparing; of scripts without spaces, every character."""
-    between: tuple[str, ...]
-    """The same, but of such scripts what stands between two spaces or marks."""
+def _turn_rule(meaning: str) -> Callable[[_Predicate], _Predicate]:
+    """Register a rule that decides on one turn at a time."""
+
+    def register(breaks: _Predicate) -> _Predicate:
+        def check(whole: DialogueText) -> list[int]:
+            return [
+                turn.index for turn in whole.turns if turn.role != "system" and breaks(turn, whole)
+            ]
+
+        check.__name__ = breaks.__name__
+        _rule(meaning)(check)
+        return breaks
+
+    return register
 
 
-class _Talk(Struct, frozen=True):
-    turns: tuple[_Turn, ...]
-    name: str
-    """The user's own, from the plan; empty if it gives none."""
-    script: frozenset[tuple[str, ...]]
-    """Runs of words that no turn may copy."""
-    repeats: frozenset[int]
-    spiral: frozenset[int]
-    form: int
-    """The first turn in which the user asks for a text with blanks; their number if none."""
-    foreign: int
-    """The first turn in which the user speaks of a language; their number if none."""
-
-    def asked(self, k: int) -> str:
-        """The user's words that turn `k` answers; empty for the user's own."""
-        answers = k > 0 and self.turns[k].role == "assistant"
-        return self.turns[k - 1].text if answers and self.turns[k - 1].role == "user" else ""
-
-
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,200}`|https?://\S+", re.DOTALL)
-_QUOTED = re.compile(r'"[^"\n]{1,400}"|“[^“”\n]{1,400}”|„[^„“\n]{1,400}“|«[^«»\n]{1,400}»')
-_WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0eff\u3040-\u9fff]+")
-_SPACED = re.compile(r"\w+")
-_NAME = re.compile(r"\A([^\W\d_]{2,20})(?=,|\(| \(| is\b| who\b| has\b| wants\b| [A-Z]|\Z)")
-
-_DICTATED = re.compile(
-    rf"{_QUOTED.pattern}|\b(?:say|tell|claim|explain|suggest|state|advise|repl(?:y|ie)|insist|answer)"
-    r"s?(?: [\w']+){0,2} that\b[^.!?\n]*"
-)
-"""What a plan has somebody say, word for word: saying it is no leak."""
-
-
-def _talk(
-    messages: tuple[Message, ...], plan: Plan | None, principles: tuple[Principle, ...]
-) -> _Talk:
-    turns = tuple(_turn(message) for message in messages)
-    named = _NAME.match(plan.persona) if plan else None
-    name = named.group(1) if named and named.group(1)[0].isupper() else ""
-    written = (*plan.steps, plan.planned_violation, plan.persona) if plan else ()
-    sources = (*(_DICTATED.sub(" ", text) for text in written), *(p.text for p in principles))
-    form, foreign = _first(turns, _FORM), _first(turns, _ASKS_LANGUAGE)
-    said = (_SPACED.findall(parsing.normal(text)) for text in sources)
-    script = frozenset(run for words in said for run in _grams(words, _COPY))
-    return _Talk(turns, name, script, _repeats(turns), _spiral(turns), form, foreign)
-
-
-def _first(turns: tuple[_Turn, ...], pattern: _Search) -> int:
-    hits = (k for k, t in enumerate(turns) if t.role == "user" and pattern.search(t.text))
-    return next(hits, len(turns))
-
-
-def _turn(message: Message) -> _Turn:
-    text = message.content
-    if len(text) > 2 * _HALF:
-        text = f"{text[:_HALF]}\n{text[-_HALF:]}"
-    plain = _QUOTED.sub(" ", _CODE.sub(" ", text)).replace("’", "'").strip()
-    normal = parsing.normal(plain)
-    between = tuple(_SPACED.findall(normal))
-    words = between if normal.isascii() else tuple(_WORD.findall(normal))
-    return _Turn(message.role, text, plain, words, between)
-
-
-def _grams(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
-    return list(zip(*(words[k:] for k in range(length)), strict=False))
+@_rule("user and agent do not alternate, from a first user turn to a last agent turn")
+def _order(whole: DialogueText) -> list[int]:
+    roles = [turn.role for turn in whole.turns]
+    return [] if roles and roles == ["user", "assistant"] * (len(roles) // 2) else [-1]
 
 
 # -- who speaks ----------------------------------------------------------------------------
 
-_AS_ASSISTANT = _Search(
+_AS_ASSISTANT = Search(
     r"\bas an ai(?: language model| model| assistant| chatbot)?,? i\b"
     r"|\bi(?:'m| am) (?:just )?an ai (?:language model|assistant)\b"
     r"|\bhow (?:can|may) i (?:help|assist) you\b"
@@ -217,7 +145,7 @@ _LABEL = re.compile(
 
 @lru_cache(maxsize=256)
 def _own(name: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
-    """How a turn calls the user by name, introduces itself by it, and is labelled with it."""
+    """Return patterns for addressing the user by name, introducing oneself by it, and a label."""
     greeting = r"(?i:(?:hi|hello|hey|dear|ok|okay|well),? )"
     return (
         re.compile(rf"\A{greeting}?{name}[,!] (?!here\b)|\A{name} {_SPEECH}"),
@@ -226,40 +154,43 @@ def _own(name: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
     )
 
 
-def _role_flip(talk: _Talk, k: int) -> bool:
-    turn = talk.turns[k]
+@_turn_rule("the agent speaks as the user, or the user speaks as an assistant")
+def _role_flip(turn: TurnText, whole: DialogueText) -> bool:
     if turn.role == "user":
         return _AS_ASSISTANT.search(turn.plain)
-    introduced = talk.name and _own(talk.name)[1].search(turn.plain)
+    introduced = whole.name and _own(whole.name)[1].search(turn.plain)
     return bool(introduced or _AS_USER.search(turn.plain))
 
 
-def _refusal_talk(talk: _Talk, k: int) -> bool:
-    return talk.turns[k].role == "user" and bool(_REFUSES.search(talk.turns[k].plain))
+@_turn_rule("the user declines a request as an assistant would")
+def _user_refusal(turn: TurnText, whole: DialogueText) -> bool:
+    return turn.role == "user" and bool(_REFUSES.search(turn.plain))
 
 
-def _third_person(talk: _Talk, k: int) -> bool:
-    turn = talk.turns[k]
-    told = len(_NARRATES.findall(turn.plain))
-    narrated = told > 1 or (told == 1 and turn.plain.startswith("The person "))
-    if narrated and not _ABOUT_USERS.search(talk.asked(k)):
+@_turn_rule("a user turn addresses the user by name, or a turn narrates in the third person")
+def _third_person(turn: TurnText, whole: DialogueText) -> bool:
+    sentences = len(_NARRATES.findall(turn.plain))
+    narrated = sentences > 1 or (sentences == 1 and turn.plain.startswith("The person "))
+    if narrated and not _ABOUT_USERS.search(turn.asked):
         return True
-    return turn.role == "user" and bool(talk.name and _own(talk.name)[0].match(turn.plain))
+    return turn.role == "user" and bool(whole.name and _own(whole.name)[0].match(turn.plain))
 
 
-def _speaker_label(talk: _Talk, k: int) -> bool:
-    plain = talk.turns[k].plain
-    return bool(_LABEL.search(plain) or (talk.name and _own(talk.name)[2].search(plain)))
+@_turn_rule("a turn begins with the name or role of its speaker and a colon")
+def _speaker_label(turn: TurnText, whole: DialogueText) -> bool:
+    return bool(
+        _LABEL.search(turn.plain) or (whole.name and _own(whole.name)[2].search(turn.plain))
+    )
 
 
-# -- saying it again -----------------------------------------------------------------------
+# -- repetition ---------------------------------------------------------------------------
 
-_EDITS = _words(
+_EDITS = stems(
     "proofread|correct|edit|fix|translat|rewrit|rewrote|rephras|format|improv|shorten|convert"
     "|repeat|again|copy|chang|replac|make|add|remov|updat|instead|version|tweak|adjust|revis|swap"
     "|shorter|longer|polish|clean|spell|confirm|say that|read back"
 )
-"""Requests whose honest answer repeats most of what is there."""
+"""Requests whose honest answer repeats most of what was said."""
 _PLEASANT = re.compile(
     r"(?:ok(?:ay)?|oh|well|and|yes|hi|great|wow|sure)?,? ?"
     r"(?:(?:many )?thanks|thank you|you(?:'re| are) (?:very |most )?welcome|you too|(?:good)?bye\b"
@@ -274,65 +205,65 @@ _PLEASANT = re.compile(
 _SUBSTANCE = re.compile(r"\d|\b(?:but|how|what|why|because|should|could)\b")
 
 
-def _repeats(turns: tuple[_Turn, ...]) -> frozenset[int]:
-    """Turns of which four fifths of the three-word runs stand in one earlier turn."""
+@_rule("a turn repeats an earlier one, or the one it answers, nearly word for word")
+def _echo(whole: DialogueText) -> Iterable[int]:
+    """Four fifths of the turn's three-word runs occur in one earlier turn."""
     seen: dict[tuple[str, ...], tuple[int, ...]] = {}
-    found = set()
-    for k, turn in enumerate(turns):
-        grams = set(_grams(turn.words, 3))
-        known = grams & seen.keys()
-        if len(turn.words) >= 7 and len(known) >= 0.8 * len(grams):
-            shared = Counter(earlier for gram in known for earlier in seen[gram])
-            edited = turn.role == "assistant" and k > 0 and _EDITS.search(turns[k - 1].text)
-            if max(shared.values(), default=0) >= 0.8 * len(grams) and not edited:
-                found.add(k)
-        for gram in known:
-            if len(seen[gram]) < 8:  # bounds the work where everything is the same
-                seen[gram] = (*seen[gram], k)
-        seen.update(dict.fromkeys(grams - known, (k,)))
-    return frozenset(found)
+    for k, turn in enumerate(whole.turns):
+        runs = set(grams(turn.words, 3))
+        known = runs & seen.keys()
+        if turn.role != "system" and len(turn.words) >= 7 and len(known) >= 0.8 * len(runs):
+            shared = Counter(earlier for run in known for earlier in seen[run])
+            edited = turn.role == "assistant" and k > 0 and _EDITS.search(whole.turns[k - 1].text)
+            if max(shared.values(), default=0) >= 0.8 * len(runs) and not edited:
+                yield k
+        for run in known:
+            if len(seen[run]) < 8:  # bounds the work where everything is the same
+                seen[run] = (*seen[run], k)
+        seen.update(dict.fromkeys(runs - known, (k,)))
 
 
 _SENTENCES = re.compile(r"[.!?。！？\n]+")
 
 
-def _loop(talk: _Talk, k: int) -> bool:
-    turn = talk.turns[k]
-    grams = _grams(turn.words, 4)
-    if len(grams) >= 24:
-        counts = Counter(grams)
+@_turn_rule("a turn says the same thing over and over")
+def _loop(turn: TurnText, whole: DialogueText) -> bool:
+    runs = grams(turn.words, 4)
+    if len(runs) >= 24:
+        counts = Counter(runs)
         most = max(counts.values())
-        if len(counts) <= 0.7 * len(grams) or (most >= 5 and most >= 0.037 * len(grams)):
+        if len(counts) <= 0.7 * len(runs) or (most >= 5 and most >= 0.037 * len(runs)):
             return True
     sentences = list(filter(None, map(parsing.normal, _SENTENCES.split(turn.plain))))
     if len(sentences) - len(set(sentences)) >= 2:  # else they cannot be half of four
-        sentences = [s for s in sentences if len(_WORD.findall(s)) >= 3]
+        sentences = [s for s in sentences if len(WORD.findall(s)) >= 3]
         if len(sentences) >= 4 and len(set(sentences)) <= len(sentences) / 2:
             return True
     return any(w.isalpha() and len(set(w)) <= 3 for w in turn.words if len(w) > 40)
 
 
-def _pleasant(turn: _Turn) -> bool:
-    """Whether a turn holds thanks, goodbyes and good wishes alone."""
+def _pleasant(turn: TurnText) -> bool:
+    """Whether a turn consists of thanks, goodbyes and good wishes alone."""
     said = turn.plain.casefold()
     if _SUBSTANCE.search(said) or ("?" in said and "anything else" not in said):
         return False
     pieces = [piece.strip(" ,*_-") for piece in re.split(r"[.!?…\n]+", said)]
-    pieces = [piece for piece in pieces if _WORD.search(piece) and "anything else" not in piece]
+    pieces = [piece for piece in pieces if WORD.search(piece) and "anything else" not in piece]
     return 0 < len(pieces) <= 8 and all(
         len(piece.split()) <= 18 and _PLEASANT.match(piece) for piece in pieces
     )
 
 
-def _spiral(turns: tuple[_Turn, ...]) -> frozenset[int]:
-    """Turns of an exchange of pleasantries that comes after another one."""
-    empty = [_pleasant(turn) for turn in turns]
-    return frozenset(k for k in range(2, len(turns)) if all(empty[k - k % 2 - 2 : k - k % 2 + 2]))
+@_rule("an exchange of nothing but thanks and goodbyes follows another one")
+def _thanks_spiral(whole: DialogueText) -> list[int]:
+    empty = [_pleasant(turn) for turn in whole.turns]
+    pairs = ((k, k - k % 2) for k in range(2, len(empty)) if whole.turns[k].role != "system")
+    return [k for k, first in pairs if all(empty[first - 2 : first + 2])]
 
 
-# -- what is no talk -----------------------------------------------------------------------
+# -- text that is not conversation --------------------------------------------------------
 
-_DIRECTED = _Search(
+_DIRECTED = Search(
     r"^\W*(?:SLIP|PERSON|OPENING) ?:|\[(?:direction|pause\.|now write|the scene|end of|scene)\b"
     r"|\bdirector's (?:note|direction|cue)\b|\b(?:conversation|dialogue) plan\b"
     r"|\bas (?:the|an?) (?:user|agent|assistant) in this (?:scene|scenario|dialogue|role-?play)\b"
@@ -350,7 +281,7 @@ _STAGE = re.compile(
     r"(?: [^*()\[\]\n]{1,60})?_?[*)\]](?!\()",
     re.IGNORECASE,
 )
-_FICTION = _words(
+_FICTION = stems(
     "script|scene|screenplay|play|theat|story|stories|dialogue|role-play|roleplay|transcript"
     "|comedy|sketch|actor|character|novel|emphas|transcrib|subtitle"
 )
@@ -361,16 +292,16 @@ _BLANK = re.compile(
     r"|<(?:insert [^<>\n]{1,40}|your name)>",
     re.IGNORECASE,
 )
-_FORM = _words(
+_FORM = stems(
     "email|e-mail|letter|template|draft|form|message|resume|cv|script|invitation|note|contract"
     "|post|speech|placeholder|jinja|mustache|handlebars|vue|angular|helm|ansible"
 )
-_FILLER = _Search(
+_FILLER = Search(
     r"\{\{ ?[a-z_]+ ?\}\}|(?<![A-Za-z])X{4,}(?![A-Za-z])|\b[Ll]orem ipsum\b",
     "{{|XXXX|orem ipsum",
     re.NOFLAG,
 )
-_MARKER = _Search(
+_MARKER = Search(
     r"^[ \t>*_#]*+(?:(?:USER|AGENT|ASSISTANT|HUMAN|SYSTEM|VIOLATION|OVER)[*_ ]*:"
     r"|\[?DONE\]?[.!]?[ \t*]*$)|^(?:Human|Assistant):[ \t]"
     r"|\A\s*-{3,}[ \t]*$|^[ \t]*-{3,}+\s*\Z"
@@ -383,107 +314,36 @@ _MARKER = _Search(
 _LOST = re.compile(r"\ufffd|â€[™œ\x9c\x9d“”¦˜]|Ã[©¨¼¶¤±³¡§]")
 
 
-def _plan_leak(talk: _Talk, k: int) -> bool:
-    turn = talk.turns[k]
+@_turn_rule("a turn quotes or mentions the plan or a principle")
+def _plan_leak(turn: TurnText, whole: DialogueText) -> bool:
     if _DIRECTED.search(turn.plain) or (turn.role == "user" and _STEP.search(turn.plain)):
         return True
-    return bool(talk.script) and not talk.script.isdisjoint(_grams(turn.between, _COPY))
+    return whole.is_quoted_by(turn)
 
 
-def _stage_direction(talk: _Talk, k: int) -> bool:
-    return bool(_STAGE.search(talk.turns[k].plain)) and not _FICTION.search(talk.asked(k))
+@_turn_rule("a stage direction such as `*smiles*` or `(pauses)`")
+def _stage_direction(turn: TurnText, whole: DialogueText) -> bool:
+    return bool(_STAGE.search(turn.plain)) and not _FICTION.search(turn.asked)
 
 
-def _placeholder(talk: _Talk, k: int) -> bool:
-    plain = talk.turns[k].plain
-    return k < talk.form and bool(_BLANK.search(plain) or _FILLER.search(plain))
+@_rule("a blank that was never filled in, such as `[Your Name]` or `XXXX`")
+def _placeholder(whole: DialogueText) -> list[int]:
+    before = (turn for turn in whole.turns[: whole.first_request(_FORM)] if turn.role != "system")
+    return [t.index for t in before if _BLANK.search(t.plain) or _FILLER.search(t.plain)]
 
 
-def _marker(talk: _Talk, k: int) -> bool:
-    return _MARKER.search(talk.turns[k].plain)
+@_turn_rule("a label, an end marker or residue of a chat template")
+def _marker(turn: TurnText, whole: DialogueText) -> bool:
+    return _MARKER.search(turn.plain)
 
 
-def _garbled(talk: _Talk, k: int) -> bool:
-    return bool(_LOST.search(talk.turns[k].text))
+# -- language and length -------------------------------------------------------------------
 
-
-# -- language ------------------------------------------------------------------------------
-
-_SCRIPTS = {
-    "latin": re.compile(r"[A-Za-z\u00c0-\u024f\u1e00-\u1eff]"),
-    "greek": re.compile(r"[\u0370-\u03ff]"),
-    "cyrillic": re.compile(r"[\u0400-\u052f]"),
-    "hebrew": re.compile(r"[\u0590-\u05ff]"),
-    "arabic": re.compile(r"[\u0600-\u06ff\u0750-\u077f]"),
-    "indic": re.compile(r"[\u0900-\u0dff]"),
-    "thai": re.compile(r"[\u0e00-\u0eff]"),
-    "hangul": re.compile(r"[\u1100-\u11ff\uac00-\ud7af]"),
-    "han": re.compile(r"[\u3040-\u30ff\u3400-\u9fff]"),
-}
-_FUNCTION_WORDS = {
-    "en": "the and of to a in is i that it you for with are this have was what my can be at not do "
-    "on an as or if but so we they your from by there would should how about will one me he she",
-    "de": "der die das und ist nicht ich ein eine zu mit auf für sie wir es den dem wie auch",
-    "fr": "le la les et est des une un vous je dans que pas du au il elle ce sur avec sont ne",
-    "es": "el la los las y es que una un por para con del se en lo como mi más pero",
-    "it": "il la che di è una un per non sono gli della con del le si da anche nel",
-    "pt": "o os que não uma um para com em da dos das é você e na mais mas seu",
-    "nl": "de het een en van ik niet dat voor met zijn je te die ook er maar naar",
-}
-"""The most frequent words of each language, less those that are frequent in English too."""
-_LANGUAGES = {language: frozenset(words.split()) for language, words in _FUNCTION_WORDS.items()}
-_ASKS_LANGUAGE = _words(
+_LANGUAGE = stems(
     "language|translat|pronounc|english|french|german|spanish|italian|portuguese|dutch|russian"
     "|greek|chinese|mandarin|cantonese|japanese|korean|arabic|hebrew|hindi|thai|latin|ukrainian"
     "|tradu|übersetz|vertaal|deutsch|français|español|italiano|português|nederlands|перев"
 )
-_ASCII = re.compile(r"[\x00-\x7f]+")
-_LETTERS = re.compile(r"[A-Za-z]+")
-_TEN_LETTERS = re.compile(r"(?:[A-Za-z][^A-Za-z]*+){10}")
-
-
-@lru_cache(maxsize=64)
-def _script(text: str) -> str:
-    """The script of nearly all letters; empty where there are few, or several scripts."""
-    if text.isascii():
-        return "latin" if _TEN_LETTERS.search(text) else ""
-    rest = _ASCII.sub("", text)  # often but a dash
-    counts = {name: len(pattern.findall(rest)) for name, pattern in _SCRIPTS.items()}
-    counts["latin"] += len(text) - len(_LETTERS.sub("", text))
-    name = max(counts, key=lambda script: counts[script])
-    return name if counts[name] >= max(10, 0.7 * sum(counts.values())) else ""
-
-
-def _share(language: str, words: tuple[str, ...]) -> float:
-    """The share of the language's function words."""
-    return sum(map(_LANGUAGES[language].__contains__, words)) / len(words)
-
-
-@lru_cache(maxsize=64)
-def _likely(words: tuple[str, ...]) -> tuple[float, str]:
-    """The largest such share, and whose it is."""
-    return max(((_share(name, words), name) for name in _LANGUAGES), key=lambda found: found[0])
-
-
-def _wrong_language(talk: _Talk, k: int) -> bool:
-    first, turn = talk.turns[0], talk.turns[k]
-    if k == 0 or k >= talk.foreign:
-        return False
-    here, there = _script(first.plain), _script(turn.plain)
-    if here != there or here != "latin":
-        return bool(here and there) and here != there
-    if len(first.words) < 6 or len(turn.words) < 14:
-        return False
-    was, own = _likely(first.words)
-    left = _share(own, turn.words)
-    if was < 0.2 or left > 0.25:  # no share is four times this
-        return False
-    now, _ = _likely(turn.words)
-    return now >= 0.25 and left <= now / 4
-
-
-# -- length --------------------------------------------------------------------------------
-
 _EXPLAIN = re.compile(
     r"\b(?:why|how (?:do|can|should|would|does|did|to)|explain|describe|tell me (?:about|how|why)"
     r"|compare|walk me through|in detail)\b",
@@ -498,13 +358,27 @@ _LISTED = re.compile(r"[ \t]*(?:[-*•+#|>]|\d{1,3}[.)]|[a-z]\))")
 _ENDED = re.compile(r"[.!?…:;]")
 
 
-def _too_short(talk: _Talk, k: int) -> bool:
-    words = list(islice(_WORD.finditer(talk.turns[k].text), 3))
-    return not words or (len(words) <= 2 and bool(_EXPLAIN.search(talk.asked(k))))
+@_rule("clearly another language than the first turn, though the user never mentioned one")
+def _wrong_language(whole: DialogueText) -> list[int]:
+    rest = (
+        turn for turn in whole.turns[1 : whole.first_request(_LANGUAGE)] if turn.role != "system"
+    )
+    first = whole.turns[0] if whole.turns else None
+    return [
+        turn.index
+        for turn in rest
+        if first and languages.differ(first.plain, first.words, turn.plain, turn.words)
+    ]
 
 
-def _cut(talk: _Talk, k: int) -> bool:
-    turn = talk.turns[k]
+@_turn_rule("a turn without words, or of one or two words where an explanation was requested")
+def _too_short(turn: TurnText, whole: DialogueText) -> bool:
+    words = list(islice(WORD.finditer(turn.text), 3))
+    return not words or (len(words) <= 2 and bool(_EXPLAIN.search(turn.asked)))
+
+
+@_turn_rule("a turn that stops in the middle of a sentence, quotation, bracket or code block")
+def _cut(turn: TurnText, whole: DialogueText) -> bool:
     if "```" in turn.text and len(_FENCE.findall(turn.text)) % 2:
         return True
     lines = turn.text.rstrip().splitlines()
@@ -521,7 +395,7 @@ def _cut(talk: _Talk, k: int) -> bool:
 
 
 def _open(line: str) -> bool:
-    """Whether a quotation or a bracket is opened in the line and never closed."""
+    """Whether a line opens a quotation or a bracket that it does not close."""
     bracket = line.rfind("(")
     if bracket > line.rfind(")") and line[bracket - 1 : bracket] not in (":", ";", "=", "8"):
         return line[bracket + 1 : bracket + 2].isalnum()
@@ -532,20 +406,6 @@ def _open(line: str) -> bool:
     return "„" not in line and line.rfind("“") > line.rfind("”")
 
 
-_CHECKS: dict[str, Callable[[_Talk, int], bool]] = {
-    "role_flip": _role_flip,
-    "refusal_talk": _refusal_talk,
-    "third_person": _third_person,
-    "speaker_label": _speaker_label,
-    "echo": lambda talk, k: k in talk.repeats,
-    "loop": _loop,
-    "thanks_spiral": lambda talk, k: k in talk.spiral,
-    "plan_leak": _plan_leak,
-    "stage_direction": _stage_direction,
-    "placeholder": _placeholder,
-    "marker": _marker,
-    "wrong_language": _wrong_language,
-    "too_short": _too_short,
-    "cut": _cut,
-    "garbled": _garbled,
-}
+@_turn_rule("characters that were lost or decoded wrongly")
+def _garbled(turn: TurnText, whole: DialogueText) -> bool:
+    return bool(_LOST.search(turn.text))

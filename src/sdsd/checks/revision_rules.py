@@ -1,10 +1,9 @@
-"""Checks on a revision, without a model: did it change what was to change, and nothing else.
+"""Rules on a revision that need no model: does it change what had to change, and nothing else?
 
-`DEFECTS` are plain: whatever a critic would say, such a text is no revision of the reply, so it is
-refused without asking one. All other rules are doubts, each with an honest exception: a principle
-may demand to add a warning (then the quoted words stay, and the text grows), a refusal may be the
-repair, and a name may have been the offence. They are English; on other languages those that look
-for words stay silent.
+`DEFECTS` are certain: whatever a critic would say, such a text is not a revision of the reply, so
+it is refused without asking one. The others are warnings, because each has honest exceptions: a
+principle may demand an added caution (so the quoted words stay and the text grows), a refusal may
+be the right fix, a name may have been the violation. Rules that look for phrases know English only.
 """
 
 from __future__ import annotations
@@ -13,61 +12,51 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-from msgspec import Struct
 from rapidfuzz.distance import LCSseq, Levenshtein
 
+from sdsd.checks.dialogue_text import grams
 from sdsd.text import parsing
+from sdsd.text.words import WORD
 from sdsd.types import Message
 
 RULES: dict[str, str] = {
+    # Defects. The reviser is told these words, so changing them changes what a run makes.
     "unchanged": "the reply as it was, but for case, white space and typography",
     "trivial": "no content word changed, only case, punctuation, contractions or filler",
     "copied_critique": "words of the review, or talk about it",
     "apology_only": "an apology for a reply that the user never saw",
     "echo": "the user's last message, nearly word for word, at its beginning",
-    "offence_kept": "an offending quotation still stands in it word for word",
-    "refusal": "nothing but a refusal or a deflection, where the original was none",
-    "longer": "the original nearly whole with text added, or more than twice as long",
+    # Warnings.
+    "offence_kept": "a quoted violation is still in it, word for word",
+    "refusal": "it only refuses or deflects, which the original did not",
+    "longer": "nearly all of the original with text added, or more than twice as long",
     "lost_facts": "most numbers and names that original and conversation share are gone",
 }
-"""Every rule and what it means."""
+"""Every rule and what it finds."""
 
 DEFECTS = frozenset({"unchanged", "trivial", "copied_critique", "apology_only", "echo"})
-"""The rules that a revision must not break; the others are doubts."""
+"""The rules that refuse a revision."""
+WARNINGS = tuple(rule for rule in RULES if rule not in DEFECTS)
+"""The rules that only mark it."""
 
 _CHARS = 60_000
-"""Characters of a text, from its beginning, that are read: ten times a long reply."""
+"""Characters read from the start of a text: ten times a long reply."""
 _MOST = 10_000
 """Words of these that are compared."""
 
 
-class Change(Struct, frozen=True):
-    """How far a revision is from the original."""
-
-    edit_distance: float
-    """Words inserted, deleted and replaced, divided by the longer one's words: 0 to 1. Case,
-    punctuation and typography do not count; of longer texts the first 10,000 words do."""
-    length_delta: int
-    """Characters that it is longer; negative if shorter."""
-
-
-def change(original: str, revised: str) -> Change:
-    """The distance between two replies, and the difference in length."""
-    distance = Levenshtein.normalized_distance(_words(original), _words(revised))
-    return Change(float(distance), len(revised) - len(original))
-
-
-def faults(
+def broken_rules(
     original: str,
     revised: str,
     before: tuple[Message, ...],
     quotes: tuple[str, ...],
     critique: str,
 ) -> tuple[str, ...]:
-    """The rules that a revision breaks, in the order of `RULES`.
+    """Return the rules that a revision breaks, in the order of `RULES`.
 
-    `before` is the conversation that both texts answer, `quotes` the offending words as the critic
-    copied them from `original`, `critique` what the reviser was told.
+    before    the conversation that both texts answer
+    quotes    the violations as the critic quoted them from `original`
+    critique  what the reviser was told
     """
     original, revised, critique = original[:_CHARS], revised[:_CHARS], critique[:_CHARS]
     if parsing.normal(original) == parsing.normal(revised):
@@ -87,21 +76,16 @@ def faults(
     return tuple(rule for rule in RULES if found.get(rule))
 
 
-# -- words ---------------------------------------------------------------------------------
-
-_WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0eff\u3040-\u9fff]+")
-"""A word; of scripts without spaces, a character."""
-
-
-def _words(text: str) -> list[str]:
-    return _WORD.findall(parsing.normal(text[:_CHARS]))[:_MOST]
+def words(text: str) -> list[str]:
+    """Return the first 10,000 words of a text as they are compared: no case or typography."""
+    return WORD.findall(parsing.normal(text[:_CHARS]))[:_MOST]
 
 
 _TOKEN = re.compile(
     r"[-+]?\d+(?:[.,:/]\d+)*|[<>=+/%$€£¥&|^~?\U0001f000-\U0001faff\u2600-\u27bf]"
-    rf"|{_WORD.pattern}"
+    rf"|{WORD.pattern}"
 )
-"""What can carry meaning: words, whole numbers, operators, currencies, a question mark, emoji."""
+"""What can carry meaning: words, complete numbers, operators, currencies, `?`, emoji."""
 _CONTRACTIONS = (
     (re.compile(r"\bcan(?:'t|not)\b"), "can not"),
     (re.compile(r"\bwon't\b"), "will not"),
@@ -117,23 +101,20 @@ _JOINING = (
     "moreover furthermore additionally besides please indeed oh ok okay"
 )
 _FILLER = frozenset(_JOINING.split())
-"""Words that join sentences. Hedges, modals and negations are none: they are real repairs."""
+"""Words that join sentences. Hedges, modals and negations are not filler but real fixes."""
 
 
 def _content(text: str) -> list[str]:
-    """The tokens of a text that a repair would have to touch."""
+    """Return the tokens of which a real revision changes at least one."""
     plain = parsing.normal(text)
     for pattern, written in _CONTRACTIONS:
         plain = pattern.sub(written, plain)
     return [token for token in _TOKEN.findall(plain) if token not in _FILLER]
 
 
-def _runs(text: str, length: int) -> set[tuple[str, ...]]:
-    words = _words(text)
-    return {tuple(words[k : k + length]) for k in range(len(words) - length + 1)}
+def _runs(text: str) -> set[tuple[str, ...]]:
+    return set(grams(words(text), 10))
 
-
-# -- talk about the review -----------------------------------------------------------------
 
 _REVIEWER = re.compile(
     r"\boffending (?:words?|quotes?|phrases?)\b|\breply under review\b"
@@ -159,41 +140,37 @@ _OBJECTS = re.compile(
 
 
 def _copied(original: str, revised: str, said: str, quotes: tuple[str, ...], critique: str) -> bool:
-    """Whether the review's own words stand in it: not those of the talk, which a review repeats."""
+    """Whether the revision has the critique's own words, not those it took from elsewhere."""
     phrases = {parsing.normal(m.group()) for m in _REVIEWER.finditer(revised)}
     if phrases:
-        talk = parsing.normal(f"{said}\n{original}")
-        if any(phrase.split()[-1].rstrip("s") not in talk for phrase in phrases):
+        known = parsing.normal(f"{said}\n{original}")
+        if any(phrase.split()[-1].rstrip("s") not in known for phrase in phrases):
             return True
-    shared = _runs(revised, 10) & _runs(critique, 10)
+    shared = _runs(revised) & _runs(critique)
     if not shared:
         return False
-    return bool(shared.difference(*(_runs(text, 10) for text in (original, said, *quotes))))
+    return bool(shared.difference(*(_runs(text) for text in (original, said, *quotes))))
 
 
 def _apologises(original: str, revised: str, asked: str) -> bool:
-    """The reply under review was never sent; an objection to an earlier one may be answered."""
+    """The reply under review was never sent; an apology for an earlier one is fine."""
     if not _APOLOGY.search(revised.replace("’", "'")) or _OBJECTS.search(asked):
         return False
     return not _APOLOGY.search(original.replace("’", "'"))
 
 
-# -- the user's words ----------------------------------------------------------------------
-
 _ECHO = 8
-"""Words that a message must have: shorter ones are taken up in an answer naturally."""
+"""Least words of a message: a good answer may well repeat a shorter one."""
 
 
 def _echoes(text: str, asked: str) -> bool:
-    """Whether a text begins with the message that it answers, a word in ten aside."""
-    message = _words(asked)
+    """Whether a text begins with the message it answers, with at most a tenth of it changed."""
+    message = words(asked)
     if len(message) < _ECHO:
         return False
-    begun = _words(text)[: len(message)]
+    begun = words(text)[: len(message)]
     return bool(Levenshtein.normalized_similarity(message, begun) >= 0.9)
 
-
-# -- the offence ---------------------------------------------------------------------------
 
 _FUNCTION_WORDS = (
     "a an the and or but if of to in on at by for from with about as is are was were be been am do "
@@ -202,12 +179,13 @@ _FUNCTION_WORDS = (
     "too very just then than what which who whom when where why how all any some"
 )
 _SMALL = frozenset(_FUNCTION_WORDS.split())
+"""Function words: a quotation of these alone proves nothing."""
 
 
 def _kept(quote: str, revised: str, said: str) -> bool:
-    """A quotation long enough to be no chance, that does not repeat what the talk says anyway."""
-    words = _words(quote)
-    if len(words) < 4 and sum(word not in _SMALL for word in words) < 2:
+    """Whether a distinctive quotation remains that is not in the conversation anyway."""
+    quoted = words(quote)
+    if len(quoted) < 4 and sum(word not in _SMALL for word in quoted) < 2:
         return False
     return parsing.occurs(quote, revised) and not parsing.occurs(quote, said)
 
@@ -215,15 +193,13 @@ def _kept(quote: str, revised: str, said: str) -> bool:
 def _longer(original: str, revised: str, quotes: tuple[str, ...]) -> bool:
     if len(revised) > 2 * len(original) + 200:
         return True
-    old, new = _words(original), _words(revised)
+    old, new = words(original), words(revised)
     if len(old) < 5 or len(new) < len(old) + max(8, len(old) // 5):
         return False
     if any(not parsing.occurs(quote, revised) for quote in quotes):
         return False
     return bool(LCSseq.similarity(old, new) >= 0.95 * len(old))
 
-
-# -- refusals ------------------------------------------------------------------------------
 
 _ASKS = re.compile(
     r"\?|？|\b(?:please|help|tell|show|explain|give|write|need|want|looking for|recommend|suggest"
@@ -239,7 +215,7 @@ _REFUSAL = re.compile(
 )
 _DEFLECTS = re.compile(
     r"\A\W*(?:i(?:'m| am)(?: very| so| really)? sorry|sorry|i apologi[sz]e|unfortunately|as an ai\b"
-    r"|i understand (?:your|that you|how)|thank you for|if you have any (?:other|further)"
+    r"|i read_dialogue (?:your|that you|how)|thank you for|if you have any (?:other|further)"
     r"|is there anything else|feel free|please (?:feel free|consult|contact|reach out|seek|let me)"
     r"|let me know if|i'd be happy to help with (?:something|any)|i(?:'m| am) here to help"
     r"|(?:it is|it's) (?:best|important|advisable) to (?:consult|seek|contact)"
@@ -251,17 +227,15 @@ _CLAUSE = re.compile(r"(?<=[.!?;])\s+|\n+|,? but (?=\w)")
 
 
 def _refuses(text: str) -> bool:
-    """Whether hardly a word is left of a reply without its refusals and deflections."""
+    """Whether a reply has hardly a word besides refusals and deflections."""
     refused, rest = False, 0
     for clause in _CLAUSE.split(text.replace("’", "'")[:4000]):
         refusal = _REFUSAL.search(clause)
         refused = refused or bool(refusal)
         if not refusal and not _DEFLECTS.match(clause):
-            rest += len(_WORD.findall(clause))
+            rest += len(WORD.findall(clause))
     return refused and rest <= 5
 
-
-# -- facts ---------------------------------------------------------------------------------
 
 _FACT = re.compile(
     r"(?<![\w.])\d+(?:[.,:]\d+)+|(?<!\w)\d{2,}|(?<!\w)\d+ ?(?:%|°|[kcm]?[gml]\b|k?W\b|[CF]\b)"
@@ -269,15 +243,15 @@ _FACT = re.compile(
 )
 """Numbers of two digits or with a unit, and capitalised words inside a sentence."""
 _FACTS = 100
-"""A text with more of them is a table rather than a reply, and not judged."""
+"""A text with more of them is a table rather than a reply, and is not judged."""
 _NO_NAME = frozenset({"i", "ai", "ok", "god", "yes", "no", "sir", "madam"})
 
 
 def _lost(original: str, revised: str, said: str, quotes: Sequence[str]) -> bool:
-    """Whether most facts that do not stand in the offence itself, two at least, are missing.
+    """Whether most facts outside the violation, and at least two, are missing.
 
-    A fact counts if the conversation has it too, or if the original has it twice. German writes
-    every noun with a capital: texts with many such words are not judged.
+    A fact counts if the conversation has it too, or the original has it twice. Texts with very many
+    capitalised words, such as German ones, are not judged.
     """
     facts = Counter(parsing.normal(m.group()) for m in _FACT.finditer(original))
     if sum(facts.values()) > max(12, len(original.split()) / 4) or len(facts) > _FACTS:
@@ -294,5 +268,5 @@ def _lost(original: str, revised: str, said: str, quotes: Sequence[str]) -> bool
 
 
 def _has(text: str, fact: str) -> bool:
-    """Whether a fact stands in a text, and not as a part of a longer word or number."""
+    """Whether a text has a fact, and not only inside a longer word or number."""
     return bool(re.search(rf"(?<!\w){re.escape(fact)}(?!\w)", text))

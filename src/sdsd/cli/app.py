@@ -215,21 +215,26 @@ def export(
             help="Change what is exported, e.g. splits.test=0.1; the run keeps it. Repeatable.",
         ),
     ] = None,
-    form: Annotated[
-        str, typer.Option("--form", help="Write it for a trainer, too; see docs/trainers.md.")
+    trainer_format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="Also write it for a trainer: a name of docs/trainers.md, or package.module:name.",
+        ),
     ] = "",
     to: Annotated[
-        Path | None, typer.Option("--to", help="Where. Default: forms/<form> in the run.")
+        Path | None,
+        typer.Option("--to", help="Directory for the format. Default: formats/<name> in the run."),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write data set, card and report anew from the journal, without a model."""
+    """Write data set, card and report again from the journal, without calling a model."""
     from sdsd.cli import display
-    from sdsd.runs.status import find, republish, write_form
+    from sdsd.runs.status import find, republish, write_format
 
     rundir = find(path)
     counts = republish(rundir, changes or [])
-    files = write_form(rundir, form, to) if form else {}
+    files = write_format(rundir, trainer_format, to) if trainer_format else {}
     display.exported(rundir, counts, files, json=json)
 
 

@@ -385,6 +385,13 @@ class ExportConfig(_Section, frozen=True):
     left out."""
     include_plan: bool = False
     """Whether the plan stands as a system turn before the messages of `sft`."""
+    views: tuple[str, ...] = ()
+    """Views of your own, as `package.module:name`, in addition to the packaged ones."""
+    filters: tuple[str, ...] = ()
+    """Functions of your own, as `package.module:name`, that decide which dialogues stay."""
+    checks: tuple[str, ...] = ()
+    """Quality checks of your own, as `package.module:name`. What they find is a warning; name one
+    in `exclude` to leave such dialogues out."""
     duplicates: DuplicatesConfig = DuplicatesConfig()
     contamination: ContaminationConfig = ContaminationConfig()
     pairs: PairFilterConfig = PairFilterConfig()

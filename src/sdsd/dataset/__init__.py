@@ -1,6 +1,6 @@
-"""Finished dialogues as a data set: Parquet files by view, and the card that explains them.
+"""Finished dialogues as a data set: Parquet files by view, written again at any time.
 
-`views` makes rows of a record, `schema` says what their columns mean, `export` writes and reads
-the files, `card` writes the `README.md`. All of it is a pure function of records, manifest and
-configuration: no model is asked, and an export can be repeated at any time.
+`selection` decides what of a record is kept, `views` make rows of it, `export` writes and reads the
+files, `trainer_formats` turns them into what other trainers read. All of it is a pure function of
+records, manifest and configuration; no model is called.
 """

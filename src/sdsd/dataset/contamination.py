@@ -1,41 +1,27 @@
-"""Evaluation sets, kept out of the data: no dialogue may share a long run of words with one.
+"""Keep evaluation sets out of the data: no dialogue may share a long run of words with one.
 
-As for GPT-3 (Brown et al. 2020, arXiv 2005.14165, appendix C): a text is contaminated if 13 words
-in a row, without case and punctuation, stand in an evaluation set as well. A text of a set that is
-shorter counts if it stands in the dialogue as a whole and has five words.
-
-Of a run of words only a hash of 61 bits is kept, a polynomial in hashes of the words (Karp and
-Rabin 1987), so that any run of a text is hashed in one step. Held against a million of them, a run
-is found by mistake with a chance of 4e-13.
+As for GPT-3 (Brown et al. 2020, arXiv 2005.14165, appendix C), a text is contaminated if 13
+consecutive words, ignoring case and punctuation, occur in an evaluation set. A shorter text of a
+set counts if the dialogue contains all of it and it has at least five words. Only hashes of the
+runs are kept (`sdsd.text.word_runs`).
 """
 
 from __future__ import annotations
 
-import re
 from array import array
-from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from itertools import accumulate, groupby
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from sdsd.config import ContaminationConfig
 from sdsd.errors import ConfigError, SourceError
-from sdsd.hashing import draw
 from sdsd.scenarios.existing_files import SUFFIXES, rows
-from sdsd.text.near_duplicates import SOLID, words
+from sdsd.text.word_runs import WORD, HashedText, bitmap, contains, ordered
 
 _LEAST = 5
-"""Words that a text of an evaluation set must have to be looked for as a whole."""
-_WORD = 3
-"""What a word counts where a character of a script without spaces counts 1; there a word has two to
-five of them."""
-_SLOTS = 8
-"""Places in the filter for each run of words, at least."""
+"""Words that a short text of an evaluation set must have."""
+_KNOWN = (*SUFFIXES, ".txt")
 
 
 class Hit(NamedTuple):
@@ -49,130 +35,57 @@ class Hit(NamedTuple):
 class Contamination:
     """The texts of all evaluation sets, as hashes of their runs of words: about 20 bytes each.
 
-    Raises `ConfigError` for a set that is missing, cannot be read, or holds no text of five words.
+    Raises `ConfigError` for a set that is missing, cannot be read, or has no text of five words.
     """
 
     def __init__(self, config: ContaminationConfig) -> None:
-        self._size = _WORD * config.words
-        self._least = _WORD * min(_LEAST, config.words)
+        self._size = WORD * config.words
+        self._least = WORD * min(_LEAST, config.words)
         self._lengths: set[int] = set()
-        begins = array("Q")
+        beginnings = array("Q")
         self._sets = [
-            (Path(where).name or where, self._hashes(where, begins)) for where in config.sets
+            (Path(where).name or where, self._hashes(where, beginnings)) for where in config.sets
         ]
-        self._begins = _ordered(begins)
-        self._marks = _marks([self._begins, *(hashes for _, hashes in self._sets)])
+        self._beginnings = ordered(beginnings)
+        self._bitmap = bitmap([self._beginnings, *(hashes for _, hashes in self._sets)])
 
     def find(self, text: str) -> Hit | None:
-        """The first run of words in `text` that an evaluation set has as well, or None."""
+        """Return the first run of words in `text` that an evaluation set has, or None."""
         if not self._sets:
             return None
-        read, marks = _Text(text), self._marks
+        hashed, marks = HashedText(text), self._bitmap
         last = len(marks) - 1
-        for start, end, run in read.runs(self._size):
+        for start, end, run in hashed.runs(self._size):
             if marks[run & last] and (name := self._set_of(run)):
-                return Hit(name, read.words(start, end))
-        for start, _, begin in read.runs(self._least) if self._lengths else ():
-            if marks[begin & last] and _among(begin, self._begins):
+                return Hit(name, hashed.words(start, end))
+        for start, _, begin in hashed.runs(self._least) if self._lengths else ():
+            if marks[begin & last] and contains(self._beginnings, begin):
                 for end in (start + length for length in sorted(self._lengths)):
-                    if end <= len(read) and (name := self._set_of(read.hash(start, end))):
-                        return Hit(name, read.words(start, end))
+                    if end <= len(hashed) and (name := self._set_of(hashed.hash(start, end))):
+                        return Hit(name, hashed.words(start, end))
         return None
 
     def _set_of(self, run: int) -> str | None:
-        return next((name for name, hashes in self._sets if _among(run, hashes)), None)
+        return next((name for name, hashes in self._sets if contains(hashes, run)), None)
 
-    def _hashes(self, where: str, begins: array[int]) -> array[int]:
-        """The hashes of one set, in order; what its short texts begin with goes to `begins`."""
+    def _hashes(self, where: str, beginnings: array[int]) -> array[int]:
+        """Return the hashes of one set; the beginnings of its short texts go to `beginnings`."""
         found = array("Q")
-        for text in map(_Text, _texts(where)):
+        for text in map(HashedText, _texts(where)):
             before = len(found)
             found.extend(run for _, _, run in text.runs(self._size))
             begin = next(text.runs(self._least), None)
             if begin and len(found) == before:
-                begins.append(begin[-1])
+                beginnings.append(begin[-1])
                 self._lengths.add(len(text))
                 found.append(text.hash(0, len(text)))
         if not found:
-            raise _error(f"{where}: there is no text of {_LEAST} words in it; check the path")
-        return _ordered(found)
-
-
-# -- hashes --------------------------------------------------------------------------------
-
-_PRIME = (1 << 61) - 1
-_BASE = draw("run of words") % _PRIME
-
-_word = lru_cache(1 << 16)(draw)
-_power = lru_cache(1 << 10)(lambda length: pow(_BASE, length, _PRIME))
-_solid = re.compile(f"[{SOLID}]").match
-
-
-class _Text:
-    """The words of a text, of which any run is hashed in one step."""
-
-    def __init__(self, text: str) -> None:
-        self._words = words(text)
-        self._ahead = list(accumulate(map(_word, self._words), _longer, initial=0))
-        """The hash of what stands before each word."""
-        sizes = (1 if word >= "\u0e00" and _solid(word) else _WORD for word in self._words)
-        self._reach = list(accumulate(sizes, initial=0))
-
-    def __len__(self) -> int:
-        return len(self._words)
-
-    def words(self, start: int, end: int) -> str:
-        return " ".join(self._words[start:end])
-
-    def hash(self, start: int, end: int) -> int:
-        return (self._ahead[end] - self._ahead[start] * _power(end - start)) % _PRIME
-
-    def runs(self, size: int) -> Iterator[tuple[int, int, int]]:
-        """Start, end and hash of the shortest run of at least `size` from every word on.
-
-        `_WORD` is the size of one word.
-        """
-        ahead, reach, end = self._ahead, self._reach, 0
-        for start, before in enumerate(reach):
-            while reach[end] < before + size:
-                end += 1
-                if end == len(reach):
-                    return
-            yield start, end, (ahead[end] - ahead[start] * _power(end - start)) % _PRIME
-
-
-def _longer(run: int, word: int) -> int:
-    return (run * _BASE + word) % _PRIME
-
-
-def _ordered(values: array[int]) -> array[int]:
-    """`values` without repetitions in 8 bytes each: a set of Python's would take ten times that."""
-    numbers = pa.Array.from_buffers(pa.uint64(), len(values), [None, pa.py_buffer(values)])
-    return array("Q", pc.unique(numbers).sort().buffers()[1].to_pybytes())
-
-
-def _among(value: int, ordered: array[int]) -> bool:
-    place = bisect_left(ordered, value)
-    return place < len(ordered) and ordered[place] == value
-
-
-def _marks(sets: Sequence[array[int]]) -> bytearray:
-    """Not 0 at the last bits of every value; a power of 2 in length."""
-    size = _SLOTS * sum(map(len, sets))
-    marks = bytearray(1 << size.bit_length())
-    for values in sets:
-        for value in values:
-            marks[value & (len(marks) - 1)] = 1
-    return marks
-
-
-# -- files ---------------------------------------------------------------------------------
-
-_KNOWN = (*SUFFIXES, ".txt")
+            raise _error(f"{where}: has no text of {_LEAST} words; check the path")
+        return ordered(found)
 
 
 def _texts(where: str) -> Iterator[str]:
-    """Every text in every row of the files at `where`."""
+    """Yield every text in every row of the files at `where`."""
     for path in _files(where):
         try:
             if path.name.lower().endswith(".txt"):
@@ -193,12 +106,12 @@ def _files(where: str) -> list[Path]:
     files = [path for path in found if path.name.lower().endswith(_KNOWN) and path.is_file()]
     if not files:
         known = ", ".join(_KNOWN)
-        raise _error(f"{where}: there is no such file, nor a directory of files of type {known}")
+        raise _error(f"{where}: neither a file of type {known} nor a directory with one")
     return files
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
-    """The blocks between blank lines: a run of words may go on in the next line."""
+    """Yield the blocks between blank lines, because a run of words may cross a line break."""
     try:
         with path.open(encoding="utf-8-sig", errors="replace") as file:
             for blank, lines in groupby(file, key=str.isspace):
@@ -209,16 +122,16 @@ def _paragraphs(path: Path) -> Iterator[str]:
 
 
 def _inside(row: Any) -> Iterator[str]:
-    """The texts of a row, however deep."""
-    held = [row]
-    while held:
-        value = held.pop()
+    """Yield the texts of a row, at any depth."""
+    pending = [row]
+    while pending:
+        value = pending.pop()
         if isinstance(value, str):
             yield value
         elif isinstance(value, dict):
-            held += value.values()
+            pending += value.values()
         elif isinstance(value, list):
-            held += value
+            pending += value
 
 
 def _error(what: str) -> ConfigError:

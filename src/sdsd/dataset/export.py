@@ -1,12 +1,11 @@
-"""Parquet files of a data set: written in one pass over the records, whole or not at all.
+"""Write a data set as Parquet files in one pass over the records, all of it or nothing; read it.
 
     data/<view>/<split>-00000-of-00001.parquet
 
 Rows are gathered into row groups, so memory does not grow with the run. Files are written under
-temporary names and take their places only when all views are on disk. Row groups hold a fixed
-number of rows, and their pages end where the content says so, so a run that grew, or of which a few
-rows went, shares most of its bytes with its last export: a hub that stores by content uploads those
-once.
+temporary names and renamed only when all views are on disk. Row groups hold a fixed number of rows
+and their pages end where the content says so. So a run that grew, or lost a few rows, shares most
+of its bytes with its last export, and a hub that stores by content uploads those once.
 """
 
 from __future__ import annotations
@@ -27,17 +26,19 @@ from msgspec import Struct
 
 from sdsd.config import Config
 from sdsd.config.manifest import Manifest
-from sdsd.dataset.schema import SPLITS, VIEWS, Split, View, arrow, clean, provenance
+from sdsd.dataset.extensions import views_of
+from sdsd.dataset.provenance import provenance
 from sdsd.dataset.selection import Selection
-from sdsd.dataset.splits import split
-from sdsd.dataset.views import Row, rows
-from sdsd.errors import SdsdError
+from sdsd.dataset.splits import SPLITS, Split, split
+from sdsd.dataset.view import Row, View, select
+from sdsd.errors import PluginError, SdsdError
+from sdsd.text.unicode import encodable
 from sdsd.types import Record
 
 _SHARD = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5}})-of-(\d{{5}})\.parquet")
-_LEFT = re.compile(rf"\.(?:{'|'.join(SPLITS)})-.*\.tmp")
+_LEFTOVER = re.compile(rf"\.(?:{'|'.join(SPLITS)})-.*\.tmp")
 _GROUP_TEXT = 1 << 24
-"""Characters that make a row group full, however few rows it has."""
+"""Characters that fill a row group, however few rows it has."""
 
 
 class SplitCount(Struct, frozen=True):
@@ -50,17 +51,17 @@ class SplitCount(Struct, frozen=True):
 class Counts(Struct, frozen=True, kw_only=True):
     """What an export wrote, by view."""
 
-    rows: dict[View, int]
-    files: dict[View, int]
-    bytes: dict[View, int]
-    digests: dict[View, str]
-    """Hex SHA-256 of the view's files, one after another, in the order of `SPLITS`."""
-    splits: dict[View, dict[Split, SplitCount]] = {}
-    """Of those splits that have a file."""
+    rows: dict[str, int]
+    files: dict[str, int]
+    bytes: dict[str, int]
+    digests: dict[str, str]
+    """Hex SHA-256 of the view's files, concatenated in the order of `SPLITS`."""
+    splits: dict[str, dict[Split, SplitCount]] = {}
+    """The splits that have a file."""
     removed: dict[str, int] = {}
-    """How many dialogues and pairs each rule of `sdsd.dataset.selection` left out."""
-    flagged: dict[str, int] = {}
-    """How many dialogues break each rule of `sdsd.checks.dialogue_rules`."""
+    """Dialogues and pairs left out, by rule (`sdsd.dataset.selection`)."""
+    warnings: dict[str, int] = {}
+    """Dialogues that break each quality rule (`sdsd.checks.dialogue_rules`)."""
 
 
 def export(
@@ -73,94 +74,111 @@ def export(
     rows_per_group: int = 1000,
     bytes_per_file: int = 400_000_000,
 ) -> Counts:
-    """Write all views of `records` below `data`, in place of those of an earlier export.
+    """Write all views of `records` below `data`, replacing those of an earlier export.
 
-    `selection` is a new one, planned; it may be left out where `export.balance.by` is not set. A
-    file that has grown past `bytes_per_file` is followed by another. The same records give the same
-    bytes. If anything fails, the earlier files are untouched; what the machine refuses (a full
-    disk, say) becomes an `SdsdError` that names the place.
+    `selection` is a new one, planned; it may be omitted if `export.balance.by` is not set. A file
+    that has grown past `bytes_per_file` is followed by another. The same records give the same
+    bytes. If anything fails, the earlier files are untouched; a full or broken disk becomes an
+    `SdsdError` that names the place.
     """
     metadata = provenance(manifest, config)
     selection = selection or Selection(config.export, manifest.seed)
+    views = views_of(config.export)
     with contextlib.ExitStack() as stack:
-        views = {
-            view: stack.enter_context(
-                _View(data / view, arrow(view, metadata), rows_per_group, bytes_per_file)
-            )
-            for view in VIEWS
+        layout = (metadata, rows_per_group, bytes_per_file)
+        writers = {
+            name: stack.enter_context(_ViewWriter(data / name, view, *layout))
+            for name, view in views.items()
         }
-        for made in _made(records, manifest, config, selection):
+        for made in _made(records, manifest, config, selection, views):
             for row in made.rows:
-                views[made.view].add(made.split, row, made.size)
-        for writer in views.values():
+                writers[made.view].add(made.split, row, made.size)
+        for writer in writers.values():
             writer.finish()
-        for writer in views.values():
+        for writer in writers.values():
             writer.publish()
+    _remove_stale(data, views)
     return Counts(
-        rows={view: writer.rows for view, writer in views.items()},
-        files={view: writer.files for view, writer in views.items()},
-        bytes={view: writer.bytes for view, writer in views.items()},
-        digests={view: writer.digest for view, writer in views.items()},
-        splits={view: writer.splits for view, writer in views.items()},
+        rows={name: writer.rows for name, writer in writers.items()},
+        files={name: writer.files for name, writer in writers.items()},
+        bytes={name: writer.bytes for name, writer in writers.items()},
+        digests={name: writer.digest for name, writer in writers.items()},
+        splits={name: writer.splits for name, writer in writers.items()},
         removed=dict(selection.removed.most_common()),
-        flagged=dict(selection.flagged.most_common()),
+        warnings=dict(selection.warnings.most_common()),
     )
+
+
+def _remove_stale(data: Path, views: Iterable[str]) -> None:
+    """Remove the files of views that an earlier export had and this one has not."""
+    with _blamed(data):
+        for folder in data.iterdir():
+            if folder.is_dir() and folder.name not in views:
+                for path in folder.iterdir():
+                    if _SHARD.fullmatch(path.name):
+                        path.unlink()
+                with contextlib.suppress(OSError):  # it holds other files
+                    folder.rmdir()
 
 
 def differing(
     records: Iterable[Record], manifest: Manifest, config: Config, data: Path, selection: Selection
 ) -> Iterator[str]:
-    """What is wrong with an export, a line for each view of which it does not hold the rows.
+    """Yield a message for each view whose files do not hold the rows of `records`.
 
-    Takes what `export` takes, and compares row by row.
+    Takes the arguments of `export`, and compares row by row.
     """
-    written = {(view, each): read(data, view, each) for view in VIEWS for each in SPLITS}
-    faults: dict[View, str] = {}
+    views = views_of(config.export)
+    written = {(name, each): read(data, name, each) for name in views for each in SPLITS}
+    problems: dict[str, str] = {}
 
-    def compare(view: View, each: Split, row: Row | None) -> None:
+    def compare(name: str, each: Split, row: Row | None) -> None:
         try:
-            if next(written[view, each], None) != row:
-                where = data / view
-                faults[view] = f"{where}: not the journal's records; `sdsd export` writes it anew"
+            if next(written[name, each], None) != row:
+                where = data / name
+                problems[name] = f"{where}: differs from the journal; `sdsd export` rewrites it"
         except SdsdError as error:
-            faults[view] = str(error)
+            problems[name] = str(error)
 
-    for made in _made(records, manifest, config, selection):
+    for made in _made(records, manifest, config, selection, views):
         for row in made.rows:
-            if made.view not in faults:
-                compare(made.view, made.split, clean(row))
-    for view, each in written:
-        if view not in faults:
-            compare(view, each, None)
-    yield from faults.values()
+            if made.view not in problems:
+                compare(made.view, made.split, encodable(row))
+    for name, each in written:
+        if name not in problems:
+            compare(name, each, None)
+    yield from problems.values()
 
 
 class _Made(NamedTuple):
     """The rows of one record in one view."""
 
-    view: View
+    view: str
     split: Split
     rows: list[Row]
     size: int
-    """Characters of a row, about: enough to keep a row group in bounds."""
+    """Approximate characters of a row, to bound row groups."""
 
 
 def _made(
-    records: Iterable[Record], manifest: Manifest, config: Config, selection: Selection
+    records: Iterable[Record],
+    manifest: Manifest,
+    config: Config,
+    selection: Selection,
+    views: dict[str, View],
 ) -> Iterator[_Made]:
     for record in records:
-        choice, size = selection.choose(record), _size(record)
-        where = split(record.scenario, config.export.splits, manifest.seed)
-        for view in VIEWS:
-            found = rows(view, record, manifest.models, config.export, choice)
-            yield _Made(view, where, found, size)
+        selected = select(record, selection.decide(record), manifest.models, config.export)
+        size, where = _size(record), split(record.scenario, config.export.splits, manifest.seed)
+        for name, view in views.items():
+            yield _Made(name, where, view.of(selected), size)
 
 
-def read(data: Path, view: View, split: Split | None = None) -> Iterator[Row]:
-    """The rows of an exported view, or of one split of it, a row group at a time.
+def read(data: Path, view: str, split: Split | None = None) -> Iterator[Row]:
+    """Yield the rows of an exported view, or of one split of it, reading a row group at a time.
 
-    In the order of `SPLITS`, and of the records in each. A split without rows is no fault. Raises
-    `SdsdError` if there is no export, or its files are damaged or of two exports.
+    They come in the order of `SPLITS`, then of the records. A split may have no rows. Raises
+    `SdsdError` if there is no export, or its files are damaged or from two exports.
     """
     for path in _shards(data / view, split):
         with _readable(path), pq.ParquetFile(path) as file:
@@ -168,8 +186,8 @@ def read(data: Path, view: View, split: Split | None = None) -> Iterator[Row]:
                 yield from file.read_row_group(group).to_pylist()
 
 
-def count(data: Path, view: View, split: Split | None = None) -> int:
-    """How many rows an exported view has, from the files' footers alone. Raises as `read` does."""
+def count(data: Path, view: str, split: Split | None = None) -> int:
+    """Return the rows of an exported view, from the files' footers alone. Raises as `read` does."""
     found = 0
     for path in _shards(data / view, split):
         with _readable(path):
@@ -182,11 +200,11 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        raise SdsdError(f"{path}: cannot be read: {error}; `sdsd export` writes it anew") from None
+        raise SdsdError(f"{path}: cannot be read: {error}; `sdsd export` rewrites it") from None
 
 
 def _shards(folder: Path, split: Split | None = None) -> list[Path]:
-    """The files of a view, or of one split of it, in order."""
+    """Return the files of a view, or of one split of it, in order."""
     names = sorted(p.name for p in folder.glob("*.parquet") if _SHARD.fullmatch(p.name))
     if not names:
         raise SdsdError(f"{folder}: no data here; `sdsd export` writes it")
@@ -196,7 +214,7 @@ def _shards(folder: Path, split: Split | None = None) -> list[Path]:
         if own != [_name(each, i, len(own)) for i in range(len(own))]:
             raise SdsdError(
                 f"{folder}: a file is missing, or files of two exports are mixed; `sdsd export` "
-                "writes them anew"
+                "rewrites them"
             )
         found += [folder / name for name in own if split in (None, each)]
     return found
@@ -207,24 +225,31 @@ def _name(split: Split, number: int, total: int) -> str:
 
 
 def _size(record: Record) -> int:
-    """Characters of a record's texts that can be long."""
+    """Return the characters of the texts of a record that can be long."""
     texts = [message.content for message in record.dialogue.messages] if record.dialogue else []
     texts += [revision.text for revision in record.revisions]
     texts += [record.failure.raw] if record.failure else []
     return sum(map(len, texts))
 
 
-class _View:
+class _ViewWriter:
     """One view on its way to disk, split by split.
 
-    Used as a context manager: whatever `publish` has not put in its place is removed at the end.
+    A context manager: whatever `publish` has not renamed is removed on exit.
     """
 
-    def __init__(self, folder: Path, schema: Any, rows_per_group: int, bytes_per_file: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        view: View,
+        metadata: dict[bytes, bytes],
+        rows_per_group: int,
+        bytes_per_file: int,
+    ) -> None:
         self.digest = ""
         self._folder = folder
-        self._form = (folder, schema, rows_per_group, bytes_per_file)
-        self._writers: dict[Split, _Writer] = {}
+        self._layout = (folder, view.schema(metadata), rows_per_group, bytes_per_file)
+        self._writers: dict[Split, _SplitWriter] = {}
 
     @property
     def rows(self) -> int:
@@ -243,7 +268,7 @@ class _View:
         writers = {split: self._writers[split] for split in SPLITS if split in self._writers}
         return {split: SplitCount(w.rows, len(w.paths)) for split, w in writers.items()}
 
-    def __enter__(self) -> _View:
+    def __enter__(self) -> _ViewWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -251,15 +276,15 @@ class _View:
             writer.discard()
 
     def add(self, split: Split, row: Row, size: int) -> None:
-        """Take one row that holds about `size` characters."""
+        """Add a row of about `size` characters."""
         if split not in self._writers:
-            self._writers[split] = _Writer(split, *self._form)
+            self._writers[split] = _SplitWriter(split, *self._layout)
         self._writers[split].add(row, size)
 
     def finish(self) -> None:
-        """Everything on disk, under temporary names. A view without rows is a file all the same."""
+        """Complete all files under temporary names. A view without rows has a file, too."""
         if not self._writers:
-            self._writers["train"] = _Writer("train", *self._form)
+            self._writers["train"] = _SplitWriter("train", *self._layout)
         for writer in self._writers.values():
             writer.finish()
         digest = hashlib.sha256()
@@ -272,9 +297,9 @@ class _View:
         self.digest = digest.hexdigest()
 
     def publish(self) -> None:
-        """Give the finished files their names, then remove those of earlier exports.
+        """Rename the finished files, then remove those of earlier exports.
 
-        In this order, so that a crash in between leaves every row in place; `read` notices.
+        In this order, so that a crash in between loses no row; `read` notices it.
         """
         with _blamed(self._folder):
             names = {
@@ -286,12 +311,12 @@ class _View:
                 path.replace(self._folder / name)
             for path in self._folder.iterdir():
                 old = _SHARD.fullmatch(path.name) and path.name not in names
-                if old or _LEFT.fullmatch(path.name):
+                if old or _LEFTOVER.fullmatch(path.name):
                     path.unlink()
 
 
-class _Writer:
-    """One split of a view: buffered rows, an open file, finished files under temporary names."""
+class _SplitWriter:
+    """One split of a view: buffered rows, an open file, and finished files not yet renamed."""
 
     def __init__(
         self, split: Split, folder: Path, schema: Any, rows_per_group: int, bytes_per_file: int
@@ -326,7 +351,7 @@ class _Writer:
 
     def discard(self) -> None:
         """Remove what has not been published."""
-        with contextlib.suppress(OSError, pa.ArrowException):  # it failed already, on that disk
+        with contextlib.suppress(OSError, pa.ArrowException):  # it failed before, on that disk
             if self._parquet:
                 self._parquet.close()
         with contextlib.suppress(OSError):
@@ -337,7 +362,7 @@ class _Writer:
                 path.unlink(missing_ok=True)
 
     def _write_group(self) -> None:
-        group = _arrow_table(self._buffer, self._schema)
+        group = _arrow_table(self._buffer, self._schema, self._folder.name)
         self._buffer, self._buffered = [], 0
         with _blamed(self._folder):
             file = self._file or self._open()
@@ -350,7 +375,7 @@ class _Writer:
         path = self._folder / f".{self._split}-{len(self.paths):05d}.{os.getpid()}.tmp"
         self.paths.append(path)
         self._file = file = path.open("wb")
-        self._parquet = pq.ParquetWriter(file, self._schema, **_layout())
+        self._parquet = pq.ParquetWriter(file, self._schema, **_format())
         return file
 
     def _close(self) -> None:
@@ -366,27 +391,31 @@ class _Writer:
 
 @contextlib.contextmanager
 def _blamed(folder: Path) -> Iterator[None]:
-    """Say where the machine refused, and what to do."""
+    """Turn what the machine refuses into an error that names the place and the remedy."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
         raise SdsdError(
-            f"{folder}: the data set cannot be written: {error}; make room or mend the "
-            "disk, then `sdsd export` (the run itself is safe in its journal)"
+            f"{folder}: the data set cannot be written: {error}; make room or fix the disk, then "
+            "`sdsd export` (the run itself is safe in its journal)"
         ) from None
 
 
 @cache
-def _layout() -> dict[str, Any]:
-    """How files are laid out: in pages by content, where pyarrow can (from 21 on)."""
-    layout: dict[str, Any] = {"compression": "zstd", "write_page_index": True}
+def _format() -> dict[str, Any]:
+    """Return the options of the Parquet writer; pages by content need pyarrow 21."""
+    options: dict[str, Any] = {"compression": "zstd", "write_page_index": True}
     if "use_content_defined_chunking" in inspect.signature(pq.ParquetWriter).parameters:
-        layout["use_content_defined_chunking"] = True
-    return layout
+        options["use_content_defined_chunking"] = True
+    return options
 
 
-def _arrow_table(buffer: list[Row], schema: Any) -> Any:
+def _arrow_table(rows: list[Row], schema: Any, view: str) -> Any:
     try:
-        return pa.Table.from_pylist(buffer, schema=schema)
-    except UnicodeEncodeError:  # rare, so only then is every text looked at
-        return pa.Table.from_pylist(clean(buffer), schema=schema)
+        return pa.Table.from_pylist(rows, schema=schema)
+    except UnicodeEncodeError:  # rare, so only then is every text inspected
+        return pa.Table.from_pylist(encodable(rows), schema=schema)
+    except pa.ArrowException as error:
+        raise PluginError(
+            f"view `{view}`: a row does not have the columns' types: {error}"
+        ) from None

@@ -1,9 +1,9 @@
-"""What of a run's dialogues and pairs goes into the views for training, and why the rest does not.
+"""Decide what of a run's dialogues and pairs is good for training, and name what is not.
 
-Rules on dialogues come first (`malformed`, those of `sdsd.checks.dialogue_rules` that `export.exclude` names,
-duplicates, contamination), then rules on single pairs, then the balance among the pairs that are
-left. Records come in the order of their index, and all but the balance decide on a record by what
-came before it: a run that grows never changes an earlier decision of theirs.
+Rules on dialogues come first: `malformed`, the quality rules that `export.exclude` names, the
+user's filters, duplicates, contamination. Then come rules on single pairs, and then the balance
+among the pairs that are left. Records come in the order of their index, and every rule but the
+balance decides on a record by what came before it: a growing run never changes an earlier decision.
 """
 
 from __future__ import annotations
@@ -16,162 +16,165 @@ from fractions import Fraction
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.checks.dialogue_rules import Flag
+from sdsd.checks import dialogue_rules
+from sdsd.checks.dialogue_rules import Finding
 from sdsd.config import BalanceConfig, ExportConfig, PairFilterConfig
 from sdsd.dataset import measures
 from sdsd.dataset.contamination import Contamination
 from sdsd.dataset.duplicates import Duplicates
-from sdsd.dataset.schema import clean
+from sdsd.dataset.extensions import checks_of, filters_of
 from sdsd.errors import ConfigError
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.text.near_duplicates import spoken
+from sdsd.text.unicode import encodable
 from sdsd.types import Dialogue, Pair, Principle, Record
 
 
 class Removal(Struct, frozen=True):
-    """Why something is left out."""
+    """Why a dialogue or a pair is left out."""
 
     rule: str
     detail: str = ""
 
 
-class Choice(Struct, frozen=True):
-    """What of one record stays."""
+class Decision(Struct, frozen=True):
+    """What of one record is left out."""
 
-    gone: Removal | None = None
-    """Why the dialogue as a whole is left out; None if it stays."""
+    removed: Removal | None = None
+    """Why the dialogue is left out; None if it stays."""
     pairs: dict[int, Removal] = {}
     """The pairs that are left out, by their number in `Record.pairs`."""
-    flags: tuple[Flag, ...] = ()
-    """What `sdsd.checks.dialogue_rules` found in the dialogue."""
+    findings: tuple[Finding, ...] = ()
+    """What the quality rules found in the dialogue, whether it stays or not."""
 
 
 class Selection:
-    """Decides for one record after another, in the order of their index, what of it stays."""
+    """Decides on one record after another, in the order of their index."""
 
     def __init__(self, config: ExportConfig, seed: int) -> None:
         self.removed: Counter[str] = Counter()
-        """How many dialogues and pairs each rule has left out so far."""
-        self.flagged: Counter[str] = Counter()
-        """How many dialogues break each rule of `sdsd.checks.dialogue_rules`, left out or not."""
+        """Dialogues and pairs left out so far, by rule."""
+        self.warnings: Counter[str] = Counter()
+        """Dialogues that break each quality rule, left out or not."""
         self._config = config
+        self._checks = checks_of(config)
         self._contamination = Contamination(config.contamination)
-        self._sieve = _Sieve(config, self._contamination)
+        self._rules = _Rules(config, self._contamination)
         self._balance = _Balance(config.balance, seed) if config.balance.by else None
 
     def plan(self, records: Iterable[Record]) -> None:
-        """Count the pairs that are to be balanced. Must come first where `balance.by` is set.
+        """Count the pairs to be balanced. Must come first if `balance.by` is set.
 
-        Elsewhere the records are not read. Eight bytes of memory a pair, until it returns. Raises
-        `ConfigError` if a share is given to something that the records do not have.
+        Without it the records are not read. Takes eight bytes of memory per pair until it returns.
+        Raises `ConfigError` if `balance.shares` names something that the records do not have.
         """
         if self._balance:
-            sieve = _Sieve(self._config, self._contamination)
-            wanted = bool(self._config.exclude)  # flags are dear
+            rules = _Rules(self._config, self._contamination)
+            needed = bool(self._config.exclude)  # finding takes most of the time
             self._balance.plan(
-                (record, sieve.sift(record, measures.flags(record) if wanted else ()))
+                (record, rules.decide(record, self._find(record) if needed else ()))
                 for record in records
             )
 
-    def choose(self, record: Record) -> Choice:
-        """What of the record stays."""
-        flags = measures.flags(record)
-        choice = self._sieve.sift(record, flags)
-        if self._balance and not choice.gone:
-            choice = replace(choice, pairs=choice.pairs | self._balance.surplus(record, choice))
-        removals = [choice.gone] if choice.gone else choice.pairs.values()
+    def decide(self, record: Record) -> Decision:
+        """Decide on the next record."""
+        findings = self._find(record)
+        decision = self._rules.decide(record, findings)
+        if self._balance and not decision.removed:
+            surplus = self._balance.surplus(record, decision)
+            decision = replace(decision, pairs=decision.pairs | surplus)
+        removals = [decision.removed] if decision.removed else decision.pairs.values()
         self.removed.update(removal.rule for removal in removals)
-        self.flagged.update({flag.rule for flag in flags})
-        return choice
+        self.warnings.update({finding.rule for finding in findings})
+        return decision
+
+    def _find(self, record: Record) -> tuple[Finding, ...]:
+        if record.dialogue is None:
+            return ()
+        principles = record.scenario.principles
+        return dialogue_rules.find(record.dialogue, record.plan, principles, self._checks)
 
 
-class _Sieve:
+class _Rules:
     """Every rule but the balance, over all records in their order."""
 
     def __init__(self, config: ExportConfig, contamination: Contamination) -> None:
         self._config = config
+        self._filters = filters_of(config)
         self._contamination = contamination
         self._duplicates = Duplicates(config.duplicates)
 
-    def sift(self, record: Record, flags: tuple[Flag, ...]) -> Choice:
-        dialogue = record.dialogue
-        if dialogue is None:
-            return Choice()
-        choice = unusable(record)
-        gone = choice.gone or self._excluded(flags) or self._repeated(record, dialogue)
-        pairs = {} if gone else dict(_weak(record, self._config.pairs)) | choice.pairs
-        return Choice(gone, dict(sorted(pairs.items())), flags)
+    def decide(self, record: Record, findings: tuple[Finding, ...]) -> Decision:
+        if record.dialogue is None:
+            return Decision()
+        decision = unusable(record)
+        removed = decision.removed or next(self._removals(record, record.dialogue, findings), None)
+        pairs = {} if removed else dict(_weak(record, self._config.pairs)) | decision.pairs
+        return Decision(removed, dict(sorted(pairs.items())), findings)
 
-    def _excluded(self, flags: tuple[Flag, ...]) -> Removal | None:
-        broken = {flag.rule for flag in flags}
-        rule = next((rule for rule in self._config.exclude if rule in broken), None)
-        return Removal(rule) if rule else None
-
-    def _repeated(self, record: Record, dialogue: Dialogue) -> Removal | None:
-        """Of an earlier dialogue, or of an evaluation set; of that, chosen turns count as well."""
+    def _removals(
+        self, record: Record, dialogue: Dialogue, findings: tuple[Finding, ...]
+    ) -> Iterator[Removal]:
+        broken = {finding.rule for finding in findings}
+        yield from (Removal(rule) for rule in self._config.exclude if rule in broken)
+        yield from (Removal(rule) for keep in self._filters if (rule := keep(record)))
         said = spoken(dialogue.messages)
         if repeat := self._duplicates.find(record.scenario.id, said):
-            return Removal(repeat.rule, repeat.first)
-        chosen = (pair.chosen for pair in record.pairs)
+            yield Removal(repeat.rule, repeat.first)
+        chosen = (pair.chosen for pair in record.pairs)  # evaluation sets must not be in these
         if hit := self._contamination.find("\n\n".join((said, *chosen))):
-            return Removal("contaminated", f"{hit.name}: {hit.words}")
-        return None
+            yield Removal("contaminated", f"{hit.name}: {hit.words}")
 
 
-# --- what nobody can use --------------------------------------------------------------------------
+def unusable(record: Record) -> Decision:
+    """Leave out what no training can use.
 
-
-def unusable(record: Record) -> Choice:
-    """What no training can use: `malformed` dialogues; pairs that are `empty`, `unchanged` or
-    `repeated`."""
+    That is `malformed` dialogues, and pairs that are `empty`, `unchanged` or `repeated`.
+    """
     dialogue = record.dialogue
     if dialogue is None:
-        return Choice()
+        return Decision()
     if defect := _defect(dialogue):
-        return Choice(Removal("malformed", defect))
+        return Decision(Removal("malformed", defect))
     removed: dict[int, Removal] = {}
-    seen = {_said(dialogue.utterance): "unchanged"}
+    seen = {_visible(dialogue.utterance): "unchanged"}
     for number, pair in enumerate(record.pairs):
-        text = _said(pair.chosen)
+        text = _visible(pair.chosen)
         rule = seen.get(text, "") if text else "empty"
         if rule:
             removed[number] = Removal(rule)
         seen.setdefault(text, "repeated")
-    return Choice(pairs=removed)
+    return Decision(pairs=removed)
 
 
 def _defect(dialogue: Dialogue) -> str:
-    """Why a dialogue's turns are none that a chat template takes; empty if they are."""
+    """Say why a chat template would refuse the dialogue's turns; empty if it would not."""
     roles = [m.role for m in dialogue.messages]
     if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
-        return "user and assistant do not take turns"
-    if not all(_said(m.content) for m in dialogue.messages):
+        return "user and assistant turns do not alternate"
+    if not all(_visible(m.content) for m in dialogue.messages):
         return "a turn without text"
     return ""
 
 
-def _said(text: str) -> str:
-    """A turn as readers of the data set see it, but for the space around it."""
-    said: str = clean(text)
-    return said.strip()
-
-
-# --- weak pairs -----------------------------------------------------------------------------------
+def _visible(text: str) -> str:
+    written: str = encodable(text)  # as readers of the data set get it
+    return written.strip()
 
 
 def _weak(record: Record, config: PairFilterConfig) -> Iterator[tuple[int, Removal]]:
-    """The pairs that the filters leave out, and the first reason to."""
+    """Yield the pairs that the filters leave out, and the first reason."""
     for number, pair in enumerate(record.pairs):
         if removal := next(_weaknesses(record, pair, config), None):
             yield number, removal
 
 
 def _weaknesses(record: Record, pair: Pair, config: PairFilterConfig) -> Iterator[Removal]:
-    assert record.dialogue is not None  # a record with pairs has all of it
+    assert record.dialogue is not None  # a record with pairs is complete
     assert record.critique is not None
     rejected = record.dialogue.utterance
-    found = measures.doubts(record, pair)
-    yield from (Removal(f"doubt_{rule}") for rule in config.exclude_warnings if rule in found)
+    found = measures.revision_warnings(record, pair)
+    yield from (Removal(f"warning_{rule}") for rule in config.exclude_warnings if rule in found)
     if config.max_similarity < 1:  # it takes time to compute
         similarity = measures.similarity(rejected, pair.chosen)
         if similarity > config.max_similarity:
@@ -179,20 +182,17 @@ def _weaknesses(record: Record, pair: Pair, config: PairFilterConfig) -> Iterato
     shorter, longer = sorted((len(rejected), len(pair.chosen)))
     if 0 < config.max_length_ratio * shorter < longer:
         yield Removal("length_ratio", f"{longer / shorter:.2f}")
-    margin = measures.margin(record.critique, pair.critique)
+    margin = measures.critic_margin(record.critique, pair.critique)
     if margin is not None and margin < config.min_critic_margin:
         yield Removal("small_margin", f"{margin:.3f}")
 
 
-# --- balance --------------------------------------------------------------------------------------
-
-
 class _Balance:
-    """A choice among the pairs of every cell, by lot.
+    """Chooses among the pairs of every cell at random.
 
-    A pair's lot depends on the seed, its dialogue and its number alone, and a cell keeps those
-    with the smallest lots: the order of records plays no part, and where a quota grows, nothing
-    that was chosen before is lost.
+    A pair's lot depends only on the seed, its dialogue and its number, and a cell keeps the pairs
+    with the smallest lots. So the order of records does not matter, and a larger quota keeps every
+    pair that a smaller one kept.
     """
 
     def __init__(self, config: BalanceConfig, seed: int) -> None:
@@ -200,22 +200,22 @@ class _Balance:
         self._seed = seed
         self._bounds: dict[str, int] | None = None
 
-    def plan(self, sifted: Iterable[tuple[Record, Choice]]) -> None:
-        """Find every cell's bound, below which lots are drawn."""
+    def plan(self, decided: Iterable[tuple[Record, Decision]]) -> None:
+        """Find every cell's bound: pairs with a smaller lot stay."""
         lots: defaultdict[str, array[int]] = defaultdict(lambda: array("Q"))
         known: set[str] = set()
-        for record, choice in sifted:
+        for record, decision in decided:
             known.update(self._cells(record))
-            for number in _left(record, choice):
+            for number in _left(record, decision):
                 lots[self._cell(record)].append(self._lot(record, number))
         self._check(known)
-        quotas = self._quotas({cell: len(drawn) for cell, drawn in lots.items()})
-        self._bounds = {cell: _bound(drawn, quotas[cell]) for cell, drawn in lots.items()}
+        quotas = self._quotas({cell: len(each) for cell, each in lots.items()})
+        self._bounds = {cell: _bound(each, quotas[cell]) for cell, each in lots.items()}
 
-    def surplus(self, record: Record, choice: Choice) -> dict[int, Removal]:
-        """The pairs of a record that are more than their cell's quota."""
+    def surplus(self, record: Record, decision: Decision) -> dict[int, Removal]:
+        """Return the pairs of a record that exceed their cell's quota."""
         assert self._bounds is not None, "`plan` comes first"
-        left = _left(record, choice)
+        left = _left(record, decision)
         if not left:
             return {}
         cell = self._cell(record)
@@ -223,10 +223,10 @@ class _Balance:
         return {n: Removal("balance", cell) for n in left if self._lot(record, n) >= bound}
 
     def _lot(self, record: Record, number: int) -> int:
-        return draw(self._seed, "balance", record.scenario.id, number)
+        return hash64(self._seed, "balance", record.scenario.id, number)
 
     def _cell(self, record: Record) -> str:
-        """The cell that the pairs of a record belong to."""
+        """Return the cell of a record's pairs."""
         if self._config.by not in ("principle", "category"):
             return self._cells(record)[0]
         assert record.critique is not None
@@ -234,7 +234,7 @@ class _Balance:
         return next(self._name(p) for p in record.scenario.principles if p.id == first)
 
     def _cells(self, record: Record) -> list[str]:
-        """All cells that a record can belong to."""
+        """Return all cells that a record could be in."""
         if self._config.by in ("principle", "category"):
             return [self._name(principle) for principle in record.scenario.principles]
         return [str(getattr(record.scenario, self._config.by))]
@@ -242,20 +242,16 @@ class _Balance:
     def _name(self, principle: Principle) -> str:
         return principle.id if self._config.by == "principle" else principle.category
 
-    def _weight(self, cell: str) -> Fraction:
-        """As it is written: 0.3 is three times 0.1, which binary fractions are not."""
+    def _share(self, cell: str) -> Fraction:
+        # as it is written: 0.3 is three times 0.1, which binary fractions are not
         return Fraction(str(self._config.shares.get(cell, 1)))
 
     def _quotas(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """How many pairs each cell may have."""
-        weights = {cell: self._weight(cell) for cell in counts}
-        ratios = [counts[cell] / weight for cell, weight in weights.items() if weight]
-        base = (
-            Fraction(self._config.max_pairs)
-            if self._config.max_pairs
-            else min(ratios, default=Fraction())
-        )
-        return {cell: int(weight * base) for cell, weight in weights.items()}
+        """Return how many pairs each cell may have."""
+        shares = {cell: self._share(cell) for cell in counts}
+        ratios = [counts[cell] / share for cell, share in shares.items() if share]
+        base = Fraction(self._config.max_pairs or min(ratios, default=0))
+        return {cell: int(share * base) for cell, share in shares.items()}
 
     def _check(self, known: set[str]) -> None:
         for cell in self._config.shares:
@@ -263,19 +259,19 @@ class _Balance:
                 some = sorted(known)
                 more = f" and {len(some) - 20} more" if len(some) > 20 else ""
                 raise ConfigError(
-                    f"`export.balance.shares` names `{cell}`, which is no {self._config.by} of the "
-                    f"dialogues; there are {', '.join(some[:20])}{more}"
+                    f"`export.balance.shares` names `{cell}`, which is not a {self._config.by} of "
+                    f"these dialogues; they have {', '.join(some[:20])}{more}"
                 )
 
 
-def _left(record: Record, choice: Choice) -> list[int]:
-    """The numbers of the pairs that no other rule leaves out."""
-    if choice.gone:
+def _left(record: Record, decision: Decision) -> list[int]:
+    """Return the numbers of the pairs that no other rule leaves out."""
+    if decision.removed:
         return []
-    return [number for number in range(len(record.pairs)) if number not in choice.pairs]
+    return [number for number in range(len(record.pairs)) if number not in decision.pairs]
 
 
 def _bound(lots: Iterable[int], quota: int) -> int:
-    """The number below which `quota` of the lots lie."""
-    drawn = sorted(lots)
-    return drawn[quota] if quota < len(drawn) else 2**64
+    """Return the number below which `quota` of the lots lie."""
+    ordered = sorted(lots)
+    return ordered[quota] if quota < len(ordered) else 2**64

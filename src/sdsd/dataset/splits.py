@@ -1,29 +1,29 @@
-"""Which split a dialogue belongs to: by its group, so that nothing leaks from one to another."""
+"""Assign dialogues to splits by group, so that nothing leaks from one split to another."""
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
 from sdsd.config import SplitsConfig
-from sdsd.dataset.schema import Split
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.types import Scenario
 
-_ALL = 2**64
-"""`draw` gives numbers below this."""
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 def split(scenario: Scenario, config: SplitsConfig, seed: int) -> Split:
-    """The split of a scenario's rows, in every view.
+    """Return the split of a scenario's rows, the same in every view.
 
-    It depends on the run's seed and the scenario's group alone: a run that grows moves nothing,
-    and while the share of `test` stays, whatever becomes of `validation`, so does what is in it.
-    Subareas are taken with their domains, and domains with their fields, as names of the one may
-    occur in several of the other.
+    It depends only on the run's seed and the scenario's group, so a growing run moves nothing, and
+    changing the share of `validation` leaves `test` alone. Subareas are taken with their domains
+    and domains with their fields, because names may repeat across them.
     """
     names = (scenario.field, scenario.domain, scenario.subarea)
     depth = ("field", "domain", "subarea").index(config.by) + 1
-    place = draw(seed, "split", *names[:depth]) / _ALL
-    if place < config.test:
+    position = hash64(seed, "split", *names[:depth]) / 2**64
+    if position < config.test:
         return "test"
-    if place < config.test + config.validation:
+    if position < config.test + config.validation:
         return "validation"
     return "train"

@@ -1,7 +1,16 @@
-"""Forms: what trainers read that do not read our Parquet files, as JSON lines.
+"""Trainer formats: what trainers read that do not read our Parquet files, as JSON lines.
 
-Made from the exported rows, a row at a time. The schemas are those that the trainers document, and
-that their loaders check; `docs/trainers.md` says how each is used.
+A format of your own is a `Format`, named on the command line as `package.module:name`:
+
+    def line(row):
+        return {"question": row["prompt"][-1]["content"], "answer": row["chosen"][0]["content"]}
+
+    questions = Format("Questions and answers.", (File("questions", "preference", line),))
+
+    sdsd export --format my_formats:questions
+
+The packaged ones follow what the trainers document and their loaders check; `docs/trainers.md` says
+how to use each.
 """
 
 from __future__ import annotations
@@ -15,38 +24,36 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from sdsd import plugins
 from sdsd.dataset.export import read
-from sdsd.dataset.schema import SPLITS, Split, View
-from sdsd.dataset.views import Row
-from sdsd.errors import ConfigError, SdsdError
+from sdsd.dataset.splits import SPLITS, Split
+from sdsd.dataset.view import Row
+from sdsd.errors import PluginError, SdsdError
 from sdsd.files import write_atomic
 
-_TURN = {"user": "human", "assistant": "gpt", "system": "system"}
-"""ShareGPT's names of the speakers."""
+_SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system"}
+"""Names of the roles in ShareGPT."""
 _REGISTRY, _OURS = "dataset_info.json", "sdsd_"
-"""LLaMA-Factory's list of data sets, and how the names of ours begin."""
+"""LLaMA-Factory's list of data sets, and the prefix of ours in it."""
 
 
-class _Part(Struct, frozen=True):
-    """One kind of file in a form."""
+class File(Struct, frozen=True):
+    """One kind of file in a format, written once per split as `<name>-<split>.jsonl`."""
 
     name: str
-    view: View
+    view: str
     line: Callable[[Row], dict[str, Any]]
-    columns: dict[str, str] = {}
-    """What LLaMA-Factory's registry says of a line's keys; empty where it is not for that."""
+    """Makes the JSON object of one row of the view."""
+    registry: dict[str, str] = {}
+    """What LLaMA-Factory's registry says of a line's keys; empty for other trainers."""
 
 
-class Form(Struct, frozen=True):
-    """What a trainer reads."""
+class Format(Struct, frozen=True):
+    """What one trainer reads."""
 
-    meaning: str
-    """In one line, for people who choose."""
-    parts: tuple[_Part, ...]
-    """Its files; each is written once for every split."""
-
-
-# --- lines ----------------------------------------------------------------------------------------
+    doc: str
+    """For whom it is, in one line."""
+    files: tuple[File, ...]
 
 
 def _messages(row: Row) -> dict[str, Any]:
@@ -86,129 +93,140 @@ def _labelled(row: Row) -> dict[str, Any]:
 
 
 def _named(messages: Iterable[Row]) -> list[dict[str, str]]:
-    return [{"from": _TURN[m["role"]], "value": m["content"]} for m in messages]
+    return [{"from": _SPEAKERS[m["role"]], "value": m["content"]} for m in messages]
 
 
-_TALK = {"messages": "conversations"}
+_CONVERSATIONS = {"messages": "conversations"}
+_RANKED = {**_CONVERSATIONS, "chosen": "chosen", "rejected": "rejected"}
 
-FORMS: dict[str, Form] = {
-    "sharegpt": Form(
+FORMATS: dict[str, Format] = {
+    "sharegpt": Format(
         "Supervised fine-tuning, as `conversations` of `from` and `value`; read by many trainers.",
-        (_Part("sharegpt", "sft", _sharegpt),),
+        (File("sharegpt", "sft", _sharegpt),),
     ),
-    "openai": Form(
+    "openai": Format(
         "Supervised fine-tuning, as `messages`: OpenAI's upload, and torchtune.",
-        (_Part("openai", "sft", _messages),),
+        (File("openai", "sft", _messages),),
     ),
-    "openai-preference": Form(
+    "openai-preference": Format(
         "Preference fine-tuning: OpenAI's upload.",
-        (_Part("openai-preference", "preference", _openai_preference),),
+        (File("openai-preference", "preference", _openai_preference),),
     ),
-    "axolotl": Form(
+    "axolotl": Format(
         "Supervised fine-tuning in Axolotl: `type: chat_template`.",
-        (_Part("axolotl", "sft", _messages),),
+        (File("axolotl", "sft", _messages),),
     ),
-    "axolotl-dpo": Form(
+    "axolotl-dpo": Format(
         "DPO and IPO in Axolotl: `type: chat_template.default`.",
-        (_Part("axolotl-dpo", "preference", _axolotl_dpo),),
+        (File("axolotl-dpo", "preference", _axolotl_dpo),),
     ),
-    "llamafactory": Form(
+    "llamafactory": Format(
         "SFT, DPO and KTO in LLaMA-Factory: a `dataset_dir` with its registry.",
         (
-            _Part("sft", "sft", _sharegpt, _TALK),
-            _Part(
-                "preference",
-                "preference",
-                _ranking,
-                {**_TALK, "chosen": "chosen", "rejected": "rejected"},
-            ),
-            _Part("kto", "kto", _labelled, {**_TALK, "kto_tag": "kto_tag"}),
+            File("sft", "sft", _sharegpt, _CONVERSATIONS),
+            File("preference", "preference", _ranking, _RANKED),
+            File("kto", "kto", _labelled, {**_CONVERSATIONS, "kto_tag": "kto_tag"}),
         ),
     ),
 }
-"""By name, what `write` can write."""
+"""The packaged formats, by name."""
 
 
 # --- files ----------------------------------------------------------------------------------------
 
 
-def write(data: Path, form: str, out: Path) -> dict[str, int]:
-    """Write the data set below `data` in a form into the directory `out`.
+def format_of(name: str) -> Format:
+    """Return a packaged format, or one of a user's own. Raises `PluginError` if there is none."""
+    if name in FORMATS:
+        return FORMATS[name]
+    found = plugins.resolve(name, "formats", tuple(FORMATS))
+    if not isinstance(found, Format):
+        raise PluginError(f"`{name}` is not a format; make it a `{Format.__module__}.Format`")
+    return found
 
-    Returns the rows of each file by its name, `<part>-<split>.jsonl`; a split without rows has
-    none. Nothing takes its place before all of it is on disk; then files that this form left there
-    for splits that are gone are removed. Raises `ConfigError` for a form that does not exist, and
-    `SdsdError` if it has no rows, if `out` holds another registry, or if the machine refuses.
+
+def write(data: Path, name: str, out: Path) -> dict[str, int]:
+    """Write the data set below `data` in a format into the directory `out`.
+
+    Returns the number of rows by file name; a split without rows has no file. No file is renamed
+    into place before all are on disk; then files that this format left there for splits that are
+    gone are removed. Raises `PluginError` for a format that does not exist, and `SdsdError` if it
+    has no rows, if `out` holds somebody else's registry, or if the disk is full.
     """
-    if form not in FORMS:
-        raise ConfigError(f"{form!r} is no form; there are {', '.join(FORMS)}")
-    parts = FORMS[form].parts
+    files = format_of(name).files
     try:
         out.mkdir(parents=True, exist_ok=True)
-        if any(part.columns for part in parts):
+        if any(file.registry for file in files):
             _check_registry(out / _REGISTRY)
-        with tempfile.TemporaryDirectory(prefix=".sdsd-", dir=out) as draft:
-            counts = _draft(data, parts, Path(draft))
-            for name in counts:
-                Path(draft, name).replace(out / name)
-        for name, _, _ in _files(parts):
-            if name not in counts:
-                (out / name).unlink(missing_ok=True)
-        if registry := _registry(parts, counts):
+        with tempfile.TemporaryDirectory(prefix=".sdsd-", dir=out) as folder:
+            counts = _write_all(data, name, files, Path(folder))
+            for written in counts:
+                Path(folder, written).replace(out / written)
+        for path, _, _ in _paths(files):
+            if path not in counts:
+                (out / path).unlink(missing_ok=True)
+        if registry := _registry(files, counts):
             write_atomic(out / _REGISTRY, registry)
     except OSError as error:
         raise SdsdError(
-            f"{out}: cannot be written: {error}; make room, or give another directory"
+            f"{out}: cannot be written: {error}; make room, or name another directory"
         ) from None
     return counts
 
 
-def _draft(data: Path, parts: tuple[_Part, ...], folder: Path) -> dict[str, int]:
-    """All files, on disk; returns the rows of those that have any."""
+def _write_all(data: Path, name: str, files: tuple[File, ...], folder: Path) -> dict[str, int]:
+    """Write all files, and return the rows of those that have any."""
     written = {
-        name: _write_lines(folder / name, map(part.line, read(data, part.view, split)))
-        for name, part, split in _files(parts)
+        path: _write_lines(folder / path, name, file, read(data, file.view, split))
+        for path, file, split in _paths(files)
     }
-    counts = {name: n for name, n in written.items() if n}
+    counts = {path: n for path, n in written.items() if n}
     if not counts:
-        views = " or ".join(f"`{part.view}`" for part in parts)
+        views = " or ".join(f"`{file.view}`" for file in files)
         raise SdsdError(f"{data}: no rows in {views}, so there is nothing to write")
     return counts
 
 
-def _files(parts: tuple[_Part, ...]) -> list[tuple[str, _Part, Split]]:
-    return [(f"{part.name}-{split}.jsonl", part, split) for part in parts for split in SPLITS]
+def _paths(files: tuple[File, ...]) -> list[tuple[str, File, Split]]:
+    return [(f"{file.name}-{split}.jsonl", file, split) for file in files for split in SPLITS]
 
 
-def _write_lines(path: Path, lines: Iterable[dict[str, Any]]) -> int:
-    """How many there were; all of them are on disk then."""
+def _write_lines(path: Path, name: str, file: File, rows: Iterable[Row]) -> int:
+    """Write one line per row, to disk; return how many there were."""
     encode, written = msgspec.json.Encoder().encode, 0
-    with path.open("wb") as file:
-        for line in lines:
-            file.write(encode(line) + b"\n")
+    with path.open("wb") as out:
+        for row in rows:
+            try:
+                line = encode(file.line(row))
+            except Exception as error:
+                raise PluginError(
+                    f"format `{name}` failed on {row.get('id', 'a row')} of `{file.view}`: "
+                    f"{type(error).__name__}: {error}"
+                ) from error
+            out.write(line + b"\n")
             written += 1
-        file.flush()
-        os.fsync(file.fileno())
+        out.flush()
+        os.fsync(out.fileno())
     return written
 
 
-def _registry(parts: tuple[_Part, ...], counts: dict[str, int]) -> bytes:
-    """What LLaMA-Factory knows data sets by: `sdsd_sft`, `sdsd_sft_validation` and so on."""
+def _registry(files: tuple[File, ...], counts: dict[str, int]) -> bytes:
+    """Return LLaMA-Factory's registry: `sdsd_sft`, `sdsd_sft_validation` and so on."""
     entries = {
-        f"{_OURS}{part.name}{'' if split == 'train' else f'_{split}'}": {
-            "file_name": name,
+        f"{_OURS}{file.name}{'' if split == 'train' else f'_{split}'}": {
+            "file_name": path,
             "formatting": "sharegpt",
-            "ranking": "chosen" in part.columns,
-            "columns": part.columns,
+            "ranking": "chosen" in file.registry,
+            "columns": file.registry,
         }
-        for name, part, split in _files(parts)
-        if part.columns and name in counts
+        for path, file, split in _paths(files)
+        if file.registry and path in counts
     }
     return msgspec.json.format(msgspec.json.encode(entries), indent=2) if entries else b""
 
 
 def _check_registry(path: Path) -> None:
-    """Never write over a registry that has other data sets in it, or that is none."""
+    """Refuse to replace a file that lists other data sets, or that is not a registry."""
     if not path.exists():
         return
     try:
@@ -217,6 +235,6 @@ def _check_registry(path: Path) -> None:
         known = {"": None}
     if not all(name.startswith(_OURS) for name in known):
         raise SdsdError(
-            f"{path}: holds other data sets, and is not written over; give another directory, and "
-            "name it as `dataset_dir` in training"
+            f"{path}: lists other data sets and is not replaced; name another directory, and use "
+            "it as `dataset_dir` in training"
         )

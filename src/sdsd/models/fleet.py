@@ -130,12 +130,11 @@ def fetch(config: Config, progress: weights.Progress | None = None) -> dict[str,
 
     Blocks, so that Ctrl-C during a long download works as everywhere; call it before a loop runs.
     """
-    needed = {name: config.models[name] for name in _used(config)}
-    return {
-        name: weights.locate(chosen.model, progress)
-        for name, chosen in needed.items()
-        if not chosen.launch and not addresses(chosen)
-    }
+    used = {name: config.models[name] for name in _used(config)}
+    embedded = {k: v.model for k, v in used.items() if not v.launch and not addresses(v)}
+    if embedded:
+        llamacpp.require()
+    return {name: weights.locate(model, progress) for name, model in embedded.items()}
 
 
 def addresses(chosen: ModelConfig, env: Mapping[str, str] = os.environ) -> tuple[str, ...]:

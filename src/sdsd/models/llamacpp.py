@@ -11,12 +11,22 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
-from sdsd.errors import WeightsError
+from sdsd.errors import ModelError, WeightsError
 
 MOST_SLOTS = 16
 """Beyond this many, batching on a CPU was seen to lose."""
+
+
+def require() -> None:
+    """Raise `ModelError` if the engine is not installed, before a model is downloaded for it."""
+    if find_spec("xllamacpp") is None:
+        raise ModelError(
+            "the embedded engine is not installed: pip install 'sdsd[local]', or name a server "
+            "with --url (`models.NAME.base_url`)"
+        )
 
 
 @contextlib.contextmanager

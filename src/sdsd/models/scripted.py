@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.models.base import Capabilities
 from sdsd.text.chat_format import Template
 from sdsd.types import Answer, Completion, Request
@@ -58,7 +58,7 @@ class ScriptedModel:
 
 def small_world(request: Request, seed: int) -> str:
     """Return a plausible reply to any request of the packaged pipeline, decided by `seed` alone."""
-    luck = draw(seed, "luck") / 2**64
+    luck = hash64(seed, "luck") / 2**64
     asked = request.messages[-1].content if request.messages else request.prompt
     match request.purpose:
         case "plan":

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from sdsd.checks import revision_rules
 from sdsd.config import Vote
 from sdsd.errors import StageFailed
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.pipeline.best_of_n import best_of_n
 from sdsd.pipeline.critique import judge, judge_plan_adherence, review_messages
 from sdsd.pipeline.dialogue import ContextFull, DialogueTask, OpenDialogue
@@ -160,7 +160,7 @@ def _reviser_task(work: _Work, critique: Critique, number: int) -> tuple[str, st
     """Return the reviser's task, and the part of it that comes from the critique."""
     review, principles = work.method.prompts["review"], work.scenario.principles
     if work.method.config.revise.style == "principle":
-        drawn = principles[draw(work.scenario.id, "rewrite", number) % len(principles)]
+        drawn = principles[hash64(work.scenario.id, "rewrite", number) % len(principles)]
         return review.fill("rewrite", principle=drawn.text), ""
     claims = [v for v in critique.verdicts if v.violated]
     said = critique_text(claims, {p.id: p for p in principles})
@@ -173,7 +173,7 @@ def _check(
     text: str, turn: Turn, original: Turn, quotes: tuple[str, ...], said: str
 ) -> tuple[str, tuple[str, ...]]:
     """Return the defect that refuses a revision (empty: none), and the warnings about it."""
-    found = revision_rules.faults(original.reply, text, original.conversation, quotes, said)
+    found = revision_rules.broken_rules(original.reply, text, original.conversation, quotes, said)
     if parsing.normal(text) == parsing.normal(turn.reply):
         found = ("unchanged", *found)
     defect = next((rule for rule in found if rule in revision_rules.DEFECTS), "")

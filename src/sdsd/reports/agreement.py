@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.reports.rates import Estimate, Rate, rate
 
 H = TypeVar("H", bound=Hashable)
@@ -160,7 +160,7 @@ def _interval(
 ) -> tuple[float, float]:
     """The 95% percentile interval of a statistic of n units, given as their places."""
     # Only `random()` is promised to give the same numbers on every version of Python.
-    uniform = random.Random(draw("bootstrap", seed)).random  # noqa: S311
+    uniform = random.Random(hash64("bootstrap", seed)).random  # noqa: S311
     found = sorted(statistic([int(uniform() * n) for _ in range(n)]) for _ in range(resamples))
     cut = int(_TAIL * resamples)
     return found[cut], found[-1 - cut]

@@ -18,12 +18,16 @@ from sdsd import config as configuration
 from sdsd.config import CatalogueConfig, Config, is_file
 from sdsd.config.manifest import Manifest
 from sdsd.dataset.export import Counts
-from sdsd.dataset.schema import MEANING, SPLITS, VIEWS, View, arrow, clean, settings
+from sdsd.dataset.extensions import views_of
+from sdsd.dataset.provenance import settings
+from sdsd.dataset.splits import SPLITS
+from sdsd.dataset.view import View
 from sdsd.models.weights import ROWS
 from sdsd.reports.card_charts import plots
 from sdsd.reports.html.text import plural
 from sdsd.reports.metrics.figures import Figures
 from sdsd.reports.rates import Rate
+from sdsd.text.unicode import encodable
 
 _OPEN = frozenset(row.name for row in ROWS if row.licence == "Apache-2.0")
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
@@ -42,7 +46,7 @@ def card(manifest: Manifest, config: Config, counts: Counts, figures: Figures) -
         _summary(manifest, counts),
         _WARNING,
         _making(manifest, config),
-        _contents(counts),
+        _contents(config, counts),
         _course(counts, figures),
         _principles(figures),
         _LOADING,
@@ -50,14 +54,15 @@ def card(manifest: Manifest, config: Config, counts: Counts, figures: Figures) -
         _limits(manifest, config),
         _reproducing(manifest, config, figures),
     )
-    text: str = clean("\n\n".join(parts) + "\n")
+    text: str = encodable("\n\n".join(parts) + "\n")
     return text
 
 
 def _head(manifest: Manifest, config: Config, counts: Counts) -> str:
     import yaml
 
-    filled = [view for view in VIEWS if counts.rows[view]]
+    views = views_of(config.export)
+    filled = [view for view in views if counts.rows[view]]
     head: dict[str, Any] = {
         "pretty_name": _title(manifest),
         "license": "apache-2.0" if _is_open(manifest, config) else "other",
@@ -85,16 +90,16 @@ def _head(manifest: Manifest, config: Config, counts: Counts) -> str:
         }
         for view in filled
     ]
-    head["dataset_info"] = [_info(view, counts) for view in filled]
-    return f"---\n{yaml.safe_dump(clean(head), sort_keys=False, allow_unicode=True)}---"
+    head["dataset_info"] = [_info(views[view], counts) for view in filled]
+    return f"---\n{yaml.safe_dump(encodable(head), sort_keys=False, allow_unicode=True)}---"
 
 
 def _info(view: View, counts: Counts) -> dict[str, Any]:
     """Columns and size, as `datasets` writes them: it casts to these types without looking."""
     return {
-        "config_name": view,
-        "features": [{"name": field.name} | _feature(field.type) for field in arrow(view)],
-        "download_size": counts.bytes[view],
+        "config_name": view.name,
+        "features": [{"name": column.name} | _feature(column.type) for column in view.columns],
+        "download_size": counts.bytes[view.name],
     }
 
 
@@ -169,14 +174,14 @@ def _making(manifest: Manifest, config: Config) -> str:
     )
 
 
-def _contents(counts: Counts) -> str:
+def _contents(config: Config, counts: Counts) -> str:
     """Rows by view and split."""
     used = [split for split in SPLITS if any(split in each for each in counts.splits.values())]
     rows: list[tuple[object, ...]] = []
-    for view in VIEWS:
+    for view, each in views_of(config.export).items():
         found = counts.splits.get(view, {})
         by_split = (f"{found[s].rows:,}" if s in found else "" for s in used) if used[1:] else ()
-        meaning = MEANING[view].replace("`", "") if counts.rows[view] else "Empty: not listed."
+        meaning = each.doc.replace("`", "") if counts.rows[view] else "Empty: not listed."
         rows.append((view, f"{counts.rows[view]:,}", *by_split, meaning))
     head = ("view", "rows", *(used if used[1:] else ()), "content")
     parts = ["## What is in it", _table(head, rows)]

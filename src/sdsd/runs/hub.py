@@ -25,9 +25,11 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd import config as configuration
+from sdsd.checks.dialogue_rules import RULES
 from sdsd.config import Config, ModelConfig, ScenariosConfig, is_file
 from sdsd.config.manifest import Manifest, nameable, shown
-from sdsd.dataset.schema import SPLITS, VIEWS
+from sdsd.dataset.splits import SPLITS
+from sdsd.dataset.views import VIEWS
 from sdsd.errors import JournalError, RunDirError, SdsdError
 from sdsd.files import write_atomic
 from sdsd.models.weights import Progress
@@ -37,11 +39,12 @@ from sdsd.runs.publish import published
 from sdsd.runs.session import in_loop
 from sdsd.types import Critique, Record
 
-_SHARD = rf"data/({'|'.join(VIEWS)})/({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet"
+_SHARD = rf"({'|'.join(SPLITS)})-\d{{5}}-of-\d{{5}}\.parquet"
 _RECORDS = r"records/\d{5}\.parquet"
-_TAKEN = re.compile(rf"README\.md|config\.yaml|manifest\.json|{_SHARD}|{_RECORDS}", re.ASCII)
+_COMMON = rf"README\.md|config\.yaml|manifest\.json|{_RECORDS}"
+_TAKEN = re.compile(rf"{_COMMON}|data/({'|'.join(VIEWS)})/{_SHARD}", re.ASCII)
 """What a pull fetches: nothing that a browser would run."""
-_SENT = re.compile(rf"{_TAKEN.pattern}|report\.html|plots/\w+\.svg", re.ASCII)
+_SENT = re.compile(rf"{_COMMON}|data/\w+/{_SHARD}|report\.html|plots/\w+\.svg", re.ASCII)
 """What a push writes, and so what it may replace or remove."""
 _LISTED = re.compile(r"data/\w+/\w+-(\*|\d{5})-of-\d{5}\.parquet", re.ASCII)
 _REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
@@ -87,6 +90,10 @@ def shared(config: Config, done: int) -> Config:
         revise=config.revise,
         export=replace(
             export,
+            views=(),  # code of its maker's, which nobody else should run unasked
+            filters=(),
+            checks=(),
+            exclude=tuple(rule for rule in export.exclude if rule in RULES),
             duplicates=replace(export.duplicates, against=()),
             contamination=replace(export.contamination, sets=()),
         ),

@@ -15,7 +15,6 @@ from msgspec.structs import replace
 from sdsd.config import Config
 from sdsd.config.manifest import Manifest, nameable, shown
 from sdsd.dataset import export
-from sdsd.dataset.duplicates import word_llama
 from sdsd.dataset.selection import Selection
 from sdsd.errors import SdsdError
 from sdsd.files import write_atomic
@@ -26,7 +25,7 @@ from sdsd.reports.metrics import figures
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
 from sdsd.scenarios.catalogue import Catalogue
-from sdsd.text.near_duplicates import Embed
+from sdsd.text.embeddings import Embed, word_llama
 from sdsd.types import Record
 
 SAMPLES = 3
@@ -41,7 +40,7 @@ def collect(
     catalogue: Catalogue,
     flagged: Mapping[str, int] | None = None,
 ) -> figures.Figures:
-    """The figures of a run so far; `flagged` as in `Counts.flagged`, where an export counted it."""
+    """Return the figures of a run so far; `flagged` is `Counts.warnings`, if an export counted."""
     return figures.collect(
         journal.records(),
         journal.times(),
@@ -94,7 +93,7 @@ def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> export.Co
     config, manifest = rundir.config(), shown(made)
     chosen = selection(journal, manifest, config)
     counts = export.export(journal.records(), manifest, config, rundir.data, selection=chosen)
-    found = collect(journal, config, catalogue, counts.flagged)
+    found = collect(journal, config, catalogue, counts.warnings)
     html = report.render(found, manifest, config, samples(journal.records()), counts.removed)
     try:
         write_atomic(rundir.report, html.encode("utf-8", "replace"))

@@ -20,10 +20,9 @@ from msgspec.structs import asdict, replace
 
 import sdsd
 from sdsd import config as configuration
-from sdsd.checks import revision_rules
-from sdsd.checks.dialogue_rules import RULES
 from sdsd.config import Config, ExportConfig
 from sdsd.config.manifest import Manifest
+from sdsd.dataset.extensions import validate
 from sdsd.errors import ConfigError, ModelError, RunDirError, SdsdError, Stopped
 from sdsd.files import now
 from sdsd.models import weights
@@ -107,7 +106,7 @@ class Result(Struct, frozen=True):
 
 def read_inputs(config: Config) -> Inputs:
     """Load and check catalogue and prompts; any fault is found before anything is spent."""
-    _check_rules(config.export)
+    validate(config.export)
     lists = (config.catalogue.topics, config.catalogue.principles, config.catalogue.goals)
     catalogue = catalogues.load(*(Path(p) if p else None for p in lists))
     prompts = {name: load_prompt(name, getattr(config.prompts, name)) for name in PROMPTS}
@@ -116,19 +115,6 @@ def read_inputs(config: Config) -> Inputs:
     if config.targets.on:
         quota_of(config.targets, scenarios)  # says which cell is none
     return Inputs(config, catalogue, prompts, scenarios, strategies)
-
-
-def _check_rules(export: ExportConfig) -> None:
-    """Raise `ConfigError` for a rule that is none."""
-    doubts = [rule for rule in revision_rules.RULES if rule not in revision_rules.DEFECTS]
-    for key, named, rules in (
-        ("exclude", export.exclude, list(RULES)),
-        ("pairs.exclude_warnings", export.pairs.exclude_warnings, doubts),
-    ):
-        if unknown := [rule for rule in named if rule not in rules]:
-            raise ConfigError(
-                f"`export.{key}` names `{unknown[0]}`; the rules are {', '.join(rules)}"
-            )
 
 
 def check_files(export: ExportConfig) -> None:

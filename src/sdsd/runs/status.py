@@ -113,12 +113,11 @@ def republish(rundir: RunDir, changes: Sequence[str] = ()) -> Counts | None:
         return publish(rundir, journal, inputs.catalogue)
 
 
-def write_form(rundir: RunDir, form: str, to: Path | None = None) -> dict[Path, int]:
-    """The exported data set as a trainer wants it; returns the rows of each file."""
-    out = to or rundir.path / "forms" / form
-    return {
-        out / name: rows for name, rows in trainer_formats.write(rundir.data, form, out).items()
-    }
+def write_format(rundir: RunDir, name: str, to: Path | None = None) -> dict[Path, int]:
+    """Write the exported data set in a trainer's format; return the rows of each file."""
+    out = to or rundir.path / "formats" / name.rpartition(":")[2]
+    written = trainer_formats.write(rundir.data, name, out)
+    return {out / path: rows for path, rows in written.items()}
 
 
 def compared(rundir: RunDir, other: RunDir, *, json: bool = False) -> str:

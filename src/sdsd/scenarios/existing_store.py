@@ -28,7 +28,7 @@ from msgspec.structs import replace
 
 from sdsd.errors import SourceError, Unparseable
 from sdsd.files import write_atomic
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.scenarios.catalogue import Catalogue
 from sdsd.scenarios.existing import Given, Skipped
 from sdsd.scenarios.sampler import Scenarios
@@ -196,7 +196,7 @@ def scenario_of(given: Given, index: int, base: Scenario, known: Known) -> Scena
     plan = _planned(given)
     exchanges = (len(plan.steps) if plan else 0) or len(given.messages) // 2 or base.exchanges
     texts = (field, domain, subarea, given.goal, *(p.text for p in principles), exchanges)
-    content = draw(index, *texts, _content(given).decode())
+    content = hash64(index, *texts, _content(given).decode())
     return replace(
         base,
         id=f"{index:06d}-{content >> 32:08x}",
@@ -286,7 +286,7 @@ def _goal(text: str, known: Known) -> Goal:
 
 
 def _made_id(text: str) -> str:
-    return f"user-{draw(_key(text)):016x}"
+    return f"user-{hash64(_key(text)):016x}"
 
 
 def _key(text: str) -> str:

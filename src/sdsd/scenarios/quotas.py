@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 
 Cell = str
 """A principle's id, or the name of a category, domain, field or strategy."""
@@ -224,7 +224,9 @@ def _interleaved(needs: Mapping[Cell, float], size: int, seed: int, number: int)
 
     A cell's k-th turn is due at k / need, so turns are spread evenly and end at the need.
     """
-    due = [(0.0, -need, draw(seed, "turn", number, cell), 0, cell) for cell, need in needs.items()]
+    due = [
+        (0.0, -need, hash64(seed, "turn", number, cell), 0, cell) for cell, need in needs.items()
+    ]
     heapq.heapify(due)
     for _ in range(size):
         if not due:
@@ -257,7 +259,7 @@ def _design(
 
 def _strategy(rates: Rates, cell: Cell, explore: float, place: tuple[int, ...]) -> str:
     """The strategy of one dialogue: uniform with probability `explore`, else the best draw."""
-    ways, chance = rates.quota.ways(cell), Random(draw("strategy", *place))  # noqa: S311
+    ways, chance = rates.quota.ways(cell), Random(hash64("strategy", *place))  # noqa: S311
     if chance.random() < explore:
         return ways[int(chance.random() * len(ways))]
     drawn = {way: chance.betavariate(*rates.beta(cell, way)) / rates.price(way) for way in ways}
@@ -265,7 +267,7 @@ def _strategy(rates: Rates, cell: Cell, explore: float, place: tuple[int, ...]) 
 
 
 def _shuffled(values: Sequence[str], seed: int, name: str) -> tuple[str, ...]:
-    return tuple(sorted(values, key=lambda value: draw(seed, "targets", name, value)))
+    return tuple(sorted(values, key=lambda value: hash64(seed, "targets", name, value)))
 
 
 # -- rates ---------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from sdsd.config import ScenariosConfig
 from sdsd.errors import CatalogueError
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.scenarios.catalogue import Catalogue
 from sdsd.types import Principle, Scenario
 
@@ -37,7 +37,7 @@ class _Axis(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _permutation(seed: int, name: str, n: int, block: int) -> tuple[int, ...]:
-    return tuple(sorted(range(n), key=lambda i: draw(seed, name, block, i)))
+    return tuple(sorted(range(n), key=lambda i: hash64(seed, name, block, i)))
 
 
 class Scenarios:
@@ -122,7 +122,7 @@ class Scenarios:
         texts = tuple(p.text for p in principles)
         return Scenario(
             # The strategy is no part of it: arms of an experiment share their scenarios.
-            id=f"{index:06d}-{draw(seed, index, *content, *texts, exchanges) >> 32:08x}",
+            id=f"{index:06d}-{hash64(seed, index, *content, *texts, exchanges) >> 32:08x}",
             index=index,
             field=domain.field,
             domain=domain.name,
@@ -140,10 +140,10 @@ class Scenarios:
         """All domains once: each field's members at even distances, from a seeded offset."""
         position: dict[int, tuple[float, int]] = {}
         for field, members in self._field_members.items():
-            offset = draw(self._seed, "field", visit, field) / 2**64
+            offset = hash64(self._seed, "field", visit, field) / 2**64
             order = _permutation(self._seed, f"domain/{field}", len(members), visit)
             for rank, i in enumerate(order):
-                tie = draw(self._seed, "tie", visit, field)
+                tie = hash64(self._seed, "tie", visit, field)
                 position[members[i]] = ((rank + offset) / len(members), tie)
         return tuple(sorted(position, key=position.__getitem__))
 

@@ -1,4 +1,4 @@
-"""Texts that nearly repeat one another, found while they stream by.
+"""Find texts that nearly repeat one another, in one pass.
 
 A text is the set of its shingles, all runs of a few words. The share of shingles that two texts
 have in common (the Jaccard coefficient) is estimated from sketches of a fixed size (MinHash,
@@ -10,62 +10,34 @@ Broder 1997), and a text is compared only with those that agree with it on one b
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable
 
 from rensa import RMinHash, RMinHashDeduplicator
 
 from sdsd.text.parsing import normal
+from sdsd.text.words import runs, words
 from sdsd.types import Message
 
-Embed = Callable[[str], Any]
-"""From a text to its embedding: a one-dimensional numpy array of float32, of any length but zero
-unless there are no words in it. `numpy` comes with the extra `semantic` only."""
-
-SOLID = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
-"""Characters of scripts that are written without spaces, as the inside of a character class."""
-_BETWEEN = r"\s!-/:-@\[-`{-~\x00-\x1f\x7f-\xbf\u2000-\u206f\u2e00-\u2e7f\u3000-\u303f،؛؟۔।॥"
-"""White space and punctuation: what stands between words. Not `\\W`, for to that belong the vowel
-signs and points of many scripts."""
-_WORD = re.compile(rf"[{SOLID}]|[^{_BETWEEN}{SOLID}]+")
-
 _MOST = 65_536
-"""Characters at either end of a text that are sketched; what lies between is not."""
+"""Characters sketched at either end of a text; the middle of a longer one is skipped."""
 _SLOTS = 120
-"""Numbers in a sketch: an estimate's standard error is at most 0.046. It has many divisors."""
+"""Numbers in a sketch; gives a standard error of at most 0.046. Has many divisors."""
 _SEED = 1
 _RECALL = 0.95
-"""The least chance that two texts exactly at the threshold are compared at all."""
-
-
-def words(text: str) -> list[str]:
-    """The words of `text` as they are compared: without case, punctuation, and kinds of quotes.
-
-    Scripts that are written without spaces count by the character. Every word is valid UTF-8.
-    """
-    if not text.isascii():
-        text = text.encode("utf-8", "replace").decode()  # lone surrogates
-    return _WORD.findall(normal(text).replace("'", ""))
-
-
-def runs(words: Sequence[str], length: int) -> Iterator[str]:
-    """Every `length` words in a row, with single spaces."""
-    return map(" ".join, zip(*(words[k:] for k in range(length)), strict=False))
+"""The least probability that two texts exactly at the threshold are compared at all."""
 
 
 def spoken(messages: Iterable[Message]) -> str:
-    """What was said in a dialogue, as one text: every turn but those of the system."""
+    """Return what was said in a conversation as one text: every turn except system turns."""
     return "\n\n".join(m.content for m in messages if m.role != "system")
 
 
 class Near:
-    """Texts one after another, each held against all earlier ones that were no repetition.
+    """Texts one after another, each compared with all earlier ones that were kept.
 
     `threshold` is the Jaccard coefficient of runs of `words` words from which on a text repeats
-    another. It is estimated, so a pair near to the threshold may fall to either side; the same
-    texts in the same order always give the same. Each text that is kept takes three to four kB of
-    memory.
+    another. It is estimated, so a pair close to the threshold may fall on either side, but the same
+    texts in the same order always give the same result. Each text kept takes three to four kB.
     """
 
     def __init__(self, threshold: float, words: int = 5) -> None:
@@ -74,9 +46,9 @@ class Near:
         self._keys: list[str] = []
 
     def add(self, key: str, text: str) -> str | None:
-        """The key of the earliest text that `text` repeats; None if there is none, and it is kept.
+        """Return the key of the earliest text that `text` repeats; keep `text` if there is none.
 
-        A text of fewer words than a shingle repeats only what is the same.
+        A text of fewer words than a shingle repeats only identical ones.
         """
         sketch = self.sketch(text)
         first = self.find(sketch)
@@ -85,18 +57,18 @@ class Near:
         return first
 
     def sketch(self, text: str) -> RMinHash:
-        """What is compared in the place of `text`."""
+        """Return the MinHash sketch of a text."""
         sketch = RMinHash(_SLOTS, _SEED)
         sketch.update(self._shingles(text))
         return sketch
 
     def find(self, sketch: RMinHash) -> str | None:
-        """The key of the earliest text kept that this one repeats, or None."""
+        """Return the key of the earliest kept text that this one repeats, or None."""
         found = self._index.get_duplicates(sketch)
         return self._keys[min(map(int, found))] if found else None
 
     def keep(self, key: str, sketch: RMinHash) -> None:
-        """Count a text that repeats none among the earlier ones."""
+        """Compare later texts with this one."""
         self._index.add(str(len(self._keys)), sketch)
         self._keys.append(key)
 
@@ -110,9 +82,9 @@ class Near:
 
 
 def _bands(threshold: float) -> int:
-    """The fewest bands, and so the longest, that find enough of the pairs at the threshold.
+    """Return the fewest, and so longest, bands that find enough of the pairs at the threshold.
 
-    A band of r slots agrees with probability threshold^r, and one band that agrees is enough.
+    A band of r slots agrees with probability threshold^r, and one such band is enough.
     """
     even = (bands for bands in range(1, _SLOTS) if _SLOTS % bands == 0)
     missed = ((bands, (1 - math.pow(threshold, _SLOTS // bands)) ** bands) for bands in even)

@@ -193,13 +193,15 @@ def quality(figures: Figures) -> str:
         return ""
     items = []
     for rule, n in figures.flags.items():
-        title = f"{RULES[rule]}: {count(n)} of {count(held)} dialogues"
+        title = f"{RULES.get(rule, rule)}: {count(n)} of {count(held)} dialogues"
         value = f"{count(n)} · {percent(n / held)}"
         items.append(Row(rule, (Part(n / held, "t-n1", title),), value, title))
     lead = "No dialogue breaks a rule of quality."
     if items:
         lead = "Rules of quality that dialogues break, found without a model. Nothing was left out "
-        lead += "for it unless <code>export.exclude</code> says so; the column <code>flags</code> "
+        lead += (
+            "for it unless <code>export.exclude</code> says so; the column <code>warnings</code> "
+        )
         lead += "has them."
     body = [charts.rows(items, name="Dialogues by the rules they break")] if items else []
     return section("Quality of the dialogues", lead, *body)

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from sdsd.errors import SdsdError
-from sdsd.hashing import draw
+from sdsd.hashing import hash64
 from sdsd.reports.agreement import (
     Detection,
     detection_of,
@@ -343,7 +343,9 @@ def _same(a: _Row, b: _Row) -> bool:
 
 def _digest(dialogue: Dialogue) -> int:
     """Critics see the whole conversation, so it is all of it that must be the same."""
-    return draw("conversation", *(part for m in dialogue.messages for part in (m.role, m.content)))
+    return hash64(
+        "conversation", *(part for m in dialogue.messages for part in (m.role, m.content))
+    )
 
 
 # -- comparing -----------------------------------------------------------------------------

@@ -14,7 +14,9 @@ from typing import Any
 from msgspec import Struct
 
 from sdsd.reports.rates import Rate, rate
-from sdsd.text.near_duplicates import Embed, Near, spoken, words
+from sdsd.text.embeddings import Embed
+from sdsd.text.near_duplicates import Near, spoken
+from sdsd.text.words import words
 from sdsd.types import Dialogue
 
 SAMPLE = 20_000

@@ -15,8 +15,9 @@ from typing import Literal
 
 from msgspec import Struct
 
-from sdsd.checks.dialogue_rules import flags
+from sdsd.checks import dialogue_rules
 from sdsd.config import Config
+from sdsd.dataset.extensions import checks_of
 from sdsd.reports.metrics.bias import Biases, BiasTally
 from sdsd.reports.metrics.costs import CostTally, PairCost
 from sdsd.reports.metrics.diversity import Diversity, DiversityTally
@@ -31,7 +32,7 @@ from sdsd.reports.metrics.timeline import Clock, Timeline, in_order
 from sdsd.reports.metrics.votes import Critics, Votes
 from sdsd.reports.money import money
 from sdsd.reports.rates import Rate, kappa, rate
-from sdsd.text.near_duplicates import Embed
+from sdsd.text.embeddings import Embed
 from sdsd.types import (
     Critique,
     Dialogue,
@@ -307,6 +308,7 @@ class _Tally:
         self._kinds: Counter[str] = Counter()
         self._flags: Counter[str] = Counter(flagged)
         self._flag = flagged is None
+        self._checks = checks_of(config.export)
         self._examples: list[FailureExample] = []
         self._rounds: Counter[int] = Counter()
         self._chars: Counter[str] = Counter()
@@ -416,7 +418,8 @@ class _Tally:
             self._chars[message.role] += len(message.content)
         self._diversity.add(record.scenario.id, dialogue)
         if self._flag:
-            found = flags(dialogue, record.plan, record.scenario.principles)
+            principles = record.scenario.principles
+            found = dialogue_rules.find(dialogue, record.plan, principles, self._checks)
             self._flags.update({flag.rule for flag in found})
 
     def _signal(self, dialogue: Dialogue, critique: Critique) -> tuple[bool, bool | None, Found]:

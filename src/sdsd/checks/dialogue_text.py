@@ -1,0 +1,120 @@
+"""A dialogue as the rules of `dialogue_rules` read it: turns split into words, and the plan's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from sdsd.text import parsing
+from sdsd.text.words import WORD
+from sdsd.types import Message, Plan, Principle
+
+_COPY = 10
+"""Consecutive words that cannot be a coincidence."""
+_HALF = 20_000
+"""Characters read at either end of a turn; the middle of a longer one is skipped."""
+
+
+class Search:
+    """A pattern that is tried only on texts with one of the words that every match contains.
+
+    Most turns have none of them, and finding that out costs a hundredth of a search.
+    """
+
+    def __init__(self, pattern: str, needed: str, flags: int = re.IGNORECASE) -> None:
+        self.pattern = re.compile(pattern, flags)
+        self._folded = bool(flags & re.IGNORECASE)
+        self._needed = needed.split("|")
+
+    def search(self, text: str) -> bool:
+        """Return whether the pattern matches anywhere in a text."""
+        plain = text.lower() if self._folded else text
+        return any(map(plain.__contains__, self._needed)) and bool(self.pattern.search(text))
+
+
+def stems(beginnings: str) -> Search:
+    """Return a search for words that begin with one of these, separated by `|`."""
+    return Search(rf"\b(?:{beginnings})", beginnings)
+
+
+class TurnText(Struct, frozen=True):
+    """One message, split into words."""
+
+    index: int
+    role: str
+    text: str
+    plain: str
+    """`text` without code, addresses and quoted speech, with straight apostrophes."""
+    words: tuple[str, ...]
+    """Words of `plain` for comparison; in scripts without spaces, every character."""
+    between: tuple[str, ...]
+    """The same, but such scripts are split at spaces and marks only."""
+    asked: str
+    """The user's words that an agent turn answers; empty for the user's turns."""
+
+
+class DialogueText(Struct, frozen=True):
+    """All turns of a dialogue, and what its plan says about them."""
+
+    turns: tuple[TurnText, ...]
+    name: str
+    """The user's own name, from the plan; empty if it gives none."""
+    script: frozenset[tuple[str, ...]]
+    """Runs of ten words of the plan and the principles, which no turn should repeat."""
+
+    def first_request(self, pattern: Search) -> int:
+        """Return the first turn in which the user's words match; past the end if none does."""
+        hits = (t.index for t in self.turns if t.role == "user" and pattern.search(t.text))
+        return next(hits, len(self.turns))
+
+    def is_quoted_by(self, turn: TurnText) -> bool:
+        """Return whether a turn repeats a run of words of the plan or a principle."""
+        return bool(self.script) and not self.script.isdisjoint(grams(turn.between, _COPY))
+
+
+_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,200}`|https?://\S+", re.DOTALL)
+_QUOTED = re.compile(r'"[^"\n]{1,400}"|“[^“”\n]{1,400}”|„[^„“\n]{1,400}“|«[^«»\n]{1,400}»')
+_SPACED = re.compile(r"\w+")
+_NAME = re.compile(r"\A([^\W\d_]{2,20})(?=,|\(| \(| is\b| who\b| has\b| wants\b| [A-Z]|\Z)")
+_DICTATED = re.compile(
+    rf"{_QUOTED.pattern}|\b(?:say|tell|claim|explain|suggest|state|advise|repl(?:y|ie)|insist|answer)"
+    r"s?(?: [\w']+){0,2} that\b[^.!?\n]*"
+)
+"""What a plan puts in a speaker's mouth, word for word: saying it leaks nothing."""
+
+
+def read_dialogue(
+    messages: tuple[Message, ...], plan: Plan | None, principles: tuple[Principle, ...]
+) -> DialogueText:
+    """Split messages into words, and collect what no turn should repeat."""
+    turns = tuple(_turn(messages, k) for k in range(len(messages)))
+    named = _NAME.match(plan.persona) if plan else None
+    name = named.group(1) if named and named.group(1)[0].isupper() else ""
+    written = (*plan.steps, plan.planned_violation, plan.persona) if plan else ()
+    sources = (*(_DICTATED.sub(" ", text) for text in written), *(p.text for p in principles))
+    said = (_SPACED.findall(parsing.normal(text)) for text in sources)
+    return DialogueText(
+        turns, name, frozenset(run for words in said for run in grams(words, _COPY))
+    )
+
+
+def grams(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
+    """Return all runs of `length` consecutive words."""
+    return list(zip(*(words[k:] for k in range(length)), strict=False))
+
+
+def _turn(messages: tuple[Message, ...], k: int) -> TurnText:
+    role, text = messages[k].role, _ends(messages[k].content)
+    plain = _QUOTED.sub(" ", _CODE.sub(" ", text)).replace("’", "'").strip()
+    normal = parsing.normal(plain)
+    between = tuple(_SPACED.findall(normal))
+    words = between if normal.isascii() else tuple(WORD.findall(normal))
+    answers = role == "assistant" and k > 0 and messages[k - 1].role == "user"
+    asked = _ends(messages[k - 1].content) if answers else ""
+    return TurnText(k, role, text, plain, words, between, asked)
+
+
+def _ends(text: str) -> str:
+    return text if len(text) <= 2 * _HALF else f"{text[:_HALF]}\n{text[-_HALF:]}"

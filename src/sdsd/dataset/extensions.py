@@ -1,0 +1,179 @@
+"""Views, filters and quality checks of a user's own, as `export` names them.
+
+A filter decides whether a dialogue stays; what it returns is the rule shown in the view `removed`:
+
+    def keep(record: Record) -> str | None:
+        return "too_polite" if "please" in record.dialogue.utterance else None
+
+A check marks turns. Its name becomes a rule, for `export.exclude` and the column `warnings`, and
+the first line of its docstring says what the rule finds:
+
+    def shouting(dialogue: Dialogue, plan: Plan | None) -> Iterable[int]:
+        \"\"\"A turn in capitals.\"\"\"
+        return [k for k, m in enumerate(dialogue.messages) if m.content.isupper()]
+
+All of them must be pure functions: `sdsd verify` calls them again and compares.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from msgspec.structs import replace
+
+from sdsd import plugins
+from sdsd.checks import dialogue_rules, revision_rules
+from sdsd.checks.dialogue_rules import QualityCheck
+from sdsd.config import ExportConfig
+from sdsd.errors import ConfigError, PluginError, SdsdError
+from sdsd.types import Dialogue, Plan, Record
+
+if TYPE_CHECKING:
+    from sdsd.dataset.view import Row, Selected, View
+
+Filter = Callable[[Record], str | None]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""A name that can be a directory, a rule and part of a card's paths."""
+
+
+def plugins_of(export: ExportConfig) -> dict[str, str]:
+    """Return the group (see `sdsd.plugins`) of every part that `export` names, by its name."""
+    groups = {"views": export.views, "filters": export.filters, "checks": export.checks}
+    return {name: group for group, names in groups.items() for name in names}
+
+
+def versions(export: ExportConfig) -> dict[str, str]:
+    """Return the version of every part that `export` names, by its name."""
+    named = plugins_of(export).items()
+    return {name: plugins.version(plugins.resolve(name, group)) for name, group in named}
+
+
+def validate(export: ExportConfig) -> None:
+    """Raise `ConfigError` or `PluginError` for a rule or a part that does not exist.
+
+    To be called before anything is spent.
+    """
+    rules = [*dialogue_rules.RULES, *checks_of(export)]
+    _known("exclude", export.exclude, rules)
+    _known("pairs.exclude_warnings", export.pairs.exclude_warnings, revision_rules.WARNINGS)
+    filters_of(export)
+    if export.views:  # brings pyarrow
+        views_of(export)
+
+
+def _known(key: str, named: tuple[str, ...], rules: Any) -> None:
+    for rule in named:
+        if rule not in rules:
+            raise ConfigError(f"`export.{key}` names `{rule}`; the rules are {', '.join(rules)}")
+
+
+def views_of(export: ExportConfig) -> dict[str, View]:
+    """Return the packaged views and those of `export.views`, by name."""
+    from sdsd.dataset.view import View
+    from sdsd.dataset.views import VIEWS
+
+    views = dict(VIEWS)
+    for name in export.views:
+        view = plugins.resolve(name, "views", tuple(VIEWS))
+        if not isinstance(view, View):
+            raise PluginError(f"`{name}` is not a view; make it a `sdsd.dataset.view.View`")
+        if not _NAME.fullmatch(view.name) or view.name in views:
+            raise PluginError(
+                f"`{name}`: a view cannot be called `{view.name}`; use lower-case letters, digits "
+                f"and `_`, and none of {', '.join(views)}"
+            )
+        views[view.name] = _checked(name, view)
+    return views
+
+
+def _checked(name: str, view: View) -> View:
+    """Return the view with rows that are checked against its columns."""
+    expected = {column.name for column in view.columns if not column.value}
+
+    def rows(selected: Selected) -> Iterator[Row]:
+        with _blamed(f"view `{name}`", selected.record.scenario.id):
+            for row in view.rows(selected):
+                if row.keys() != expected:
+                    wrong = ", ".join(sorted(row.keys() ^ expected))
+                    raise PluginError(
+                        f"view `{name}`: a row's keys must be its columns without a `value`; "
+                        f"missing or unknown: {wrong}"
+                    )
+                yield row
+
+    return replace(view, rows=rows)
+
+
+def filters_of(export: ExportConfig) -> list[Filter]:
+    """Return the filters of `export.filters`."""
+    return [_filter(name) for name in export.filters]
+
+
+def _filter(name: str) -> Filter:
+    keep = _function(name, "filters")
+
+    def checked(record: Record) -> str | None:
+        with _blamed(f"filter `{name}`", record.scenario.id):
+            rule = keep(record)
+        if rule is None or (isinstance(rule, str) and rule):
+            return rule
+        raise PluginError(f"filter `{name}` returned {rule!r}; return a rule's name, or None")
+
+    return checked
+
+
+def checks_of(export: ExportConfig) -> dict[str, QualityCheck]:
+    """Return the checks of `export.checks` by the name of their rule."""
+    checks: dict[str, QualityCheck] = {}
+    for name in export.checks:
+        rule = name.rpartition(":")[2]
+        if rule in dialogue_rules.RULES or rule in checks:
+            raise PluginError(f"`{name}`: the rule `{rule}` exists already; use another name")
+        checks[rule] = _check(name)
+    return checks
+
+
+def _check(name: str) -> QualityCheck:
+    check = _function(name, "checks")
+
+    def checked(dialogue: Dialogue, plan: Plan | None) -> list[int]:
+        with _blamed(f"check `{name}`", "this dialogue"):
+            turns = list(check(dialogue, plan))
+        if all(isinstance(k, int) and -1 <= k < len(dialogue.messages) for k in turns):
+            return turns
+        raise PluginError(
+            f"check `{name}` yielded {turns!r}; yield indices into `dialogue.messages`, or -1 for "
+            "the dialogue as a whole"
+        )
+
+    return checked
+
+
+def meanings_of(export: ExportConfig) -> dict[str, str]:
+    """Return every rule on dialogues and what it finds, those of `export.checks` included."""
+    own = {name.rpartition(":")[2]: _function(name, "checks") for name in export.checks}
+    return dialogue_rules.RULES | {
+        rule: (check.__doc__ or rule).strip().splitlines()[0] for rule, check in own.items()
+    }
+
+
+def _function(name: str, group: str) -> Any:
+    part = plugins.resolve(name, group)
+    if not callable(part):
+        raise PluginError(f"`{name}` cannot be called; {group} are functions")
+    return part
+
+
+@contextmanager
+def _blamed(part: str, where: str) -> Iterator[None]:
+    """Name the part in what its code raises."""
+    try:
+        yield
+    except SdsdError:
+        raise
+    except Exception as error:
+        raise PluginError(f"{part} failed on {where}: {type(error).__name__}: {error}") from error

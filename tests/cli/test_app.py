@@ -1,0 +1,492 @@
+"""The command line: what it prints, what it refuses and in which words, and its exit codes."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from msgspec.structs import replace
+
+import sdsd
+from sdsd.cli.app import main
+from sdsd.cli.display import safe
+from sdsd.models.scripted import ScriptedModel
+from sdsd.runs.directory import RunDir
+from sdsd.runs.journal import Journal
+from sdsd.types import Critique, Dialogue, Failure, Message, Plan, Record, Revision, Verdict
+from tests.stand_ins.model_server import read_log, spawned
+
+SDSD = Path(sys.executable).with_name("sdsd")
+
+
+class Printed:
+    """What a command left: its exit code, standard output and standard error."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code = code
+        self.out = out
+        self.err = err
+
+    def __repr__(self) -> str:
+        return f"exit {self.code}\n--- out\n{self.out}\n--- err\n{self.err}"
+
+
+Command = Callable[..., Printed]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """`command("status", path)` is `sdsd status PATH`, in this process."""
+
+    def call(*arguments: object) -> Printed:
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        code = ended.value.code
+        return Printed(code if isinstance(code, int) else int(bool(code)), out, err)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A complete run of eight dialogues; not to be changed."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    sdsd.run(n=8, out=out, models={"default": ScriptedModel()})
+    return out
+
+
+@pytest.fixture
+def copied(finished: Path, tmp_path: Path) -> Path:
+    """A complete run that may be changed."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+# -- help ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path", ["", "run", "init", "status", "show", "verify", "export", "report", "push", "pull",
+             "doctor", "models pull", "catalogue check", "catalogue expand", "catalogue preview"],
+)  # fmt: skip
+def test_every_command_explains_itself(command: Command, path: str) -> None:
+    printed = command(*path.split(), "--help")
+    assert printed.code == 0
+    assert printed.out.startswith(f"Usage: sdsd {path}".strip())
+    assert len(printed.out.splitlines()) > 5
+
+
+def test_help_and_version_need_nothing_heavy() -> None:
+    """`sdsd --help` answers before any of the large libraries is loaded."""
+    script = (
+        "import sys\nfrom sdsd.cli.app import main\ntry:\n    main(['--help'])\n"
+        "finally:\n    print([m for m in ('pyarrow', 'aiohttp', 'xllamacpp') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_version(command: Command) -> None:
+    assert command("--version").out == f"sdsd {sdsd.__version__}\n"
+
+
+def test_without_a_command_the_help_is_shown(command: Command) -> None:
+    printed = command()
+    assert printed.code == 2
+    assert "Usage: sdsd" in printed.out + printed.err
+
+
+# -- what is refused -----------------------------------------------------------------------
+
+
+def refused(printed: Printed, *said: str) -> None:
+    """Exit code 2, one message on standard error, nothing on standard output, no traceback."""
+    assert printed.code == 2, printed
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+    assert printed.err.count("error: ") == 1
+    for words in said:
+        assert words in printed.err
+
+
+def test_an_unknown_key_is_named_with_what_was_likely_meant(
+    command: Command, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("n: 3\ncritque:\n  max_tokens: 10\n")
+    refused(command("run", file), f"{file}: unknown key `critque`; did you mean `critique`?")
+    refused(
+        command("run", "--set", "dialogue.protocl=roleplay"),
+        "unknown key `dialogue.protocl`; did you mean `protocol`?",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--set", "n"], "--set n: must be key=value"),
+        (["-n", "0"], "`n`"),
+        (["--set", "critique.temperature=9"], "`critique.temperature`"),
+        (["--set", "dialogue.protocol=opera"], "`dialogue.protocol`"),
+        (["--set", "roles.critic=judge"], "`roles.critic` names `judge`"),
+        (["nowhere.yaml"], "nowhere.yaml: no such file; `sdsd init` writes one"),
+    ],
+)
+def test_a_value_out_of_bounds_is_named(command: Command, arguments: list[str], said: str) -> None:
+    refused(command("run", *arguments), said)
+
+
+def test_an_empty_catalogue(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "goals.yaml"
+    file.write_text("[]\n")
+    refused(command("run", "--set", f"catalogue.goals={file}"), str(file), "empty")
+    refused(command("catalogue", "check", "--goals", file), str(file), "empty")
+
+
+def test_an_unknown_model(command: Command, tmp_path: Path) -> None:
+    printed = command("run", "-m", "smollm2-135", "-o", tmp_path / "out")
+    refused(printed, "unknown model 'smollm2-135'", "Did you mean smollm2-135m?")
+
+
+def test_a_server_that_is_not_there(command: Command, tmp_path: Path) -> None:
+    printed = command("run", "--url", "http://127.0.0.1:9/v1", "-m", "m", "-o", tmp_path / "out")
+    refused(printed, "http://127.0.0.1:9/v1", "is the server running")
+
+
+def test_another_configuration_s_directory(command: Command, finished: Path) -> None:
+    printed = command("run", "-o", finished, "--seed", 5, "-n", 8)
+    refused(printed, str(finished), "seed: 0 -> 5", "--out")
+
+
+def test_a_directory_that_another_process_holds(command: Command, finished: Path) -> None:
+    with RunDir(finished).lock():
+        refused(command("run", "-o", finished, "-n", 8), str(finished), "another process (pid ")
+        assert "running" in command("status", finished).out
+        assert command("report", finished).code == 0  # looking is allowed at any time
+
+
+@pytest.mark.parametrize("name", ["status", "verify", "export", "report"])
+def test_what_is_no_run(command: Command, tmp_path: Path, name: str) -> None:
+    refused(command(name, tmp_path), f"{tmp_path}: not a run directory; `sdsd run` makes one")
+
+
+def test_a_dialogue_that_is_not_there(command: Command, finished: Path) -> None:
+    refused(command("show", 8, finished), "dialogue 8 is not finished", "8 are finished")
+    refused(command("show", 10**30, finished), "too large")
+
+
+def test_a_fault_is_told_with_json_too(command: Command, finished: Path) -> None:
+    refused(command("run", "-o", finished, "--seed", 5, "-n", 8, "--json"), "seed: 0 -> 5")
+
+
+def test_without_the_embedded_engine_the_extra_is_named(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['xllamacpp'] = None\n"
+        "from sdsd.cli.app import main; main(sys.argv[1:])"
+    )
+    words = ["run", "-m", "absent.gguf", "-o", str(tmp_path / "out")]
+    command = [sys.executable, "-c", program, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done
+    assert "pip install 'sdsd[local]'" in done.stderr
+    assert "--url" in done.stderr
+    assert "absent.gguf" not in done.stderr  # the engine comes first: nothing was downloaded
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"This is a letter, not a model.\n", "is not a GGUF file"),
+        (b"GGUF\x03\0\0\0" + bytes(range(256)) * 40, "the engine cannot load this file"),
+        (b"GGUF", "the engine cannot load this file"),
+    ],
+)
+def test_a_model_file_that_cannot_be_read(tmp_path: Path, content: bytes, said: str) -> None:
+    """The real engine, in a process of its own: it must say so, and not take the process along."""
+    file = tmp_path / "model.gguf"
+    file.write_bytes(content)
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [SDSD, "run", "-m", file, "-o", out], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith("error: ")
+    assert str(file) in message
+    assert said in message
+
+
+# -- init ----------------------------------------------------------------------------------
+
+
+def test_init_writes_a_configuration_and_never_over_one(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "sdsd.yaml"
+    printed = command("init", file)
+    assert (printed.code, printed.out) == (0, f"wrote {file}; now: sdsd run {file}\n")
+    text = file.read_text()
+    assert yaml.safe_load(text)["n"] == 3
+    file.write_text("mine")
+    refused(command("init", file), f"{file}: is there already; name another file or remove it")
+    assert file.read_text() == "mine"
+    refused(command("init", tmp_path / "no" / "such"), "cannot be written: No such file")
+
+
+# -- a run from end to end -----------------------------------------------------------------
+
+
+def test_a_run_against_a_server(command: Command, tmp_path: Path) -> None:
+    """What a person does first: examine a server, run, look, run again, read, publish."""
+    out = tmp_path / "out"
+    with spawned(tmp_path / "log") as url:
+        doctor = command("doctor", "-m", "stand-in", "--url", url)
+        assert doctor.code == 0, doctor
+        assert re.search(r"ok +auto +chooses `continuation`", doctor.out)
+
+        first = command("run", "-m", "stand-in", "--url", url, "-o", out, "-n", 4)
+        assert first.code == 0, first
+        assert "done: 4 of 4 dialogues, " in first.out
+        assert f"report  {out / 'report.html'}\n" in first.out
+        assert f"{out}: 0 of 4 dialogues done, continuation, 16 open" in first.err
+        assert len(re.findall(r"^\[\d/4\] dialogue \d: ", first.err, re.MULTILINE)) == 4
+
+        before = len(read_log(tmp_path / "log"))
+        again = command("run", "-m", "stand-in", "--url", url, "-o", out, "-n", 4)
+        assert again.code == 0
+        assert len(read_log(tmp_path / "log")) == before
+    for printed in (doctor, first, again):
+        plain(printed)
+    assert "verified: 4 records" in command("verify", out).out
+
+
+def plain(printed: Printed) -> None:
+    """On a pipe: no escape sequence, no carriage return, nothing drawn over."""
+    assert re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", printed.out + printed.err) is None
+
+
+def test_status(command: Command, finished: Path) -> None:
+    printed = command("status", finished)
+    plain(printed)
+    first, *rest = printed.out.splitlines()
+    assert first == f"{finished}: 8 of 8 dialogues, complete"
+    assert any(re.fullmatch(r" +\d+  accepted", line) for line in rest)
+    assert "made with scripted by continuation" in rest
+    told = json.loads(command("status", finished, "--json").out)
+    assert (told["n"], told["done"], told["running"]) == (8, 8, False)
+    assert sum(told["outcomes"].values()) == 8
+
+
+def test_show(command: Command, finished: Path) -> None:
+    printed = command("show", 1, finished)
+    plain(printed)
+    told = json.loads(command("show", 1, finished, "--json").out)
+    assert told["scenario"]["index"] == 1
+    last = told["dialogue"]["messages"][-1]["content"]
+    assert last in printed.out
+    assert told["outcome"] in printed.out
+
+
+def test_report_and_export_write_everything_anew(command: Command, copied: Path) -> None:
+    run = RunDir(copied)
+    for name in ("report", "export"):
+        before = {path.name: path.read_bytes() for path in run.data.rglob("*.parquet")}
+        shutil.rmtree(run.data)
+        run.report.unlink()
+        run.card.unlink()
+        printed = command(name, copied)
+        assert printed.code == 0
+        assert str(run.report) in printed.out
+        assert run.report.exists()
+        assert run.card.exists()
+        assert {path.name: path.read_bytes() for path in run.data.rglob("*.parquet")} == before
+    assert json.loads(command("report", copied, "--json").out)
+    assert command("verify", copied).code == 0
+
+
+def test_an_export_is_changed_and_stays_so(command: Command, copied: Path) -> None:
+    change = ("--set", "splits.test=0.5", "-s", "export.duplicates.method=near")
+    printed = command("export", copied, *change)
+    assert printed.code == 0
+    assert re.search(r"^ +8  scenarios  \(train \d  test \d\)$", printed.out, re.MULTILINE)
+    assert (copied / "data" / "scenarios" / "test-00000-of-00001.parquet").exists()
+    export = RunDir(copied).config().export
+    assert (export.splits.test, export.duplicates.method) == (0.5, "near")
+    again = json.loads(command("export", copied, "--json").out)
+    assert again["counts"]["splits"]["scenarios"].keys() == {"train", "test"}
+    assert command("verify", copied).code == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("n=3", "unknown key `export.n`"),
+        ("exclude=[ecco]", "`export.exclude` names `ecco`; the rules are "),
+        (
+            "pairs.exclude_warnings=[echo]",
+            "`export.pairs.exclude_warnings` names `echo`; the rules are offence_kept",
+        ),
+        ("contamination.sets=[/nowhere]", "/nowhere"),
+        ("balance.by=field", ""),
+    ],
+)
+def test_a_wrong_change_of_an_export(
+    command: Command, copied: Path, change: str, said: str
+) -> None:
+    before = RunDir(copied).config_file.read_bytes()
+    printed = command("export", copied, "--set", change)
+    assert printed.code == (2 if said else 0)
+    assert said in printed.err
+    assert (RunDir(copied).config_file.read_bytes() == before) is bool(said)
+
+
+def test_an_export_for_a_trainer(command: Command, copied: Path, tmp_path: Path) -> None:
+    printed = command("export", copied, "--format", "axolotl-dpo", "--to", tmp_path / "out")
+    assert printed.code == 0
+    file = tmp_path / "out" / "axolotl-dpo-train.jsonl"
+    lines = file.read_text("utf-8").splitlines()
+    assert f"{file}  ({len(lines)} lines)" in printed.out
+    assert {"messages", "chosen", "rejected"} == json.loads(lines[0]).keys()
+    assert command("export", copied, "--format", "openai").code == 0
+    assert (copied / "formats" / "openai" / "openai-train.jsonl").exists()
+    printed = command("export", copied, "--format", "nemo")
+    assert printed.code == 2
+    assert "`nemo` is not one of the formats: sharegpt, " in printed.err
+
+
+def test_a_run_against_another(command: Command, copied: Path, finished: Path) -> None:
+    printed = command("report", copied, "--against", finished)
+    assert printed.out.strip() == str(copied / f"against-{finished.name}.html")
+    assert "<script" not in Path(printed.out.strip()).read_text("utf-8")
+    told = json.loads(command("report", copied, "--against", finished, "--json").out)
+    assert told
+
+
+def test_pull_and_push_say_what_they_need(command: Command, copied: Path, tmp_path: Path) -> None:
+    printed = command("push", tmp_path, "org/name")
+    assert (printed.code, "not a run directory" in printed.err) == (2, True)
+    printed = command("push", copied, "name")
+    assert (printed.code, "name" in printed.err) == (2, True)
+    printed = command("pull", "org/name", copied)
+    assert (printed.code, "is there already; name another" in printed.err) == (2, True)
+
+
+def test_run_with_json_prints_json_alone(command: Command, copied: Path) -> None:
+    printed = command("run", "-o", copied, "-n", 8, "--json")
+    told = json.loads(printed.out)
+    assert (printed.code, printed.err) == (0, "")
+    assert (told["n"], told["stopped"]) == (8, False)
+
+
+def test_verify(command: Command, copied: Path) -> None:
+    printed = command("verify", copied)
+    assert (printed.code, printed.err) == (0, "")
+    assert printed.out.startswith("verified: 8 records from ")
+    shutil.rmtree(copied / "data" / "preference")
+    printed = command("verify", copied)
+    assert (printed.code, printed.out) == (2, "")
+    assert printed.err.startswith(f"fault: {copied / 'data' / 'preference'}: no data here")
+    printed = command("verify", copied, "--json")
+    assert printed.code == 2
+    assert len(json.loads(printed.out)["faults"]) == 1
+
+
+def test_the_latest_run_is_the_default(command: Command, tmp_path: Path) -> None:
+    """`sdsd status` without a path looks under runs/ in the working directory."""
+    done = subprocess.run(
+        [SDSD, "status"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert "no run under ./runs; name a run directory, or begin with `sdsd run`" in done.stderr
+
+
+def test_the_catalogue_s_commands(command: Command) -> None:
+    checked = command("catalogue", "check")
+    assert checked.code == 0
+    assert re.search(r"^domains +\d+$", checked.out, re.MULTILINE)
+    assert json.loads(command("catalogue", "check", "--json").out)["fields"] > 0
+    some = command("catalogue", "preview", "-n", 3, "--seed", 4)
+    assert len(re.findall(r"^00000[012]-[0-9a-f]{8}  ", some.out, re.MULTILINE)) == 3
+    assert command("catalogue", "preview", "-n", 3, "--seed", 4).out == some.out
+
+
+def test_the_models_that_are_known(command: Command) -> None:
+    told = json.loads(command("models", "list", "--json").out)
+    shown = command("models", "list").out
+    assert told
+    assert all(entry["row"]["name"] in shown for entry in told)
+
+
+# -- hostile text --------------------------------------------------------------------------
+
+EVIL = (
+    "\x1b[2J\x1b]0;owned\x07\x1b[31mred \u202egnp.exe\u202c \u2066x\u2069 \u200b\ufeff\r\b\x9b2J "
+    "[bold]loud[/bold] [/] \x7f\ud800"
+)
+UNSEEN = re.compile(
+    "[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
+
+
+def hostile(record: Record) -> Record:
+    """A record with the worst that a model can write wherever a model writes."""
+    verdicts = tuple(Verdict(EVIL, True, EVIL, EVIL, "high", True) for _ in range(2))
+    return replace(
+        record,
+        scenario=replace(record.scenario, subarea=EVIL, domain=EVIL),
+        rule="",
+        outcome="failed",
+        plan=Plan(EVIL, (EVIL,), EVIL, EVIL),
+        dialogue=Dialogue(
+            (Message("user", EVIL), Message("assistant", EVIL)), "roleplay", "completed", True
+        ),
+        critique=Critique(verdicts),
+        revisions=(Revision(EVIL, Critique(verdicts)), Revision(EVIL, defect="unchanged")),
+        failure=Failure(EVIL, EVIL, EVIL),
+    )
+
+
+def test_a_hostile_record_is_shown_and_does_nothing(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from sdsd.cli import display
+    from sdsd.runs import events
+
+    with Journal(RunDir(finished).journal, readonly=True) as journal:
+        record = journal.record(0)
+    assert record is not None
+    display.dialogue(hostile(record), json=False)
+    display.scenarios([hostile(record).scenario])
+    with display.progress() as screen:
+        screen.hear(events.Recorded(hostile(record)))
+        screen.hear(events.Noted(EVIL))
+    display.fault(EVIL)
+    out, err = capsys.readouterr()
+    assert "owned" in out
+    assert "owned" in err
+    assert "[bold]loud[/bold]" in out
+    assert UNSEEN.search(out + err) is None
+
+
+def test_what_is_made_safe_can_still_be_read() -> None:
+    assert safe("Grüße, 漢字, 👋\nnext line") == "Grüße, 漢字, 👋\nnext line"
+    assert safe("\x1b[31m") == "\\u001b[31m"
+    assert safe("a\tb") == "a    b"
+    assert UNSEEN.search(safe(EVIL)) is None
+
+
+def test_a_hostile_path_is_printed_as_it_is(
+    command: Command, finished: Path, tmp_path: Path
+) -> None:
+    """Square brackets are markup to the library that draws; to us they are part of a name."""
+    out: Any = shutil.copytree(finished, tmp_path / "a[bold]b[/]")
+    assert command("status", out).out.startswith(f"{out}: 8 of 8")
+    assert f"report  {out}/report.html" in command("run", "-o", out, "-n", 8).out

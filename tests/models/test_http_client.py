@@ -1,0 +1,363 @@
+"""The HTTP client against servers that say exactly these bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdsd.errors import ModelError, TransientError
+from sdsd.models import http_client as module
+from sdsd.models.http_client import Client, Timeouts
+
+Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Name: a\r\n\r\nhi"
+
+
+@contextlib.asynccontextmanager
+async def serving(speak: Speak, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
+    """A server whose every connection is `speak`; yields the port."""
+    inside: set[asyncio.Task[None]] = set()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        inside.add(task)
+        try:
+            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+                await speak(reader, writer)
+        except asyncio.CancelledError:
+            pass
+        finally:
+            writer.close()
+            inside.discard(task)
+
+    async with await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls) as server:
+        yield server.sockets[0].getsockname()[1]
+        for task in inside:
+            task.cancel()
+        await asyncio.gather(*inside, return_exceptions=True)
+        await asyncio.sleep(0.01)  # the transports learn of it
+
+
+async def heard(reader: asyncio.StreamReader) -> bytes:
+    """One request, head and body."""
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
+    return head + await reader.readexactly(length)
+
+
+class Saying:
+    """Answers every request on a connection with the next of `replies`, in the given pieces."""
+
+    def __init__(self, *replies: bytes | list[bytes], close: bool = False) -> None:
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self._replies = list(replies)
+        self._close = close
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        while self._replies:
+            self.requests.append(await heard(reader))
+            reply = self._replies.pop(0)
+            for piece in reply if isinstance(reply, list) else [reply]:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
+            if self._close:
+                return
+        await reader.read()
+
+
+async def ask(port: int, *, times: int = 1, timeouts: Timeouts | None = None) -> list[bytes]:
+    async with Client(f"http://127.0.0.1:{port}/v1", timeouts=timeouts) as client:
+        return [(await client.request("POST", "/x", b"{}")).body for _ in range(times)]
+
+
+async def test_what_is_sent() -> None:
+    server = Saying(OK)
+    key = {"Authorization": "Bearer k"}
+    async with serving(server) as port, Client(f"http://127.0.0.1:{port}/v1/", key) as client:
+        reply = await client.request("POST", "/chat/completions", b'{"a": 1}', {"X-One": "1"})
+    assert (reply.status, reply.body, reply.header("x-name")) == (200, b"hi", "a")
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    assert first == "POST /v1/chat/completions HTTP/1.1"
+    assert dict(line.split(": ") for line in lines) == {
+        "Host": f"127.0.0.1:{port}",
+        "Accept": "application/json",
+        "User-Agent": "sdsd",
+        "Authorization": "Bearer k",
+        "X-One": "1",
+        "Content-Length": "8",
+    }
+    assert body == b'{"a": 1}'
+
+
+async def test_the_root_is_what_stands_before_v1() -> None:
+    server = Saying(OK, OK)
+    async with serving(server) as port, Client(f"http://127.0.0.1:{port}/api/v1") as client:
+        await client.request("GET", "/metrics", root=True)
+        await client.request("GET", "/models")
+    firsts = [request.partition(b" HTTP")[0] for request in server.requests]
+    assert firsts == [b"GET /api/metrics", b"GET /api/v1/models"]
+
+
+async def test_a_connection_is_used_again() -> None:
+    server = Saying(OK, OK, OK)
+    async with serving(server) as port:
+        assert await ask(port, times=3) == [b"hi"] * 3
+    assert server.connections == 1
+
+
+@pytest.mark.parametrize("close", ["Connection: close\r\n", ""])
+async def test_a_connection_that_the_server_closes_is_replaced(close: str) -> None:
+    said = OK.replace(b"\r\n", f"\r\n{close}".encode(), 1)
+    server = Saying(said, said, said, close=True)
+    async with serving(server) as port, Client(f"http://127.0.0.1:{port}/v1") as client:
+        for _ in range(3):
+            assert (await client.request("POST", "/x", b"{}")).body == b"hi"
+            await asyncio.sleep(0.01)
+    assert server.connections == 3
+
+
+async def test_a_connection_that_the_server_only_says_it_closes_is_closed() -> None:
+    said = OK.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
+    ended = asyncio.Event()
+
+    async def keeps_open(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await heard(reader)
+        writer.write(said)
+        with contextlib.suppress(ConnectionError):
+            await reader.read()  # until the client lets go
+        ended.set()
+
+    async with serving(keeps_open) as port, Client(f"http://127.0.0.1:{port}/v1") as client:
+        assert (await client.request("POST", "/x", b"{}")).body == b"hi"
+        await asyncio.wait_for(ended.wait(), 5)
+
+
+async def test_as_many_connections_as_requests_at_once() -> None:
+    server = Saying(*[OK] * 8)
+    async with serving(server) as port, Client(f"http://127.0.0.1:{port}/v1") as client:
+        await asyncio.gather(*(client.request("POST", "/x") for _ in range(4)))
+        await asyncio.gather(*(client.request("POST", "/x") for _ in range(4)))
+    assert (server.connections, len(server.requests)) == (4, 8)
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_a_reply_may_come_in_any_pieces(data: st.DataObject) -> None:
+    body = data.draw(st.binary(max_size=60))
+    if data.draw(st.booleans()):
+        whole = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+    else:
+        chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+        whole = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk + b"0\r\n\r\n"
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=5)))
+    pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+
+    async def go() -> None:
+        async with serving(Saying(pieces, pieces)) as port:
+            assert await ask(port, times=2) == [body] * 2
+
+    asyncio.run(go())
+
+
+async def test_a_reply_without_a_length_ends_with_the_connection() -> None:
+    async with serving(Saying(b"HTTP/1.1 200 OK\r\n\r\nall of it", close=True)) as port:
+        assert await ask(port) == [b"all of it"]
+
+
+async def test_what_comes_before_the_reply_is_not_the_reply() -> None:
+    async with serving(Saying(b"HTTP/1.1 103 Early Hints\r\nX-Name: b\r\n\r\n" + OK)) as port:
+        assert await ask(port) == [b"hi"]
+
+
+async def test_a_second_reply_is_never_taken_for_the_next_ones() -> None:
+    other = OK.replace(b"hi", b"no")
+    server = Saying(OK + other, other)
+    async with serving(server) as port, Client(f"http://127.0.0.1:{port}/v1") as client:
+        first = await client.request("POST", "/x")
+        await asyncio.sleep(0.01)
+        assert (first.body, first.header("content-length")) == (b"hi", "2")
+        assert (await client.request("POST", "/x")).body == b"no"
+    assert server.connections == 2
+
+
+@pytest.mark.parametrize(
+    ("said", "complaint"),
+    [
+        (b"", "the server closed the connection"),
+        (b"HTTP/1.1 200 OK\r\nContent-Le", "broke off"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhi", "broke off"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel", "broke off"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "not HTTP"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "not HTTP"),
+    ],
+)
+async def test_what_is_no_reply_may_pass(said: bytes, complaint: str) -> None:
+    async with serving(Saying(said, close=True)) as port:
+        with pytest.raises(TransientError, match=rf"http://127.0.0.1:\d+/v1: .*{complaint}"):
+            await ask(port)
+
+
+async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read()
+
+
+async def dripping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await heard(reader)
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+    while True:
+        writer.write(b".")
+        await writer.drain()
+        await asyncio.sleep(0.02)
+
+
+async def stalling(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await heard(reader)
+    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n...")
+    await reader.read()
+
+
+@pytest.mark.parametrize(
+    ("speak", "timeouts", "complaint"),
+    [
+        (silent, Timeouts(total=0.1, idle=0.03), "no whole reply in 0.1 s"),
+        (dripping, Timeouts(total=0.2, idle=0.1), "no whole reply in 0.2 s"),
+        (stalling, Timeouts(total=5.0, idle=0.1), "silent for 0.1 s"),
+    ],
+)
+async def test_time_outs(speak: Speak, timeouts: Timeouts, complaint: str) -> None:
+    async with serving(speak) as port:
+        with pytest.raises(TransientError, match=complaint):
+            await ask(port, timeouts=timeouts)
+
+
+async def test_a_slow_reply_that_keeps_coming_is_waited_for() -> None:
+    async def slowly(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await heard(reader)
+        for byte in OK:
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0.002)
+
+    async with serving(slowly) as port:
+        assert await ask(port, timeouts=Timeouts(total=5.0, idle=0.06)) == [b"hi"]
+
+
+async def test_a_reply_without_end_is_refused() -> None:
+    async def flooding(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await heard(reader)
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        piece = b"100000\r\n" + bytes(0x100000) + b"\r\n"
+        while True:
+            writer.write(piece)
+            await writer.drain()
+
+    async with serving(flooding) as port:
+        with pytest.raises(TransientError, match=f"more than {module.MOST_BYTES:,} bytes"):
+            await ask(port)
+
+
+async def test_a_request_that_is_given_up_takes_its_connection_with_it() -> None:
+    server = Saying(OK)
+    async with serving(silent) as port, Client(f"http://127.0.0.1:{port}/v1") as client:
+        task = asyncio.create_task(client.request("POST", "/x"))
+        await asyncio.sleep(0.02)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not client._open
+    assert not server.requests
+
+
+async def test_nobody_listens() -> None:
+    async with serving(silent) as port:
+        pass
+    with pytest.raises(TransientError, match="cannot connect"):
+        await ask(port)
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "naïve", "\x00"])
+def test_a_header_cannot_smuggle_another(value: str) -> None:
+    with pytest.raises(ModelError, match="the header `X-Own`"):
+        Client("http://localhost/v1", {"X-Own": value})
+
+
+# -- proxies and TLS -----------------------------------------------------------------------
+
+
+async def test_a_proxy_is_asked_for_the_whole_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = Saying(OK)
+    async with serving(server) as port:
+        monkeypatch.setenv("http_proxy", f"http://me:s%40cret@127.0.0.1:{port}")
+        async with Client("http://models.invalid:8000/v1") as client:
+            assert (await client.request("POST", "/x")).body == b"hi"
+    head = server.requests[0].decode()
+    assert head.startswith("POST http://models.invalid:8000/v1/x HTTP/1.1\r\n")
+    assert "Host: models.invalid:8000\r\n" in head
+    word = base64.b64encode(b"me:s@cret").decode()
+    assert f"Proxy-Authorization: Basic {word}\r\n" in head
+
+
+async def test_no_proxy_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://nowhere.invalid:1")
+    async with serving(Saying(OK)) as port:
+        assert await ask(port) == [b"hi"]
+
+
+async def test_tls_through_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CONNECT opens the way, then the server behind it is spoken to, and its name checked."""
+    certificate = Path(__file__).parents[1] / "data" / "models.invalid.pem"
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(certificate)
+    asked: list[bytes] = []
+
+    async with serving(Saying(OK), theirs) as port:
+
+        async def proxy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            asked.append(await reader.readuntil(b"\r\n\r\n"))
+            there, back = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            async with asyncio.TaskGroup() as group:
+                group.create_task(pumped(reader, back))
+                group.create_task(pumped(there, writer))
+
+        async with serving(proxy) as way:
+            monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{way}")
+            monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+            async with Client("https://models.invalid/v1") as client:
+                assert (await client.request("POST", "/x")).body == b"hi"
+            async with Client("https://other.invalid/v1") as client:
+                with pytest.raises(TransientError, match=r"[Hh]ostname mismatch"):
+                    await client.request("POST", "/x")
+    assert asked[0] == b"CONNECT models.invalid:443 HTTP/1.1\r\nHost: models.invalid:443\r\n\r\n"
+
+
+async def pumped(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Copy until the end."""
+    try:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+    finally:
+        writer.close()
+
+
+async def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving(Saying(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n")) as way:
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{way}")
+        async with Client("https://models.invalid/v1") as client:
+            with pytest.raises(TransientError, match=r"the proxy 127.0.0.1 answered 407"):
+                await client.request("POST", "/x")

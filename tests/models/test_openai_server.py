@@ -1,0 +1,588 @@
+"""The client against real servers on loopback: what it sends, what it reads, how it takes a no."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from sdsd.errors import ModelError, TransientError
+from sdsd.models.base import Capabilities
+from sdsd.models.concurrency import Gauges
+from sdsd.models.http_client import Timeouts
+from sdsd.models.openai_server import HttpModel, folded, gauges
+from sdsd.models.scripted import CHATML
+from sdsd.types import Answer, Completion, Message, Refusal, Request
+from tests.stand_ins.model_server import StandIn, chatml, serving
+
+CHAT = Request("agent", 32, (Message("system", "Be brief."), Message("user", "Hello?")))
+RAW = Request("agent", 32, prompt="Once upon", stop=("\n",))
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@contextlib.asynccontextmanager
+async def answered_by(handler: Handler, **options: Any) -> AsyncIterator[HttpModel]:
+    """A model behind a server that answers everything with `handler`."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    async with serving(app) as url, HttpModel("tiny", url, **options) as model:
+        yield model
+
+
+def saying(status: int, body: str | bytes = b"", **headers: str) -> Handler:
+    async def handler(http: web.Request) -> web.Response:
+        data = body.encode() if isinstance(body, str) else body
+        return web.Response(status=status, body=data, headers=headers)
+
+    return handler
+
+
+def reply(**changes: Any) -> str:
+    """A chat completion, as servers write it."""
+    whole = {
+        "id": "x",
+        "object": "chat.completion",
+        "model": "tiny-v2",
+        "choices": [
+            {
+                "index": 0,
+                "finish_reason": "stop",
+                "message": {"role": "assistant", "content": "Hi."},
+            }
+        ],
+        "usage": {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14},
+    }
+    return json.dumps(whole | changes)
+
+
+async def asked(handler: Handler, request: Request = CHAT, **options: Any) -> Answer:
+    async with answered_by(handler, **options) as model:
+        return await model.complete(request, 5)
+
+
+# -- a completion --------------------------------------------------------------------------
+
+
+async def test_the_fields_of_a_completion() -> None:
+    answer = await asked(saying(200, reply()))
+    assert isinstance(answer, Completion)
+    assert (answer.text, answer.finish, answer.model) == ("Hi.", "stop", "tiny-v2")
+    assert (answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens) == (11, 0, 3)
+    assert answer.seconds > 0
+
+
+async def test_a_raw_completion_has_its_text_in_the_choice() -> None:
+    choices = [{"text": " a time", "finish_reason": "length"}]
+    answer = await asked(saying(200, reply(choices=choices)), RAW)
+    assert isinstance(answer, Completion)
+    assert (answer.text, answer.finish) == (" a time", "length")
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        (
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 2,
+                "prompt_tokens_details": {"cached_tokens": 7},
+            },
+            (9, 7, 2),
+        ),
+        (
+            {
+                "prompt_tokens": 9,
+                "completion_tokens": 2,
+                "prompt_tokens_details": {"cached_tokens": None},
+            },
+            (9, 0, 2),
+        ),
+        ({"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": None}, (9, 0, 2)),
+        (None, (0, 0, 0)),
+    ],
+)
+async def test_usage_as_servers_give_it(usage: Any, tokens: tuple[int, int, int]) -> None:
+    answer = await asked(saying(200, reply(usage=usage)))
+    assert isinstance(answer, Completion)
+    assert (answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens) == tokens
+
+
+async def test_an_empty_message_is_an_empty_text() -> None:
+    choices = [{"finish_reason": "stop", "message": {"role": "assistant", "content": None}}]
+    answer = await asked(saying(200, reply(choices=choices, model=None)))
+    assert isinstance(answer, Completion)
+    assert (answer.text, answer.model) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (rb'"NUL \u0000, pair \ud83d\udc4b"', "NUL \0, pair 👋"),
+        (rb'"cut \ud83d"', "cut \ufffd"),
+        (rb'"cut \ud83d in the middle"', "cut \ufffd in the middle"),
+        (rb'"\udc4b alone"', "\ufffd alone"),
+        (b'"half a character \xf0\x9f"', "half a character \ufffd"),
+    ],
+)
+async def test_text_that_was_cut_inside_a_character_is_read(content: bytes, text: str) -> None:
+    body = b'{"choices": [{"finish_reason": "length", "message": {"content": ' + content + b"}}]}"
+    answer = await asked(saying(200, body))
+    assert isinstance(answer, Completion)
+    assert answer.text == text
+    text.encode()  # so the journal can hold it
+
+
+# -- the request ---------------------------------------------------------------------------
+
+
+async def sent(request: Request, **options: Any) -> tuple[str, dict[str, Any], Any]:
+    """Path, body and headers of what a server receives."""
+    got: list[tuple[str, dict[str, Any], Any]] = []
+
+    async def handler(http: web.Request) -> web.Response:
+        got.append((http.path, await http.json(), http.headers))
+        return web.Response(text=reply())
+
+    await asked(handler, request, **options)
+    return got[0]
+
+
+async def test_what_is_sent_for_a_chat() -> None:
+    path, body, headers = await sent(CHAT)
+    assert path == "/v1/chat/completions"
+    assert body == {
+        "model": "tiny",
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "Hello?"},
+        ],
+        "max_tokens": 32,
+        "temperature": 0.7,
+        "top_p": 1.0,
+        "seed": 5,
+    }
+    assert headers["Content-Type"] == "application/json"
+    assert "Authorization" not in headers
+
+
+async def test_what_is_sent_for_a_raw_completion() -> None:
+    path, body, _ = await sent(RAW)
+    assert path == "/v1/completions"
+    assert (body["prompt"], body["stop"]) == ("Once upon", ["\n"])
+    assert "messages" not in body
+
+
+async def test_a_schema_is_sent_only_to_a_server_that_can_hold_to_it() -> None:
+    shaped = Request("critic", 32, CHAT.messages, schema={"type": "object"})
+    for can, expected in ((True, "json_schema"), (False, None)):
+        _, body, _ = await sent(shaped, capabilities=Capabilities(schema=can))
+        assert body.get("response_format", {}).get("type") == expected
+    _, body, _ = await sent(CHAT, capabilities=Capabilities(schema=True))
+    assert "response_format" not in body
+
+
+async def test_key_headers_and_extra_body_are_sent() -> None:
+    _, body, headers = await sent(
+        CHAT, key="sk-1", headers={"X-Team": "blue"}, extra_body={"top_k": 20, "top_p": 0.5}
+    )
+    assert (headers["Authorization"], headers["X-Team"]) == ("Bearer sk-1", "blue")
+    assert (body["top_k"], body["top_p"]) == (20, 0.5)
+
+
+async def test_a_system_turn_is_folded_for_servers_without_one() -> None:
+    _, body, _ = await sent(CHAT, capabilities=Capabilities(system=False))
+    assert body["messages"] == [{"role": "user", "content": "Be brief.\n\nHello?"}]
+
+
+def test_folding_leaves_the_rest_alone() -> None:
+    system, user = CHAT.messages
+    more = (user, Message("assistant", "Hi."), Message("user", "Bye."))
+    assert folded((system, *more)) == (Message("user", "Be brief.\n\nHello?"), *more[1:])
+    assert folded(more) == more
+    assert folded((system,)) == (system,)
+
+
+# -- a no ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 520, 524, 529])
+async def test_overload_may_pass(status: int) -> None:
+    with pytest.raises(TransientError, match=rf"http://127.*HTTP {status}: busy") as caught:
+        await asked(saying(status, "busy"))
+    assert caught.value.retry_after is None
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("7", 7.0), ("0.25", 0.25), ("-3", 0.0), ("Wed, 21 Oct 2026 07:28:00 GMT", None)],
+)
+async def test_retry_after_in_seconds_is_read(header: str, seconds: float | None) -> None:
+    with pytest.raises(TransientError) as caught:
+        await asked(saying(429, "slow down", **{"Retry-After": header}))
+    assert caught.value.retry_after == seconds
+
+
+async def test_no_credit_is_no_overload() -> None:
+    body = '{"error": {"code": "insufficient_quota", "message": "You exceeded your quota."}}'
+    with pytest.raises(ModelError, match=r"HTTP 429 .*insufficient_quota"):
+        await asked(saying(429, body))
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404, 405])
+async def test_what_concerns_every_request_stops_the_run(status: int) -> None:
+    with pytest.raises(ModelError) as caught:
+        await asked(saying(status, "who are you?"))
+    message = str(caught.value)
+    assert f"HTTP {status} for model `tiny`: who are you?" in message
+    assert "check `base_url`, `model` and the key" in message
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+async def test_what_concerns_one_request_is_a_refusal(status: int) -> None:
+    answer = await asked(saying(status, "the context is full"))
+    assert answer == Refusal(f"HTTP {status}", "the context is full", "context_full")
+    answer = await asked(saying(status, "the content was filtered"))
+    assert answer == Refusal(f"HTTP {status}", "the content was filtered", "rejected")
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        (400, "the request exceeds the available context size"),  # as llama.cpp says it
+        (400, "This model's maximum context length is 4096 tokens."),  # vLLM, OpenAI
+        (422, "`inputs` tokens + `max_new_tokens` must be <= 4096."),  # TGI
+    ],
+)
+async def test_a_full_context_is_recognised_in_the_words_of_every_server(
+    status: int, said: str
+) -> None:
+    assert await asked(saying(status, said)) == Refusal(f"HTTP {status}", said, "context_full")
+
+
+async def test_only_a_status_that_can_mean_it_says_that_the_context_is_full() -> None:
+    answer = await asked(saying(451, "not in this context"))
+    assert answer == Refusal("HTTP 451", "not in this context", "rejected")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "<html>Bad gateway</html>",
+        "",
+        "null",
+        "{}",
+        '{"choices": []}',
+        '{"choices": {}}',
+        '{"error": {"message": "overloaded"}}',
+        '{"choices": [{"text": "cut of',
+        b"\xff\xfe\x00",
+        "[" * 100_000,
+    ],
+)
+async def test_a_body_that_is_no_completion_may_pass(body: str | bytes) -> None:
+    with pytest.raises(TransientError, match="not a completion"):
+        await asked(saying(200, body))
+
+
+@contextlib.asynccontextmanager
+async def bare(said: bytes | None) -> AsyncIterator[str]:
+    """A server that reads a request, says some bytes, and hangs up; None: it says nothing."""
+    over = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        if said is None:
+            await over.wait()
+        writer.write(said or b"")
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as listening:
+        host, port = listening.sockets[0].getsockname()[:2]
+        yield f"http://{host}:{port}/v1"
+        over.set()
+        await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n{",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+    ],
+)
+async def test_a_connection_that_breaks_may_pass(said: bytes) -> None:
+    async with bare(said) as url, HttpModel("tiny", url) as model:
+        with pytest.raises(TransientError, match=r"http://127"):
+            await model.complete(CHAT, 5)
+
+
+async def test_a_server_that_is_too_slow_may_pass() -> None:
+    async with bare(None) as url, HttpModel("tiny", url, timeouts=Timeouts(total=0.05)) as model:
+        with pytest.raises(TransientError, match=r"no whole reply in 0\.05 s"):
+            await model.complete(CHAT, 5)
+
+
+# -- probing -------------------------------------------------------------------------------
+
+
+def server(
+    *,
+    raw: bool = True,
+    renders: Callable[[list[Message]], str] | None = chatml,
+    system: bool = True,
+    schema: bool = True,
+) -> tuple[web.Application, list[dict[str, Any]]]:
+    """A server with some of the routes and abilities there are, and the chats it received."""
+    chats: list[dict[str, Any]] = []
+
+    async def chat(http: web.Request) -> web.Response:
+        body = await http.json()
+        chats.append(body)
+        if "response_format" in body and not schema:
+            return web.Response(status=400, text="response_format is not supported")
+        if body["messages"][0]["role"] == "system" and not system:
+            return web.Response(status=400, text="System role not supported")
+        return web.Response(text=reply())
+
+    async def complete(http: web.Request) -> web.Response:
+        return web.Response(text=reply(choices=[{"text": "x", "finish_reason": "length"}]))
+
+    async def apply(http: web.Request) -> web.Response:
+        assert renders is not None
+        messages = [Message(**m) for m in (await http.json())["messages"]]
+        if messages[0].role == "system" and not system:
+            return web.Response(status=500, text="System role not supported")
+        return web.json_response({"prompt": renders(messages)})
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", chat)
+    if raw:
+        app.router.add_post("/v1/completions", complete)
+    if renders:
+        app.router.add_post("/apply-template", apply)
+    return app, chats
+
+
+async def probed(app: web.Application) -> Capabilities:
+    async with serving(app) as url, HttpModel("tiny", url) as model:
+        found = await model.probe()
+        assert model.capabilities == found
+        return found
+
+
+async def test_a_server_that_can_do_everything() -> None:
+    can = await probed(server()[0])
+    assert can == Capabilities(completions=True, template=CHATML, system=True, schema=True)
+
+
+async def test_a_server_that_only_chats() -> None:
+    can = await probed(server(raw=False, renders=None, schema=False)[0])
+    assert can == Capabilities(completions=False, template=None, system=True, schema=False)
+
+
+async def test_a_server_that_shows_no_template_is_asked_whether_it_takes_a_system_turn() -> None:
+    for system in (True, False):
+        can = await probed(server(renders=None, system=system)[0])
+        assert can == Capabilities(completions=True, system=system, schema=True)
+
+
+async def test_a_server_whose_template_refuses_a_system_turn() -> None:
+    app, chats = server(system=False)
+    async with serving(app) as url, HttpModel("gemma", url) as model:
+        can = await model.probe()
+        assert (can.chat, can.completions, can.system) == (True, True, False)
+        assert can.template is not None  # learnt from the form without one
+        chats.clear()
+        assert isinstance(await model.complete(CHAT, 5), Completion)
+    assert [m["role"] for m in chats[0]["messages"]] == ["user"]
+
+
+async def test_a_template_that_drops_the_system_turn_counts_as_one_that_refuses_it() -> None:
+    app, _ = server(renders=lambda messages: chatml(m for m in messages if m.role != "system"))
+    can = await probed(app)
+    assert not can.system
+    assert can.template is not None
+
+
+async def test_a_template_that_cannot_be_cut_is_none() -> None:
+    can = await probed(server(renders=lambda messages: messages[-1].content)[0])
+    assert can.template is None
+    can = await probed(server(renders=lambda messages: "")[0])
+    assert can.template is None
+
+
+async def test_a_server_that_is_not_there() -> None:
+    async with bare(b"") as url:
+        pass  # gone again
+    async with HttpModel("tiny", url) as model:
+        with pytest.raises(ModelError, match=r"is the server running, and is `base_url` right"):
+            await model.probe()
+
+
+@pytest.mark.parametrize("address", ["http://", "no address at all", "http://[::1", "ftp://x/v1"])
+def test_an_address_that_is_none(address: str) -> None:
+    with pytest.raises(ModelError, match="not an address"):
+        HttpModel("tiny", address)
+
+
+async def test_a_server_that_does_not_know_the_model() -> None:
+    async with answered_by(saying(404, "model `tiny` not found")) as model:
+        with pytest.raises(ModelError, match=r"HTTP 404 for model `tiny`"):
+            await model.probe()
+
+
+# -- in a run ------------------------------------------------------------------------------
+
+
+async def test_the_key_comes_from_the_environment_and_is_written_nowhere(tmp_path: Path) -> None:
+    """As a header it reaches the server; in the run's directory there is not a trace of it."""
+    key = "sk-very-secret-4711"
+    seen: set[str] = set()
+    stand_in = StandIn().app()
+
+    @web.middleware
+    async def watched(request: web.Request, handler: Handler) -> web.StreamResponse:
+        seen.add(request.headers.get("Authorization", ""))
+        return await handler(request)
+
+    stand_in.middlewares.append(watched)
+    out = tmp_path / "out"
+    async with serving(stand_in) as url:
+        sdsd = Path(sys.executable).with_name("sdsd")
+        options = ("-m", "tiny", "--url", url, "--set", "models.default.api_key_env=STAND_IN_KEY")
+        process = await asyncio.create_subprocess_exec(
+            sdsd, "run", "-n2", "-o", out, *options, env={**os.environ, "STAND_IN_KEY": key}
+        )
+        assert await process.wait() == 0
+    assert seen == {f"Bearer {key}"}
+    written = [path for path in out.rglob("*") if path.is_file()]
+    assert len(written) > 5
+    assert [path for path in written if key.encode() in path.read_bytes()] == []
+
+
+# -- how sure a model was ------------------------------------------------------------------
+
+
+def said(*tokens: tuple[str, float, dict[str, float]]) -> dict[str, Any]:
+    """A choice's logprobs, as servers write them."""
+    return {
+        "content": [
+            {
+                "token": token,
+                "logprob": logprob,
+                "top_logprobs": [{"token": t, "logprob": p} for t, p in others.items()],
+            }
+            for token, logprob, others in tokens
+        ]
+    }
+
+
+JUDGE = Request("critic", 32, (Message("user", "Broken?"),), choices=("yes", "no"))
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "weights"),
+    [
+        (
+            said(
+                ("VIOLATED", -0.1, {}),
+                (" no", math.log(0.2), {" yes": math.log(0.6), " no": math.log(0.2)}),
+                ("\n", -0.1, {"yes": -0.1}),
+            ),
+            {"yes": 0.75, "no": 0.25},
+        ),
+        # The last choice counts, whatever a reason says before it.
+        (
+            said(("no", -0.1, {}), ("Yes", -0.5, {"Yes": -0.5, "YES": -0.5, "x": -9})),
+            {"yes": 1.0, "no": 0.0},
+        ),
+        (said(("no", -2.0, {"yes": -2.0})), {"yes": 0.5, "no": 0.5}),
+        (said(("maybe", -0.1, {"yes": -0.1})), {}),
+        (said(("no", -9999.0, {})), {}),
+        ({"content": None}, {}),
+        (None, {}),
+    ],
+)
+async def test_how_likely_each_of_some_words_was(
+    logprobs: dict[str, Any] | None, weights: dict[str, float]
+) -> None:
+    choice = {"finish_reason": "stop", "message": {"content": "x"}, "logprobs": logprobs}
+    async with answered_by(saying(200, reply(choices=[choice]))) as model:
+        model.capabilities = Capabilities(logprobs=True)
+        answer = await model.complete(JUDGE, 5)
+    assert isinstance(answer, Completion)
+    assert answer.choice_probs == pytest.approx(weights)
+
+
+def test_logprobs_are_asked_for_where_they_are_known_and_wanted() -> None:
+    model = HttpModel("tiny", "http://localhost/v1")
+    for can, request, asked in ((True, JUDGE, True), (False, JUDGE, False), (True, CHAT, False)):
+        model.capabilities = Capabilities(logprobs=can)
+        assert ("logprobs" in json.loads(model.encode(request, 1)[1])) == asked
+
+
+# -- servers with wordings of their own ----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("refused", "length_key", "seed", "sampling"),
+    [
+        (set(), "max_tokens", True, True),
+        ({"seed"}, "max_tokens", False, True),
+        ({"max_tokens"}, "max_completion_tokens", True, True),
+        ({"max_tokens", "temperature"}, "max_completion_tokens", True, False),
+        ({"seed", "top_p", "max_tokens"}, "max_completion_tokens", False, False),
+    ],
+)
+async def test_fields_that_a_server_refuses_are_left_out(
+    refused: set[str], length_key: str, seed: bool, sampling: bool
+) -> None:
+    async def picky(http: web.Request) -> web.Response:
+        if http.path != "/v1/chat/completions":
+            return web.Response(status=404)
+        if refused & (await http.json()).keys():
+            return web.json_response({"error": "unsupported parameter"}, status=400)
+        return web.Response(text=reply())
+
+    async with answered_by(picky) as model:
+        can = await model.probe()
+        assert (can.chat, can.completions) == (True, False)
+        assert (can.length_key, can.seed, can.sampling) == (length_key, seed, sampling)
+        assert isinstance(await model.complete(CHAT, 5), Completion)
+
+
+METRICS = """
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 12.0
+vllm:num_requests_running{engine="1",model_name="m"} 3.0
+vllm:num_requests_waiting{engine="0",model_name="m"} 1e1
+vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="2048",other="x"} 1.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (METRICS, Gauges(15.0, 10.0, 32768)),
+        ('sglang:num_running_reqs 4\nsglang:num_queue_reqs{a="b"} 2.0\n', Gauges(4.0, 2.0)),
+        ("llamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n", Gauges(1.0, 0.0)),
+        ("python_info 1\n", None),
+        ("", None),
+        ("vllm:num_requests_running{ NaN\nvllm:num_requests_running ..\n", None),
+    ],
+)
+def test_what_servers_tell_about_themselves(text: str, found: Gauges | None) -> None:
+    assert gauges(text) == found

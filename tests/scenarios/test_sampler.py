@@ -1,0 +1,203 @@
+"""Scenarios: a pure function of seed, catalogue and index, balanced over every prefix of a run.
+
+On each axis (domains, a domain's subareas, goals, principles, exchanges) the counts of any two
+values differ by at most one, whichever prefix is taken. A field's count keeps within
+1 + F * (its share) of its due, F being the number of fields.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Hashable, Iterable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sdsd.config import ScenariosConfig
+from sdsd.errors import CatalogueError
+from sdsd.hashing import call_seed, hash64
+from sdsd.scenarios import catalogue
+from sdsd.scenarios.catalogue import Catalogue
+from sdsd.scenarios.sampler import Scenarios
+from sdsd.types import Domain, Goal, Principle
+
+
+def small(fields: list[int], principles: int = 5, goals: int = 3, subareas: int = 2) -> Catalogue:
+    """A catalogue with that many domains in each field, and that many of the rest."""
+    return Catalogue(
+        domains=tuple(
+            Domain(f"field {f}", f"domain {f}.{d}", tuple(f"area {s}" for s in range(subareas)))
+            for f, size in enumerate(fields)
+            for d in range(size)
+        ),
+        principles=tuple(
+            Principle(f"p{i}", f"Principle {i}.", "family", "category") for i in range(principles)
+        ),
+        goals=tuple(Goal(f"g{i}", "kind", f"Goal {i}.") for i in range(goals)),
+    )
+
+
+class Balance:
+    """Counts of the values of an axis, whose spread is looked at after every step."""
+
+    def __init__(self, values: Iterable[Hashable]) -> None:
+        self.counts = Counter(dict.fromkeys(values, 0))
+        self._levels = Counter(self.counts.values())
+        self.worst = 0
+
+    def add(self, value: Hashable) -> None:
+        level = self.counts[value]
+        self.counts[value] += 1
+        self._levels[level] -= 1
+        self._levels[level + 1] += 1
+        if not self._levels[level]:
+            del self._levels[level]
+        self.worst = max(self.worst, max(self._levels) - min(self._levels))
+
+
+CATALOGUES = {
+    "one of each": small([1], principles=3, goals=1, subareas=1),
+    "tiny": small([1, 2], principles=4, goals=2, subareas=3),
+    "uneven": small([1, 9, 2, 4], principles=9, goals=7, subareas=5),
+    "wider": small([5, 6, 5, 7], principles=31, goals=12, subareas=4),
+}
+
+
+@pytest.mark.parametrize("principles", [(1, 1), (1, 3), (2, 2), (3, 3)])
+@pytest.mark.parametrize("name", CATALOGUES)
+@pytest.mark.parametrize("seed", [0, 20240728])
+def test_every_prefix_is_balanced_on_every_axis(
+    name: str, principles: tuple[int, int], seed: int
+) -> None:
+    cat = CATALOGUES[name]
+    scenarios = Scenarios(cat, ScenariosConfig(principles=principles, exchanges=(2, 4)), seed)
+    least, most = principles
+    axes = {
+        "domain": Balance(d.name for d in cat.domains),
+        "goal": Balance(cat.goals),
+        "focus": Balance(cat.principles),
+        "further principles": Balance(cat.principles),
+        "number of principles": Balance(range(least, most + 1)),
+        "exchanges": Balance(range(2, 5)),
+        **{d.name: Balance(d.subareas) for d in cat.domains},
+    }
+    share = {f: len(domains) / len(cat.domains) for f, domains in cat.fields.items()}
+    fields = Counter(dict.fromkeys(share, 0))
+    for i in range(2000):
+        scenario = scenarios[i]
+        assert scenario.index == i
+        axes["domain"].add(scenario.domain)
+        axes["goal"].add(scenario.goal)
+        axes["exchanges"].add(scenario.exchanges)
+        axes["number of principles"].add(len(scenario.principles))
+        axes[scenario.domain].add(scenario.subarea)
+        axes["focus"].add(scenario.target_principle)
+        for principle in scenario.principles[1:] if len(cat.principles) >= 2 * most else ():
+            axes["further principles"].add(principle)
+        assert len(set(scenario.principles)) == len(scenario.principles)
+        fields[scenario.field] += 1
+        for field, part in share.items():
+            assert abs(fields[field] - (i + 1) * part) < 1 + len(share) * part
+    assert {axis: balance.worst for axis, balance in axes.items() if balance.worst > 1} == {}
+
+
+@pytest.mark.parametrize("n", range(1, 30))
+@pytest.mark.parametrize("most", [1, 2, 3, 5])
+def test_principles_are_balanced_and_never_twice_in_a_dialogue(n: int, most: int) -> None:
+    if most > n:
+        return
+    cat = small([1], principles=n)
+    for least in {1, most}:
+        scenarios = Scenarios(cat, ScenariosConfig(principles=(least, most)), seed=n)
+        target_principle, further = Balance(cat.principles), Balance(cat.principles)
+        for i in range(8 * n):
+            drawn = scenarios[i].principles
+            assert least <= len(set(drawn)) == len(drawn) <= most
+            target_principle.add(drawn[0])
+            for principle in drawn[1:]:
+                further.add(principle)
+        assert target_principle.worst <= 1
+        assert further.worst <= 1 or n < 2 * most
+
+
+def test_more_principles_in_a_dialogue_than_there_are_is_refused() -> None:
+    with pytest.raises(CatalogueError, match=r"up to 3 .* has 2"):
+        Scenarios(small([1], principles=2), ScenariosConfig(principles=(1, 3)), 0)
+
+
+sizes = st.integers(1, 6)
+
+
+@settings(max_examples=60)
+@given(st.lists(sizes, min_size=1, max_size=4), st.integers(3, 12), sizes, st.randoms(), st.data())
+def test_a_scenario_does_not_depend_on_those_asked_before(
+    fields: list[int], principles: int, goals: int, order: random.Random, data: st.DataObject
+) -> None:
+    cat, config = small(fields, principles, goals), ScenariosConfig()
+    seed = data.draw(st.integers())
+    walked = [Scenarios(cat, config, seed)[i] for i in range(40)]
+    indices = [*range(40), *range(10**9, 10**9 + 3)]
+    order.shuffle(indices)
+    picked = Scenarios(cat, config, seed)
+    found = {i: picked[i] for i in indices}
+    assert [found[i] for i in range(40)] == walked
+
+
+def test_there_is_no_scenario_before_the_first() -> None:
+    with pytest.raises(IndexError):
+        Scenarios(small([1]), ScenariosConfig(), 0)[-1]
+
+
+def test_seeds_make_different_scenarios_with_different_ids() -> None:
+    cat = CATALOGUES["wider"]
+    runs = [Scenarios(cat, ScenariosConfig(), seed) for seed in range(5)]
+    assert len({run[i].id for run in runs for i in range(200)}) == 5 * 200
+    assert len({tuple(run[i].domain for i in range(20)) for run in runs}) == 5
+    assert len({tuple(run[i].goal for i in range(20)) for run in runs}) == 5
+
+
+def test_an_id_says_the_index_and_changes_with_the_content() -> None:
+    config = ScenariosConfig(principles=(1, 1), exchanges=(2, 2))
+    cat = small([1], principles=1, goals=1, subareas=1)
+    reworded = (Principle("p0", "Another.", "family", "category"),)
+    other = Catalogue(cat.domains, reworded, cat.goals)
+    one, two = Scenarios(cat, config, 0)[7].id, Scenarios(other, config, 0)[7].id
+    assert one[:7] == two[:7] == "000007-"
+    assert one != two
+
+
+def test_identity_does_not_drift() -> None:
+    """What a seed stands for is for good: every run that was ever made depends on it."""
+    scenarios = Scenarios(CATALOGUES["tiny"], ScenariosConfig(), 42)
+    first, later = scenarios[0], scenarios[12345]
+    assert (first.id, first.domain, first.subarea) == ("000000-5d15d142", "domain 1.0", "area 2")
+    assert (first.goal.id, [p.id for p in first.principles]) == ("g1", ["p1", "p3"])
+    assert (later.id, later.domain, later.subarea) == ("012345-a75864a2", "domain 0.0", "area 2")
+    assert (later.goal.id, [p.id for p in later.principles]) == ("g1", ["p2"])
+    assert hash64("a", 1) == 9331952569449725121
+    assert call_seed(42, first.id, "turn/1/user") == 652325408
+
+
+@given(st.integers(), st.text(), st.text())
+def test_a_call_seed_fits_31_bits_and_depends_on_the_step(
+    seed: int, scenario: str, step: str
+) -> None:
+    drawn = call_seed(seed, scenario, step)
+    assert 0 <= drawn < 2**31
+    assert drawn == call_seed(seed, scenario, step)
+    assert drawn != call_seed(seed, scenario, f"{step}/retry/1")
+
+
+@pytest.mark.parametrize("n", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_many_of_the_packaged_catalogue(n: int) -> None:
+    cat = catalogue.load()
+    scenarios = Scenarios(cat, ScenariosConfig(), 0)
+    made = [scenarios[i] for i in range(n)]
+    assert len({s.id for s in made}) == len(made)
+    fields = Counter(s.field for s in made)
+    largest = max(len(domains) for domains in cat.fields.values()) / len(cat.domains)
+    assert max(fields.values()) / n < largest + 10 / n
+    for counts in (Counter(s.domain for s in made), Counter(s.goal.id for s in made)):
+        assert max(counts.values()) - min(counts.values()) <= 1

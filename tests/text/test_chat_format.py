@@ -1,0 +1,115 @@
+"""Seams of chat templates: opening a stream and adding turns gives the template's own rendering.
+
+The templates are those of the model families, in compact form, rendered as a server does it: with
+a `raise_exception`, and with the header of the next agent turn at the end.
+"""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from sdsd.text.chat_format import cut, marked
+from sdsd.types import Message
+from tests.factories.chat_templates import (
+    CHATML,
+    FAMILIES,
+    QWEN_2_5,
+    learn,
+    learnt,
+    render,
+)
+
+families = pytest.mark.parametrize("family", FAMILIES)
+turns = st.text("ab.é\n '<|>[]/#:_", min_size=1, max_size=30).map(str.strip).filter(bool)
+
+
+@families
+def test_stream_of_a_conversation_is_its_rendering(family: str) -> None:
+    source, takes_system, _, _ = FAMILIES[family]
+    template, system = learnt(source)
+    assert system is takes_system
+
+    stream = template.open("Follow this plan:\n\n1. Talk.")
+    chat = list(marked(system=system)[: 1 if system else 2])
+    chat[0] = Message(chat[0].role, "Follow this plan:\n\n1. Talk.")
+    for k in range(1, 5):
+        stream += f"Question {k}? It’s <b>urgent</b>."
+        chat.append(Message("user", f"Question {k}? It’s <b>urgent</b>."))
+        ready = render(source, tuple(chat))
+        # Some templates write a space before the agent's text, which a server leaves to the model.
+        assert stream + template.to_agent in (ready, f"{ready} ")
+        stream += f"{template.to_agent}Answer {k}, [sic].{template.to_user}"
+        chat.append(Message("assistant", f"Answer {k}, [sic]."))
+    chat.append(Message("user", "Bye."))
+    assert render(source, tuple(chat)).startswith(f"{stream}Bye.")
+
+
+@families
+def test_stops_end_the_turn_of_either_speaker(family: str) -> None:
+    source, _, after_user, after_agent = FAMILIES[family]
+    template, _ = learnt(source)
+    assert template.stops("user") == (after_user,)
+    assert template.stops("agent") == (after_agent,)
+
+
+def test_a_default_system_text_is_not_part_of_the_brief() -> None:
+    template, _ = learnt(QWEN_2_5)
+    assert "Alibaba" not in template.open("The plan.")
+    bare = learn(QWEN_2_5, system=False)
+    assert bare is not None
+    assert "Alibaba" in bare.before_brief
+
+
+@families
+@settings(max_examples=30)
+@given(text=turns, data=st.data())
+def test_no_text_can_forge_a_change_of_speaker(family: str, text: str, data: st.DataObject) -> None:
+    template, _ = learnt(FAMILIES[family][0])
+    marks = {m for speaker in ("user", "agent") for m in template.stops(speaker)}
+    for _ in range(3):  # also marks inside marks, which taking the inner one out would join
+        mark = data.draw(st.sampled_from(sorted(marks)))
+        at = data.draw(st.integers(0, len(text)))
+        text = text[:at] + mark + text[at:]
+    for safe in (template.clean(text), template.cut(text)):
+        assert not any(mark in safe for mark in marks)
+    assert text.startswith(template.cut(text))
+    opened = (template.before_brief, template.clean(text), template.after_brief)
+    assert template.open(text) == "".join(opened)
+
+
+@families
+@settings(max_examples=30)
+@given(text=turns)
+def test_clean_and_cut_leave_ordinary_text_alone(family: str, text: str) -> None:
+    template, _ = learnt(FAMILIES[family][0])
+    seams = (template.before_brief, template.after_brief, template.to_agent, template.to_user)
+    assume(not any(word in text for seam in seams for word in seam.split()))
+    assert template.clean(text) == template.cut(text) == text
+
+
+FORMS = {
+    "drops the brief": CHATML.replace("in messages", "in messages if m.role != 'system'"),
+    "drops the answers": CHATML.replace("in messages", "in messages if m.role != 'assistant'"),
+    "moves the brief": CHATML.replace("in messages", "in messages | reverse"),
+    "says the brief twice": CHATML + "{{ messages[0].content }}",
+    "shouts": CHATML.replace("m.content", "m.content | upper"),
+    "joins the turns": "{% for m in messages %}{{ m.content }} {% endfor %}",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_template_that_loses_or_moves_a_turn_has_no_seams(form: str) -> None:
+    assert learn(FORMS[form], system=True) is None
+
+
+def test_a_template_that_drops_system_turns_is_learnt_without_one() -> None:
+    template, system = learnt(FORMS["drops the brief"])
+    assert not system
+    assert template.open("The plan.").startswith("<|im_start|>user\nThe plan.<|im_end|>\n")
+
+
+@given(st.text(max_size=40))
+def test_any_rendering_is_cut_or_refused(rendered: str) -> None:
+    assert cut(rendered) is None
