@@ -43,7 +43,8 @@ from sdsd.models.scripted import ScriptedModel
 from sdsd.pipeline.method import PROMPTS, Method
 from sdsd.pipeline.prompts import load_prompt
 from sdsd.pipeline.record import make_record
-from sdsd.runs.ask import Ask, Call
+from sdsd.runs.ask import Ask
+from sdsd.runs.middleware import Call
 from sdsd.scenarios import catalogue, strategies
 from sdsd.scenarios.sampler import Scenarios
 from sdsd.text import prompt_files

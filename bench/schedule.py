@@ -1,4 +1,4 @@
-"""Wall time and prefix economy of scheduling orders, on the simulated engine.
+"""Wall time and prefix-cache efficiency of scheduling orders, on the simulated engine.
 
     python bench/schedule.py [-n 1000] [--blocks 32768] [--time-scale 1.0] [--arms NAME ...]
 

@@ -22,8 +22,9 @@ from sdsd.pipeline.dialogue import ContextFull, Sample
 from sdsd.pipeline.method import PROMPTS, Method, Start
 from sdsd.pipeline.prompts import load_prompt
 from sdsd.pipeline.record import make_record
-from sdsd.runs.ask import Ask, Call
+from sdsd.runs.ask import Ask
 from sdsd.runs.journal import stage_of
+from sdsd.runs.middleware import Call
 from sdsd.types import (
     Answer,
     Candidate,

@@ -166,7 +166,9 @@ def test_only_the_fields_that_are_named(topics: Path, tmp_path: Path) -> None:
     came, _, _ = grown(topics, out, only=("food",))
     assert came == Grown(before=3, after=18)
     assert [p.name for p in out.glob("*.yaml")] == ["food.yaml"]
-    with pytest.raises(CatalogueError, match=r"no field `foot` in the topics; there are: food, "):
+    with pytest.raises(
+        CatalogueError, match=r"no field `foot` in the topics; the fields are food, "
+    ):
         grown(topics, out, only=("foot",))
 
 

@@ -31,10 +31,11 @@ from sdsd.config import manifest as manifests
 from sdsd.dataset.export import read
 from sdsd.errors import RunDirError, SdsdError
 from sdsd.models.scripted import ScriptedModel
-from sdsd.runs import hub, status
+from sdsd.runs import hub
 from sdsd.runs.directory import RunDir
 from sdsd.runs.hub import _fault, _read_records, _write_records, shared
 from sdsd.runs.journal import Journal
+from sdsd.runs.run import Run
 from sdsd.types import Record, StageUsage
 from tests.factories.records import accepted, everything, manifest, talk
 from tests.helpers.reading import load, third_party
@@ -300,8 +301,8 @@ def test_a_pulled_run_is_read_like_any_other(
     loaded = load(there, tmp_path, "preference")
     assert list(loaded) == pairs
 
-    assert status.record(status.find(there), 3) == status.record(run, 3)
-    assert status.state(got).outcomes == status.state(run).outcomes
+    assert Run.open(there)[3] == Run(run.path)[3]
+    assert Run(got.path).status().outcomes == Run(run.path).status().outcomes
     verdict = cli("verify", there, code=2)
     assert "made with other files" in verdict or "calls" in verdict  # it never says: verified
     cli("report", there)
@@ -397,7 +398,7 @@ def test_a_config_of_a_stranger_starts_nothing_and_reads_nothing(fetched: RunDir
     assert "evil" not in written
     assert "AWS" not in written
     assert config.telemetry.port is None
-    assert status.record(fetched, 0).scenario.index == 0
+    assert Run(fetched.path)[0].scenario.index == 0
 
 
 BOMB = "a: &a [1, 2]\nb: [*a, *a]\n"

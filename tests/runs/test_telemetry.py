@@ -25,14 +25,24 @@ from msgspec.structs import replace
 
 from sdsd import run
 from sdsd.models.scripted import ScriptedModel
-from sdsd.runs.ask import Call
 from sdsd.runs.directory import RunDir
 from sdsd.runs.events import Began, Called, Event, Noted, Recorded
 from sdsd.runs.journal import Journal, fingerprint
+from sdsd.runs.middleware import Call
 from sdsd.runs.telemetry import BACKLOG, Fan, listeners
 from sdsd.runs.telemetry.prometheus import Metrics, MetricsFile, escaped
 from sdsd.runs.telemetry.runlog import RunLog
-from sdsd.types import Completion, Failure, Goal, Message, Record, Request, Scenario, StageUsage
+from sdsd.types import (
+    Completion,
+    Failure,
+    Goal,
+    Message,
+    Record,
+    Request,
+    Revision,
+    Scenario,
+    StageUsage,
+)
 
 SECOND = 10**9
 AT = 1_800_000_000 * SECOND
@@ -56,7 +66,8 @@ def recorded(index: int = 0, **changes: Any) -> Recorded:
     goal = Goal("g", "kind", "text")
     scenario = Scenario(f"s-{index}", index, "field", "domain", "subarea", goal, (), 2)
     use = {"plan": StageUsage(1, 100, 60, 20, 0.5), "turn": StageUsage(2, 10, 0, 4, 0.25)}
-    return Recorded(replace(Record(scenario, "accepted", usage=use), **changes))
+    made = Record(scenario, "accepted", usage=use, revisions=(Revision("Better."),))
+    return Recorded(replace(made, **changes))
 
 
 def failed(cause: str) -> Recorded:
@@ -92,12 +103,13 @@ def test_log_says_what_was_done_and_what_it_cost(tmp_path: Path) -> None:
     began, record, filtered, note, summary = lines(tmp_path / "logs" / "run.jsonl")
     assert began["time"] == "2027-01-15T08:00:00.000Z"
     assert began["sdsd"] == "1.2"
-    assert {k: began[k] for k in ("event", "path", "n", "done", "slots", "protocol")} == {
-        "event": "began", "path": "runs/x", "n": 5, "done": 2, "slots": 4, "protocol": "roleplay"
+    assert {k: began[k] for k in ("event", "path", "n", "done", "concurrency", "protocol")} == {
+        "event": "began", "path": "runs/x", "n": 5, "done": 2, "concurrency": 4,
+        "protocol": "roleplay",
     }  # fmt: skip
     assert {k: v for k, v in record.items() if k != "time"} == {
         "event": "record", "index": 0, "id": "s-0", "outcome": "accepted", "rule": "",
-        "failure": None, "seconds": 0.75,
+        "pairs": 1, "failure": None, "seconds": 0.75,
         "stages": {
             "plan": {"calls": 1, "prompt_tokens": 100, "cached_tokens": 60,
                      "completion_tokens": 20, "seconds": 0.5},
@@ -265,7 +277,7 @@ def test_metrics_count_by_role_model_and_stage() -> None:
     assert value(samples, "sdsd_verified_pairs_total") == 1
     assert value(samples, "sdsd_dialogues", state="wanted") == 5
     assert value(samples, "sdsd_dialogues", state="done") == 2 + 3
-    assert value(samples, "sdsd_run_info", protocol="roleplay", slots="4", version="1.2") == 1
+    assert value(samples, "sdsd_run_info", protocol="roleplay", concurrency="4", version="1.2") == 1
 
 
 def test_metrics_of_nothing_are_well_formed() -> None:
@@ -388,7 +400,7 @@ def test_a_whole_run_is_logged_and_counted(tmp_path: Path) -> None:
         records = list(journal.records())
     log = lines(tmp_path / "logs" / "run.jsonl")
     kinds = Counter(line["event"] for line in log)
-    assert (kinds["began"], kinds["record"]) == (1, result.done)
+    assert (kinds["began"], kinds["record"]) == (1, len(result))
     assert {line["index"] for line in log if line["event"] == "record"} == set(range(12))
     assert sum(isinstance(event, Recorded) for event in events) == 12  # it was told all the same
     samples = parsed((tmp_path / "metrics.prom").read_text())
@@ -396,7 +408,7 @@ def test_a_whole_run_is_logged_and_counted(tmp_path: Path) -> None:
         counted = sum(v for (n, _), v in samples.items() if n == f"sdsd_{name}_total")
         spent = sum(getattr(use, name) for record in records for use in record.usage.values())
         assert counted == spent == sum(line[name] for line in log if line["event"] == "summary")
-    assert value(samples, "sdsd_verified_pairs_total") == result.accepted
+    assert value(samples, "sdsd_verified_pairs_total") == result.status().pairs
     assert value(samples, "sdsd_dialogues", state="done") == 12
 
 

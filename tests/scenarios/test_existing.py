@@ -851,17 +851,18 @@ def test_a_run_begins_from_rows_and_needs_their_file_no_more(tmp_path: Path) -> 
     path.write_text("\n".join([json.dumps({"messages": turns})] * 3), "utf-8")
     model, tree = ScriptedModel(), {"source": {"path": str(path)}}
     result = run(tree, out=tmp_path / "out", models={"default": model})
-    assert (result.n, result.done) == (3, 3)
+    assert (result.status().n, len(result)) == (3, 3)
     path.unlink()
     asked = model.asked
-    assert run(tree, out=tmp_path / "out", models={"default": model}).outcomes == result.outcomes
+    again = run(tree, out=tmp_path / "out", models={"default": model})
+    assert again.status().outcomes == result.status().outcomes
     assert model.asked == asked
     for record in result.records():
         assert record.plan is None
         assert record.dialogue is not None
         assert (record.dialogue.protocol, record.dialogue.utterance) == ("given", "Trust me.")
         assert record.scenario.strategy == "given"
-    assert verify(RunDir(tmp_path / "out")).faults == ()
+    assert verify(RunDir(tmp_path / "out")).defects == ()
 
 
 def test_a_plan_that_is_given_keeps_all_of_its_text() -> None:

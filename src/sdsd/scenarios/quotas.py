@@ -51,9 +51,11 @@ class Trial(Struct, frozen=True):
     hit: bool
     """It has a verified pair that counts for the cell it was meant for."""
     cells: tuple[Cell, ...] = ()
-    """All cells that its verified pair counts for."""
+    """All cells that its verified pairs count for."""
     cost: float = 1.0
     """In any unit, e.g. tokens; only compared between strategies."""
+    pairs: int = 1
+    """Its verified pairs, if any: more than one if several candidates are clean."""
 
 
 class Quota(Struct, frozen=True):
@@ -106,7 +108,7 @@ class Tally(Struct):
         if trial.hit:
             _count(self.hits.setdefault(cell, {}), strategy)
         for won in {*trial.cells, *((cell,) if trial.hit else ())}:
-            _count(self.pairs, won)
+            _count(self.pairs, won, trial.pairs)
         _count(self.spent, strategy, round(1000 * trial.cost))
 
     def settle(self, quota: Quota) -> tuple[Cell, ...]:

@@ -95,7 +95,7 @@ def load_strategies(names: Iterable[str]) -> dict[str, Strategy]:
 def load(name: str) -> Strategy:
     """Load a packaged strategy by name, or the user's own by its file. Raises `PromptError`."""
     if prompt_files.is_path(name):
-        return _read(Path(name))
+        return read(Path(name))
     if name not in packaged():
         known = ", ".join(packaged())
         raise PromptError(
@@ -108,10 +108,11 @@ def load(name: str) -> Strategy:
 @cache
 def _packaged(name: str) -> Strategy:
     """Read once: these do not change under a running program, as user-defined ones may."""
-    return _read(PACKAGED / f"{name}.md")
+    return read(PACKAGED / f"{name}.md")
 
 
-def _read(path: Path) -> Strategy:
+def read(path: Path, name: str = "") -> Strategy:
+    """Read a strategy from its file, under `name` if the file is called something else."""
     import yaml
 
     file = prompt_files.read(path)
@@ -130,5 +131,5 @@ def _read(path: Path) -> Strategy:
         settings = msgspec.convert(values, Settings)
     except (yaml.YAMLError, msgspec.ValidationError) as error:
         raise PromptError(f"{path}: `## settings`: {error}; see docs/strategies.md") from None
-    meaning = " ".join(path.read_text("utf-8-sig").partition("\n## ")[0].split())
-    return Strategy(path.stem, meaning, file, settings)
+    meaning = " ".join(file.text.partition("\n## ")[0].split())
+    return Strategy(name or path.stem, meaning, file, settings)

@@ -21,11 +21,16 @@ _SLOT = re.compile(r"\{\{ *(\w+) *\}\}")
 
 
 class Prompt(Struct, frozen=True):
-    """One prompt file: where it came from, its digest, and its sections by name."""
+    """One prompt file: where it came from, its whole text, and its sections by name."""
 
     source: str
-    digest: str
+    text: str
     sections: dict[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
     def fill(self, section: str, **values: str) -> str:
         """The section with every placeholder replaced; values are inserted as they are."""
@@ -42,8 +47,7 @@ def read(path: Path) -> Prompt:
     if not rest:
         raise PromptError(f"{path}: no `## section` in it; see docs/prompts.md")
     bodies = (body.strip() for body in rest[1::2])
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return Prompt(str(path), digest, dict(zip(rest[::2], bodies, strict=True)))
+    return Prompt(str(path), text, dict(zip(rest[::2], bodies, strict=True)))
 
 
 def is_path(name: str) -> bool:

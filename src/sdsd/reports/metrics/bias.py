@@ -137,7 +137,7 @@ _GAP = re.compile(r"\.{3,}|…|\[\.+\]")
 
 
 def third_of_quote(quote: str, text: str) -> int | None:
-    """Return the third (0, 1, 2) of `text`, as `parsing.normal` gives it, that holds a quotation.
+    """Return the third (0, 1, 2) of `text`, as `normalize.normal` gives it, that holds a quotation.
 
     Of a quotation with gaps the longest piece decides. None if it is not in the text.
     """

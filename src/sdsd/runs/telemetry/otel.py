@@ -32,8 +32,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExportResult
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, set_span_in_context
 
-from sdsd.runs.ask import Call
 from sdsd.runs.events import Began, Called, Event, Recorded
+from sdsd.runs.middleware import Call
 from sdsd.runs.telemetry.listener import plain, tokens
 from sdsd.text.normalize import valid_unicode
 from sdsd.types import Completion, Record, Request

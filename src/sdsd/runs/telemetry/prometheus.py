@@ -44,7 +44,7 @@ class Metrics:
         self._uses: dict[tuple[str, str, str], _Use] = {}
         self._records: Counter[tuple[str, str]] = Counter()
         self._info: Labels | None = None
-        self._done = self._wanted = 0
+        self._done = self._wanted = self._pairs = 0
 
     def hear(self, at: int, event: Event) -> None:
         """One event; see `Listener`."""
@@ -60,11 +60,14 @@ class Metrics:
             case Recorded(record):
                 self._done += 1
                 self._records[record.outcome, record.rule] += 1
-            case Began(_, n, done, slots, protocol):
+                self._pairs += len(record.pairs)
+            case Began(_, n, done, concurrency, protocol):
                 self._done, self._wanted = done, n
                 self._info = {
-                    "version": self._version, "protocol": protocol, "slots": str(slots)
-                }  # fmt: skip
+                    "version": self._version,
+                    "protocol": protocol,
+                    "concurrency": str(concurrency),
+                }
 
     def tick(self, now: float) -> None:
         """Nothing is due."""
@@ -74,7 +77,6 @@ class Metrics:
 
     def render(self) -> str:
         """Everything counted so far, in the text format."""
-        accepted = sum(k for (outcome, _), k in self._records.items() if outcome == "accepted")
         parts = [
             self._family("sdsd_run_info", "gauge", "What makes the run; always 1.", self._about()),
             self._family(
@@ -86,7 +88,7 @@ class Metrics:
             ),
             self._family(
                 "sdsd_verified_pairs_total", "counter",
-                "Dialogues of this process that gave a verified pair.", [("", {}, accepted)],
+                "Verified pairs made by this process.", [("", {}, self._pairs)],
             ),
             self._by_use("sdsd_calls_total", "Answers of models.", lambda use: use.calls),
             self._by_use("sdsd_prompt_tokens_total", "Tokens read.", lambda use: use.prompt),

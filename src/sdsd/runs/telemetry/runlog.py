@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from sdsd.runs.ask import Call
 from sdsd.runs.events import Began, Called, Event, Noted, Recorded
+from sdsd.runs.middleware import Call
 from sdsd.runs.telemetry.listener import plain, tokens
 from sdsd.types import Completion, Record
 
@@ -64,10 +64,10 @@ class RunLog:
                 self._line(at, "record", **_record(record))
             case Noted(text):
                 self._line(at, "note", text=plain(text))
-            case Began(path, n, done, slots, protocol):
+            case Began(path, n, done, concurrency, protocol):
                 self._done, self._wanted = done, n
                 run = {"sdsd": self._version, "path": plain(str(path)), "n": n, "done": done}
-                self._line(at, "began", **run, slots=slots, protocol=protocol)
+                self._line(at, "began", **run, concurrency=concurrency, protocol=protocol)
 
     def tick(self, now: float) -> None:
         """Write what was heard, and once a minute the summary of that minute."""
@@ -170,6 +170,7 @@ def _record(record: Record) -> dict[str, Any]:
         "id": record.scenario.id,
         "outcome": record.outcome,
         "rule": record.rule,
+        "pairs": len(record.pairs),
         "failure": failure and {"step": failure.step, "cause": plain(failure.cause)},
         "seconds": round(sum(use.seconds for use in record.usage.values()), 4),
         "stages": msgspec.to_builtins(record.usage),
