@@ -79,7 +79,7 @@ Scores = dict[tuple[str, str], list[list[Score]]]
 
 
 def pair(row: dict[str, Any], form: str, tokenizer: Any) -> Pair:
-    """A row of the view `preference` as tokens, in one of the two forms."""
+    """Tokenize a row of the view `preference` in one of the two forms."""
     prompt = row["prompt"] if form == "multi" else row["prompt"][-1:]
 
     def ids(messages: list[dict[str, str]], **options: Any) -> list[int]:
@@ -124,7 +124,7 @@ def drawn(pairs: Sequence[Both], seed: int, budget: int) -> dict[str, list[Both]
 
 
 def nearest(order: Sequence[Both], budget: int, tokens: Callable[[Both], int]) -> list[Both]:
-    """The beginning of `order` whose tokens are nearest to the budget; one pair at least."""
+    """Return the beginning of `order` whose tokens are nearest to the budget; at least one pair."""
     used, best, length = 0, math.inf, 1
     for n, one in enumerate(order, 1):
         used += tokens(one)
@@ -134,7 +134,7 @@ def nearest(order: Sequence[Both], budget: int, tokens: Callable[[Both], int]) -
 
 
 def batches(pairs: Sequence[Both], form: str, steps: int) -> list[list[Both]]:
-    """The pairs in order, in at most `steps` batches of about as many tokens each."""
+    """Cut the pairs, in order, into at most `steps` batches of about equally many tokens."""
     sizes = [getattr(one, form).tokens for one in pairs]
     share, used = sum(sizes) / steps, 0.0
     cut: dict[int, list[Both]] = {}
@@ -220,7 +220,7 @@ def by_dialogue(seeds: Sequence[Sequence[Score]], value: str) -> list[float]:
 
 
 def estimate(values: Sequence[float], less: Sequence[float] | None = None) -> str:
-    """The mean (of the differences from `less`), with its 95% bootstrap interval over dialogues."""
+    """Return the mean (difference from `less`) and its 95% bootstrap interval over dialogues."""
     less = less or [0.0] * len(values)
     found = paired_bootstrap(less, values)
     if found is None:
@@ -229,7 +229,7 @@ def estimate(values: Sequence[float], less: Sequence[float] | None = None) -> st
 
 
 def table(found: Scores) -> str:
-    """What was found, as a Markdown table: an arm a row, and the difference of the first two."""
+    """Return a Markdown table: one row per arm, and the difference of the first two."""
     columns = [(form, value) for form in FORMS for value in ("loss", "right")]
     heads = [f"{'accuracy' if v == 'right' else v} on {form}" for form, v in columns]
     lines = [("trained on", *heads), ("---",) * 5]

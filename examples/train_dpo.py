@@ -15,7 +15,7 @@ from trl import DPOConfig, DPOTrainer
 
 
 def trainer(chosen: argparse.Namespace) -> DPOTrainer:
-    """The trainer for these arguments, ready to begin."""
+    """Return the trainer for these arguments, ready to begin."""
     train, held_out = rows(chosen.run, "preference")
     model, tokenizer = start(chosen.model)
     config = DPOConfig(

@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 
 
 def trainer(chosen: argparse.Namespace) -> SFTTrainer:
-    """The trainer for these arguments, ready to begin."""
+    """Return the trainer for these arguments, ready to begin."""
     train, held_out = rows(chosen.run, "sft")
     model, tokenizer = start(chosen.model)
     config = SFTConfig(

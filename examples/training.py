@@ -45,7 +45,7 @@ SMALL_TEMPLATE = """\
 
 
 def arguments(about: str, out: str, rate: float) -> argparse.ArgumentParser:
-    """The options that the training scripts have in common."""
+    """Return a parser with the options that the training scripts share."""
     parser = argparse.ArgumentParser(description=about.partition("\n")[0])
     parser.add_argument("run", type=Path, help="a run directory, or a data set exported from one")
     parser.add_argument("--model", default=SMALL, help="a directory, or a model's name on the hub")
@@ -58,7 +58,7 @@ def arguments(about: str, out: str, rate: float) -> argparse.ArgumentParser:
 
 
 def settings(chosen: argparse.Namespace) -> dict[str, Any]:
-    """The keys that every TRL configuration gets; the same on a CPU and on a GPU."""
+    """Return the keys that every TRL configuration gets, on a CPU as on a GPU."""
     gpu = torch.cuda.is_available()
     return {
         "output_dir": str(chosen.out),
@@ -95,7 +95,7 @@ def start(name: str) -> tuple[Any, Any]:
 
 
 def unpacked(file: Path) -> Path:
-    """The directory that holds a GGUF file's model as transformers saves one; made if need be."""
+    """Return the directory with a GGUF file's model in transformers' format; write it if needed."""
     folder = file.with_suffix(".unpacked")
     if folder.exists():
         return folder
