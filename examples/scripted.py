@@ -21,9 +21,9 @@ def main(out: Path) -> None:
     for record in made:
         print(record.scenario.index, record.outcome, record.rule or "-", record.scenario.subarea)
     for pair in made.pairs():
-        print("\nviolates:", " ".join(pair.principles))
-        print("rejected:", pair.rejected)
-        print("chosen:  ", pair.chosen)
+        print("  violates:", " ".join(pair.principles))
+        print("  rejected:", pair.rejected)
+        print("  chosen:  ", pair.chosen)
 
 
 if __name__ == "__main__":
