@@ -38,7 +38,7 @@ from msgspec import Struct
 
 from sdsd.hashing import hash64
 from sdsd.scenarios import catalogue
-from sdsd.scenarios.quotas import Quota, Seen, Slot, State, allocate, summary
+from sdsd.scenarios.quotas import Assignment, Quota, Tally, Trial, allocate, summary
 
 LEAST, MOST = 0.004, 0.5
 """Bounds of a probability."""
@@ -101,7 +101,7 @@ class Outcome(Struct, frozen=True):
 def controlled(known: World, quota: Quota) -> Outcome:
     """The controller, with a lag of one round."""
     luck = Random(hash64("luck", known.seed))
-    state, under_way = State(), list[tuple[Slot, ...]]()
+    state, under_way = Tally(), list[tuple[Assignment, ...]]()
     number = total = 0
     took = 0.0
     while True:
@@ -130,10 +130,10 @@ def controlled(known: World, quota: Quota) -> Outcome:
     )
 
 
-def _finish(state: State, slots: Sequence[Slot], known: World, luck: Random) -> None:
+def _finish(state: Tally, slots: Sequence[Assignment], known: World, luck: Random) -> None:
     for slot in slots:
         hit = luck.random() < known.chances[slot.cell][slot.strategy]
-        state.add(Seen(slot, hit, (slot.cell,) if hit else ()))
+        state.add(Trial(slot, hit, (slot.cell,) if hit else ()))
 
 
 def in_turn(known: World, strategies: Sequence[str], wanted: int, stop: int = FAR) -> Outcome:

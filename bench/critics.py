@@ -43,7 +43,8 @@ from sdsd.models.scripted import ScriptedModel
 from sdsd.pipeline.method import PROMPTS, Method
 from sdsd.pipeline.prompts import load_prompt
 from sdsd.pipeline.record import make_record
-from sdsd.runs.ask import Ask, Call
+from sdsd.runs.ask import Ask
+from sdsd.runs.middleware import Call
 from sdsd.scenarios import catalogue, strategies
 from sdsd.scenarios.sampler import Scenarios
 from sdsd.text import prompt_files
@@ -241,7 +242,7 @@ async def counted(world: World, arm: Arm, rates: Rates, n: int, seed: int) -> Co
         async def send(call: Call, model: ScriptedModel = model) -> Answer:
             return await model.complete(call.request, call.seed)
 
-        ask = Ask(scenario.id, seed, {}, send, dict.fromkeys(chosen.cast, model.name))
+        ask = Ask(scenario.id, seed, {}, send, dict.fromkeys(chosen.role_models, model.name))
         record = await make_record(scenario, ask, method)
         found["calls"] += model.asked
         add(found, record)

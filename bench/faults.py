@@ -45,12 +45,13 @@ from sdsd.models.base import Capabilities
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool
 from sdsd.pipeline.record import make_record
-from sdsd.runs import ask as door
-from sdsd.runs.ask import Ask, locked
+from sdsd.runs import middleware
+from sdsd.runs.ask import Ask
 from sdsd.runs.directory import RunDir
 from sdsd.runs.events import Began, Called, Event
+from sdsd.runs.inputs import Inputs, read_inputs
 from sdsd.runs.journal import Journal
-from sdsd.runs.runner import Inputs, Result, method, read_inputs
+from sdsd.runs.run import Run
 from sdsd.runs.verify import verify
 from sdsd.types import ROLES, Answer, Completion, Message, Record, Refusal, Request
 
@@ -151,7 +152,6 @@ def keys(n: int, hosts: Sequence[Host], **model: Any) -> dict[str, Any]:
         "models": {"default": {"model": DEFAULT_MODEL, "base_url": urls, **model}},
         "scenarios": {"exchanges": [1, 2], "principles": [1, 1]},
         "dialogue": {"protocol": "chat", "self_check": "never"},
-        "telemetry": {"log": False, "metrics": False},
     }
 
 
@@ -180,12 +180,12 @@ class Post(Struct, frozen=True):
 
 
 class _Posting(Ask):
-    """The door of a replay, which notes what was posted."""
+    """What a replay asks, which notes what was posted."""
 
     def __init__(self, index: int, scenario: str, inputs: Inputs, journal: Journal) -> None:
         self.recorded = journal.load(scenario)
         names: dict[str, str] = dict.fromkeys(ROLES, DEFAULT_MODEL)
-        super().__init__(scenario, inputs.config.seed, self.recorded, locked, names)
+        super().__init__(scenario, inputs.config.seed, self.recorded, middleware.replay_only, names)
         self._index, self._run_seed = index, inputs.config.seed
         self.posts: list[Post] = []
         self.given_up = self.silent = False
@@ -231,7 +231,7 @@ def left(out: Path) -> Left:
         for record in records:
             index = record.scenario.index
             ask = _Posting(index, record.scenario.id, inputs, journal)
-            loop.run(make_record(record.scenario, ask, method(inputs, manifest)))
+            loop.run(make_record(record.scenario, ask, inputs.method(manifest)))
             posts += ask.posts
             if ask.silent:
                 silent.add(index)
@@ -329,7 +329,7 @@ class Judged(Struct, frozen=True):
         return [f"{count} {what}" for what, count in found.items() if count] + [*self.unverified]
 
 
-def judge(result: Result, hosts: Sequence[Host], probes: frozenset[str], clean: Contents) -> Judged:
+def judge(result: Run, hosts: Sequence[Host], probes: frozenset[str], clean: Contents) -> Judged:
     """Judge a run that was made on these servers."""
     found, rows = left(result.path), contents(result.path)
     logs = [host.lines() for host in hosts]
@@ -341,11 +341,11 @@ def judge(result: Result, hosts: Sequence[Host], probes: frozenset[str], clean: 
         account=audit(found, (line for log in logs for line in log), probes),
         outcomes=dict(Counter(record.outcome for record in found.records)),
         causes=dict(Counter(r.failure.cause for r in found.records if r.failure)),
-        missing=result.n - len(found.records),
+        missing=result.status().n - len(found.records),
         differing=frozenset(k for k in clean if clean[k] != rows.get(k)),
         silent=found.silent,
         given_up=found.given_up,
-        unverified=verify(RunDir(result.path)).faults,
+        unverified=verify(RunDir(result.path)).defects,
         moves={k: sum(a != b for a, b in pairwise(way)) for k, way in ways.items()},
         seconds=result.seconds,
     )
@@ -462,14 +462,15 @@ def capped(log: Path, *, calls: int = 600, cap: int = 16, limit: int = 128) -> C
     async def all_of_them(url: str) -> tuple[list[Answer], float]:
         async with HttpModel(DEFAULT_MODEL, url) as model:
             pool = Pool([model], limit=limit)
-            async with pool.watched(HttpModel.gauges):  # type: ignore[arg-type]
-                send = door.retry(
-                    door.complete({"agent": pool}),
-                    {"agent": door.RetryPolicy()},
+            async with pool.monitored(HttpModel.gauges):  # type: ignore[arg-type]
+                send = middleware.retry(
+                    middleware.to_models({"agent": pool}),
+                    {"agent": middleware.RetryPolicy()},
                     {"agent": DEFAULT_MODEL},
                 )
                 asked = [
-                    door.Call(str(k), "turn", request, k, {}, dialogue=k) for k in range(calls)
+                    middleware.Call(str(k), "turn", request, k, {}, dialogue=k)
+                    for k in range(calls)
                 ]
                 started = time.perf_counter()
                 answers = await asyncio.gather(*map(send, asked))

@@ -62,7 +62,7 @@ def made(url: str, n: int, opened: int, out: Path) -> dict[str, Any]:
     )
     journal = (out / "journal.sqlite").stat().st_size / 1e6
     whole = time.perf_counter() - started
-    return {**found, "publishing": peak(), "seconds": whole, "done": result.done, "MB": journal}
+    return {**found, "publishing": peak(), "seconds": whole, "done": len(result), "MB": journal}
 
 
 def _child(pipe: Connection, work: Callable[..., Any], arguments: tuple[Any, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Wall time and prefix economy of scheduling orders, on the simulated engine.
+"""Wall time and prefix-cache efficiency of scheduling orders, on the simulated engine.
 
     python bench/schedule.py [-n 1000] [--blocks 32768] [--time-scale 1.0] [--arms NAME ...]
 
@@ -54,7 +54,6 @@ def keys(n: int, url: str, protocol: str) -> dict[str, Any]:
         "scenarios": {"exchanges": [4, 4], "principles": [1, 1]},
         "dialogue": {"protocol": protocol, "self_check": "never"},
         "revise": {"rounds": 1, "recheck": False},
-        "telemetry": {"log": False, "metrics": False},
     }
 
 

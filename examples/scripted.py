@@ -17,7 +17,7 @@ from sdsd import ScriptedModel, run
 def main(out: Path) -> None:
     """Make twelve dialogues in `out`, and read them."""
     result = run(n=12, out=out, models={"default": ScriptedModel()})
-    print(f"{result.done} dialogues, {result.accepted} verified pairs in {result.path}")
+    print(f"{len(result)} dialogues, {result.status().pairs} verified pairs in {result.path}")
     for record in result.records():
         print(record.scenario.index, record.outcome, record.rule or "-", record.scenario.subarea)
         if record.outcome != "accepted":

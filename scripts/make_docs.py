@@ -3,7 +3,7 @@
     python scripts/make_docs.py           write them
     python scripts/make_docs.py --check   only say which are out of date, and fail if one is
 
-Whole files: `docs/configuration.md` (from `sdsd.config`) and `docs/cli.md` (from the command line's
+Whole files: `docs/configuration.md` and `docs/config.schema.json` (from `sdsd.config`), and `docs/cli.md` (from the command line's
 own declarations). Parts of files, between a line `<!-- made: name -->` and `<!-- end -->`: the
 requests shown in `docs/method.md` (by holding a small dialogue), the placeholders in
 `docs/prompts.md`, the packaged strategies, the rules in
@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import builtins
 import inspect
 import itertools
 import os
@@ -31,11 +32,11 @@ from typing import Any
 import msgspec
 import typer
 from msgspec import Struct
-from msgspec import inspect as kinds
 
 from sdsd import config
 from sdsd.checks import dialogue_rules, revision_rules
 from sdsd.cli.app import app
+from sdsd.config.keys import Key, described, keys, metas
 from sdsd.models.scripted import CHATML
 from sdsd.pipeline.method import PROMPTS, Method
 from sdsd.pipeline.prompts import PACKAGED, load_prompt
@@ -64,6 +65,7 @@ def made() -> dict[Path, str]:
     """Every file that this script writes, with what belongs in it."""
     return {
         DOCS / "configuration.md": configuration(),
+        DOCS / "config.schema.json": editor_schema(),
         DOCS / "cli.md": command_line(),
         DOCS / "method.md": filled(
             DOCS / "method.md",
@@ -177,96 +179,77 @@ run is executed, and may change between two starts (see [resume.md](resume.md)):
 
 def configuration() -> str:
     """`docs/configuration.md`."""
-    texts = config.meanings()
-    top: list[tuple[str, ...]] = []
-    sections: list[str] = []
     default = config.Config()
-    for field in kinds.type_info(config.Config).fields:  # type: ignore[attr-defined]
-        value = getattr(default, field.name)
-        if field.name == "models":
-            text = f"{texts['Config']['models']} {texts['ModelConfig']['']}"
-            sections += _sections("models.<name>", text, config.ModelConfig(), texts)
-        elif isinstance(value, Struct):
-            text = texts[type(value).__name__][""]
-            sections += _sections(field.name, text, value, texts)
-        else:
-            top.append(_row(field, "", value, texts["Config"]))
-    head = f"## Top level\n\n{table(_HEAD, top)}"
-    return _CONFIGURATION.format(
-        note=NOTE, sections="\n\n".join([head, *sections]), execution=_execution()
-    )
+    top = [_row(key, "", getattr(default, key.name)) for key in _plain(config.Config)]
+    parts = [f"## Top level\n\n{table(_HEAD, top)}", *_sections("", config.Config, execution=False)]
+    return _CONFIGURATION.format(note=NOTE, sections="\n\n".join(parts), execution=_execution())
+
+
+def _plain(section: type[Struct]) -> list[Key]:
+    return [key for key in keys(section).values() if key.section is None or key.name == "critics"]
 
 
 def _execution() -> str:
-    """In words, the keys that are no part of a run's identity."""
-    free = config.EXECUTION.fullmatch
-    keys = [key for key in config.Config.__struct_fields__ if free(key)]
-    whole = [key for key in config.Config.__struct_fields__ if free(f"{key}.any")]
-    serving = [k for k in config.ModelConfig.__struct_fields__ if free(f"models.default.{k}")]
-    first, second, third = (", ".join(f"`{k}`" for k in group) for group in (keys, whole, serving))
+    """In words, the keys that are not part of a run's identity."""
+    free = [key for key in keys(config.Config).values() if key.execution]
+    serving = [k.name for k in keys(config.ModelConfig).values() if k.execution]
+    groups = (
+        [key.name for key in free if not key.section],
+        [key.name for key in free if key.section],
+        serving,
+    )
+    first, second, third = (", ".join(f"`{name}`" for name in group) for group in groups)
     return textwrap.fill(f"{first}, all of {second}, and for every model {third}", 98)
 
 
 _HEAD = ("key", "value", "default", "identity", "meaning")
 
 
-def _sections(
-    name: str, text: str, value: Struct, texts: dict[str, dict[str, str]]
-) -> Iterator[str]:
-    """A section, and one for each section in it."""
-    meanings, rows, below = texts[type(value).__name__], [], []
-    for field in kinds.type_info(type(value)).fields:  # type: ignore[attr-defined]
-        inner = getattr(value, field.name)
-        if isinstance(inner, Struct):
-            below.append((f"{name}.{field.name}", texts[type(inner).__name__][""], inner))
-        else:
-            rows.append(_row(field, f"{name}.", inner, meanings))
-    yield f"## `{name}`\n\n{text}\n\n{table(_HEAD, rows)}"
-    for section in below:
-        yield from _sections(*section, texts)
+def _sections(prefix: str, section: type[Struct], *, execution: bool) -> Iterator[str]:
+    """The sections below a section, each followed by those below it."""
+    for key in keys(section).values():
+        if key.section is None:
+            continue
+        name = f"{prefix}{key.name}.<name>" if key.named else f"{prefix}{key.name}"
+        free, default = execution or key.execution, key.section()
+        rows = [_row(k, "", getattr(default, k.name), execution=free) for k in _plain(key.section)]
+        text = f"{key.description} {described(key.section)}" if key.named else key.description
+        yield f"## `{name}`\n\n{text}\n\n{table(_HEAD, rows)}"
+        yield from _sections(f"{name}.", key.section, execution=free)
 
 
-def _row(field: Any, prefix: str, value: object, meanings: dict[str, str]) -> tuple[str, ...]:
-    dotted = f"{prefix}{field.name}".replace("<name>", "default")
-    identity = "no" if config.EXECUTION.fullmatch(dotted) else "yes"
+def _row(key: Key, prefix: str, value: object, *, execution: bool = False) -> tuple[str, ...]:
+    identity = "no" if execution or key.execution else "yes"
     shown = "" if value is None else msgspec.json.encode(value).decode().replace(",", ", ")
     default = f"`{shown}`" if shown else "empty"
-    return (f"`{field.name}`", value_kind(field.type), default, identity, meanings[field.name])
+    return (f"`{prefix}{key.name}`", value_kind(key.type), default, identity, key.description)
 
 
-def value_kind(kind: Any) -> str:
+def value_kind(hint: Any, bounds: str = "") -> str:
     """A type with its bounds, in words."""
-    plain: dict[Any, str] = {
-        kinds.BoolType: "true or false",
-        kinds.StrType: "text",
-        kinds.NoneType: "empty",
-    }
-    match kind:
-        case kinds.IntType():
-            return f"integer{_bounds(kind)}"
-        case kinds.FloatType():
-            return f"number{_bounds(kind)}"
-        case kinds.LiteralType():
-            return ", ".join(f"`{v}`" if v else "empty" for v in _as_written(kind.values))
-        case kinds.TupleType():
-            return f"list of {len(kind.item_types)}: {value_kind(kind.item_types[0])}"
-        case kinds.VarTupleType():
-            return f"list of {value_kind(kind.item_type)}"
-        case kinds.UnionType():
-            return " or ".join(map(value_kind, kind.types))
-        case kinds.DictType():
-            return "mapping of text" if isinstance(kind.value_type, kinds.StrType) else "mapping"
-    return plain[type(kind)]
+    if typing.get_origin(hint) is typing.Annotated:
+        return value_kind(typing.get_args(hint)[0], _bounds(metas(hint)) or bounds)
+    inner = typing.get_args(hint)
+    match typing.get_origin(hint) or hint:
+        case types.UnionType | typing.Union:
+            return " or ".join(value_kind(kind, bounds) for kind in inner)
+        case typing.Literal:
+            return ", ".join(f"`{value}`" if value else "empty" for value in inner)
+        case builtins.tuple if inner[-1] is ...:
+            return f"list of {value_kind(inner[0])}"
+        case builtins.tuple:
+            return f"list of {len(inner)}: {value_kind(inner[0])}"
+        case builtins.dict:
+            return "mapping of text" if inner[1] is str else "mapping"
+    plain = {bool: "true or false", str: "text", int: "integer", float: "number"}
+    return "empty" if hint is type(None) else plain[hint] + bounds
 
 
-def _as_written(values: tuple[Any, ...]) -> list[Any]:
-    """The values of a literal type as the source has them; msgspec sorts them."""
-    source = (SOURCE / "config" / "schema.py").read_text("utf-8")
-    return sorted(values, key=lambda value: source.find(f'"{value}"'))
-
-
-def _bounds(kind: Any) -> str:
-    least, above, most = kind.ge, kind.gt, kind.le
+def _bounds(known: Sequence[msgspec.Meta]) -> str:
+    least, above, most = (
+        next((value for meta in known if (value := getattr(meta, name)) is not None), None)
+        for name in ("ge", "gt", "le")
+    )
     if least is not None and most is not None:
         return f", {least:g} to {most:g}"
     parts = [
@@ -275,6 +258,12 @@ def _bounds(kind: Any) -> str:
         f", at most {most:g}" if most is not None else "",
     ]
     return "".join(parts)
+
+
+def editor_schema() -> str:
+    """`docs/config.schema.json`."""
+    schema = msgspec.json.encode(config.json_schema())
+    return msgspec.json.format(schema, indent=2).decode() + "\n"
 
 
 # -- the command line --------------------------------------------------------------------------

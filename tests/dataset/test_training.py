@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out=tmp_path_factory.mktemp("run") / "run",
         models={"default": sdsd.ScriptedModel()},
     )
-    assert made.accepted > 6
+    assert made.status().pairs > 6
     return made.path
 
 

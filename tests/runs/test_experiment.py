@@ -12,10 +12,8 @@ from sdsd.cli import display
 from sdsd.errors import ConfigError, ModelError
 from sdsd.models.scripted import ScriptedModel, small_world
 from sdsd.reports.metrics.comparison import settings
-from sdsd.runs.directory import RunDir
 from sdsd.runs.experiment import Experiment, carry_out, load
 from sdsd.runs.runner import run
-from sdsd.runs.verify import verify
 from sdsd.types import Request
 
 pytestmark = pytest.mark.e2e
@@ -42,7 +40,7 @@ def test_arms_share_scenarios_and_what_does_not_differ_is_asked_once(tmp_path: P
     model = ScriptedModel()
     chosen = described(tmp_path, CRITICS)
     outcome = carry_out(chosen, tmp_path / "out", models={"default": model})
-    records = {name: list(result.records()) for name, result in outcome.results.items()}
+    records = {name: list(result.records()) for name, result in outcome.runs.items()}
     for name in ("three", "blunt"):
         ids = [r.scenario.id for r in records[name]]
         assert ids == [r.scenario.id for r in records["one"]]
@@ -56,8 +54,8 @@ def test_arms_share_scenarios_and_what_does_not_differ_is_asked_once(tmp_path: P
     }
     shared = sum(r.usage[stage].calls for r in one for stage in ("plan", "turn", "check"))
     assert model.asked <= sum(calls.values()) - shared
-    for result in outcome.results.values():
-        assert verify(RunDir(result.path)).faults == ()
+    for result in outcome.runs.values():
+        assert result.verify().defects == ()
 
     comparison = outcome.comparison
     assert comparison is not None
@@ -108,7 +106,7 @@ def test_critics_are_compared_with_labels_of_people(tmp_path: Path) -> None:
     )
     lines = [
         {"scenario": r.scenario.id, "principle": v.principle, "violated": v.confirmed}
-        for r in first.results["one"].records()
+        for r in first.runs["one"].records()
         for v in (r.critique.verdicts if r.critique else ())
     ]
     (tmp_path / "labels.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")

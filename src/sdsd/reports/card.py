@@ -15,21 +15,22 @@ from typing import Any
 from markupsafe import Markup
 
 from sdsd import config as configuration
-from sdsd.config import CatalogueConfig, Config, is_file
+from sdsd.config import CatalogueConfig, Config
 from sdsd.config.manifest import Manifest
 from sdsd.dataset.export import Counts
 from sdsd.dataset.extensions import views_of
 from sdsd.dataset.provenance import settings
 from sdsd.dataset.splits import SPLITS
 from sdsd.dataset.view import View
-from sdsd.models.weights import ROWS
+from sdsd.models.weights import KNOWN
 from sdsd.reports.card_charts import plots
 from sdsd.reports.html import page
 from sdsd.reports.metrics.figures import Figures
 from sdsd.reports.stats import Proportion
+from sdsd.text.prompt_files import is_path
 from sdsd.text.unicode import encodable
 
-_OPEN = frozenset(row.name for row in ROWS if row.licence == "Apache-2.0")
+_OPEN = frozenset(model.name for model in KNOWN if model.licence == "Apache-2.0")
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 _TAGS = ("synthetic", "dialogue", "multi-turn", "preference", "dpo", "constitutional-ai", "sdsd")
 _FILES = re.compile(r"(catalogue|prompts)\.|source\.path$|models\..*\.extra_body\b")
@@ -128,7 +129,8 @@ def _title(manifest: Manifest) -> str:
 def _is_open(manifest: Manifest, config: Config) -> bool:
     """Whether known models with open weights wrote everything; otherwise their terms decide."""
     known = all(name in _OPEN for name in manifest.models.values())
-    served = any(config.model_for(role).urls for role in config.cast)
+    models = [config.model_for(role) for role in config.role_models]
+    served = any(model.urls or model.backend for model in models)
     return known and not served and not config.source.path
 
 
@@ -165,7 +167,7 @@ def _own(config: Config) -> list[Markup]:
     """Name the settings that the run depends on and that are not published with it."""
     plain = dict(configuration.flat(config))
     own = [f"`{key}`" for key, value in plain.items() if value and _FILES.match(key)]
-    if any(map(is_file, config.scenarios.strategies)):
+    if any(map(is_path, config.scenarios.strategies)):
         own.append("strategies of its own")
     own += ["`targets`"] if config.targets.on else []
     own += ["the addresses of servers"] if any(m.urls for m in config.models.values()) else []

@@ -10,7 +10,7 @@ for critics alone. (Its figures count those answers, as if it had been made by i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,15 @@ from sdsd.config import Config
 from sdsd.errors import ConfigError, SdsdError
 from sdsd.files import write_atomic
 from sdsd.models.base import Model
-from sdsd.models.weights import Progress
 from sdsd.reports.html.comparison import render
 from sdsd.reports.metrics.comparison import Comparison, Pairing, compare, to_json
 from sdsd.runs.directory import RunDir
-from sdsd.runs.events import Event
+from sdsd.runs.events import OnEvent
+from sdsd.runs.inputs import inputs_of
 from sdsd.runs.journal import Journal
 from sdsd.runs.publish import collect
-from sdsd.runs.runner import Result, read_inputs, run
+from sdsd.runs.run import Run
+from sdsd.runs.runner import run
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,59}")
 """Names of arms: they become directories."""
@@ -52,9 +53,12 @@ class Outcome(Struct, frozen=True):
     """What came of an experiment."""
 
     path: Path
-    results: dict[str, Result]
+    runs: dict[str, Run]
+    """By arm."""
     comparison: Comparison | None
     """None if it was stopped before every arm had all its dialogues."""
+    stopped: str = ""
+    """Why it stopped."""
 
 
 class Label(Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,28 +147,25 @@ def carry_out(
     experiment: Experiment,
     out: Path,
     *,
-    on_event: Callable[[Event], None] | None = None,
+    on_event: OnEvent | None = None,
     models: Mapping[str, Model] | None = None,
-    progress: Progress | None = None,
 ) -> Outcome:
     """Make every arm, or what is missing of it, then compare them.
 
     Writes `arms/<name>/` (a run directory each), `report.html` and `figures.json`.
     """
-    results: dict[str, Result] = {}
+    runs: dict[str, Run] = {}
     for name, config in experiment.arms.items():
-        made = [result.path for result in results.values()]
-        results[name] = run(
+        runs[name] = run(
             config,
             out=out / "arms" / name,
             on_event=on_event,
             models=models,
-            progress=progress,
-            answer_caches=[path for path in made if RunDir(path).journal.exists()],
+            answer_caches=[made.path for made in runs.values()],
         )
-        if results[name].stopped:
-            return Outcome(out, results, None)
-    comparison = _compared(experiment, {name: RunDir(r.path) for name, r in results.items()})
+        if why := runs[name].stopped:
+            return Outcome(out, runs, None, why)
+    comparison = _compared(experiment, {name: RunDir(r.path) for name, r in runs.items()})
     try:
         html = render(comparison)
         write_atomic(out / "report.html", html.encode("utf-8", "replace"))
@@ -173,13 +174,13 @@ def carry_out(
         raise SdsdError(
             f"{out}: cannot be written: {error}; make room, then run it again"
         ) from None
-    return Outcome(out, results, comparison)
+    return Outcome(out, runs, comparison)
 
 
 def _compared(experiment: Experiment, arms: Mapping[str, RunDir]) -> Comparison:
     pairing, figures = Pairing(experiment.labels), {}
     for name, rundir in arms.items():
-        inputs = read_inputs(rundir.config())
+        inputs = inputs_of(rundir, rundir.config())
         with Journal(rundir.journal, readonly=True) as journal:
             records = pairing.through(name, journal.records())
             figures[name] = collect(journal, inputs.config, inputs.catalogue, records=records)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from sdsd.reports.html.text import count, esc
-from sdsd.text import parsing
+from sdsd.text import normalize
 from sdsd.types import Critique
 
 FOLD = 1_500
@@ -70,7 +70,7 @@ def find(quote: str, text: str) -> list[Span]:
     spans: list[Span] = []
     at = 0
     for piece in re.split(r"\.{3,}|…|\[\.+\]", quote):
-        wanted = parsing.normal(piece).strip(" .,;:!?\"'")
+        wanted = normalize.normal(piece).strip(" .,;:!?\"'")
         at = letters.find(wanted, at) if wanted else at
         if at < 0:
             return []
@@ -82,11 +82,11 @@ def find(quote: str, text: str) -> list[Span]:
 
 
 def _letters(text: str) -> tuple[str, list[int]]:
-    """Return `parsing.normal(text)` and the offset that each of its characters came from."""
+    """Return `normalize.normal(text)` and the offset that each of its characters came from."""
     letters: list[str] = []
     offsets: list[int] = []
     for i, c in enumerate(text):
-        plain = parsing.normal(c)
+        plain = normalize.normal(c)
         if not plain and (not letters or letters[-1] == " "):
             continue  # spaces in a row count once
         for letter in plain or " ":

@@ -10,7 +10,7 @@ from msgspec import Struct
 from rapidfuzz.distance import Prefix
 
 from sdsd.reports.stats import Proportion, proportion
-from sdsd.text import parsing
+from sdsd.text import normalize
 from sdsd.types import Critique, Pair, Record
 
 STEP = 25
@@ -119,12 +119,12 @@ class BiasTally:
 
     def _add_quotes(self, critique: Critique, utterance: str) -> None:
         quotes = [verdict.quote for verdict in critique.verdicts if verdict.confirmed]
-        text = parsing.normal(utterance[:_READ]) if quotes else ""
+        text = normalize.normal(utterance[:_READ]) if quotes else ""
         for quote in quotes:
             third = third_of_quote(quote, text)
             if third is not None:
                 self._quotes[third] += 1
-                self._quoted += min(len(parsing.normal(quote[:_READ])) / max(len(text), 1), 1.0)
+                self._quoted += min(len(normalize.normal(quote[:_READ])) / max(len(text), 1), 1.0)
 
     def _add_pair(self, pair: Pair, rejected: str) -> None:
         for kind in ("all", pair.kind):
@@ -137,11 +137,11 @@ _GAP = re.compile(r"\.{3,}|…|\[\.+\]")
 
 
 def third_of_quote(quote: str, text: str) -> int | None:
-    """Return the third (0, 1, 2) of `text`, as `parsing.normal` gives it, that holds a quotation.
+    """Return the third (0, 1, 2) of `text`, as `normalize.normal` gives it, that holds a quotation.
 
     Of a quotation with gaps the longest piece decides. None if it is not in the text.
     """
-    pieces = (parsing.normal(piece).strip(" .,;:!?\"'") for piece in _GAP.split(quote[:_READ]))
+    pieces = (normalize.normal(piece).strip(" .,;:!?\"'") for piece in _GAP.split(quote[:_READ]))
     piece = max(pieces, key=len)
     at = text.find(piece) if piece else -1
     return _third(at + len(piece) / 2, len(text)) if at >= 0 else None
@@ -149,7 +149,7 @@ def third_of_quote(quote: str, text: str) -> int | None:
 
 def third_of_change(old: str, new: str) -> int:
     """Return the third (0, 1, 2) of `old` in which `new` first differs from it."""
-    before, after = parsing.normal(old[:_READ]), parsing.normal(new[:_READ])
+    before, after = normalize.normal(old[:_READ]), normalize.normal(new[:_READ])
     return _third(Prefix.similarity(before, after), len(before))
 
 

@@ -161,7 +161,7 @@ def settings(configs: Mapping[str, Config]) -> dict[str, tuple[Any, ...]]:
         key: tuple(each.get(key) for each in flat)
         for key in {key: None for each in flat for key in each}
         if any(each.get(key) != flat[0].get(key) for each in flat)
-        and not configuration.EXECUTION.fullmatch(key)
+        and not configuration.is_execution(key)
     }
 
 

@@ -16,6 +16,7 @@ from msgspec import Struct
 from sdsd.reports.stats import FEW, Proportion, proportion
 from sdsd.text.embeddings import Embed
 from sdsd.text.near_duplicates import Near, spoken
+from sdsd.text.normalize import valid_unicode
 from sdsd.text.words import words
 from sdsd.types import Dialogue
 
@@ -148,7 +149,7 @@ class _Spread:
         self._n = 0
 
     def add(self, text: str) -> None:
-        vector = self._embed(text[:_READ].encode("utf-8", "replace").decode())  # lone surrogates
+        vector = self._embed(valid_unicode(text[:_READ]))
         length = math.sqrt(float(vector @ vector))
         if length:
             self._sum = self._sum + vector / length
