@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 import sdsd
 from sdsd.cli.app import main
+from sdsd.config import Config, load
 from sdsd.models.scripted import ScriptedModel
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
@@ -239,6 +240,16 @@ def test_init_writes_a_configuration_and_never_over_one(command: Command, tmp_pa
     refused(command("init", file), f"{file}: already exists; name another file or remove it")
     assert file.read_text() == "mine"
     refused(command("init", tmp_path / "no" / "such"), "cannot be written: No such file")
+
+
+def test_init_writes_a_schema_for_editors(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    command("init", file, "--schema")
+    first = file.read_text("utf-8").partition("\n")[0]
+    assert first == "# yaml-language-server: $schema=mine.schema.json"
+    schema = json.loads((tmp_path / "mine.schema.json").read_text("utf-8"))
+    assert "dialogue" in schema["properties"]
+    assert load(file) == Config()
 
 
 # -- a run from end to end -----------------------------------------------------------------

@@ -153,7 +153,7 @@ def _copied(original: str, revised: str, said: str, quotes: tuple[str, ...], cri
 
 
 def _apologises(original: str, revised: str, asked: str) -> bool:
-    """The reply under review was never sent; an apology for an earlier one is fine."""
+    """Find an apology for the reply under review, which was never sent; others are fine."""
     if not _APOLOGY.search(revised.replace("’", "'")) or _OBJECTS.search(asked):
         return False
     return not _APOLOGY.search(original.replace("’", "'"))

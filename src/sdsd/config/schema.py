@@ -364,5 +364,5 @@ class Config(Section, frozen=True):
         return roles | {f"critic/{name}": c.model or self.roles.critic for name, c in critics}
 
     def model_for(self, role: Role) -> ModelConfig:
-        """The model that plays `role`."""
+        """Return the model that plays `role`."""
         return self.models[self.role_models[role]]

@@ -70,7 +70,7 @@ class Label(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load(path: Path, changes: Mapping[str, Any] = {}) -> Experiment:
-    """The experiment that a YAML file describes; `changes` are made to the base, by dotted key.
+    """Load the experiment that a YAML file describes, with `changes` to its base by dotted key.
 
     Raises `ConfigError` that names the file, the arm, the key and the remedy.
     """
@@ -188,7 +188,7 @@ def _compared(experiment: Experiment, arms: Mapping[str, RunDir]) -> Comparison:
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the leaves of `own` in their places."""
+    """Return `base` with the leaves of `own` in their places."""
     merged = dict(base)
     for key, value in own.items():
         below = merged.get(key)

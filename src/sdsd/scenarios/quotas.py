@@ -83,7 +83,7 @@ class Quota(Struct, frozen=True):
     """Most dialogues in a round."""
 
     def ways(self, cell: Cell) -> tuple[str, ...]:
-        """The strategies that may be tried in a cell."""
+        """Return the strategies that may be tried in a cell."""
         return (cell,) if self.by_strategy else self.strategies
 
 

@@ -33,7 +33,7 @@ class Prompt(Struct, frozen=True):
         return hashlib.sha256(self.text.encode()).hexdigest()
 
     def fill(self, section: str, **values: str) -> str:
-        """The section with every placeholder replaced; values are inserted as they are."""
+        """Return the section with every placeholder replaced; values are inserted as they are."""
         return _SLOT.sub(lambda slot: values[slot.group(1)], self.sections[section])
 
 

@@ -87,7 +87,7 @@ def interval(low: float, high: float) -> str:
 
 
 def within(found: Proportion) -> str:
-    """The interval in words, if there are enough observations for one."""
+    """Describe the interval, if there are enough observations for one."""
     if found.n < FEW:
         return "too few for an interval"
     return f"95% interval {interval(found.low, found.high)}"
