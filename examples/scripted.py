@@ -1,9 +1,9 @@
-"""A whole run without a model: the scripted one answers, everything else is real.
+"""Make a complete run without a model: the scripted model answers, everything else is real.
 
     python examples/scripted.py [DIRECTORY]
 
-Use `ScriptedModel` to try a configuration, a catalogue or code that reads a run. It answers at once
-and decides by seed which dialogues hold a violation, so every path is taken.
+Use `ScriptedModel` to try out a configuration, a catalogue, or code that reads a run. It answers
+immediately and decides by seed which dialogues contain a violation, so every path is taken.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sdsd import ScriptedModel, run
 def main(out: Path) -> None:
     """Make twelve dialogues in `out`, and read them."""
     result = run(n=12, out=out, models={"default": ScriptedModel()})
-    print(f"{result.done} dialogues, {result.accepted} verified pairs in {result.path}")
+    print(f"{len(result)} dialogues, {result.status().pairs} verified pairs in {result.path}")
     for record in result.records():
         print(record.scenario.index, record.outcome, record.rule or "-", record.scenario.subarea)
         if record.outcome != "accepted":

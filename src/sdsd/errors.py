@@ -1,40 +1,45 @@
-"""Everything that can go wrong, as one small tree.
+"""The exceptions of the package.
 
-Three kinds matter to a caller:
-
-* `SdsdError`: the user or the machine must act. The message names the thing and the remedy; the
-  command line prints it and exits with `exit_code`.
-* `TransientError`: a fault of transport. Retried below the journal, leaves no trace.
-* `StageFailed`: one dialogue could not be made. Recorded as data; the run goes on.
+SdsdError              the user must act: the message names the cause and the remedy
+    ConfigError, CatalogueError, PromptError, SourceError, PluginError
+    WeightsError, ModelError (ServerGone), RunDirError
+    JournalError (Divergence, ReplayMiss)
+    Stopped            the run was asked to stop
+TransientError (Busy)  a failed request that is retried, and leaves no trace in the journal
+StageFailed            one dialogue failed: recorded as data, and the run continues
+Unparseable            a reply without the requested shape: the step asks again
 """
 
 from __future__ import annotations
 
 
 class SdsdError(Exception):
-    """The run cannot go on until somebody acts. The message says on what, and how."""
+    """The run cannot continue until the user acts. The message says on what, and how.
+
+    The command line prints it and exits with `exit_code`.
+    """
 
     exit_code = 2
 
 
 class ConfigError(SdsdError):
-    """A key of the configuration is unknown, or its value is out of bounds."""
+    """A key of the configuration is unknown, or its value is invalid."""
 
 
 class CatalogueError(SdsdError):
-    """A catalogue file is malformed, empty or contradicts itself. Names file and line."""
+    """A catalogue file is malformed, empty or contradictory. Names file and line."""
 
 
 class PromptError(SdsdError):
-    """A prompt file misses a section, or names a placeholder that nobody fills."""
+    """A prompt file lacks a section, or has a placeholder that nothing fills."""
 
 
 class SourceError(SdsdError):
-    """A source cannot be read, or is not what it was said to be. Names file, row and remedy."""
+    """A source cannot be read, or does not have the stated layout. Names file and row."""
 
 
 class PluginError(SdsdError):
-    """A part of a user's own cannot be found or imported, or is not what it should be."""
+    """A user-defined part cannot be found or imported, or breaks its contract."""
 
 
 class WeightsError(SdsdError):
@@ -42,39 +47,39 @@ class WeightsError(SdsdError):
 
 
 class ModelError(SdsdError):
-    """A model server cannot serve this run: gone for good, wrong name, wrong key."""
+    """A model server cannot serve this run: it is gone, or the model's name or the key is wrong."""
 
 
 class ServerGone(ModelError):
-    """A server could not be reached when it was first asked."""
+    """A server could not be reached when the run started."""
 
 
 class RunDirError(SdsdError):
-    """A run directory belongs to another configuration, or another process holds it."""
+    """A run directory belongs to another configuration, or is in use by another process."""
 
 
 class JournalError(SdsdError):
-    """The journal cannot be read or written. Nothing is handed out that is not on disk."""
+    """The journal cannot be read or written."""
 
 
 class Divergence(JournalError):
-    """A recorded step is asked again with another request: the recording is not this run's."""
+    """A recorded step is asked again with a different request: the records are another run's."""
 
 
 class ReplayMiss(JournalError):
-    """The door is locked and a step is not in the journal (see `sdsd verify`)."""
+    """A replay (`sdsd verify`) asks for a step that is not in the journal."""
 
 
 class Stopped(SdsdError):
-    """The run was asked to stop; what is in flight is kept, nothing new is asked."""
+    """The run was asked to stop: requests in flight are recorded, and no new ones are sent."""
 
     exit_code = 130
 
 
 class TransientError(Exception):
-    """A fault that may pass: overload, a reset connection, a time-out.
+    """A failure that may pass: overload, a reset connection, a time-out.
 
-    `retry_after` is what the server asked for, in seconds, or None.
+    `retry_after` is the delay that the server asked for, in seconds, or None.
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -83,15 +88,15 @@ class TransientError(Exception):
 
 
 class Busy(TransientError):
-    """The server has too much to do: a rate limit, or overload. Fewer requests at once help."""
+    """The server is overloaded or a rate limit is reached: fewer requests at once help."""
 
 
 class Unparseable(ValueError):
-    """A reply does not have the shape that was asked for. Says what was missing."""
+    """A reply does not have the requested shape. Says what was missing."""
 
 
 class StageFailed(Exception):
-    """A stage gave up on this dialogue for good: `step` says where, `cause` why, `raw` shows it."""
+    """One dialogue failed for good: at `step`, because of `cause`, as the reply `raw` shows."""
 
     def __init__(self, step: str, cause: str, raw: str = "", kind: str = "") -> None:
         super().__init__(f"{step}: {cause}")

@@ -1,4 +1,4 @@
-"""Small files written whole, advisory locks, and time stamps."""
+"""Atomic writes of small files, advisory locks, and time stamps."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a small file whole: a reader, or a crash, sees the old one or the new one."""
+    """Replace a file atomically: readers, and a crash, see the old content or the new."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
@@ -21,7 +21,10 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def try_lock(descriptor: int) -> bool:
-    """An advisory lock that dies with the process; where there is none, we go without."""
+    """Take an advisory lock that ends with the process; return whether it was free.
+
+    On systems without such locks, return True.
+    """
     try:
         import fcntl
     except ImportError:  # pragma: no cover  (not a POSIX system)
@@ -34,5 +37,5 @@ def try_lock(descriptor: int) -> bool:
 
 
 def now() -> str:
-    """The time, UTC, ISO 8601 to the second."""
+    """Return the time in UTC, ISO 8601, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

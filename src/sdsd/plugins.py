@@ -56,7 +56,7 @@ def resolve(name: str, group: str, known: tuple[str, ...] = ()) -> Any:
 
 
 def version(part: Callable[..., Any] | object) -> str:
-    """A digest of the source file that defines a part; its qualified name where there is none."""
+    """Return a digest of the source file that defines a part, or its qualified name without one."""
     kind = part if inspect.isroutine(part) or inspect.isclass(part) else type(part)
     try:
         source = Path(inspect.getsourcefile(kind) or "").read_bytes()

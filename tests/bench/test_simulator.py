@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import sdsd
@@ -120,7 +120,6 @@ visits = st.lists(
 ])  # fmt: skip
 
 
-@settings(max_examples=200)
 @given(visits)
 def test_spans_end_when_single_steps_would(visits: list[Visit]) -> None:
     assert run_engine(visits) == run_steps(visits)
@@ -191,7 +190,6 @@ texts = st.tuples(st.text("ab", max_size=3), st.integers(0, 70)).map(
 )
 
 
-@settings(max_examples=300)
 @given(st.integers(1, 6), st.lists(st.tuples(texts, texts, st.booleans()), max_size=12))
 def test_the_cache_keeps_what_a_naive_one_keeps(
     capacity: int, asked: list[tuple[str, str, bool]]
@@ -601,7 +599,6 @@ def test_replies_are_a_function_of_text_and_seed() -> None:
     assert isinstance(reply("agent", "\ud800", "", -(2**63), 0.35), str)
 
 
-@settings(max_examples=60)
 @given(st.integers(0, 2**31), st.sampled_from(["user", "agent", "revision"]))
 def test_turns_are_turns_and_do_not_copy_plans(seed: int, kind: Any) -> None:
     plans = [reply("plan", f"{k}", "a STEP 1 line, a STEP 2 line", seed, 0.35) for k in range(40)]

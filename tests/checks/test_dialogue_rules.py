@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sdsd.checks import dialogue_rules
@@ -326,7 +326,6 @@ def test_many_turns_are_checked_in_proportion_to_their_number() -> None:
 
 
 @pytest.mark.parametrize("name", ["_AS_ASSISTANT", "_DIRECTED", "_FILLER", "_MARKER"])
-@settings(max_examples=300)
 @given(data=st.data())
 def test_no_match_lacks_the_words_that_every_match_is_said_to_need(
     name: str, data: st.DataObject

@@ -17,10 +17,11 @@ from msgspec.structs import replace
 
 import sdsd
 from sdsd.cli.app import main
-from sdsd.cli.display import safe
+from sdsd.config import Config, load
 from sdsd.models.scripted import ScriptedModel
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
+from sdsd.runs.progress import safe, terminal
 from sdsd.types import Critique, Dialogue, Failure, Message, Plan, Record, Revision, Verdict
 from tests.stand_ins.model_server import read_log, spawned
 
@@ -74,7 +75,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "run", "init", "status", "show", "verify", "export", "report", "push", "pull",
+    "path", ["", "run", "init", "status", "show", "verify", "export", "report", "push",
              "doctor", "models pull", "catalogue check", "catalogue expand", "catalogue preview"],
 )  # fmt: skip
 def test_every_command_explains_itself(command: Command, path: str) -> None:
@@ -236,9 +237,19 @@ def test_init_writes_a_configuration_and_never_over_one(command: Command, tmp_pa
     text = file.read_text()
     assert yaml.safe_load(text)["n"] == 3
     file.write_text("mine")
-    refused(command("init", file), f"{file}: is there already; name another file or remove it")
+    refused(command("init", file), f"{file}: already exists; name another file or remove it")
     assert file.read_text() == "mine"
     refused(command("init", tmp_path / "no" / "such"), "cannot be written: No such file")
+
+
+def test_init_writes_a_schema_for_editors(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    command("init", file, "--schema")
+    first = file.read_text("utf-8").partition("\n")[0]
+    assert first == "# yaml-language-server: $schema=mine.schema.json"
+    schema = json.loads((tmp_path / "mine.schema.json").read_text("utf-8"))
+    assert "dialogue" in schema["properties"]
+    assert load(file) == Config()
 
 
 # -- a run from end to end -----------------------------------------------------------------
@@ -256,7 +267,7 @@ def test_a_run_against_a_server(command: Command, tmp_path: Path) -> None:
         assert first.code == 0, first
         assert "done: 4 of 4 dialogues, " in first.out
         assert f"report  {out / 'report.html'}\n" in first.out
-        assert f"{out}: 0 of 4 dialogues done, continuation, 16 open" in first.err
+        assert f"{out}: 0 of 4 dialogues done, continuation, 16 in flight" in first.err
         assert len(re.findall(r"^\[\d/4\] dialogue \d: ", first.err, re.MULTILINE)) == 4
 
         before = len(read_log(tmp_path / "log"))
@@ -277,7 +288,9 @@ def test_status(command: Command, finished: Path) -> None:
     printed = command("status", finished)
     plain(printed)
     first, *rest = printed.out.splitlines()
-    assert first == f"{finished}: 8 of 8 dialogues, complete"
+    counts = sdsd.Run.open(finished).status()
+    said = f"8 of 8 dialogues, {counts.accepted} accepted, {counts.pairs} verified pairs, complete"
+    assert first == f"{finished}: {said}"
     assert any(re.fullmatch(r" +\d+  accepted", line) for line in rest)
     assert "made with scripted by continuation" in rest
     told = json.loads(command("status", finished, "--json").out)
@@ -370,20 +383,18 @@ def test_a_run_against_another(command: Command, copied: Path, finished: Path) -
     assert told
 
 
-def test_pull_and_push_say_what_they_need(command: Command, copied: Path, tmp_path: Path) -> None:
+def test_push_says_what_it_needs(command: Command, copied: Path, tmp_path: Path) -> None:
     printed = command("push", tmp_path, "org/name")
     assert (printed.code, "not a run directory" in printed.err) == (2, True)
     printed = command("push", copied, "name")
     assert (printed.code, "name" in printed.err) == (2, True)
-    printed = command("pull", "org/name", copied)
-    assert (printed.code, "is there already; name another" in printed.err) == (2, True)
 
 
 def test_run_with_json_prints_json_alone(command: Command, copied: Path) -> None:
     printed = command("run", "-o", copied, "-n", 8, "--json")
     told = json.loads(printed.out)
     assert (printed.code, printed.err) == (0, "")
-    assert (told["n"], told["stopped"]) == (8, False)
+    assert (told["n"], told["stopped"]) == (8, "")
 
 
 def test_verify(command: Command, copied: Path) -> None:
@@ -393,10 +404,10 @@ def test_verify(command: Command, copied: Path) -> None:
     shutil.rmtree(copied / "data" / "preference")
     printed = command("verify", copied)
     assert (printed.code, printed.out) == (2, "")
-    assert printed.err.startswith(f"fault: {copied / 'data' / 'preference'}: no data here")
+    assert printed.err.startswith(f"defect: {copied / 'data' / 'preference'}: no data here")
     printed = command("verify", copied, "--json")
     assert printed.code == 2
-    assert len(json.loads(printed.out)["faults"]) == 1
+    assert len(json.loads(printed.out)["defects"]) == 1
 
 
 def test_the_latest_run_is_the_default(command: Command, tmp_path: Path) -> None:
@@ -422,7 +433,7 @@ def test_the_models_that_are_known(command: Command) -> None:
     told = json.loads(command("models", "list", "--json").out)
     shown = command("models", "list").out
     assert told
-    assert all(entry["row"]["name"] in shown for entry in told)
+    assert all(entry["weights"]["name"] in shown for entry in told)
 
 
 # -- hostile text --------------------------------------------------------------------------
@@ -465,10 +476,10 @@ def test_a_hostile_record_is_shown_and_does_nothing(
     assert record is not None
     display.dialogue(hostile(record), json=False)
     display.scenarios([hostile(record).scenario])
-    with display.progress() as screen:
-        screen.hear(events.Recorded(hostile(record)))
-        screen.hear(events.Noted(EVIL))
-    display.fault(EVIL)
+    with terminal() as screen:
+        screen.on_event(events.Recorded(hostile(record)))
+        screen.on_event(events.Noted(EVIL))
+    display.error_line(EVIL)
     out, err = capsys.readouterr()
     assert "owned" in out
     assert "owned" in err

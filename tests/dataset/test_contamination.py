@@ -232,7 +232,7 @@ def test_a_text_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 def test_the_work_grows_with_the_text_at_most(exam: Path, piece: str) -> None:
     found = contamination(exam)
     assert is_linear(lambda n: found.find(piece * n), 2_000)
-    found.find(piece * (1_000_000 // len(piece)))
+    found.find(piece * (200_000 // len(piece)))
 
 
 def test_every_process_hashes_alike(exam: Path) -> None:

@@ -156,7 +156,7 @@ def test_another_data_set_that_is_broken_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("piece", ["word ", "\u4e2d", "\u202e<b>\x00", "`x` "])
 def test_the_work_grows_with_the_text_at_most(piece: str) -> None:
     assert is_linear(lambda n: finder("semantic").find("a", piece * n), 2_000)
-    finder("semantic").find("a", piece * (1_000_000 // len(piece)))
+    finder("semantic").find("a", piece * (200_000 // len(piece)))
 
 
 def test_a_dialogue_is_remembered_in_few_bytes() -> None:

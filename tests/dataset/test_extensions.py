@@ -25,8 +25,7 @@ from sdsd.errors import ConfigError, PluginError
 from sdsd.models.scripted import ScriptedModel, small_world
 from sdsd.plugins import version
 from sdsd.runs.directory import RunDir
-from sdsd.runs.hub import shared
-from sdsd.runs.status import republish
+from sdsd.runs.hub import public
 from sdsd.runs.verify import verify
 from sdsd.types import Dialogue, Plan, Record
 from tests.factories.records import FIXED, accepted, manifest, unplanned, unviolated, write_run
@@ -238,15 +237,16 @@ def test_every_file_names_the_parts_and_their_versions(tmp_path: Path) -> None:
 
 def test_a_configuration_that_is_handed_on_names_no_code() -> None:
     keys = {"views": ["a:b"], "filters": ["c:d"], "checks": ["e:f"], "exclude": ["f", "echo"]}
-    export = shared(configuration.load({"export": keys}), 1).export
+    export = public(configuration.load({"export": keys}), 1).export
     assert plugins_of(export) == {}
     assert export.exclude == ("echo",)
 
 
 def test_a_run_is_exported_again_with_parts_and_verifies(tmp_path: Path) -> None:
-    sdsd.run({"n": 4}, out=tmp_path, models={"default": ScriptedModel(small_world)})
+    run = sdsd.run({"n": 4}, out=tmp_path, models={"default": ScriptedModel(small_world)})
     changes = ("views", "lengths"), ("filters", "keep"), ("checks", "insult")
-    counts = republish(RunDir(tmp_path), [f"{key}=[{HERE}:{name}]" for key, name in changes])
+    counts = run.export({key: [f"{HERE}:{name}"] for key, name in changes})
     assert counts
+    assert run.to_datasets("lengths")["train"].num_rows == counts.rows["lengths"]
     assert counts.rows["lengths"] == counts.rows["preference"] > 0
-    assert verify(RunDir(tmp_path)).faults == ()
+    assert verify(RunDir(tmp_path)).defects == ()

@@ -326,7 +326,7 @@ def many(n: int, size: int) -> list[Record]:
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
-    n, size = 400, 20_000
+    n, size = 200, 20_000
     export(many(n, size), manifest(), Config(), tmp_path / "data", rows_per_group=5)
     write(tmp_path / "data", "axolotl-dpo", tmp_path / "out")
     tracemalloc.start()

@@ -25,6 +25,7 @@ from sdsd.models import weights
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [
     pytest.mark.train,
+    pytest.mark.xdist_group("train"),  # they share a model
     # TRL 1.16 still goes by the names that transformers 5.24 deprecates.
     pytest.mark.filterwarnings("ignore:`(is_)?gradient_checkpointing` is deprecated:FutureWarning"),
 ]
@@ -54,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out=tmp_path_factory.mktemp("run") / "run",
         models={"default": sdsd.ScriptedModel()},
     )
-    assert made.accepted > 6
+    assert made.status().pairs > 6
     return made.path
 
 
@@ -99,6 +100,7 @@ def change(model: Any, saved: Path | str) -> float:
 # -- the scripts, on the whole model -------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_sft_script_learns_from_a_run(
     run: Path, training: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,6 +113,7 @@ def test_the_sft_script_learns_from_a_run(
     assert change(trainer.model, tmp_path) == 0
 
 
+@pytest.mark.slow
 def test_the_dpo_script_learns_from_a_run(
     run: Path, training: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -299,6 +302,7 @@ def test_every_pair_is_in_one_batch_and_batches_are_alike(
         assert sum(one.multi.tokens for one in batch) <= sum(sizes) / steps + max(sizes)
 
 
+@pytest.mark.slow
 def test_its_loss_is_that_of_trl(
     run: Path, training: Any, versus: Any, tiny: str, tmp_path: Path
 ) -> None:
@@ -323,6 +327,7 @@ def test_its_loss_is_that_of_trl(
     assert fmean(s.right for s in scores) == pytest.approx(theirs["eval_rewards/accuracies"])
 
 
+@pytest.mark.slow
 def test_the_comparison_from_end_to_end(
     run: Path, training: Any, versus: Any, tiny: str, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -339,7 +344,7 @@ def test_the_comparison_from_end_to_end(
         assert len(values) == len({s.dialogue for s in seeds[0]})
         assert max(values) < math.log(2), (arm, form)
         assert any(line.startswith(f"| {arm} | ") for line in table)
-    gap = re.match(r"\| multi less single \| (-?\d\.\d+) \[", table[-1])
+    gap = re.match(r"\| multi minus single \| (-?\d\.\d+) \[", table[-1])
     assert gap is not None
     means = [fmean(versus.by_dialogue(found[arm, "multi"], "loss")) for arm in ("multi", "single")]
     assert float(gap.group(1)) == pytest.approx(means[0] - means[1], abs=6e-4)

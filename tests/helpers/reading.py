@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -14,8 +15,13 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in found}
 
 
-# `datasets` and what it pulls in warn about themselves; that is theirs to mend.
-third_party = pytest.mark.filterwarnings("ignore")
+Test = TypeVar("Test", bound=Callable[..., Any])
+
+
+def third_party(test: Test) -> Test:
+    """Mark a test that reads with `datasets`, which warns about its own dependencies."""
+    marked: Test = pytest.mark.e2e(pytest.mark.filterwarnings("ignore")(test))
+    return marked
 
 
 def load(folder: Path, tmp_path: Path, *name: str, **options: Any) -> Any:

@@ -17,13 +17,12 @@ from sdsd.errors import WeightsError
 from sdsd.models import llamacpp, weights
 from sdsd.models.openai_server import HttpModel
 from sdsd.runs.events import Called, Event
-from sdsd.runs.runner import Result
-from sdsd.runs.status import find
-from sdsd.runs.verify import verify
+from sdsd.runs.run import Run
 from sdsd.types import Completion, Message, Request
 
 pytestmark = [
     pytest.mark.engine,
+    pytest.mark.xdist_group("engine"),  # they share a server
     pytest.mark.skipif(os.environ.get("SDSD_TEST_ENGINE") == "0", reason="SDSD_TEST_ENGINE=0"),
 ]
 
@@ -94,15 +93,15 @@ async def test_a_prompt_beyond_the_context_is_refused_not_retried(base_url: str)
 def test_a_whole_run_then_again_then_verified(tmp_path: Path) -> None:
     calls: list[Event] = []
     first = run(SMALL, out=tmp_path / "run", on_event=calls.append)
-    assert first.done == first.n == 2
+    assert len(first) == first.status().n == 2
     assert sum(isinstance(event, Called) for event in calls) >= 2
     assert (first.path / "report.html").read_text("utf-8").startswith("<!DOCTYPE html>")
     calls.clear()
-    again: Result = run(SMALL, out=tmp_path / "run", on_event=calls.append)
-    assert again.outcomes == first.outcomes
+    again: Run = run(SMALL, out=tmp_path / "run", on_event=calls.append)
+    assert again.status().outcomes == first.status().outcomes
     assert not [event for event in calls if isinstance(event, Called)]
-    checked = verify(find(first.path))
-    assert (checked.records, checked.faults) == (2, ())
+    checked = first.verify()
+    assert (checked.records, checked.defects) == (2, ())
 
 
 @pytest.mark.parametrize("content", [b"GGUF" + b"\x00" * 4096, b"GGUF\x03\x00\x00\x00rubbish"])

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from sdsd import ScriptedModel, run
 from sdsd.config import load
@@ -16,7 +17,7 @@ from sdsd.runs.journal import Journal
 from sdsd.runs.verify import verify
 from sdsd.types import Completion, Principle, Record, Refusal, Request, Turn, Verdict
 
-EXAMPLES = Path(__file__).parents[1] / "examples" / "parts"
+EXAMPLES = Path(__file__).parents[2] / "examples" / "parts"
 HONEST = Principle("honest", "The assistant should be honest.", "family", "category")
 TURN = Turn((), "Just trust me.")
 
@@ -30,7 +31,7 @@ def records(folder: Path, yaml: str, n: int = 12) -> list[Record]:
     for size in (n // 2, n):
         run(folder / "my.yaml", n=size, out=folder / "run", models=models)
     replay = verify(RunDir(folder / "run"))
-    assert not replay.faults
+    assert not replay.defects
     with Journal(RunDir(folder / "run").journal, readonly=True) as journal:
         return list(journal.records())
 
@@ -75,6 +76,18 @@ def test_a_pipeline_is_a_function(folder: Path) -> None:
     assert {record.outcome for record in made} == {"filtered"}
     assert {record.rule for record in made} == {"no_violation", "not_revised"}
     assert all(record.extra["words"] > 0 for record in made)
+
+
+def test_a_part_that_has_changed_is_named(folder: Path) -> None:
+    records(folder, 'critique: {critics: {trust: {use: "keyword_critic:blind_trust"}}}\n', 4)
+    rundir = RunDir(folder / "run")
+    manifest = rundir.manifest()
+    assert manifest is not None
+    assert manifest.parts.keys() == {"keyword_critic:blind_trust"}
+    rundir.remember(replace(manifest, parts={"keyword_critic:blind_trust": "0123456789abcdef"}))
+    (warning,) = verify(rundir).warnings
+    said = "`keyword_critic:blind_trust` has changed since this run began (version 0123456789ab"
+    assert warning.startswith(said)
 
 
 # -- what local critics may return, and how they fail ----------------------------------------

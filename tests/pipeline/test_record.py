@@ -22,9 +22,9 @@ from sdsd.models.scripted import CHATML, ScriptedModel
 from sdsd.pipeline.method import PROMPTS, Method
 from sdsd.pipeline.prompts import load_prompt
 from sdsd.pipeline.record import make_record
-from sdsd.runs.ask import Ask, Call
+from sdsd.runs.ask import Ask
 from sdsd.runs.journal import stage_of
-from sdsd.runs.runner import require_some
+from sdsd.runs.middleware import Call
 from sdsd.scenarios import catalogue
 from sdsd.scenarios.sampler import Scenarios
 from sdsd.types import (
@@ -293,12 +293,12 @@ async def test_the_packaged_prompts_and_the_scripted_model_make_records(
 def test_a_model_that_writes_nothing_of_use_is_named(tmp_path: Path, reply: str) -> None:
     nonsense = ScriptedModel(lambda request, seed: reply)
     result = run(n=2, out=tmp_path / "run", models={"default": nonsense})
-    assert result.outcomes == {"failed": 2}
+    assert result.status().outcomes == {"failed": 2}
     assert all(r.failure and r.failure.raw == reply for r in result.records())
     with pytest.raises(ModelError, match=r"all 2 dialogues failed, the first at plan: unparse"):
-        require_some(result)
+        result.require_some()
     usual = run(n=2, out=tmp_path / "usual", models={"default": ScriptedModel()})
-    require_some(usual)
+    usual.require_some()
 
 
 # -- the plan against the talk -------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sdsd.config import CritiqueConfig, DialogueConfig, PlanConfig, ReviseConfig
+from sdsd.config import TOP_P, CritiqueConfig, DialogueConfig, PlanConfig, ReviseConfig
 from sdsd.errors import StageFailed, Stopped
 from sdsd.models.scripted import CHATML
 from sdsd.pipeline.critique import Panel, review_messages
@@ -140,12 +140,12 @@ FORM = "PERSON: Ann\nSTEP 1: a\nSTEP 2: b\nSTEP 3: c\nSTEP 4: d\nSLIP: e"
 
 async def test_plan_is_asked_for_with_everything_the_scenario_says() -> None:
     door = Door({"plan": FORM})
-    config = PlanConfig(max_tokens=99, temperature=0.25, top_p=0.5)
+    config = PlanConfig(max_tokens=99, temperature=0.25)
     made = await write_plan(SCENARIO, door, config, load_prompt("plan"), 3, DIRECT)
     assert made.steps == ("a", "b", "c")  # as many as the scenario has exchanges
     request = door.requests["plan"]
     assert (request.role, request.max_tokens) == ("planner", 99)
-    assert (request.temperature, request.top_p) == (0.25, 0.5)
+    assert (request.temperature, request.top_p) == (0.25, TOP_P)
     said = request.messages[-1].content
     for text in (SCENARIO.domain, SCENARIO.subarea, SCENARIO.goal.text, HONEST.text, CAREFUL.text):
         assert text in said
@@ -626,8 +626,8 @@ async def test_a_verdict_that_fails_leaves_none_unasked(
             raise replies[step]
         return await door(step, request)
 
+    panel = Panel(CritiqueConfig(), load_prompt("review"), 1, concurrent=concurrent)
     with pytest.raises((StageFailed, Stopped), match=raised):
-        panel = Panel(CritiqueConfig(), load_prompt("review"), 1, concurrent=concurrent)
         await judge_turn(CASE, FOUR, ask, "critique", panel, "majority")
     assert sorted(door.requests) == [f"critique/{k}" for k in range(1, 5)]
 

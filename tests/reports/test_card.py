@@ -16,8 +16,10 @@ from sdsd.dataset.export import Counts, SplitCount, export
 from sdsd.dataset.views import VIEWS
 from sdsd.reports.card import card
 from sdsd.reports.card_charts import plots
+from sdsd.reports.html import comparison, report
+from sdsd.reports.metrics.comparison import compare
 from sdsd.reports.metrics.figures import Figures
-from sdsd.types import ROLES, Record
+from sdsd.types import ROLES, Candidate, Record
 from tests.factories.records import (
     BROKEN,
     MODELS,
@@ -95,8 +97,8 @@ def test_every_split_is_named_with_its_files() -> None:
     assert "| view | rows | train | test | content |" in body
     assert "| preference | 1,200 | 1,000 | 200 | One row" in body
     assert "| dialogues | 1,200 | 1,200 |  | One row" in body
-    assert "no topic is in two of them" in body
-    assert "no topic is in two of them" not in made()[1]
+    assert "no topic occurs in two splits" in body
+    assert "no topic occurs in two splits" not in made()[1]
 
 
 @third_party
@@ -138,8 +140,8 @@ def test_the_card_of_a_run_without_records(tmp_path: Path) -> None:
     found = export([], manifest(), Config(), tmp_path)
     head, body = made(found=found, seen=figures([]))
     assert head["configs"] == head["dataset_info"] == []
-    assert "| confirmed violations, of dialogues judged | no data |" in body
-    assert "No turn was judged." in body
+    assert "| dialogues with a confirmed violation, of those judged | no data |" in body
+    assert "No reply was judged." in body
 
 
 # --- the body -------------------------------------------------------------------------------------
@@ -147,11 +149,14 @@ def test_the_card_of_a_run_without_records(tmp_path: Path) -> None:
 
 def test_the_body_counts_and_warns() -> None:
     _, body = made()
-    assert "break principles on purpose" in body
+    assert "violate principles on purpose" in body
     assert "| preference | 1,200 |" in body
-    assert "| accepted | 3 | 42.9% |" in body
+    assert "| Accepted | 3 | 42.9% |" in body
     assert "| filtered | no\\_violation | 1 |" in body
-    assert "| confirmed violations, of dialogues judged | 80.0% (4 of 5; 95% interval" in body
+    assert (
+        "| dialogues with a confirmed violation, of those judged | 80.0% (4 of 5; 95% interval"
+        in body
+    )
     assert "`rejected`" in body
     assert "DPOTrainer" in body
     assert "| The assistant should not lie. | no-lies | 5 | 4 |" in body
@@ -183,7 +188,7 @@ def test_the_licence_is_claimed_only_where_it_is_known(
     assert all(name.replace("_", "\\_") in section for name in models.values())
     assert ("terms of those who provide" in section) == (licence == "other")
     assert ("terms of the models" in body) == (licence == "other")
-    assert ("begins with other data" in section) == ("source" in source)
+    assert ("based on other data" in section) == ("source" in source)
 
 
 def test_the_card_shows_settings_but_no_secrets() -> None:
@@ -216,10 +221,10 @@ def test_the_card_shows_settings_but_no_secrets() -> None:
     assert "internal" not in body
     assert "Rechecking was switched off" in body
     assert (
-        "without `models.default.extra_body.token`, `catalogue.goals`, strategies of its own, "
-        "`targets`, the addresses of servers, which its maker has"
+        "lacks `models.default.extra_body.token`, `catalogue.goals`, strategies of its own, "
+        "`targets`, the addresses of servers: add them first."
     ) in body
-    assert "which its maker has" not in made()[1]
+    assert "add them first" not in made()[1]
 
 
 def test_a_balanced_set_is_not_called_unbalanced() -> None:
@@ -237,6 +242,46 @@ def test_text_of_others_cannot_become_markup() -> None:
     assert head["pretty_name"].startswith("Dialogues")
     assert body.encode()
     assert "it judges what it wrote itself" in body
+
+
+# --- pairs ---------------------------------------------------------------------------------------
+
+
+def test_every_page_counts_verified_pairs_and_accepted_dialogues_alike() -> None:
+    """A dialogue with several candidates may have several pairs."""
+    clean = accepted(0).revisions[-1].recheck
+    assert clean is not None
+    several = tuple(Candidate(f"Bread rises {k}.", clean) for k in range(3))
+    records = [msgspec.structs.replace(accepted(0), candidates=several), *FEW[1:]]
+    pairs = sum(len(record.pairs) for record in records)
+    dialogues = sum(bool(record.pairs) for record in records)
+    assert (pairs, dialogues) == (6, 3)
+    found = figures(records)
+    assert (found.pairs, found.accepted.k) == (pairs, dialogues)
+    assert sum(found.kinds.values()) == pairs
+    _, body = made(seen=found)
+    assert "| verified pairs | 6 |" in body
+    assert "| accepted dialogues, of finished scenarios | 42.9% (3 of 7;" in body
+    page = report.render(found, manifest(), Config(), [])
+    assert "<h1>6 dialogues, 6 verified pairs</h1>" in page
+    assert "in 3 accepted dialogues" in page
+    compared = compare({"one": found, "other": found})
+    assert [each.pairs for each in compared.runs.values()] == [pairs, pairs]
+    assert compared.measure("share", "yield").proportions[0].k == dialogues
+    row = "<td>one</td><td>7</td><td>43% <small>3/7</small></td><td>6</td>"
+    assert row in comparison.render(compared)
+
+
+def test_nothing_is_loaded_from_a_view_without_rows() -> None:
+    rows = dict.fromkeys(VIEWS, 0)
+    _, body = made(found=counts(rows=rows, splits={view: {} for view in VIEWS}))
+    assert "load_dataset" not in body
+    assert "nothing to load yet" in body
+    found: dict[str, dict[str, SplitCount]] = {view: {} for view in VIEWS}
+    found |= {"dialogues": {"test": SplitCount(3, 1)}}
+    _, body = made(found=counts(rows=rows | {"dialogues": 3}, splits=found))
+    assert 'load_dataset("HERE", "dialogues", split="test")' in body
+    assert "DPOTrainer" not in body
 
 
 # --- plots ----------------------------------------------------------------------------------------

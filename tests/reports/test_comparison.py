@@ -1,4 +1,4 @@
-"""Two runs held against each other: what differs, how surely, and a page that stays whole."""
+"""Two independent runs compared: what differs, how surely, and a page that stays complete."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sdsd.config import Config, load
-from sdsd.reports.html.comparison_page import render, to_json
-from sdsd.reports.metrics.comparison import Contrast, Gap, RunComparison, compare_runs
+from sdsd.errors import SdsdError
+from sdsd.reports.html.comparison import render
+from sdsd.reports.metrics.comparison import Change, Comparison, Group, Measure, compare, to_json
 from sdsd.reports.metrics.figures import Figures, collect
-from sdsd.reports.rates import rate
 from sdsd.types import Record
 from tests.factories.numbered import CONFIG, DOMAINS, PRINCIPLES, failed, mixed, record
 from tests.helpers.html import HOSTILE, Page
@@ -34,58 +34,79 @@ def accepted(n: int, of: int, strategy: str = "direct") -> list[Record]:
     return [replace(r, scenario=replace(r.scenario, strategy=strategy)) for r in made]
 
 
-def share(comparison: RunComparison, name: str) -> Contrast:
-    return next(contrast for contrast in comparison.shares if contrast.name == name)
+def compare_runs(a: Figures, b: Figures) -> Comparison:
+    return compare({"before": a, "after": b})
+
+
+def change(comparison: Comparison, group: Group, name: str) -> Change | None:
+    (found,) = comparison.measure(group, name).changes
+    return found
+
+
+def grouped(comparison: Comparison, group: Group) -> list[Measure]:
+    return [m for m in comparison.measures if m.group == group]
 
 
 def test_a_run_does_not_differ_from_itself() -> None:
-    found = compare_runs(run(mixed()), run(mixed()), (CONFIG, CONFIG))
-    for contrast in (*found.shares, *found.strategies, *found.categories, *found.flags):
-        assert contrast.a == contrast.b
-        if contrast.difference:
-            assert contrast.difference.value == 0
-            assert contrast.difference.low <= 0 <= (contrast.difference.high or 0)
-    assert all(gap.change is None or gap.change.value in (0, 1) for gap in found.costs)
-    assert all(gap.a == gap.b for gap in found.means)
-    assert found.changes == {}
+    runs = {"a": run(mixed()), "b": run(mixed())}
+    found = compare(runs, {"a": CONFIG, "b": CONFIG})
+    assert not found.paired
+    for measure in found.measures:
+        assert measure.values[0] == measure.values[1]
+        (same,) = measure.changes
+        none = 1 if measure.group == "cost" else 0
+        if same:
+            assert (same.value, same.clear) == (none, False)
+            if same.interval:
+                assert same.interval.low <= none <= same.interval.high
+    assert found.settings == {}
 
 
 def test_a_large_difference_is_told_from_none() -> None:
     found = compare_runs(run(accepted(20, 100)), run(accepted(80, 100)))
-    yields = share(found, "yield").difference
+    yields = change(found, "share", "yield")
     assert yields is not None
+    assert yields.interval is not None
     assert yields.value == pytest.approx(0.6)
-    assert 0.4 < yields.low < 0.6 < (yields.high or 0) < 0.8
-    failures = share(found, "failed").difference
+    assert 0.4 < yields.interval.low < 0.6 < yields.interval.high < 0.8
+    assert (yields.clear, yields.n, yields.paired) == (True, 100, False)
+    failures = change(found, "share", "failed")
     assert failures is not None
     assert failures.value == 0
-    tokens = next(gap for gap in found.costs if gap.name == "tokens")
-    assert tokens.change is not None
-    assert tokens.change.value == pytest.approx(0.25)
-    assert tokens.change.low < 0.25 < (tokens.change.high or 0) < 1
+    tokens = change(found, "cost", "tokens")
+    assert tokens is not None
+    assert tokens.interval is not None
+    assert tokens.value == pytest.approx(0.25)
+    assert tokens.interval.low < 0.25 < tokens.interval.high < 1
+    assert tokens.clear
 
 
 def test_the_sides_swap() -> None:
     a, b = run(accepted(9, 40)), run([*accepted(20, 50), failed(60)])
     there, back = compare_runs(a, b), compare_runs(b, a)
-    for x, y in zip(there.shares, back.shares, strict=True):
-        assert (x.difference is None) == (y.difference is None)
-        if x.difference and y.difference:
-            assert x.difference.value == pytest.approx(-y.difference.value)
-            assert x.difference.low == pytest.approx(-(y.difference.high or 0))
-    for p, q in zip(there.costs, back.costs, strict=True):
-        if p.change and q.change:
-            assert p.change.low == pytest.approx(1 / (q.change.high or 1))
+    for measure in there.measures:
+        x = change(there, measure.group, measure.name)
+        y = change(back, measure.group, measure.name)
+        assert (x is None) == (y is None)
+        if not (x and y and x.interval and y.interval):
+            continue
+        if measure.group == "cost":
+            assert x.interval.low == pytest.approx(1 / y.interval.high)
+        else:
+            assert x.value == pytest.approx(-y.value)
+            assert x.interval.low == pytest.approx(-y.interval.high)
 
 
-def test_only_what_both_have_is_held_against_each_other() -> None:
+def test_only_what_both_have_is_compared() -> None:
     a = run([*accepted(3, 6), *accepted(2, 4, "subtle")])
     b = run([*accepted(3, 6), *accepted(2, 4, "persona")])
-    assert [c.name for c in compare_runs(a, b).strategies] == ["direct"]
+    strategies = grouped(compare_runs(a, b), "strategy")
+    assert [m.name for m in strategies if m.changes[0]] == ["direct"]
+    assert {m.name for m in strategies} == {"direct", "subtle", "persona"}
     none = compare_runs(run([]), run(mixed()))
-    assert share(none, "yield").difference is None
-    assert none.strategies == ()
-    assert next(gap for gap in none.costs if gap.name == "tokens").a is None
+    assert change(none, "share", "yield") is None
+    assert not any(m.changes[0] for m in grouped(none, "strategy"))
+    assert none.measure("cost", "tokens").values[0] is None
 
 
 def test_words_are_compared_with_their_errors() -> None:
@@ -109,12 +130,13 @@ def test_words_are_compared_with_their_errors() -> None:
         return run(made)
 
     found = compare_runs(wordy(3_000), wordy(300))
-    gap = next(gap for gap in found.distinct if gap.name == "user/1")
-    assert gap.change is not None
-    assert gap.change.high is not None
-    assert gap.change.low < gap.change.value < gap.change.high < 0
-    assert all(gap.change is None for gap in found.distinct if gap.name.startswith("agent"))
-    assert "Agent, 2" in Page(render(found, "a", "b")).text
+    gap = change(found, "distinct", "user/1")
+    assert gap is not None
+    assert gap.interval is not None
+    assert gap.interval.low < gap.value < gap.interval.high < 0
+    agent = [m.changes[0] for m in grouped(found, "distinct") if m.name.startswith("agent")]
+    assert all(x is None or x.interval is None for x in agent)
+    assert "Agent turns, 2 words" in Page(render(found)).text
 
 
 def test_what_was_set_is_named_without_how_it_was_run() -> None:
@@ -122,15 +144,20 @@ def test_what_was_set_is_named_without_how_it_was_run() -> None:
     other = load(
         {"n": 9, "scenarios": {"strategies": ["subtle"]}, "models": {"default": {"parallel": 3}}}
     )
-    found = compare_runs(run(mixed()), run(mixed()), (one, other))
-    assert found.changes == {"scenarios.strategies": (("direct",), ("subtle",))}
-    assert "scenarios.strategies" in Page(render(found, "a", "b")).text
+    found = compare({"a": run(mixed()), "b": run(mixed())}, {"a": one, "b": other})
+    assert found.settings == {"scenarios.strategies": (("direct",), ("subtle",))}
+    assert "scenarios.strategies" in Page(render(found)).text
 
 
 def test_figures_go_to_json() -> None:
-    found = compare_runs(run(mixed()), run(accepted(3, 9)), (CONFIG, CONFIG))
-    again = msgspec.json.decode(to_json(found), type=RunComparison)
+    found = compare_runs(run(mixed()), run(accepted(3, 9)))
+    again = msgspec.json.decode(to_json(found), type=Comparison)
     assert again == found
+
+
+def test_nothing_to_compare_is_refused() -> None:
+    with pytest.raises(SdsdError, match="at least one"):
+        compare({})
 
 
 # -- the page ------------------------------------------------------------------------------
@@ -140,34 +167,39 @@ RUNS: tuple[list[Record], ...] = ([], mixed(), accepted(9, 40), [failed(1)], acc
 
 @pytest.mark.parametrize(("a", "b"), list(product(range(len(RUNS)), repeat=2)))
 def test_every_two_runs_make_a_page(a: int, b: int) -> None:
-    read = Page(render(compare_runs(run(RUNS[a]), run(RUNS[b])), "before", "after"))
-    assert "after against before" in read.text
+    read = Page(render(compare_runs(run(RUNS[a]), run(RUNS[b]))))
+    assert "after compared with before" in read.text
     assert "nan" not in read.text.split()
 
 
 def test_a_clear_difference_is_coloured_and_a_doubtful_one_grey() -> None:
-    clear = render(compare_runs(run(accepted(20, 100)), run(accepted(80, 100))), "a", "b")
+    clear = render(compare_runs(run(accepted(20, 100)), run(accepted(80, 100))))
     assert 'class="whisker t-a"' in clear
     assert "+60.0" in Page(clear).text
-    doubtful = render(compare_runs(run(accepted(10, 30)), run(accepted(11, 30))), "a", "b")
+    doubtful = render(compare_runs(run(accepted(10, 30)), run(accepted(11, 30))))
     assert 'class="whisker t-a"' not in doubtful
     assert "may be chance" in Page(doubtful).text
-    few = render(compare_runs(run(accepted(1, 3)), run(accepted(3, 3))), "a", "b")
+    few = render(compare_runs(run(accepted(1, 3)), run(accepted(3, 3))))
     assert "too few to tell" in Page(few).text
 
 
-def test_two_runs_of_one_name_are_told_apart() -> None:
-    text = Page(render(compare_runs(run(mixed()), run(mixed())), "run", "run")).text
-    assert "run (second) against run (first)" in text
+def test_prices_and_warnings_are_compared() -> None:
+    def priced(each: float) -> Figures:
+        figures = run([*accepted(20, 40), echo(41)])
+        return replace(figures, pair_cost=replace(figures.pair_cost, money=each))
 
-
-def test_prices_and_flags_are_compared() -> None:
-    base = compare_runs(run(accepted(20, 40)), run(accepted(20, 40)))
-    money = tuple(Gap("money", 0.5, 0.25) if g.name == "money" else g for g in base.costs)
-    flags = (Contrast("echo", rate(1, 40), rate(20, 40), None),)
-    text = Page(render(replace(base, costs=money, flags=flags), "a", "b")).text
+    text = Page(render(compare_runs(priced(0.5), priced(0.25)))).text
     assert "× 0.50" in text
     assert "echo" in text
+
+
+def echo(i: int) -> Record:
+    """A dialogue whose agent repeats itself."""
+    base = record(i)
+    assert base.dialogue is not None
+    said = "It is a long way from here to the old harbour, and the last bus has left already."
+    turns = tuple(replace(m, content=said) for m in base.dialogue.messages)
+    return replace(base, dialogue=replace(base.dialogue, messages=turns))
 
 
 @settings(max_examples=40)
@@ -175,15 +207,15 @@ def test_prices_and_flags_are_compared() -> None:
 def test_hostile_names_stay_text(bad: str, worse: str) -> None:
     records = [record(i, "vc", say=lambda _: bad) for i in range(20)]
     figures = run([replace(r, scenario=replace(r.scenario, strategy=bad)) for r in records])
-    changed = replace(compare_runs(figures, figures), changes={bad: (worse, None)})
-    html = render(changed, bad, worse)
+    found = compare({bad: figures, f"{worse} ": figures, "third": figures})
+    html = render(replace(found, settings={bad: (worse, None, bad)}))
     assert "<script" not in html
     html.encode()
     Page(html)
 
 
 def test_the_page_needs_nothing_and_runs_nothing() -> None:
-    html = render(compare_runs(run(mixed()), run(accepted(9, 40))), "a", "b")
+    html = render(compare_runs(run(mixed()), run(accepted(9, 40))))
     outside = ("<script", "src=", "href=", "url(", "@import", "http:")
     assert not any(word in html for word in outside)
     assert "default-src 'none'; style-src 'unsafe-inline'" in html

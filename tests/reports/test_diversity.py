@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sdsd.config import Config, load
-from sdsd.reports.html import audit, charts
+from sdsd.reports.html import charts
 from sdsd.reports.html.report import render
 from sdsd.reports.metrics import bias
 from sdsd.reports.metrics.bias import STEP, BiasTally, third_of_change, third_of_quote
@@ -22,7 +22,7 @@ from sdsd.reports.metrics.diversity import BLOCK, SAMPLE, Distinct, Diversity, D
 from sdsd.reports.metrics.figures import Figures, collect
 from sdsd.reports.metrics.principles import by_category
 from sdsd.reports.metrics.votes import Votes
-from sdsd.reports.rates import Ratio, difference, rate
+from sdsd.reports.stats import Ratio, difference, proportion
 from sdsd.types import Candidate, Critique, Dialogue, Message, Record, StageUsage, Verdict
 from tests.factories.numbered import CONFIG, DOMAINS, MANIFEST, PRINCIPLES, failed, record
 from tests.helpers.html import HOSTILE, Page
@@ -45,7 +45,7 @@ def diverse(dialogues: list[Dialogue], threshold: float = 0.7) -> Diversity:
     tally = DiversityTally(threshold)
     for k, dialogue in enumerate(dialogues):
         tally.add(str(k), dialogue)
-    return tally.found()
+    return tally.result()
 
 
 # -- words ---------------------------------------------------------------------------------
@@ -117,7 +117,7 @@ def test_only_the_first_dialogues_are_read() -> None:
     tally = DiversityTally(0.7)
     for k in range(SAMPLE + 5):
         tally.add(str(k), talk(f"number {k}", "yes"))
-    found = tally.found()
+    found = tally.result()
     assert found.dialogues == SAMPLE == found.repeats.n
 
 
@@ -146,7 +146,7 @@ def spread(vectors: list[tuple[float, ...]]) -> float | None:
     tally = DiversityTally(0.7, lambda text: Vector(next(given)))
     for k in range(len(vectors)):
         tally.add(str(k), talk("a\ud800", "b"))
-    return tally.found().spread
+    return tally.result().spread
 
 
 DIRECTIONS = st.tuples(*[st.integers(-9, 9).map(float)] * 3).filter(any)
@@ -186,7 +186,7 @@ def biased(records: list[Record]) -> bias.Biases:
     tally = BiasTally()
     for each in records:
         tally.add(each)
-    return tally.found()
+    return tally.result()
 
 
 def test_length_alone_as_a_rule() -> None:
@@ -295,7 +295,7 @@ def test_agreement_of_three_critics() -> None:
     tally = Votes()
     for claims in ((True, True, False), (False, False, False), (True, True, None)):
         tally.add(votes(*claims))
-    found = tally.found()
+    found = tally.result()
     assert found is not None
     assert {name: (r.k, r.n) for name, r in found.claims.items()} == {
         "critic-0": (2, 3),
@@ -313,9 +313,9 @@ def test_agreement_of_three_critics() -> None:
 
 def test_one_critic_agrees_with_nobody() -> None:
     tally = Votes()
-    assert tally.found() is None
+    assert tally.result() is None
     tally.add(votes(True))
-    assert tally.found() is None
+    assert tally.result() is None
 
 
 # -- cost ----------------------------------------------------------------------------------
@@ -326,15 +326,15 @@ def test_cost_of_a_pair() -> None:
     use = {"plan": StageUsage(1, 100, 40, 20, 1.5), "turn": StageUsage(4, 400, 380, 80, 3.0)}
     tally.add(replace(record(), usage=use))
     tally.add(replace(record(1, "cc", "filtered", "no_violation", revisions=0), usage=use))
-    found = tally.found(3.0)
+    found = tally.result(3.0)
     assert found.calls is not None
     assert found.tokens is not None
     assert found.written is not None
     assert found.seconds is not None
     assert (found.calls.value, found.tokens.value, found.written.value) == (10, 1200, 200)
     assert (found.seconds.value, found.money) == (9.0, 3.0)
-    assert CostTally().found(5.0).tokens is None
-    assert CostTally().found(5.0).money is None
+    assert CostTally().result(5.0).tokens is None
+    assert CostTally().result(5.0).money is None
 
 
 @settings(max_examples=30)
@@ -377,12 +377,12 @@ def test_the_interval_of_a_ratio_covers_the_truth() -> None:
 def test_newcombes_examples(
     a: tuple[int, int], b: tuple[int, int], low: float, high: float
 ) -> None:
-    found = difference(rate(*b), rate(*a))
+    found = difference(proportion(*b), proportion(*a))
     assert found is not None
     assert (found.low, found.high) == pytest.approx((low, high), abs=1e-4)
 
 
-SHARE = st.integers(0, 60).flatmap(lambda n: st.integers(0, n).map(lambda k: rate(k, n)))
+SHARE = st.integers(0, 60).flatmap(lambda n: st.integers(0, n).map(lambda k: proportion(k, n)))
 
 
 @given(SHARE, SHARE)
@@ -415,9 +415,9 @@ def test_cells_add_up_to_the_principles_and_the_categories() -> None:
 
 def test_flags_that_are_counted_already_are_not_counted_again() -> None:
     given_ = {"echo": 3}
-    assert run([record()], flagged=given_).flags == given_
-    assert run([record()], flagged={}).flags == {}
-    assert run([with_turns("AGENT: the last", "the last")]).flags != {}
+    assert run([record()], warnings=given_).warnings == given_
+    assert run([record()], warnings={}).warnings == {}
+    assert run([with_turns("AGENT: the last", "the last")]).warnings != {}
 
 
 def test_an_embedding_model_is_asked_for_every_dialogue() -> None:
@@ -450,18 +450,18 @@ def test_a_run_of_some_size_has_every_section() -> None:
     ]
     read = page(records, {"duplicate_near": 3, "echo": 2, "doubt_lost_facts": 1})
     for said in (
-        "Where violations are",
+        "Where violations occur",
         "All 30 principles",
         "cells with 10 judgements or more",
-        "Length of chosen and rejected",
-        "would be right in",
-        "Place of the violation",
-        "Agreement of the critics",
+        "Length bias",
+        "turn finds the chosen one in",
+        "Position of the violation",
+        "Agreement between critics",
         "Diversity",
         "could you tell",
-        "What cleaning left out",
+        "Removed by cleaning",
         "doubt lost facts: 1",
-        "tokens a verified pair",
+        "tokens per verified pair",
         "pip install 'sdsd[semantic]'",
     ):
         assert said in read.text, said
@@ -470,10 +470,10 @@ def test_a_run_of_some_size_has_every_section() -> None:
 def test_a_small_run_says_what_it_cannot_say() -> None:
     read = page([record(0), record(2)])
     assert "too few to tell cells apart" in read.text
-    assert "Too few pairs to say what length alone would tell" in read.text
+    assert "Too few pairs to tell whether length alone reveals" in read.text
     assert "too few words" in read.text
-    assert "What cleaning left out" not in read.text
-    assert "Agreement of the critics" not in read.text
+    assert "Removed by cleaning" not in read.text
+    assert "Agreement between critics" not in read.text
 
 
 def test_strategies_and_exchanges_are_drawn_where_there_are_several() -> None:
@@ -486,41 +486,40 @@ def test_strategies_and_exchanges_are_drawn_where_there_are_several() -> None:
         records.append(replace(base, scenario=scenario, dialogue=dialogue))
     unjudged = replace(failed(60), scenario=replace(failed(60).scenario, strategy="persona"))
     read = page([*records, unjudged])
-    assert "took the shorter turn, would be right in 100% of 60 pairs" in read.text
-    assert "Violations confirmed in exchange 2: 30 of 30" in read.text
-    assert "Verified pairs, of all scenarios, by strategy subtle: 30 of 30" in read.text
-    assert "by strategy persona: none of none" in read.text
+    assert "Picking the shorter turn finds the chosen one in 100% of 60 pairs" in read.text
+    assert "Confirmed violations in exchange 2: 30 of 30" in read.text
+    assert "Accepted dialogues with strategy subtle: 30 of 30" in read.text
+    assert "with strategy persona: nothing observed" in read.text
 
 
 def test_a_run_without_pairs_or_violations() -> None:
     records = [record(i, "cc", "filtered", "no_violation", revisions=0) for i in range(3)]
     read = page(records)
-    assert "Where violations are" not in read.text
-    assert "Length of chosen" not in read.text
+    assert "Where violations occur" not in read.text
+    assert "Length bias" not in read.text
     broken = [record(i, "vc", "filtered", "not_repaired") for i in range(3)]
     assert "No verified pair yet." in page(broken).text
 
 
 def test_the_price_of_a_pair_stands_in_the_headline() -> None:
     found = run([record(0), record(1)])
-    note = "5 calls, 4.5 s of model time"
-    assert audit.pair_cost(found) == ("600", "tokens a verified pair", note)
+    text = Page(render(found, MANIFEST, CONFIG, [])).text
+    assert "600tokens per verified pair5 calls, 4.5 s of model time" in text
     paid = replace(found, pair_cost=replace(found.pair_cost, money=0.25))
-    tile = audit.pair_cost(paid)
-    assert tile is not None
-    assert tile[0] == "0.2500"
-    assert audit.pair_cost(run([])) is None
+    text = Page(render(paid, MANIFEST, CONFIG, [])).text
+    assert "0.2500cost per verified pair600 tokens, 5 calls, 4.5 s of model time" in text
+    assert "per verified pair" not in Page(render(run([]), MANIFEST, CONFIG, [])).text
 
 
 def test_repetitions_and_meaning_in_words() -> None:
     said = [chatter(random.Random(6), 60), "yes it is"]
     same = [replace(record(i), dialogue=talk(*said)) for i in range(30)]
     found = run(same, load({"export": {"duplicates": {"near": 0.8}}}), embed=lambda _: Vector((1,)))
-    text = Page(audit.diversity(found)).text
+    text = Page(render(found, MANIFEST, CONFIG, [])).text
     assert "29 of 30 (97%" in text
     assert "80% or more" in text
     assert "the largest group has 100%" in text
-    assert "lie 0.00 apart" in text
+    assert "distance in meaning between two dialogues is 0.00" in text
 
 
 @settings(max_examples=40)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from html.parser import HTMLParser
 
 import msgspec
 import pytest
 
+from sdsd.config import Config
 from sdsd.errors import SdsdError
-from sdsd.reports.html.experiment_page import render, to_json
-from sdsd.reports.metrics.arms import Comparison, Paired, compare
+from sdsd.reports.html.comparison import render
+from sdsd.reports.metrics.comparison import Change, Comparison, Group, Pairing, compare, to_json
+from sdsd.reports.metrics.figures import collect
 from sdsd.types import (
     Candidate,
     Critique,
@@ -83,8 +85,20 @@ def failed(i: int) -> Record:
     return Record(scenario(i), "failed", failure=Failure("plan/retry/1", "unparseable"), usage=use)
 
 
-def paired(found: Comparison, measure: str, arm: str) -> Paired:
-    return next(p for p in found.paired if (p.measure, p.arm) == (measure, arm))
+def compare_arms(
+    arms: Mapping[str, Iterable[Record]], labels: Mapping[tuple[str, str], bool] | None = None
+) -> Comparison:
+    pairing = Pairing(labels or {})
+    figures = {
+        name: collect(pairing.through(name, records), [], Config(), (), ())
+        for name, records in arms.items()
+    }
+    return compare(figures, {}, pairing)
+
+
+def change(found: Comparison, group: Group, name: str, arm: str) -> Change | None:
+    k = list(found.runs).index(arm)
+    return found.measure(group, name).changes[k - 1]
 
 
 def experiment(n: int = 120) -> Comparison:
@@ -117,7 +131,7 @@ def experiment(n: int = 120) -> Comparison:
         "best of four, with pressure": arm(0.6, 9000, "other"),
         "second critic": arm(0.4, 4100, "one"),
     }
-    return compare(arms, labels)
+    return compare_arms(arms, labels)
 
 
 # -- counting ------------------------------------------------------------------------------
@@ -125,83 +139,96 @@ def experiment(n: int = 120) -> Comparison:
 
 def test_an_arm_is_counted() -> None:
     records = [record(0), record(1, "uc", accepted=False), failed(2), record(4, samples=2)]
-    (arm,) = compare({"only": records}).arms
+    arm = compare_arms({"only": records}).runs["only"]
     assert {step.name: step.n for step in arm.funnel} == {
         "started": 4,
         "planned": 3,
-        "held": 3,
+        "generated": 3,
         "judged": 3,
         "claimed": 3,
         "confirmed": 2,
         "revised": 2,
         "accepted": 2,
     }
-    assert arm.failures == {"plan": 1}
+    assert [(x.stage, x.n) for x in arm.failures] == [("plan", 1)]
     assert (arm.accepted.k, arm.accepted.n, arm.pairs) == (2, 4, 4)
     assert (arm.violating.k, arm.violating.n) == (2, 3)
-    assert {k: (r.k, r.n) for k, r in arm.principles.items()} == {
-        "rule-0": (2, 2),
-        "rule-1": (0, 1),
-        "rule-2": (0, 1),
-    }
-    assert {k: (r.k, r.n) for k, r in arm.categories.items()} == {
+    targeted = {p.id: (p.targeted.k, p.targeted.n) for p in arm.principles if p.targeted.n}
+    assert targeted == {"rule-0": (2, 2), "rule-1": (0, 1), "rule-2": (0, 1)}
+    assert {c.name: (c.targeted.k, c.targeted.n) for c in arm.categories} == {
         "kind-0": (2, 3),
         "kind-1": (0, 1),
     }
-    assert arm.exchanges == 1
-    assert (arm.tokens.total, arm.calls.total, arm.seconds.total) == (470, 7, 5)
-    assert arm.tokens.per_pair is not None
-    assert arm.tokens.per_pair.value == pytest.approx(470 / 4)
+    assert (arm.messages_mean - 1) / 2 == 1
+    uses = arm.stages.values()
+    assert sum(use.prompt_tokens + use.completion_tokens for use in uses) == 470
+    assert (sum(use.calls for use in uses), sum(use.seconds for use in uses)) == (7, 5)
+    assert arm.pair_cost.tokens is not None
+    assert arm.pair_cost.tokens.value == pytest.approx(470 / 4)
 
 
 def test_strategies_are_told_apart() -> None:
     records = [record(0, strategy="a"), record(1, strategy="b", accepted=False)]
-    (arm,) = compare({"only": records}).arms
-    assert {k: (r.k, r.n) for k, r in arm.strategies.items()} == {"a": (1, 1), "b": (0, 1)}
+    arm = compare_arms({"only": records}).runs["only"]
+    found = {s.name: (s.accepted.k, s.accepted.n) for s in arm.strategies}
+    assert found == {"a": (1, 1), "b": (0, 1)}
 
 
 def test_differences_are_paired_by_scenario() -> None:
     base = [record(i, tokens=100 + 1000 * i, accepted=i < 3) for i in range(9)]
     more = [record(i, tokens=140 + 1000 * i + i % 2, accepted=i < 6) for i in range(1, 12)]
-    found = compare({"base": base, "more": reversed(more)})
-    tokens, accepted = paired(found, "tokens", "more"), paired(found, "yield", "more")
+    found = compare_arms({"base": base, "more": reversed(more)})
+    assert found.paired
+    tokens = change(found, "mean", "tokens", "more")
+    accepted = change(found, "share", "yield", "more")
+    assert tokens is not None
+    assert accepted is not None
     assert (tokens.n, accepted.n) == (8, 8)  # 1 to 8 are in both
-    assert tokens.difference == pytest.approx(40.5)
+    assert tokens.value == pytest.approx(40.5)
     assert tokens.interval is not None
-    assert 40 <= tokens.interval[0] < 40.5 < tokens.interval[1] <= 41  # not the scenarios' spread
-    assert (accepted.baseline, accepted.mean) == (2 / 8, 5 / 8)
+    assert (
+        40 <= tokens.interval.low < 40.5 < tokens.interval.high <= 41
+    )  # not the scenarios' spread
+    assert accepted.value == 5 / 8 - 2 / 8
+    assert (tokens.paired, accepted.paired) == (True, True)
+    repaired = change(found, "share", "repaired", "more")
+    assert repaired is not None
+    assert not repaired.paired  # a scenario without a violation has no value
 
 
 def test_a_failure_has_a_yield_but_no_violation() -> None:
-    found = compare({"a": [record(0), failed(1)], "b": [record(0), record(1)]})
-    assert paired(found, "yield", "b").n == 2
-    assert paired(found, "violation", "b").n == 1
+    found = compare_arms({"a": [record(0), failed(1)], "b": [record(0), record(1)]})
+    yields, violating = (change(found, "share", x, "b") for x in ("yield", "violating"))
+    assert yields is not None
+    assert violating is not None
+    assert (yields.n, violating.n) == (2, 1)
 
 
 def test_nothing_shared_has_no_difference() -> None:
-    found = compare({"a": [record(0)], "b": [record(1)], "none": []})
+    found = compare_arms({"a": [record(0)], "b": [record(1)], "none": []})
     for arm in ("b", "none"):
-        none = paired(found, "tokens", arm)
-        assert (none.n, none.difference, none.interval) == (0, None, None)
-    assert "no scenario shared with the baseline" in render(found)
+        assert change(found, "mean", "tokens", arm) is None
+    assert "no scenario in common with the baseline" in render(found)
 
 
 def test_equal_arms_differ_by_nothing_without_a_made_up_interval() -> None:
-    found = compare({"a": [record(i) for i in range(5)], "b": [record(i) for i in range(5)]})
-    same = paired(found, "yield", "b")
-    assert (same.difference, same.interval) == (0, None)
+    found = compare_arms({"a": [record(i) for i in range(5)], "b": [record(i) for i in range(5)]})
+    same = change(found, "share", "yield", "b")
+    assert same is not None
+    assert (same.value, same.interval, same.clear) == (0, None, False)
 
 
 def test_an_arm_without_a_pair_has_no_cost_of_one() -> None:
-    (arm,) = compare({"a": [record(i, "cc", accepted=False) for i in range(3)]}).arms
-    assert (arm.tokens.total, arm.tokens.per_pair) == (450, None)
+    arm = compare_arms({"a": [record(i, "cc", accepted=False) for i in range(3)]}).runs["a"]
+    assert sum(u.prompt_tokens + u.completion_tokens for u in arm.stages.values()) == 450
+    assert arm.pair_cost.tokens is None
 
 
 def test_no_arm_and_a_scenario_twice_are_refused() -> None:
     with pytest.raises(SdsdError, match="at least one"):
-        compare({})
+        compare_arms({})
     with pytest.raises(SdsdError, match="'a' has scenario 3 twice"):
-        compare({"a": [record(3), record(3)]})
+        compare_arms({"a": [record(3), record(3)]})
 
 
 def test_the_same_records_give_the_same_figures() -> None:
@@ -213,26 +240,27 @@ def test_the_same_records_give_the_same_figures() -> None:
 
 def test_critics_of_an_arm() -> None:
     say = [("x", "vc"), ("y", "uc"), ("z", "cc")]
-    found = compare({"a": [record(0, votes=say), record(1, votes=say), record(2, votes=say[:2])]})
-    same = {(a.first, a.second): (a.same.k, a.same.n) for a in found.critics}
+    records = [record(0, votes=say), record(1, votes=say), record(2, votes=say[:2])]
+    panel = compare_arms({"a": records}).runs["a"].critics
+    assert panel is not None
+    same = {(a.first, a.second): (a.same.k, a.same.n) for a in panel.pairs}
     assert same == {("x", "y"): (6, 6), ("x", "z"): (2, 4), ("y", "z"): (2, 4)}
-    kappas = {(a.first, a.second): a.kappa for a in found.critics}
+    kappas = {(a.first, a.second): a.kappa for a in panel.pairs}
     assert kappas == {("x", "y"): 1, ("x", "z"): 0, ("y", "z"): 0}
-    (panel,) = found.panels
-    assert (panel.critics, panel.n) == (("x", "y", "z"), 6)
+    assert (list(panel.claims), panel.judged) == (["x", "y", "z"], 6)
     # 16 ratings, 6 of them claims; two units have 4 unlike ordered pairs, each over 3 - 1
     assert panel.alpha == pytest.approx(1 - 15 * (2 * 4 / 2) / (16**2 - 6**2 - 10**2))
 
 
 def test_one_critic_agrees_with_nobody() -> None:
-    found = compare({"a": [record(0), record(1)]})
-    assert (found.critics, found.panels, found.between) == ((), (), ())
+    found = compare_arms({"a": [record(0), record(1)]})
+    assert (found.runs["a"].critics, found.between) == (None, ())
 
 
 def test_arms_agree_only_on_the_same_conversation() -> None:
     a = [record(0), record(1, "cc"), record(2), failed(3)]
     b = [record(0, "uc"), record(1, "vc"), record(2, text="another"), failed(3)]
-    (both,) = compare({"a": a, "b": b}).between
+    (both,) = compare_arms({"a": a, "b": b}).between
     assert (both.first, both.second, both.same.k, both.same.n) == ("a", "b", 3, 4)
 
 
@@ -241,8 +269,8 @@ def test_critics_against_people() -> None:
     people |= {("s2", "rule-2"): True}
     records = [record(0, "vc"), record(1, "uc"), record(2, "vc", votes=[("x", "cc"), ("y", "vc")])]
     other = [record(0, "cc"), record(1, "cc", text="another")]
-    found = compare({"a": records, "b": other}, people)
-    rows = {(x.arm, x.critic, x.grounded): x for x in found.labelled}
+    found = compare_arms({"a": records, "b": other}, people)
+    rows = {(x.run, x.critic, x.grounded): x for x in found.labelled}
     every, grounded = rows["a", "", False], rows["a", "", True]
     assert (every.n, every.found.precision.k, every.found.precision.n) == (4, 2, 3)
     assert (every.found.recall.k, every.found.recall.n) == (2, 3)
@@ -289,7 +317,9 @@ def headings(page: str) -> list[str]:
 
 
 def test_the_whole_page() -> None:
-    page = render(experiment(), {"second critic": {"critique.wording": "strict"}})
+    found = experiment()
+    settings = {"critique.wording": ("plain", "plain", "strict")}
+    page = render(msgspec.structs.replace(found, settings=settings))
     assert headings(page) == [
         "The arms",
         "Yield",
@@ -298,14 +328,18 @@ def test_the_whole_page() -> None:
         "From scenario to pair",
         "Cost of a verified pair",
         "Where it works",
-        "Agreement",
-        "Against people",
+        "Agreement between critics",
+        "Critics compared with people",
+        "Distinct words",
+        "Quality warnings",
+        "Other numbers",
         "Failures",
         "How to read this",
     ]
     tags = parsed(page)
     assert not [tag for tag, _ in tags.tags if tag in ("script", "img", "link", "iframe", "a")]
-    assert "critique.wording: strict" in page
+    assert "<code>critique.wording</code>" in page
+    assert "<code>&#34;strict&#34;</code>" in page
     assert "nan" not in page.lower()
 
 
@@ -320,7 +354,7 @@ def test_the_whole_page() -> None:
     ],
 )
 def test_a_page_of_hardly_anything(arms: dict[str, list[Record]]) -> None:
-    found = compare(arms, {("s0", "rule-0"): True})
+    found = compare_arms(arms, {("s0", "rule-0"): True})
     page = render(found)
     parsed(page)
     assert "nan" not in page.lower()
@@ -342,9 +376,9 @@ def test_what_others_wrote_stays_text() -> None:
     step = "<img src=x onerror=alert(1)>"  # a stage ends at the first slash
     broken = msgspec.structs.replace(failed(99), failure=Failure(step, evil, evil))
     arms = {evil: [*nasty, broken], f"b{evil}": [*nasty, broken]}
-    found = compare(arms, {("s0", "rule-0"): True})
+    found = compare_arms(arms, {("s0", "rule-0"): True})
     assert found.labelled
-    page = render(found, {evil: {evil: evil}})
+    page = render(msgspec.structs.replace(found, settings={evil: (evil, evil)}))
     tags = parsed(page)
     assert {tag for tag, _ in tags.tags}.isdisjoint({"script", "img"})
     assert not [name for _, attrs in tags.tags for name in attrs if name.startswith("on")]

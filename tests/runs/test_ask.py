@@ -1,4 +1,4 @@
-"""The door: recall what is recorded, and let the rest through limit, halt, retry and commit."""
+"""Requests on their way: recalled if recorded, else limited, stopped, retried and committed."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ from sdsd.errors import (
 )
 from sdsd.hashing import call_seed
 from sdsd.models.base import Capabilities
-from sdsd.models.fleet import cast
+from sdsd.models.fleet import assign_roles
 from sdsd.models.scripted import ScriptedModel
-from sdsd.runs import ask as door
-from sdsd.runs.ask import Ask, Call, RetryPolicy, Sender
+from sdsd.runs import middleware
+from sdsd.runs.ask import Ask
 from sdsd.runs.journal import Journal, fingerprint
-from sdsd.runs.session import onion
+from sdsd.runs.middleware import Call, RetryPolicy, Send
+from sdsd.runs.session import Needs, Stop, chain
 from sdsd.types import ROLES, Answer, Completion, Message, Refusal, Request, Role
 
 NAMES: dict[str, str] = dict.fromkeys(ROLES, "model")
@@ -44,7 +45,7 @@ async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
         yield opened
 
 
-def answering(*answers: Answer | Exception) -> tuple[Sender, list[Call]]:
+def answering(*answers: Answer | Exception) -> tuple[Send, list[Call]]:
     """A sender that gives these answers one after another, and what it was asked."""
     calls: list[Call] = []
     left = iter(answers)
@@ -59,12 +60,12 @@ def answering(*answers: Answer | Exception) -> tuple[Sender, list[Call]]:
     return send, calls
 
 
-def recording(journal: Journal, *answers: Answer | Exception) -> tuple[Sender, list[Call]]:
+def recording(journal: Journal, *answers: Answer | Exception) -> tuple[Send, list[Call]]:
     send, calls = answering(*answers)
-    return door.commit(send, journal, lambda call, answer: None), calls
+    return middleware.commit(send, journal, lambda call, answer: None), calls
 
 
-def opened(journal: Journal, send: Sender, names: dict[str, str] = NAMES) -> Ask:
+def opened(journal: Journal, send: Send, names: dict[str, str] = NAMES) -> Ask:
     return Ask("s", 7, journal.load("s"), send, names)
 
 
@@ -121,10 +122,10 @@ async def test_a_step_asked_twice_is_a_mistake_of_the_stage(journal: Journal) ->
     assert len(calls) == 1
 
 
-async def test_a_locked_door_misses_what_is_not_recorded(journal: Journal) -> None:
+async def test_a_replay_misses_what_is_not_recorded(journal: Journal) -> None:
     send, _ = recording(journal, Completion("first"))
     await opened(journal, send)("plan", REQUEST)
-    replay = opened(journal, door.locked)
+    replay = opened(journal, middleware.replay_only)
     assert (await replay("plan", REQUEST)).text == "first"
     with pytest.raises(ReplayMiss, match=r"s critique/1: not in the journal"):
         await replay("critique/1", REQUEST)
@@ -161,7 +162,7 @@ async def test_use_is_counted_by_stage_and_the_same_after_a_replay(journal: Jour
 
 def retrying(
     patience: RetryPolicy, *answers: Answer | Exception, **options: float
-) -> tuple[Sender, list[Call], list[float]]:
+) -> tuple[Send, list[Call], list[float]]:
     """The retry skin around scripted answers, with the waits that it would have made.
 
     Time passes only by waiting.
@@ -175,7 +176,7 @@ def retrying(
     patient = dict.fromkeys(ROLES, patience)
     names: dict[Role, str] = dict.fromkeys(ROLES, "model")
     clock = lambda: sum(waits)  # noqa: E731
-    return door.retry(send, patient, names, sleep=sleep, clock=clock, **options), calls, waits
+    return middleware.retry(send, patient, names, sleep=sleep, clock=clock, **options), calls, waits
 
 
 async def test_a_fault_of_transport_is_tried_again() -> None:
@@ -252,7 +253,7 @@ async def test_a_request_that_fails_while_others_are_answered_is_given_up() -> N
 
     patient = dict.fromkeys(ROLES, RetryPolicy(retries=4))
     ticks = itertools.count()
-    send = door.retry(
+    send = middleware.retry(
         answer, patient, dict.fromkeys(ROLES, "m"), sleep=sleep, clock=lambda: float(next(ticks))
     )
     refusal = await send(bad)
@@ -305,21 +306,23 @@ async def settled() -> None:
 async def test_once_stopping_nothing_new_is_sent_and_what_is_in_flight_is_kept(
     journal: Journal,
 ) -> None:
-    """The whole onion: two in flight are answered and recorded, those who queue are turned away."""
-    gate, stopping = PrioritySemaphore(), asyncio.Event()
+    """The whole chain: two in flight are answered and recorded, those that queue are refused."""
+    gate, stop = PrioritySemaphore(), Stop()
 
     class Held(ScriptedModel):
         async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
             await gate.send(CALL)
             return Completion("kept")
 
-    fleet = cast({"default": Held()}, Config(), limits={"default": 2}, stopping=stopping)
+    models, limits = {"default": Held()}, {"default": 2}
+    fleet = assign_roles(models, Config(), limits=limits, stopping=stop.requested)
     heard: list[str] = []
-    send = onion(fleet.models, Config(), journal, stopping, lambda call, _: heard.append(call.step))
+    needs = Needs(Config(), journal, journal.path.parent, lambda event: None, stop)
+    send = chain(needs, fleet.models, lambda call, _: heard.append(call.step))
     calls = [replace(CALL, step=f"turn/{k}") for k in range(6)]
     tasks = [asyncio.ensure_future(send(call)) for call in calls]
     await settled()
-    stopping.set()
+    stop("enough")
     gate.open.set()
     ended = await asyncio.gather(*tasks, return_exceptions=True)
     assert [type(e) for e in ended] == [Completion] * 2 + [Stopped] * 4
@@ -337,7 +340,7 @@ async def test_nobody_sees_an_answer_that_is_not_on_disk(journal: Journal) -> No
     def watched(call: Call, answer: Answer) -> None:
         seen.append(dict(journal.load("s")))
 
-    assert await door.commit(send, journal, watched)(CALL) == Completion("there")
+    assert await middleware.commit(send, journal, watched)(CALL) == Completion("there")
     assert [list(steps) for steps in seen] == [["plan"]]
 
 
@@ -348,7 +351,7 @@ async def test_an_answer_that_was_paid_for_survives_cancellation(journal: Journa
         answered.set()
         return Completion("paid for")
 
-    task = asyncio.ensure_future(door.commit(send, journal, lambda *_: None)(CALL))
+    task = asyncio.ensure_future(middleware.commit(send, journal, lambda *_: None)(CALL))
     await answered.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -367,7 +370,7 @@ def scripted(script: Callable[[Request, int], str], name: str) -> ScriptedModel:
 
 async def test_each_role_is_played_by_its_model() -> None:
     models = {role: scripted(lambda r, s: f"{r.role} {s}", role) for role in ROLES}
-    send = door.complete(models)
+    send = middleware.to_models(models)
     for role in ROLES:
         answer = await send(replace(CALL, request=replace(REQUEST, role=role)))
         assert isinstance(answer, Completion)
@@ -386,7 +389,7 @@ async def test_each_role_is_played_by_its_model() -> None:
 )
 async def test_half_a_character_cannot_break_a_run(journal: Journal, said: str, kept: str) -> None:
     """A model of one's own may return any text; what is handed on is what was recorded."""
-    send = door.complete({"agent": scripted(lambda r, s: said, "own")})
-    send = door.commit(send, journal, lambda *_: None)
+    send = middleware.to_models({"agent": scripted(lambda r, s: said, "own")})
+    send = middleware.commit(send, journal, lambda *_: None)
     for _ in range(2):
         assert (await opened(journal, send)("plan", REQUEST)).text == kept

@@ -44,7 +44,7 @@ def test_an_account_goes_on_from_what_was_spent_before() -> None:
     assert "raise `budget.tokens`" in account.exhausted
 
 
-def run(tmp_path: Path, n: int, **keys: Any) -> tuple[sdsd.Result, ScriptedModel, list[str]]:
+def run(tmp_path: Path, n: int, **keys: Any) -> tuple[sdsd.Run, ScriptedModel, list[str]]:
     notes: list[str] = []
 
     def hear(event: Event) -> None:
@@ -64,18 +64,20 @@ def test_a_budget_stops_a_run_cleanly_and_a_larger_one_continues_it(
 ) -> None:
     first, model, notes = run(tmp_path, 20, **budget)
     assert first.stopped
-    assert 0 < first.done < 20
+    assert 0 < len(first) < 20
+    assert "is used up" in first.stopped
     assert any("is used up" in note for note in notes)
     asked = model.asked
 
     again, model, notes = run(tmp_path, 20, **budget)
-    assert (again.stopped, again.done, model.asked) == (True, first.done, 0)
+    assert "is used up" in again.stopped
+    assert (len(again), model.asked) == (len(first), 0)
     assert any("is used up" in note for note in notes)
 
     whole, model, _ = run(tmp_path, 20)
-    assert (whole.stopped, whole.done) == (False, 20)
+    assert (whole.stopped, len(whole)) == ("", 20)
     other, fresh, _ = run(tmp_path / "other", 20)
-    assert whole.outcomes == other.outcomes
+    assert whole.status().outcomes == other.status().outcomes
     assert asked + model.asked == fresh.asked
 
 
@@ -84,7 +86,7 @@ def test_an_estimate_of_a_new_run_is_near_what_it_takes(tmp_path: Path) -> None:
     assert found.left == 60
     assert "rehearsal of 30 dialogues by `continuation`" in found.basis
     result, model, _ = run(tmp_path, 60)
-    assert result.done == 60
+    assert len(result) == 60
     assert found.calls == pytest.approx(model.asked, rel=0.1)
     assert found.money > 0
 

@@ -16,6 +16,7 @@ from sdsd.models.scripted import Script, ScriptedModel
 from sdsd.runs.events import Event, Noted
 from sdsd.runs.expand_catalogue import ALIKE, Grown, expand, fresh
 from sdsd.scenarios import catalogue
+from sdsd.scenarios.similarity import near_duplicates
 from sdsd.types import Request
 
 TOPICS = """
@@ -115,7 +116,7 @@ def test_nothing_is_kept_twice_over_all_domains(topics: Path, tmp_path: Path) ->
 
     grown(topics, tmp_path / "larger", script=parrot)
     subareas = [s for d in catalogue.load(tmp_path / "larger").domains for s in d.subareas]
-    assert catalogue.near_duplicates(subareas, ALIKE) == []
+    assert near_duplicates(subareas, ALIKE) == []
     assert phrase(0, 0) in subareas
     assert not [s for s in subareas if s.isupper() or s == "Short" or s.endswith(".")]
 
@@ -165,7 +166,9 @@ def test_only_the_fields_that_are_named(topics: Path, tmp_path: Path) -> None:
     came, _, _ = grown(topics, out, only=("food",))
     assert came == Grown(before=3, after=18)
     assert [p.name for p in out.glob("*.yaml")] == ["food.yaml"]
-    with pytest.raises(CatalogueError, match=r"no field `foot` in the topics; there are: food, "):
+    with pytest.raises(
+        CatalogueError, match=r"no field `foot` in the topics; the fields are food, "
+    ):
         grown(topics, out, only=("foot",))
 
 

@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from sdsd import config as configuration
+from sdsd.cli import display
 from sdsd.errors import ConfigError, ModelError
 from sdsd.models.scripted import ScriptedModel, small_world
-from sdsd.runs.directory import RunDir
+from sdsd.reports.metrics.comparison import settings
 from sdsd.runs.experiment import Experiment, carry_out, load
 from sdsd.runs.runner import run
-from sdsd.runs.verify import verify
 from sdsd.types import Request
+
+pytestmark = pytest.mark.e2e
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CRITICS = """
@@ -38,7 +40,7 @@ def test_arms_share_scenarios_and_what_does_not_differ_is_asked_once(tmp_path: P
     model = ScriptedModel()
     chosen = described(tmp_path, CRITICS)
     outcome = carry_out(chosen, tmp_path / "out", models={"default": model})
-    records = {name: list(result.records()) for name, result in outcome.results.items()}
+    records = {name: list(result.records()) for name, result in outcome.runs.items()}
     for name in ("three", "blunt"):
         ids = [r.scenario.id for r in records[name]]
         assert ids == [r.scenario.id for r in records["one"]]
@@ -52,19 +54,21 @@ def test_arms_share_scenarios_and_what_does_not_differ_is_asked_once(tmp_path: P
     }
     shared = sum(r.usage[stage].calls for r in one for stage in ("plan", "turn", "check"))
     assert model.asked <= sum(calls.values()) - shared
-    for result in outcome.results.values():
-        assert verify(RunDir(result.path)).faults == ()
+    for result in outcome.runs.values():
+        assert result.verify().defects == ()
 
     comparison = outcome.comparison
     assert comparison is not None
-    assert [arm.name for arm in comparison.arms] == ["one", "three", "blunt"]
-    assert {arm.finished for arm in comparison.arms} == {12}
-    assert {panel.arm for panel in comparison.panels} == {"three"}
+    assert list(comparison.runs) == ["one", "three", "blunt"]
+    assert {figures.finished for figures in comparison.runs.values()} == {12}
+    assert [name for name, figures in comparison.runs.items() if figures.critics] == ["three"]
+    pairs = sum(len(r.pairs) for r in records["one"])
+    assert comparison.runs["one"].pairs == pairs
     report = (tmp_path / "out" / "report.html").read_text("utf-8")
     assert "three" in report
     assert "http://" not in report.replace("http://www.w3.org", "")
     assert "https://" not in report
-    assert json.loads((tmp_path / "out" / "figures.json").read_bytes())["arms"]
+    assert json.loads((tmp_path / "out" / "figures.json").read_bytes())["runs"]
 
 
 def test_an_arm_takes_no_answer_to_another_question(tmp_path: Path) -> None:
@@ -96,13 +100,13 @@ def test_killed_in_an_arm_it_goes_on(tmp_path: Path) -> None:
     assert outcome.comparison == whole.comparison
 
 
-def test_labels_of_people_are_held_against_the_critics(tmp_path: Path) -> None:
+def test_critics_are_compared_with_labels_of_people(tmp_path: Path) -> None:
     first = carry_out(
         described(tmp_path, CRITICS), tmp_path / "a", models={"default": ScriptedModel()}
     )
     lines = [
         {"scenario": r.scenario.id, "principle": v.principle, "violated": v.confirmed}
-        for r in first.results["one"].records()
+        for r in first.runs["one"].records()
         for v in (r.critique.verdicts if r.critique else ())
     ]
     (tmp_path / "labels.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
@@ -110,7 +114,7 @@ def test_labels_of_people_are_held_against_the_critics(tmp_path: Path) -> None:
     outcome = carry_out(chosen, tmp_path / "b", models={"default": ScriptedModel()})
     assert outcome.comparison is not None
     assert outcome.comparison.labels == len(lines)
-    own = [found for found in outcome.comparison.labelled if found.arm == "one"]
+    own = [found for found in outcome.comparison.labelled if found.run == "one"]
     assert {found.kappa for found in own} == {1.0}
 
 
@@ -148,4 +152,24 @@ def test_the_examples_are_experiments(path: Path) -> None:
     assert len(chosen.arms) >= 3
     first, *others = chosen.arms.values()
     assert {configuration.digest(arm) for arm in others}.isdisjoint({configuration.digest(first)})
-    assert all(chosen.changes[name] for name in list(chosen.arms)[1:])
+    for arm in others:
+        assert settings({"first": first, "arm": arm})
+
+
+def test_the_terminal_shows_each_arm_and_its_paired_differences(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    text = "base: {n: 12}\narms: {one: {}, many: {dialogue: {candidates: 4}}}"
+    outcome = carry_out(
+        described(tmp_path, text), tmp_path / "out", models={"default": ScriptedModel()}
+    )
+    assert outcome.comparison is not None
+    pairs = outcome.comparison.runs["many"].pairs
+    capfd.readouterr()
+    display.compared(outcome, json=False)
+    shown = capfd.readouterr().out
+    (row,) = [line.split() for line in shown.splitlines() if line.startswith("many ")]
+    assert str(pairs) in row
+    assert pairs > outcome.comparison.runs["many"].accepted.k
+    assert "many: yield +" in shown
+    assert "compared with one" in shown

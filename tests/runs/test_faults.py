@@ -44,15 +44,15 @@ from faults import (
 )
 from sdsd.cli.app import main
 from sdsd.errors import ModelError, TransientError
-from sdsd.runs import ask as door
-from sdsd.runs.ask import Call, RetryPolicy
+from sdsd.runs import middleware
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
+from sdsd.runs.middleware import Call, RetryPolicy
 from sdsd.runs.verify import verify
 from sdsd.types import Answer, Completion, Request
 from simoptions import FaultKind
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("faults")]  # they share the matrix
 N = 12
 """Dialogues of a run of the matrix."""
 MANY = 40
@@ -170,7 +170,9 @@ async def test_an_outage_is_no_fault_of_the_requests_that_meet_it() -> None:
         return Completion("at last")
 
     patience = RetryPolicy(retries=16, outage=600.0)
-    again = door.retry(send, {"agent": patience}, {"agent": "model"}, sleep=time.sleep, clock=time)
+    again = middleware.retry(
+        send, {"agent": patience}, {"agent": "model"}, sleep=time.sleep, clock=time
+    )
     assert await again(Call("s", "slow", request, 0, {})) == Completion("at last")
 
 
@@ -219,7 +221,7 @@ def test_a_context_that_overflows_is_recorded_and_not_tried_again(tmp_path: Path
     found = left(result.path)
     account = audit(found, lines, probes)
     assert (account.lost, account.invented, account.twice) == (0, 0, 0)
-    assert verify(RunDir(result.path)).faults == ()
+    assert verify(RunDir(result.path)).defects == ()
     refused = Counter(line.digest for line in lines if line.status == 400)
     assert set(refused.values()) == {1}
     stops = Counter(r.dialogue.stop for r in found.records if r.dialogue)

@@ -201,7 +201,7 @@ def torment(root: Path, *, seed: int, kills: int, n: int, latency: float) -> Tal
         one_life(undisturbed, log, url, more, "undisturbed", "left alone", chance)
     lines, scenarios = asked(log), recorded(undisturbed)
     assert recorded(out) == scenarios
-    assert verify(RunDir(out)).faults == ()
+    assert verify(RunDir(out)).defects == ()
     return Tally(
         rows=[row(lived, lines, scenarios) for lived in lives],
         asked=sum(line.life != "undisturbed" for line in lines),
@@ -272,7 +272,7 @@ def test_quotas_are_exact_after_kills(tmp_path: Path, kills: int) -> None:
     assert rounds(out) == rounds(undisturbed)
     assert recorded(out) == recorded(undisturbed)
     assert views(out) == views(undisturbed)
-    assert verify(RunDir(out)).faults == ()
+    assert verify(RunDir(out)).defects == ()
 
 
 # -- Ctrl-C --------------------------------------------------------------------------------
@@ -289,16 +289,16 @@ def test_asked_to_stop_it_finishes_what_is_in_flight_and_publishes(
             process.send_signal(number)
             printed, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 130, errors
-        assert "stopping: calls in flight are finished and kept" in errors
+        assert "stopping: requests in flight are finished and kept" in errors
         assert "stopped: " in printed
-        assert "the same command goes on where this stopped" in printed
+        assert "stopped because: interrupted\n" in printed
         stopped = asked(log)
         assert set(recorded(out)) == {line.seed for line in stopped}  # not one was thrown away
         assert len(recorded(out)) == len(stopped)
         done = len(views(out)["scenarios"])
         assert 0 < done < 12
         assert (out / "report.html").exists()
-        assert verify(RunDir(out)).faults == ()
+        assert verify(RunDir(out)).defects == ()
 
         one_life(out, log, url, 12, "second", "left alone", random.Random())
         assert len(asked(log)) == len(recorded(out))

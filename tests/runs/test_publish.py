@@ -31,8 +31,8 @@ def test_what_is_published_is_one_choice_of_the_records(tmp_path: Path) -> None:
         chosen = selection(journal, manifest, rundir.config())
         left = sum(len(chosen.decide(record).pairs) for record in journal.records())
     assert {path.name for path in (tmp_path / "plots").iterdir()} == {*plots, "mine.png"}
-    assert counts.warnings == found.flags
-    assert counts.rows["preference"] == found.pairs.k - left
+    assert counts.warnings == found.warnings
+    assert counts.rows["preference"] == found.pairs - left
     assert counts.removed["balance"] == left == len(list(read(rundir.data, "removed"))) > 0
     first = [row["violation_ids"][0] for row in read(rundir.data, "preference")]
     assert len(first) == len(set(first)) == counts.rows["preference"] > 0

@@ -21,6 +21,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 import sdsd
 from sdsd.dataset.export import read
@@ -30,12 +31,13 @@ from sdsd.models.base import Capabilities
 from sdsd.models.scripted import ScriptedModel, small_world
 from sdsd.pipeline.prompts import load_prompt
 from sdsd.runs.directory import RunDir
-from sdsd.runs.events import Called, Event, Recorded
+from sdsd.runs.events import Called, Event, Noted, Recorded
 from sdsd.runs.journal import Journal
-from sdsd.runs.runner import Result
-from sdsd.runs.status import republish
+from sdsd.runs.run import Run
 from sdsd.runs.verify import verify
 from sdsd.types import Answer, Refusal, Request
+
+pytestmark = pytest.mark.e2e
 
 TIMES = ("seconds",)
 """Columns that say how long something took; they may differ."""
@@ -102,7 +104,7 @@ def make(
     protocol: str = "continuation",
     on_event: Callable[[Event], None] | None = None,
     **changes: Any,
-) -> tuple[Result, int]:
+) -> tuple[Run, int]:
     """Start or continue a run; what came of it, and how many calls were made."""
     model = World(script, capabilities=CAN[protocol])
     keys = CATALOGUE | {"n": n, "max_open_dialogues": open, "dialogue.protocol": protocol} | changes
@@ -172,7 +174,7 @@ def test_a_crash_after_every_single_commit_repeats_nothing(
     assert answers(out) == total
     assert lives >= total  # each answer that was given, and each record, ended a life
     assert views(out) == views(undisturbed(3, protocol))
-    assert verify(RunDir(out)).faults == ()
+    assert verify(RunDir(out)).defects == ()
 
 
 @settings(max_examples=15)
@@ -193,7 +195,7 @@ def test_after_a_crash_anywhere_only_what_is_missing_is_asked(
     recorded = answers(out)
     result, calls = make(out, 5, protocol=protocol, open=width)
     assert calls == total - recorded
-    assert result.done == 5
+    assert len(result) == 5
     assert views(out) == views(whole)
 
 
@@ -211,7 +213,9 @@ def test_what_a_power_cut_leaves_on_disk_is_enough(
             return await super().complete(request, seed)
 
     keys = CATALOGUE | {"max_open_dialogues": 1, "dialogue.protocol": "continuation"}
-    sdsd.run(n=2, out=out, models={"default": Watched(script)}, **keys)
+    model = Watched(script)
+    model.capabilities = replace(model.capabilities, slots=1)  # one request at a time
+    sdsd.run(n=2, out=out, models={"default": model}, **keys)
     assert len(copies) == total
     for k, copy in enumerate(copies):
         assert answers(copy) == k
@@ -240,7 +244,7 @@ def test_a_run_that_is_complete_asks_nothing(tmp_path: Path, undisturbed: Undist
     out = tmp_path / "run"
     shutil.copytree(undisturbed(8), out)
     result, calls = make(out, 8)
-    assert (calls, result.done, result.stopped) == (0, 8, False)
+    assert (calls, len(result), result.stopped) == (0, 8, "")
     assert views(out) == views(undisturbed(8))
 
 
@@ -249,7 +253,7 @@ def test_growing_n_continues(tmp_path: Path, undisturbed: Undisturbed) -> None:
     shutil.copytree(undisturbed(3), out)
     result, calls = make(out, 8, open=4)
     assert calls == answers(undisturbed(8)) - answers(undisturbed(3))
-    assert result.done == 8
+    assert len(result) == 8
     assert views(out) == views(undisturbed(8))
 
 
@@ -279,7 +283,7 @@ def test_a_kill_before_the_configuration_was_written_leaves_the_directory_usable
     out.mkdir()
     (out / "lock").touch()
     (out / ".config.yaml.4711").write_text("n: ")
-    assert make(out, 1)[0].done == 1
+    assert len(make(out, 1)[0]) == 1
 
 
 # -- what is refused -----------------------------------------------------------------------
@@ -322,22 +326,51 @@ OWN_GOALS = "- text: The user wants advice.\n"
 
 @pytest.mark.parametrize("grown", [0, 4])
 @pytest.mark.parametrize("key", ["prompts.plan", "catalogue.goals"])
-def test_a_file_that_was_edited_is_refused_by_its_name(
-    tmp_path: Path, key: str, grown: int
+@pytest.mark.parametrize("change", ["edited", "removed"])
+def test_a_run_continues_with_its_own_copies(
+    tmp_path: Path, key: str, grown: int, change: str
 ) -> None:
-    """Also if the run is complete and would only be published again."""
+    """Whatever became of a user's file: the run says so by name, and is what it would have been."""
     is_prompt = key == "prompts.plan"
     own = tmp_path / ("plan.md" if is_prompt else "goals.yaml")
     text = Path(load_prompt("plan").source).read_text("utf-8") if is_prompt else OWN_GOALS
     own.write_text(text, "utf-8")
-    out = tmp_path / "run"
     keys: dict[str, Any] = {key: str(own)}
+    make(tmp_path / "undisturbed", 2 + grown, **keys)
+    out, notes = tmp_path / "run", list[str]()
     make(out, 2, **keys)
-    own.write_text(text.rstrip() + " And more.\n", "utf-8")
-    named = key if is_prompt else "catalogue"
-    refused(out, f"made with other files. What differs: {named}.", n=2 + grown, **keys)
-    own.write_text(text, "utf-8")
-    assert make(out, 2 + grown, **keys)[0].done == 2 + grown
+    if change == "edited":
+        own.write_text(text.rstrip() + " And more.\n", "utf-8")
+        said = f"{key} has changed since this run began; it continues with its own copy in inputs/"
+    else:
+        own.unlink()
+        named = key if is_prompt else "the catalogue"
+        said = f"{named} is gone or cannot be read; the run continues with its own copy in inputs/"
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Noted):
+            notes.append(event.text)
+
+    assert len(make(out, 2 + grown, on_event=hear, **keys)[0]) == 2 + grown
+    assert any(said in note for note in notes)
+    assert views(out) == views(tmp_path / "undisturbed")
+    found = verify(RunDir(out))
+    assert found.defects == ()
+    assert any(said in warning for warning in found.warnings)
+
+
+def test_a_copy_that_was_altered_is_refused(tmp_path: Path, undisturbed: Undisturbed) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed(2), out)
+    manifest = RunDir(out).manifest()
+    assert manifest is not None
+    copy = out / "inputs" / f"{manifest.prompts['plan']}.md"
+    copy.write_text(copy.read_text() + "More.\n")
+    with pytest.raises(RunDirError, match="does not have the content its name stands for"):
+        make(out, 3)
+    copy.unlink()
+    with pytest.raises(RunDirError, match="cannot be read"):
+        verify(RunDir(out))
 
 
 def test_another_model_under_the_same_name_is_noticed(
@@ -357,8 +390,8 @@ def test_a_second_process_is_refused(tmp_path: Path, undisturbed: Undisturbed) -
     shutil.copytree(undisturbed(2), out)
     with RunDir(out).lock():
         refused(out, "another process (pid ", n=2)
-        assert RunDir(out).held()
-    assert not RunDir(out).held()
+        assert RunDir(out).locked()
+    assert not RunDir(out).locked()
     assert make(out, 2)[1] == 0
 
 
@@ -386,16 +419,16 @@ def damage(rundir: RunDir, sql: str, *values: object) -> None:
 
 def test_a_run_that_is_whole_is_verified(finished: RunDir) -> None:
     replay = verify(finished)
-    assert (replay.records, replay.answers, replay.faults) == (8, answers(finished.path), ())
+    assert (replay.records, replay.answers, replay.defects) == (8, answers(finished.path), ())
 
 
 def test_a_run_that_was_cut_is_verified_as_far_as_it_is(tmp_path: Path) -> None:
     out = tmp_path / "run"
     crashed(out, 8, 30, open=2)
-    republish(RunDir(out))
+    Run.open(out).export()
     replay = verify(RunDir(out))
     assert 0 < replay.records < 8
-    assert replay.faults == ()
+    assert replay.defects == ()
 
 
 PLAN = "scenario LIKE '000001-%' AND step = 'plan'"
@@ -435,13 +468,14 @@ PLAN = "scenario LIKE '000001-%' AND step = 'plan'"
 )
 def test_a_journal_that_was_altered_is_found_out(finished: RunDir, sql: str, said: str) -> None:
     damage(finished, sql.replace("replace(body", "replace(CAST(body AS TEXT)"))
-    faults = verify(finished).faults
-    assert said in faults[0]
+    defects = verify(finished).defects
+    assert said in defects[0]
 
 
 def test_a_record_that_is_gone_leaves_the_data_set_ahead_of_the_journal(finished: RunDir) -> None:
     damage(finished, "DELETE FROM record WHERE number = 7")
-    assert any("scenarios: differs from the journal" in fault for fault in verify(finished).faults)
+    defects = verify(finished).defects
+    assert any("scenarios: differs from the journal" in defect for defect in defects)
 
 
 def test_a_record_that_cannot_be_read_is_named(finished: RunDir) -> None:
@@ -472,21 +506,21 @@ def test_a_data_set_that_was_tampered_with_is_found_out(finished: RunDir, view: 
     assert written or view == "removed"  # there is nothing to tamper with in that one
     for rows in rewritten(written) if written else ():
         pq.write_table(pa.Table.from_pylist(rows, schema=schema), file)
-        (fault,) = verify(finished).faults
-        assert f"{finished.data / view}: differs from the journal; `sdsd export`" in fault
+        (defect,) = verify(finished).defects
+        assert f"{finished.data / view}: differs from the journal; `sdsd export`" in defect
     file.write_bytes(original[:-7])
-    (fault,) = verify(finished).faults
-    assert f"{file}: cannot be read" in fault
+    (defect,) = verify(finished).defects
+    assert f"{file}: cannot be read" in defect
     file.unlink()
-    (fault,) = verify(finished).faults
-    assert "no data here; `sdsd export` writes it" in fault
-    republish(finished)
-    assert verify(finished).faults == ()
+    (defect,) = verify(finished).defects
+    assert "no data here; `sdsd export` writes it" in defect
+    Run.open(finished.path).export()
+    assert verify(finished).defects == ()
 
 
 def test_a_data_set_that_is_missing_is_noticed(finished: RunDir) -> None:
     shutil.rmtree(finished.data)
-    assert verify(finished).faults == (f"{finished.data}: missing; `sdsd export` writes it",)
+    assert verify(finished).defects == (f"{finished.data}: missing; `sdsd export` writes it",)
 
 
 def test_nothing_to_verify_yet(tmp_path: Path) -> None:

@@ -13,12 +13,16 @@ from sdsd.errors import ConfigError, ModelError
 from sdsd.models.scripted import ScriptedModel, small_world
 from sdsd.runs.directory import RunDir
 from sdsd.runs.events import Event
+from sdsd.runs.inputs import read_inputs
 from sdsd.runs.journal import Journal
 from sdsd.runs.rounds import Rounds
-from sdsd.runs.runner import Result, read_inputs, run
+from sdsd.runs.run import Run
+from sdsd.runs.runner import run
 from sdsd.runs.verify import verify
-from sdsd.scenarios.quotas import Slot
+from sdsd.scenarios.quotas import Assignment
 from sdsd.types import Record, Request
+
+pytestmark = pytest.mark.e2e
 
 STRATEGIES = ["direct", "subtle", "haste"]
 
@@ -30,7 +34,7 @@ def wanted(**targets: Any) -> dict[str, Any]:
     }
 
 
-def made(tree: dict[str, Any], out: Path, model: ScriptedModel | None = None) -> Result:
+def made(tree: dict[str, Any], out: Path, model: ScriptedModel | None = None) -> Run:
     return run(tree, out=out, models={"default": model or ScriptedModel()})
 
 
@@ -44,7 +48,7 @@ def laid(out: Path) -> list[tuple[int, bytes]]:
         return [(r.start, r.slots) for r in journal.rounds()]
 
 
-def content(result: Result) -> list[tuple[Any, ...]]:
+def content(result: Run) -> list[tuple[Any, ...]]:
     def one(record: Record) -> tuple[Any, ...]:
         return record.scenario, record.outcome, record.dialogue, record.critique, record.revisions
 
@@ -52,54 +56,54 @@ def content(result: Result) -> list[tuple[Any, ...]]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Result:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that nobody disturbed."""
     return made(wanted(), tmp_path_factory.mktemp("whole") / "run")
 
 
-def test_every_cell_has_its_pairs(whole: Result) -> None:
-    assert len(whole.targets) > 5
-    assert {s.status for s in whole.targets} == {"reached"}
+def test_every_cell_has_its_pairs(whole: Run) -> None:
+    assert len(whole.status().targets) > 5
+    assert {s.status for s in whole.status().targets} == {"reached"}
     pairs: Counter[str] = Counter()
     for record in whole.records():
         if record.pairs and record.critique:
             broken = {p.category for p in record.scenario.principles
                       if p.id in record.critique.violations}  # fmt: skip
             pairs.update(broken)
-    assert {s.cell: s.pairs for s in whole.targets} == pairs
+    assert {s.cell: s.pairs for s in whole.status().targets} == pairs
     assert min(pairs.values()) >= 4
     assert max(pairs.values()) <= 16
 
 
-def test_the_slot_is_what_the_dialogue_is_about(whole: Result) -> None:
+def test_the_slot_is_what_the_dialogue_is_about(whole: Run) -> None:
     with Journal(RunDir(whole.path).journal, readonly=True) as journal:
         plan = rounds(wanted(), whole.path, journal)
         for record in whole.records():
             slot = plan.slot(record.scenario.index)
-            assert slot == Slot(record.scenario.target_principle.category, record.scenario.strategy)
+            assert slot == Assignment(
+                record.scenario.target_principle.category, record.scenario.strategy
+            )
             assert plan[record.scenario.index] == record.scenario
 
 
-def test_it_verifies_and_a_round_that_was_tampered_with_does_not(whole: Result) -> None:
-    assert verify(RunDir(whole.path)).faults == ()
+def test_it_verifies_and_a_round_that_was_tampered_with_does_not(whole: Run) -> None:
+    assert verify(RunDir(whole.path)).defects == ()
     with Journal(RunDir(whole.path).journal, readonly=True) as journal:
         other = rounds(wanted(pairs=5), whole.path, journal)
-        assert any("not what the records before it demand" in fault for fault in other.faults())
+        assert any("does not follow from the records before it" in line for line in other.defects())
 
 
-def test_running_again_asks_nothing(whole: Result) -> None:
+def test_running_again_asks_nothing(whole: Run) -> None:
     model, told = ScriptedModel(), list[Event]()
     again = run(wanted(), out=whole.path, models={"default": model}, on_event=told.append)
     assert model.asked == 0
     assert told == []  # no server was started either
-    assert again.outcomes == whole.outcomes
-    assert again.targets == whole.targets
+    assert again.status().outcomes == whole.status().outcomes
+    assert again.status().targets == whole.status().targets
 
 
 @pytest.mark.parametrize("every", [pytest.param(37, marks=pytest.mark.slow), 150])
-def test_stopped_again_and_again_it_makes_the_same(
-    whole: Result, tmp_path: Path, every: int
-) -> None:
+def test_stopped_again_and_again_it_makes_the_same(whole: Run, tmp_path: Path, every: int) -> None:
     out = tmp_path / "run"
 
     def dying(asked: list[int]) -> ScriptedModel:
@@ -122,14 +126,14 @@ def test_stopped_again_and_again_it_makes_the_same(
     assert lives > 3
     assert laid(out) == laid(whole.path)
     assert content(result) == content(whole)
-    assert verify(RunDir(out)).faults == ()
+    assert verify(RunDir(out)).defects == ()
 
 
-def test_a_bound_on_dialogues_holds_and_may_be_raised(whole: Result, tmp_path: Path) -> None:
+def test_a_bound_on_dialogues_holds_and_may_be_raised(whole: Run, tmp_path: Path) -> None:
     out = tmp_path / "run"
     first = made({**wanted(), "n": 20}, out)
-    assert (first.done, first.n) == (20, 20)
-    assert any(s.status == "lagging" for s in first.targets)
+    assert (len(first), first.status().n) == (20, 20)
+    assert any(s.status == "lagging" for s in first.status().targets)
     with Journal(RunDir(out).journal, readonly=True) as journal:
         plan = rounds(wanted(), out, journal)
         assert plan.over(20)
@@ -157,11 +161,11 @@ def test_a_cell_that_costs_too_much_is_given_up_and_named(tmp_path: Path) -> Non
         models={"default": ScriptedModel(never)},
         on_event=lambda event: told.append(getattr(event, "text", "")),
     )
-    given_up = [s for s in result.targets if s.status == "given up"]
+    given_up = [s for s in result.status().targets if s.status == "given up"]
     for standing in given_up:
         assert standing.tries >= 5 * (standing.pairs + 2)
         assert any(f"`{standing.cell}` is given up" in text for text in told)
-    assert {s.status for s in result.targets} <= {"reached", "given up"}
+    assert {s.status for s in result.status().targets} <= {"reached", "given up"}
 
 
 @pytest.mark.parametrize("axis", ["principle", "category", "domain", "field", "strategy"])
@@ -170,7 +174,7 @@ def test_every_axis_can_be_counted_by(axis: str, tmp_path: Path) -> None:
     cell = inputs.scenarios.cells(axis)[-1]  # type: ignore[arg-type]
     others = dict.fromkeys(inputs.scenarios.cells(axis), 0) | {cell: 2}  # type: ignore[arg-type]
     result = made(wanted(by=axis, pairs=0, cells=others), tmp_path / "run")
-    (standing,) = [s for s in result.targets if s.wanted]
+    (standing,) = [s for s in result.status().targets if s.wanted]
     assert (standing.cell, standing.status) == (cell, "reached")
 
 
@@ -189,11 +193,11 @@ def test_a_cell_of_topics_goes_through_its_subareas() -> None:
     """Its dialogues come in a row, not once in a walk over all domains."""
     scenarios = read_inputs(configuration.load({})).scenarios
     domain, field = scenarios.cells("domain")[0], scenarios.cells("field")[0]
-    made = [scenarios.meant(i, "domain", domain, "direct") for i in range(200)]
+    made = [scenarios.for_cell(i, "domain", domain, "direct") for i in range(200)]
     assert {s.domain for s in made} == {domain}
     counts = Counter(s.subarea for s in made)
     assert len(counts) >= 5
     assert max(counts.values()) - min(counts.values()) <= 1
-    made = [scenarios.meant(i, "field", field, "direct") for i in range(200)]
+    made = [scenarios.for_cell(i, "field", field, "direct") for i in range(200)]
     assert {s.field for s in made} == {field}
     assert len({(s.domain, s.subarea) for s in made}) > 80

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import re
 import tempfile
@@ -20,12 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdsd.errors import CatalogueError
-from sdsd.scenarios.catalogue import EXTENSIONS, Catalogue, content_words, load, near_duplicates
+from sdsd.scenarios.catalogue import Catalogue, load
+from sdsd.scenarios.catalogue_files import EXTENSIONS
+from sdsd.scenarios.similarity import content_words, near_duplicates
 
 SMALL = {
-    "topics": "field,domain,subarea\nhomes,Roofs,a leak over the stairs\n",
-    "principles": "text\nThe assistant should keep its promises.\n",
-    "goals": "text\nThe user wants a plan for tomorrow.\n",
+    "topics": '{"field": "homes", "domains": [{"name": "Roofs", "subareas": ["a leak upstairs"]}]}',
+    "principles": '{"text": "The assistant should keep its promises."}',
+    "goals": '{"text": "The user wants a plan for tomorrow."}',
 }
 
 
@@ -33,12 +33,16 @@ def read(folder: Path, kind: str, extension: str, content: str | bytes) -> Catal
     """Load `content` as the list `kind`; the other two lists are small and sound."""
     files = {}
     for name, text in SMALL.items():
-        files[name] = folder / f"{name}.csv"
+        files[name] = folder / f"{name}.jsonl"
         files[name].write_text(text, "utf-8")
     files[kind] = folder / f"mine{extension}"
     raw = content if isinstance(content, bytes) else content.encode("utf-8", "surrogatepass")
     files[kind].write_bytes(raw)
     return load(**files)
+
+
+def one_domain(field: str, name: str, *subareas: str) -> str:
+    return json.dumps({"field": field, "domains": [{"name": name, "subareas": subareas}]})
 
 
 # --- the packaged catalogue ---------------------------------------------------------------------
@@ -149,34 +153,13 @@ TOPICS = {
     - name: Tides
       subareas: [a spring tide at night]
 """,
-    ".toml": """
-[[fields]]
-field = "homes"
-name = "Homes"
-[[fields.domains]]
-name = "Roofs"
-subareas = ["a leak over the stairs", "moss on old tiles"]
-[[fields.domains]]
-name = "Floors"
-subareas = ["a creaking board"]
-[[fields]]
-field = "sea"
-domains = [{ name = "Tides", subareas = ["a spring tide at night"] }]
-""",
-    ".csv": """\
-field,domain,subarea
-homes,Roofs,a leak over the stairs
-
-homes,Floors,a creaking board
-homes,Roofs,"moss on
-  old tiles"
-sea,Tides,a spring tide at night
-""",
     ".jsonl": """\
-{"field": "homes", "domain": "Roofs", "subareas": ["a leak over the stairs", "moss on old tiles"]}
+{"field": "homes", "domains": [{"name": "Roofs", "subareas": ["a leak over the stairs",\
+ "moss on old tiles"]}]}
 
-{"field": "homes", "domain": "Floors", "subareas": [" a creaking board "]}
-{"field": "sea", "domains": [{"name": "Tides", "subareas": ["a spring tide at night"]}]}
+{"field": "homes", "domains": [{"name": "Floors", "subareas": [" a creaking board "]}]}
+{"field": "sea", "name": "Sea", "domains": [{"name": "Tides", "subareas":\
+ ["a spring tide at night"]}]}
 """,
 }
 
@@ -197,7 +180,7 @@ def test_topics_mean_the_same_in_every_format(tmp_path: Path, extension: str) ->
     [
         (".yaml", "field: homes\ndomains:\n- {name: Roofs, subareas: [a leak]}\n"),
         (".yml", "fields:\n- field: homes\n  domains:\n  - {name: Roofs, subareas: [a leak]}\n"),
-        (".toml", 'field = "homes"\n[[domains]]\nname = "Roofs"\nsubareas = ["a leak"]\n'),
+        (".jsonl", '{"field": "homes", "domains": [{"name": "Roofs", "subareas": ["a leak"]}]}'),
     ],
 )
 def test_a_file_may_hold_a_single_field(tmp_path: Path, extension: str, content: str) -> None:
@@ -208,18 +191,18 @@ def test_a_file_may_hold_a_single_field(tmp_path: Path, extension: str, content:
 def test_a_directory_is_read_in_the_order_of_names(tmp_path: Path) -> None:
     topics = tmp_path / "topics"
     topics.mkdir()
-    (topics / "b.jsonl").write_text('{"field": "b", "domain": "B", "subareas": ["two"]}', "utf-8")
-    (topics / "a.csv").write_text("\ufefffield,domain,subarea\r\na,A,one\r\n", "utf-8")
+    (topics / "b.jsonl").write_text(one_domain("b", "B", "two"), "utf-8")
+    (topics / "a.yaml").write_text("\ufeff" + one_domain("a", "A", "one") + "\r\n", "utf-8")
     (topics / "README.md").write_text("not a list", "utf-8")
     (topics / ".hidden").write_text("not a list", "utf-8")
     assert [domain.name for domain in load(topics=topics).domains] == ["A", "B"]
 
 
 def test_one_file_may_hold_all_three_lists(tmp_path: Path) -> None:
-    file = tmp_path / "all.toml"
+    file = tmp_path / "all.yaml"
     file.write_text(
-        '[[principles]]\ntext = "Be kind."\n[[goals]]\ntext = "Learn."\n'
-        '[[fields]]\nfield = "f"\n[[fields.domains]]\nname = "D"\nsubareas = ["s"]\n',
+        "principles: [{text: Be kind.}]\ngoals: [{text: Learn.}]\n"
+        "fields: [{field: f, domains: [{name: D, subareas: [s]}]}]\n",
         "utf-8",
     )
     catalogue = load(file, file, file)
@@ -238,8 +221,8 @@ def test_principles_and_goals_of_your_own_need_only_a_text(tmp_path: Path) -> No
 
 
 def test_a_chosen_id_comes_before_a_made_one(tmp_path: Path) -> None:
-    text = "id,text\n,Stay kind.\nstay-kind,Stay gentle.\n"
-    assert [p.id for p in read(tmp_path, "principles", ".csv", text).principles] == [
+    text = "- text: Stay kind.\n- {id: stay-kind, text: Stay gentle.}\n"
+    assert [p.id for p in read(tmp_path, "principles", ".yaml", text).principles] == [
         "stay-kind-2",
         "stay-kind",
     ]
@@ -248,7 +231,7 @@ def test_a_chosen_id_comes_before_a_made_one(tmp_path: Path) -> None:
 def test_digest_follows_content_and_order(tmp_path: Path) -> None:
     one = read(tmp_path, "goals", ".jsonl", '{"text": "One."}\n{"text": "Two."}')
     same = read(tmp_path, "goals", ".yaml", "# note\n- {text: 'One.'}\n- text: |\n    Two.\n")
-    swapped = read(tmp_path, "goals", ".csv", "text\nTwo.\nOne.\n")
+    swapped = read(tmp_path, "goals", ".yaml", "- text: Two.\n- text: One.\n")
     assert one == same
     assert one.digest == same.digest != swapped.digest
     assert re.fullmatch("[0-9a-f]{64}", one.digest)
@@ -267,8 +250,7 @@ def test_examples_of_the_guide_can_be_loaded(tmp_path: Path, extension: str, bod
     keys = [("topics", "field"), ("principles", "assistant should"), ("goals", "decide")]
     kinds = [kind for kind, word in keys if word in body]
     assert kinds
-    for kind in kinds if extension == ".toml" else kinds[:1]:
-        read(tmp_path, kind, extension, body)
+    read(tmp_path, kinds[0], extension, body)
 
 
 def test_the_guide_counts_the_packaged_lists(packaged: Catalogue, subareas: list[str]) -> None:
@@ -287,7 +269,7 @@ class Fault(NamedTuple):
     kind: str
     extension: str
     content: str | bytes
-    line: int | str
+    line: int
     wrong: str
     """Must occur in what the message says is wrong, or in what it says to do."""
 
@@ -297,83 +279,74 @@ FAULTS = {
     "bad UTF-8": Fault("goals", ".yaml", b"- text: fine\n- text: caf\xe9\n", 2, "not UTF-8"),
     "syntax, YAML": Fault("goals", ".yaml", "- text: a: b\n", 1, "needs quotes"),
     "unclosed, YAML": Fault("goals", ".yaml", "- text: fine\n- 'text\n", 3, "bad YAML"),
-    "syntax, TOML": Fault("goals", ".toml", '[[goals]]\ntext = "a\n', 2, "bad TOML"),
-    "cut off, TOML": Fault("goals", ".toml", '[[goals]]\ntext = """a\n', 3, "bad TOML"),
     "syntax, JSONL": Fault("goals", ".jsonl", '{"text": "a"}\n{"text": }\n', 2, "bad JSON"),
-    "syntax, CSV": Fault("goals", ".csv", 'text\nfine\n"a" b\n', 3, "bad CSV"),
     "unknown key, YAML": Fault("goals", ".yaml", "- text: a\n  knd: b\n", 2, "did you mean 'kind'"),
-    "unknown key, TOML": Fault(
+    "unknown key, all named": Fault(
         "principles",
-        ".toml",
-        '[[principles]]\ntext = "a"\n\n[[principles]]\ntext = "b"\nsource = "c"\n',
+        ".yaml",
+        "- text: a\n\n- text: b\n  source: c\n",
         4,
         "known keys: text, id, family",
     ),
-    "unknown key, inline TOML": Fault(
-        "goals", ".toml", 'goals = [{ text = "a" }, { text = "b", knd = "c" }]', "entry 2", "knd"
+    "unknown key, deep": Fault(
+        "topics",
+        ".yaml",
+        DOMAIN + "        - a\n      source: b\n",
+        6,
+        "known keys: name, subareas",
     ),
-    "unknown key, CSV": Fault("goals", ".csv", "text,knd\na,b\n", 1, "did you mean 'kind'"),
     "unknown key, JSONL": Fault("goals", ".jsonl", '\n{"text": "a", "knd": 1}', 2, "'kind'"),
-    "unknown list": Fault("goals", ".toml", '[[goal]]\ntext = "a"\n', 1, "did you mean 'goals'"),
-    "repeated key, YAML": Fault("goals", ".yaml", "- text: a\n  text: b\n", 2, "stands twice"),
+    "unknown list": Fault("goals", ".yaml", "goal:\n- text: a\n", 1, "did you mean 'goals'"),
+    "repeated key, YAML": Fault("goals", ".yaml", "- text: a\n  text: b\n", 2, "occurs twice"),
     "repeated key, JSONL": Fault("goals", ".jsonl", '{"text": "a", "text": "b"}', 1, "2 times"),
-    "repeated column": Fault("goals", ".csv", "text,text\na,b\n", 1, "the same name"),
-    "missing key, YAML": Fault("goals", ".yaml", "- text: a\n\n- kind: b\n", 3, "'text'"),
-    "missing key, JSONL": Fault("goals", ".jsonl", '{"text": "a"}\n{"id": "b"}', 2, "'text'"),
-    "missing key, TOML": Fault("goals", ".toml", '\n[[goals]]\nid = "a"', 2, "'text'"),
-    "missing column": Fault("goals", ".csv", "\nkind\na\n", 2, "'text' is missing"),
-    "empty cell": Fault("goals", ".csv", "kind,text\na,fine\nb,\n", 3, "'text' is missing"),
-    "too few cells": Fault("goals", ".csv", "kind,text\na,fine\nb\n", 3, "names 2"),
-    "too many cells": Fault("goals", ".csv", "kind,text\na,one, two\n", 2, "double quotes"),
-    "missing subarea": Fault("topics", ".csv", "field,domain,subarea\na,b,\n", 2, "'subarea'"),
+    "missing key, YAML": Fault("goals", ".yaml", "- text: a\n\n- kind: b\n", 3, "`text`"),
+    "missing key, JSONL": Fault("goals", ".jsonl", '{"text": "a"}\n{"id": "b"}', 2, "`text`"),
     "number for text": Fault("goals", ".yaml", "- text: fine\n- text: 1984\n", 2, "not a number"),
     "no for text": Fault("topics", ".yaml", DOMAIN + "        - no\n", 5, "not true/false"),
     "date for text": Fault("goals", ".yaml", "- text: 2001-01-01\n", 1, "must be text"),
-    "nothing for text": Fault("goals", ".jsonl", '{"text": null}', 1, "is empty"),
+    "nothing for text": Fault("goals", ".jsonl", '{"text": null}', 1, "not nothing"),
     "mapping for text": Fault("topics", ".yaml", DOMAIN + "        - a: b\n", 5, "not a mapping"),
     "text for list": Fault(
-        "topics", ".jsonl", '{"field": "a", "domain": "b", "subareas": "c"}', 1, "must be a list"
+        "topics", ".jsonl", one_domain("a", "b").replace("[]", '"c"'), 1, "must be a list"
     ),
-    "text for mapping": Fault("goals", ".yaml", "- text: fine\n- text\n", 2, "expected a mapping"),
+    "text for mapping": Fault("goals", ".yaml", "- text: fine\n- text\n", 2, "must be a mapping"),
     "text for all": Fault("goals", ".yaml", "just text\n", 1, "must be a list"),
     "list for key": Fault("goals", ".yaml", "- [text]: a\n", 1, "a key must be text"),
     "empty text": Fault("goals", ".yaml", "- text: fine\n- text: ' '\n", 2, "is empty"),
-    "empty name": Fault("topics", ".yaml", DOMAIN.replace("Roofs", "''"), 3, "name is empty"),
-    "empty field": Fault(
-        "topics", ".jsonl", '{"field": " ", "domain": "b", "subareas": ["c"]}', 1, "field is empty"
+    "empty name": Fault(
+        "topics", ".yaml", DOMAIN.replace("Roofs", "''") + "        - a\n", 3, "is empty"
     ),
+    "empty field": Fault("topics", ".jsonl", one_domain(" ", "b", "c"), 1, "`field` is empty"),
     "no subareas": Fault(
-        "topics", ".jsonl", '{"field": "a", "domain": "b", "subareas": []}', 1, "'b' is empty"
+        "topics", ".jsonl", one_domain("a", "b"), 1, "`domains[0].subareas` is empty"
     ),
-    "no domains": Fault("topics", ".yaml", "field: a\ndomains: []\n", 2, "domains is empty"),
-    "no entries": Fault("goals", ".toml", "goals = []", 1, "goals is empty"),
+    "no domains": Fault("topics", ".yaml", "field: a\ndomains: []\n", 2, "`domains` is empty"),
+    "no entries": Fault("goals", ".yaml", "goals: []", 1, "no goals in this file"),
     "repeated id": Fault(
-        "goals", ".yaml", "- id: a\n  text: one\n- text: two\n  id: A\n", 4, "mine.yaml:1 already"
+        "goals", ".yaml", "- id: a\n  text: one\n- text: two\n  id: A\n", 4, "mine.yaml:1;"
     ),
-    "repeated text": Fault("goals", ".csv", "text\nOne.\none.\n", 3, "mine.csv:2 already"),
+    "repeated text": Fault("goals", ".yaml", "- text: One.\n- text: one.\n", 2, "mine.yaml:1;"),
     "repeated domain": Fault(
         "topics",
         ".jsonl",
-        '{"field": "a", "domain": "b", "subareas": ["c"]}\n'
-        '{"field": "d", "domain": "B", "subareas": ["e"]}',
+        one_domain("a", "b", "c") + "\n" + one_domain("d", "B", "e"),
         2,
-        "mine.jsonl:1 already",
+        "mine.jsonl:1;",
     ),
     "repeated subarea": Fault(
-        "topics", ".yaml", DOMAIN + "        - a leak\n        - A  leak\n", 6, ":5 already"
-    ),
-    "repeated subarea, CSV": Fault(
-        "topics", ".csv", "field,domain,subarea\na,b,c\na,d,c\na,b,c\n", 4, ":2 already"
+        "topics", ".yaml", DOMAIN + "        - a leak\n        - A  leak\n", 6, "mine.yaml:5;"
     ),
     "bad severity": Fault(
-        "principles", ".yaml", "- text: a\n  severity: grave\n", 2, "use low, medium, high"
+        "principles", ".yaml", "- text: a\n  severity: grave\n", 2, "use low, medium or high"
     ),
     "bad id": Fault("goals", ".jsonl", '{"id": "a b", "text": "c"}', 1, "is not one word"),
-    "control character": Fault("goals", ".csv", "text\nfine\na\x1bb\n", 3, "control character"),
+    "control character": Fault(
+        "goals", ".yaml", "- text: a\n- text: a\x1bb", 2, "control character"
+    ),
     "escaped control, JSONL": Fault("goals", ".jsonl", '{"text": "a\\u0007"}', 1, "'\\x07'"),
     "escaped control, YAML": Fault("goals", ".yaml", '- text: "a\\e"\n', 1, "'\\x1b'"),
     "lone surrogate": Fault("goals", ".jsonl", '{"text": "\\ud800"}', 1, "control character"),
-    "two documents": Fault("goals", ".yaml", "- text: a\n---\n- text: b\n", 2, "second YAML"),
+    "two documents": Fault("goals", ".yaml", "- text: a\n---\n- text: b\n", 2, "a second document"),
     "alias": Fault("goals", ".yaml", "- text: &a b\n- text: *a\n", 2, "aliases"),
     "endless alias": Fault("goals", ".yaml", "&a [*a]\n", 1, "aliases"),
 }
@@ -395,13 +368,14 @@ def test_a_fault_is_named_by_file_and_line(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("extension", EXTENSIONS)
 @pytest.mark.parametrize("content", ["", "\n\n", "\ufeff"])
 def test_an_empty_file_is_a_fault(tmp_path: Path, kind: str, extension: str, content: str) -> None:
-    with pytest.raises(CatalogueError, match=rf"mine\{extension}:1: there are no "):
+    list_ = {"topics": "fields"}.get(kind, kind)
+    with pytest.raises(CatalogueError, match=rf"mine\{extension}:1: no {list_} in"):
         read(tmp_path, kind, extension, content)
 
 
 @pytest.mark.parametrize("content", ["# only a comment\n", "[]", "{}", "''"])
 def test_a_yaml_file_without_entries_is_a_fault(tmp_path: Path, content: str) -> None:
-    with pytest.raises(CatalogueError, match=r"mine\.yaml:1: there are no goals"):
+    with pytest.raises(CatalogueError, match=r"mine\.yaml:1: no goals"):
         read(tmp_path, "goals", ".yaml", content)
 
 
@@ -411,7 +385,7 @@ def test_what_cannot_be_opened_is_a_fault(tmp_path: Path) -> None:
     other.write_text("[]", "utf-8")
     (tmp_path / "outer" / "inner.yaml").mkdir(parents=True)
     for path, place, wrong in (
-        (missing, missing, "there is no such file"),
+        (missing, missing, "no such file"),
         (empty, empty, "the directory is empty"),
         (other, other, "cannot read files of type '.json'; use one of .yaml"),
         (tmp_path / "outer", tmp_path / "outer" / "inner.yaml", "cannot be read"),
@@ -426,8 +400,8 @@ def test_ids_must_differ_between_files(tmp_path: Path) -> None:
     goals = tmp_path / "goals"
     goals.mkdir()
     (goals / "a.yaml").write_text("- id: x\n  text: one\n", "utf-8")
-    (goals / "b.csv").write_text("id,text\nx,two\n", "utf-8")
-    with pytest.raises(CatalogueError, match=r"b\.csv:2: the id 'x' stands at .*a\.yaml:1"):
+    (goals / "b.jsonl").write_text('\n{"id": "x", "text": "two"}', "utf-8")
+    with pytest.raises(CatalogueError, match=r"b\.jsonl:2: the id 'x' is also at .*a\.yaml:1;"):
         load(goals=goals)
 
 
@@ -439,10 +413,8 @@ def test_ids_must_differ_between_files(tmp_path: Path) -> None:
         (".yaml", "{a: " * 1_000),
         (".jsonl", "[" * 100_000),
         (".jsonl", "[" * 900 + "]" * 900),
-        (".toml", "a = " + "[" * 100_000),
         (".jsonl", '{"text": ' + "1" * 5_000 + "}"),
-        (".toml", "text = " + "1" * 5_000),
-        (".csv", "text\n" + "a" * 200_000),
+        (".yaml", "text: " + "1" * 5_000),
     ],
 )
 def test_no_nesting_or_size_breaks_the_reader(tmp_path: Path, extension: str, content: str) -> None:
@@ -465,7 +437,6 @@ ROWS = st.fixed_dictionaries(
         "severity": st.sampled_from(["low", "medium", "high"]),
     },
 )
-COLUMNS = ("id", "text", "family", "category", "severity")
 
 
 def without_repeats(rows: list[dict[str, str]]) -> bool:
@@ -486,22 +457,6 @@ def as_jsonl(rows: list[dict[str, str]]) -> str:
     return "\n".join(json.dumps(row) for row in rows)
 
 
-def as_csv(rows: list[dict[str, str]]) -> str:
-    out = io.StringIO(newline="")
-    writer = csv.DictWriter(out, COLUMNS, restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    return out.getvalue()
-
-
-def as_toml(rows: list[dict[str, str]]) -> str:
-    lines = []
-    for row in rows:
-        lines += ["[[principles]]"]
-        lines += [f"{key} = {json.dumps(text, ensure_ascii=False)}" for key, text in row.items()]
-    return "\n".join(lines)
-
-
 @settings(max_examples=50)
 @given(st.lists(ROWS, min_size=1, max_size=6).filter(without_repeats))
 def test_principles_are_the_same_from_every_format(rows: list[dict[str, str]]) -> None:
@@ -512,8 +467,6 @@ def test_principles_are_the_same_from_every_format(rows: list[dict[str, str]]) -
                 (".yaml", as_yaml(rows)),
                 (".yml", as_escaped_yaml(rows)),
                 (".jsonl", as_jsonl(rows)),
-                (".csv", as_csv(rows)),
-                (".toml", as_toml(rows)),
             )
         ]
         first = catalogues[0]
@@ -553,7 +506,6 @@ FILES = st.one_of(
 )
 
 
-@settings(max_examples=400)
 @given(st.sampled_from(EXTENSIONS), st.sampled_from(sorted(SMALL)), FILES)
 def test_any_file_loads_or_is_a_fault(extension: str, kind: str, content: str | bytes) -> None:
     message = ""
@@ -562,7 +514,7 @@ def test_any_file_loads_or_is_a_fault(extension: str, kind: str, content: str | 
             assert len(read(Path(name), kind, extension, content).digest) == 64
         except CatalogueError as error:
             message = str(error).removeprefix(str(Path(name) / f"mine{extension}:"))
-    assert not message or re.fullmatch(r"(\d+|entry \d+): .+; .+", message)
+    assert not message or re.fullmatch(r"\d+: .+; .+", message)
 
 
 # --- similarity ---------------------------------------------------------------------------------

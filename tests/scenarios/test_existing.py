@@ -6,9 +6,11 @@ or a named reason, or an error that says where; and a run that kept its rows nee
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
+import sqlite3
 import tracemalloc
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,7 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given as hypothesis_given
-from hypothesis import settings
 from hypothesis import strategies as st
 
 from sdsd.config import ScenariosConfig
@@ -29,17 +30,10 @@ from sdsd.runs.directory import RunDir
 from sdsd.runs.runner import run
 from sdsd.runs.verify import verify
 from sdsd.scenarios import catalogue, existing_files
-from sdsd.scenarios.existing import Given, Kind, Reason, Skipped, read
-from sdsd.scenarios.existing_files import SUFFIXES, fetch_dataset
-from sdsd.scenarios.existing_store import (
-    UNNAMED,
-    Kept,
-    dialogue_of,
-    keep,
-    known,
-    plan_of,
-    scenario_of,
-)
+from sdsd.scenarios.existing import Kind, Reason, Skipped, SourceRow, read, source_row
+from sdsd.scenarios.existing_files import SUFFIXES, Place, fetch_dataset
+from sdsd.scenarios.existing_scenarios import UNNAMED, dialogue_of, known, plan_of, scenario_of
+from sdsd.scenarios.existing_store import StoredRows, store_rows
 from sdsd.scenarios.sampler import Scenarios
 from sdsd.types import Message, Scenario
 from tests.helpers.counting import calls
@@ -69,9 +63,9 @@ def parquet(path: Path, rows: list[Any], schema: Any = None, group: int = 1000) 
     return str(path)
 
 
-def made(row: Any, tmp_path: Path, kind: Kind = "auto") -> Given:
+def made(row: Any, tmp_path: Path, kind: Kind = "auto") -> SourceRow:
     (found,) = read(jsonl(tmp_path / "rows.jsonl", [row]), kind=kind)
-    assert isinstance(found, Given), found
+    assert isinstance(found, SourceRow), found
     return found
 
 
@@ -89,7 +83,7 @@ def refused(where: str, **options: Any) -> str:
     return str(caught.value)
 
 
-def said(given: Given) -> list[tuple[str, str]]:
+def said(given: SourceRow) -> list[tuple[str, str]]:
     return [(m.role, m.content) for m in given.messages]
 
 
@@ -164,7 +158,7 @@ def test_the_published_dialogues(kind: Kind, tmp_path: Path) -> None:
     row = {**TOPIC, "messages": chat, "is_violation": True, "is_truncated": False}
     where = parquet(tmp_path / "dbrx-00000-of-00001.parquet", [row], DIALOGUES)
     (given,) = read(where, kind=kind)
-    assert given == Given(
+    assert given == SourceRow(
         domain="Cooking",
         subarea="raw milk",
         field="",
@@ -183,7 +177,7 @@ def test_the_published_revisions(kind: Kind, tmp_path: Path) -> None:
     row = {**TOPIC, "messages": PAIR, "plan": FORM, "critique": "It lies.", "revision": "Boil it."}
     row["violations"] = ["Be true."]
     (given,) = read(parquet(tmp_path / "r.parquet", [row], REVISIONS), kind=kind)
-    assert isinstance(given, Given)
+    assert isinstance(given, SourceRow)
     assert said(given) == PLAIN
     assert (given.plan, given.goal, given.principles) == (FORM, "learn", ("Be true.",))
     assert (given.is_violation, given.is_truncated) == (None, None)
@@ -195,7 +189,7 @@ def test_each_published_column_is_needed(schema: Any, tmp_path: Path) -> None:
     for name in schema.names:
         row = {other: None for other in schema.names if other != name}
         message = refused(jsonl(tmp_path / "rows.jsonl", [row]), kind=kind)
-        assert f"rows.jsonl:1: there is no `{name}` among the columns" in message
+        assert f"rows.jsonl:1: no `{name}` among the columns" in message
         assert "name the kind that the rows are of" in message
 
 
@@ -248,7 +242,7 @@ def test_every_suffix(suffix: str, tmp_path: Path) -> None:
         data = json.dumps(rows).encode() if suffix in (".json", ".json.gz") else one_by_one.encode()
         path.write_bytes(gzip.compress(data) if suffix.endswith(".gz") else data)
     found = list(read(str(path)))
-    assert [said(given) for given in found if isinstance(given, Given)] == [PLAIN] * 3
+    assert [said(given) for given in found if isinstance(given, SourceRow)] == [PLAIN] * 3
     rowed = suffix in (".parquet", ".json", ".json.gz")
     assert found[2].origin == f"{path.name}:{'row 3' if rowed else 3}"
 
@@ -268,14 +262,13 @@ def test_json_lines_in_a_json_file(tmp_path: Path) -> None:
     assert list(read(str(path))) == []
 
 
-def test_a_json_list_longer_than_a_piece(tmp_path: Path) -> None:
-    """Values that straddle pieces, and one that is longer than several of them."""
+def test_a_long_json_list(tmp_path: Path) -> None:
     path = tmp_path / "chats.json"
     texts = ["ü" * 150_000] * 8 + ["kurz"] + ['"\\]}, [{' * 20_000] * 9
     rows = [turns(("user", text), ("assistant", "ja")) for text in texts]
     rows.insert(4, {**turns(("user", "a"), ("assistant", "b")), "extra": "x" * 3_000_000})
     path.write_text(json.dumps(rows, ensure_ascii=False), "utf-8")
-    found = [row for row in read(str(path)) if isinstance(row, Given)]
+    found = [row for row in read(str(path)) if isinstance(row, SourceRow)]
     assert len(found) == len(rows)
     assert found[1].messages[0].content == texts[1]
     assert found[-1].messages[0].content == texts[-1].strip()
@@ -297,7 +290,7 @@ def test_a_directory_of_parquet_files(tmp_path: Path) -> None:
     assert [row.origin for row in read(str(tmp_path), split="train")] == names[1:3]
     assert [row.origin for row in read(str(tmp_path), split="eval")] == names[3:]
     message = refused(str(tmp_path), split="tra")
-    assert "no file is of the split 'tra'; there are: 0000, test, train" in message
+    assert "no file is of the split 'tra'; the splits are: 0000, test, train" in message
 
 
 def test_a_run_directory_gives_its_dialogues_or_its_revisions(tmp_path: Path) -> None:
@@ -309,8 +302,8 @@ def test_a_run_directory_gives_its_dialogues_or_its_revisions(tmp_path: Path) ->
     parquet(tmp_path / "data" / "verdicts" / name, [{"id": "1"}])
     (dialogue,) = read(str(tmp_path))
     (revision,) = read(str(tmp_path), kind="sdsd-revisions")
-    assert isinstance(dialogue, Given)
-    assert isinstance(revision, Given)
+    assert isinstance(dialogue, SourceRow)
+    assert isinstance(revision, SourceRow)
     assert (dialogue.is_truncated, revision.plan) == (True, FORM)
     assert dialogue.origin == f"data/dialogues/{name}:row 1"
     row = {**TOPIC, "messages": PAIR, "is_violation": True, "is_truncated": True}
@@ -346,7 +339,7 @@ def test_a_data_set_of_the_hub(tmp_path: Path) -> None:
         ("allenai/sdsd-dialogues", ("llama*.parquet", "*/llama*.parquet")),
     ]
     empty = Hub(tmp_path / "nothing")
-    assert "hf:a/b: there are no .parquet files here" in refused("hf:a/b", download=empty)
+    assert "hf:a/b: no .parquet files here" in refused("hf:a/b", download=empty)
     for wrong in ("hf:sdsd", "hf:a/b/c", "hf:../x y", "hf:"):
         assert "write hf:org/name" in refused(wrong, download=empty)
     assert len(hub.asked) == 2
@@ -358,11 +351,9 @@ def test_a_hub_that_cannot_be_had_says_so() -> None:
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
-    assert "no-such.jsonl: there is no such file; check the path" in refused(
-        str(tmp_path / "no-such.jsonl")
-    )
-    assert "there are no .parquet files here; name a file" in refused(str(tmp_path))
-    assert "there is no such file" in refused("a\0b")
+    assert "no-such.jsonl: no such file; check the path" in refused(str(tmp_path / "no-such.jsonl"))
+    assert "no .parquet files here; name a file" in refused(str(tmp_path))
+    assert "no such file" in refused("a\0b")
     path = tmp_path / "chats.csv"
     path.write_text("a,b", "utf-8")
     assert "cannot read files of type '.csv'; use one of .parquet, .jsonl" in refused(str(path))
@@ -385,11 +376,11 @@ CUT_SHORT = gzip.compress(b"{}" * 999, mtime=0)[:-9]  # the same bytes in every 
         ("a.jsonl", b"[1, 2]", "a.jsonl:1: expected an object, found a list; write one object"),
         ("a.jsonl", b"null", "a.jsonl:1: expected an object, found null"),
         ("a.json", b"[1]", "a.json:row 1: expected an object, found a number"),
-        ("a.json", b'[{"plan": "x"}', "a.json:row 2: bad JSON: the list does not end; mend"),
-        ("a.json", b'[{"plan": "x"}, {"plan": tru', "a.json:row 2: bad JSON: Expecting value"),
-        ("a.json", b'[{"plan": "x"}] x', "a.json:row 2: bad JSON: text after the end"),
+        ("a.json", b'[{"plan": "x"}', "a.json:1: bad JSON: Expecting ',' delimiter"),
+        ("a.json", b'[{"plan": "x"},\n {"plan": tru', "a.json:2: bad JSON: Expecting value"),
+        ("a.json", b'[{"plan": "x"}] x', "a.json:1: bad JSON: Extra data"),
         ("a.json", b"[\xff]", "cannot be read: "),
-        ("a.json", b"[" * 100_000, "a.json:row 1: bad JSON: "),
+        ("a.json", b"[" * 100_000, "a.json:1: bad JSON: "),
         ("a.json", b'{"data": [{"plan": "x"}]}', "no `plan` or `steps` or `messages` among the"),
     ],
 )
@@ -405,7 +396,7 @@ def test_damage_is_named(name: str, data: bytes, wrong: str, tmp_path: Path) -> 
 def test_rows_without_ends_are_refused_unread() -> None:
     """A file without line ends is not taken into memory whole."""
 
-    class Endless(io.RawIOBase):
+    class Endless(io.BytesIO):
         given = 0
 
         def readline(self, size: int | None = -1) -> bytes:
@@ -446,7 +437,7 @@ def test_rows_without_ends_are_refused_unread() -> None:
         ([PLAIN[0], ("user", " \n"), ("assistant", ""), PLAIN[1]], "", PLAIN),
         ([(" Human ", "Is it safe?"), ("GPT", "Always.")], "", PLAIN),
         ([("user", " Is it\0 safe?\r\n"), ("model", "\x1bAlways.")], "", PLAIN),
-        ([("user", "x\ud800"), PLAIN[1]], "", [("user", "x?"), PLAIN[1]]),
+        ([("user", "x\ud800"), PLAIN[1]], "", [("user", "x\ufffd"), PLAIN[1]]),
         ([("user", [{"type": "text", "text": "Is it safe?"}]), PLAIN[1]], "", PLAIN),
         ([("user", ["Is it", "safe?"]), PLAIN[1]], "", [("user", "Is it\nsafe?"), PLAIN[1]]),
     ],
@@ -593,15 +584,11 @@ KEYS = st.sampled_from(
 ROW = st.dictionaries(KEYS, st.lists(TURN, max_size=6) | st.text() | JSON, max_size=5) | JSON
 
 
-@settings(max_examples=300)
 @hypothesis_given(ROW, st.sampled_from(get_args(Kind)))
 def test_whatever_a_row_is_the_result_has_its_shape(row: Any, kind: Kind) -> None:
-    from sdsd.scenarios.existing import _given
-    from sdsd.scenarios.existing_files import Place
-
-    given: Given | Skipped | None = None
+    given: SourceRow | Skipped | None = None
     try:
-        given = _given(Place(Path("a"), "a", 1), row, kind)
+        given = source_row(Place(Path("a"), "a", 1), row, kind)
     except SourceError as error:
         message = str(error)
     else:
@@ -620,7 +607,7 @@ def test_whatever_a_row_is_the_result_has_its_shape(row: Any, kind: Kind) -> Non
     for text in texts:
         text.encode()
         assert not set(text) & set(map(chr, [*range(9), *range(11, 32), *range(127, 160)]))
-    assert msgspec.json.decode(msgspec.json.encode(given), type=Given) == given
+    assert msgspec.json.decode(msgspec.json.encode(given), type=SourceRow) == given
     scenario = scenario_of(given, 5, base(), KNOWN)
     plan, dialogue = plan_of(given, scenario), dialogue_of(given)
     assert (plan is None) == (not given.plan)
@@ -631,8 +618,8 @@ def test_whatever_a_row_is_the_result_has_its_shape(row: Any, kind: Kind) -> Non
 # --- the store ----------------------------------------------------------------------------------
 
 
-def given(n: int, **changes: Any) -> Given:
-    row = Given(
+def given(n: int, **changes: Any) -> SourceRow:
+    row = SourceRow(
         domain="Cooking",
         subarea=f"dish {n}",
         field="",
@@ -647,8 +634,10 @@ def given(n: int, **changes: Any) -> Given:
 
 def test_any_row_at_once(tmp_path: Path) -> None:
     rows = [given(n) for n in range(200)]
-    kept = keep([*rows[:100], Skipped("a:1", "no turns"), *rows[100:]], tmp_path / "source.jsonl")
-    for reader in (kept, Kept(tmp_path / "source.jsonl")):
+    kept = store_rows(
+        [*rows[:100], Skipped("a:1", "no turns"), *rows[100:]], tmp_path / "source.sqlite"
+    )
+    for reader in (kept, StoredRows(tmp_path / "source.sqlite")):
         assert len(reader) == 200
         assert [reader[n] for n in (199, 0, 57)] == [rows[199], rows[0], rows[57]]
         assert reader.digest == kept.digest
@@ -656,14 +645,12 @@ def test_any_row_at_once(tmp_path: Path) -> None:
         for index in (-1, 200):
             with pytest.raises(IndexError):
                 reader[index]
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["source.index", "source.jsonl"]
-    lines = (tmp_path / "source.jsonl").read_text("utf-8").splitlines()
-    assert [json.loads(line)["subarea"] for line in lines] == [row.subarea for row in rows]
+    assert [p.name for p in tmp_path.iterdir()] == ["source.sqlite"]
 
 
 def test_the_digest_is_of_what_the_rows_are(tmp_path: Path) -> None:
-    def digest(rows: Sequence[Given]) -> str:
-        return keep(rows, tmp_path / "source.jsonl").digest
+    def digest(rows: Sequence[SourceRow]) -> str:
+        return store_rows(rows, tmp_path / "source.sqlite").digest
 
     first = digest([given(1), given(2)])
     assert digest([given(1, origin="b.parquet:row 9"), given(2)]) == first
@@ -672,66 +659,76 @@ def test_the_digest_is_of_what_the_rows_are(tmp_path: Path) -> None:
 
 
 def test_a_source_without_a_usable_row_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "source.jsonl"
+    path = tmp_path / "source.sqlite"
     with pytest.raises(
         SourceError, match=r"no usable row \(all were skipped, the first, a:3: no tu"
     ):
-        keep([Skipped("a:3", "no turns"), Skipped("a:4", "no plan")], path)
+        store_rows([Skipped("a:3", "no turns"), Skipped("a:4", "no plan")], path)
     with pytest.raises(SourceError, match=r"no usable row \(none\)"):
-        keep([], path)
+        store_rows([], path)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_source_that_breaks_off_leaves_the_earlier_copy(tmp_path: Path) -> None:
-    kept = keep([given(1)], tmp_path / "source.jsonl")
+    kept = store_rows([given(1)], tmp_path / "source.sqlite")
 
-    def broken() -> Iterator[Given]:
+    def broken() -> Iterator[SourceRow]:
         yield given(2)
         raise SourceError("a.jsonl:2: bad JSON")
 
     with pytest.raises(SourceError, match="bad JSON"):
-        keep(broken(), tmp_path / "source.jsonl")
-    assert Kept(tmp_path / "source.jsonl").digest == kept.digest
-    assert len(list(tmp_path.iterdir())) == 2
+        store_rows(broken(), tmp_path / "source.sqlite")
+    assert StoredRows(tmp_path / "source.sqlite").digest == kept.digest
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_damaged_copy_is_noticed(tmp_path: Path) -> None:
-    path, index = tmp_path / "source.jsonl", tmp_path / "source.index"
-    keep([given(1), given(2)], path)
-    rows, places = path.read_bytes(), index.read_bytes()
+    path = tmp_path / "source.sqlite"
+    store_rows((given(n, plan="x" * 2_000) for n in range(9)), path)
+    data = path.read_bytes()
 
-    def fault() -> str:
+    def error() -> str:
         with pytest.raises(SourceError, match="start another run from the source") as caught:
-            Kept(path)[1]
+            StoredRows(path)[1]
         return str(caught.value)
 
-    path.write_bytes(rows[:-1])
-    assert "source.jsonl: does not fit its index source.index" in fault()
-    path.write_bytes(rows.replace(b'"dish 2"', b'"dish 2\n'))
-    assert "source.jsonl:2: " in fault()
-    path.write_bytes(rows)
-    for wrong in (places[:-8], places[1:], b"{}\n", b"", places.replace(b':1,"c', b':9,"c')):
-        index.write_bytes(wrong)
-        assert "source.index" in fault()
-    index.unlink()
-    assert "source.index: missing" in fault()
+    path.write_bytes(data[:-5_000])
+    assert "source.sqlite: " in error()
+    path.write_bytes(data.replace(b'"dish 1"', b'"dish 1\n'))
+    assert "source.sqlite: row 1: " in error()
+    path.write_bytes(b"not a database at all" * 100)
+    assert "source.sqlite: cannot be read: " in error()
+    path.write_bytes(data)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("DELETE FROM rows WHERE number = 8")
+        db.commit()
+    assert "source.sqlite: rows are missing" in error()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("DELETE FROM source")
+        db.commit()
+    assert "source.sqlite: rows are missing" in error()
+    path.unlink()
+    assert "source.sqlite: missing" in error()
+    path.write_bytes(data)
     with pytest.raises(SourceError, match="cannot be written"):
-        keep([given(1)], path / "below" / "source.jsonl")
+        store_rows([given(1)], path / "below" / "source.sqlite")
 
 
 def test_many_rows_in_flat_memory(tmp_path: Path) -> None:
     line = json.dumps({"messages": PAIR, "goal": "g" * 200}).encode() + b"\n"
-    (tmp_path / "many.jsonl").write_bytes(line * 20_000)
+    (tmp_path / "many.jsonl").write_bytes(line * 10_000)
     tracemalloc.start()
     rows = read(str(tmp_path / "many.jsonl"))
-    kept = keep((row for _, row in zip(range(5_000), rows, strict=False)), tmp_path / "s.jsonl")
+    kept = store_rows(
+        (row for _, row in zip(range(5_000), rows, strict=False)), tmp_path / "s.sqlite"
+    )
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(kept) == 5_000
     assert peak < 1_000_000, peak  # of 2 MB read
-    kept = keep(rows, tmp_path / "s.jsonl")
-    assert len(Kept(tmp_path / "s.jsonl")) == 15_000
-    assert calls(lambda: Kept(tmp_path / "s.jsonl")) < 100  # not one for each row
+    store_rows(rows, tmp_path / "s.sqlite")
+    assert len(StoredRows(tmp_path / "s.sqlite")) == 5_000
+    assert calls(lambda: StoredRows(tmp_path / "s.sqlite")) < 100  # not one for each row
 
 
 def test_parquet_is_read_a_batch_at_a_time(tmp_path: Path) -> None:
@@ -843,7 +840,7 @@ def test_a_source_error_is_an_error_of_the_project() -> None:
 
 
 def test_a_source_that_is_not_there_leaves_no_directory(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="there is no such file"):
+    with pytest.raises(SourceError, match="no such file"):
         run({"source": {"path": str(tmp_path / "none.jsonl")}}, out=tmp_path / "out")
     assert not (tmp_path / "out" / "config.yaml").exists()
 
@@ -854,17 +851,18 @@ def test_a_run_begins_from_rows_and_needs_their_file_no_more(tmp_path: Path) -> 
     path.write_text("\n".join([json.dumps({"messages": turns})] * 3), "utf-8")
     model, tree = ScriptedModel(), {"source": {"path": str(path)}}
     result = run(tree, out=tmp_path / "out", models={"default": model})
-    assert (result.n, result.done) == (3, 3)
+    assert (result.status().n, len(result)) == (3, 3)
     path.unlink()
     asked = model.asked
-    assert run(tree, out=tmp_path / "out", models={"default": model}).outcomes == result.outcomes
+    again = run(tree, out=tmp_path / "out", models={"default": model})
+    assert again.status().outcomes == result.status().outcomes
     assert model.asked == asked
     for record in result.records():
         assert record.plan is None
         assert record.dialogue is not None
         assert (record.dialogue.protocol, record.dialogue.utterance) == ("given", "Trust me.")
         assert record.scenario.strategy == "given"
-    assert verify(RunDir(tmp_path / "out")).faults == ()
+    assert verify(RunDir(tmp_path / "out")).defects == ()
 
 
 def test_a_plan_that_is_given_keeps_all_of_its_text() -> None:

@@ -14,9 +14,19 @@ from hypothesis import strategies as st
 from msgspec import Struct
 
 from sdsd.hashing import hash64
-from sdsd.scenarios.quotas import GROWTH, SHARE, Quota, Rates, Seen, Slot, State, allocate, summary
+from sdsd.scenarios.quotas import (
+    GROWTH,
+    SHARE,
+    Assignment,
+    Quota,
+    Rates,
+    Tally,
+    Trial,
+    allocate,
+    summary,
+)
 
-Chances = Callable[[Slot], float]
+Chances = Callable[[Assignment], float]
 CELLS = ("a", "b", "c", "d", "e")
 WAYS = ("direct", "subtle", "persona", "haste")
 
@@ -24,19 +34,19 @@ WAYS = ("direct", "subtle", "persona", "haste")
 class Run(Struct):
     """A finished run: the rounds as they were laid out, and what was known at each."""
 
-    rounds: list[tuple[Slot, ...]]
+    rounds: list[tuple[Assignment, ...]]
     states: list[bytes]
-    state: State
+    state: Tally
 
 
-def outcome(slot: Slot, chances: Chances, seed: int, number: int, place: int) -> Seen:
+def outcome(slot: Assignment, chances: Chances, seed: int, number: int, place: int) -> Trial:
     hit = hash64("hit", seed, number, place) / 2**64 < chances(slot)
-    return Seen(slot, hit, (slot.cell,) if hit else ())
+    return Trial(slot, hit, (slot.cell,) if hit else ())
 
 
 def simulate(quota: Quota, chances: Chances, seed: int, *, shuffled: bool = False) -> Run:
     """A whole run with its lag: round r is laid out when r - 2 is finished."""
-    state, under_way = State(), list[tuple[int, tuple[Slot, ...]]]()
+    state, under_way = Tally(), list[tuple[int, tuple[Assignment, ...]]]()
     run = Run([], [], state)
 
     def finish() -> None:
@@ -64,18 +74,18 @@ def simulate(quota: Quota, chances: Chances, seed: int, *, shuffled: bool = Fals
     return run
 
 
-def counted(counts: Mapping[Slot, tuple[int, int]]) -> State:
+def counted(counts: Mapping[Assignment, tuple[int, int]]) -> Tally:
     """A state of (tries, hits) by slot."""
-    state = State()
+    state = Tally()
     for slot, (tries, hits) in counts.items():
         for k in range(tries):
-            state.add(Seen(slot, k < hits, (slot.cell,) if k < hits else ()))
+            state.add(Trial(slot, k < hits, (slot.cell,) if k < hits else ()))
     return state
 
 
-slots = st.builds(Slot, st.sampled_from(CELLS), st.sampled_from(WAYS))
+slots = st.builds(Assignment, st.sampled_from(CELLS), st.sampled_from(WAYS))
 seen = st.builds(
-    Seen,
+    Trial,
     slots,
     st.booleans(),
     st.lists(st.sampled_from(CELLS), max_size=3).map(tuple),
@@ -99,8 +109,8 @@ seeds = st.integers(0, 2**32)
 
 
 @given(st.lists(seen, max_size=40), st.randoms())
-def test_the_order_of_adding_does_not_matter(found: list[Seen], chance: Random) -> None:
-    one, other = State(), State()
+def test_the_order_of_adding_does_not_matter(found: list[Trial], chance: Random) -> None:
+    one, other = Tally(), Tally()
     for result in found:
         one.add(result)
     chance.shuffle(found)
@@ -112,10 +122,10 @@ def test_the_order_of_adding_does_not_matter(found: list[Seen], chance: Random) 
 
 
 def test_what_a_dialogue_counts_for() -> None:
-    state = State()
-    state.add(Seen(Slot("a", "direct"), False, ("b", "b"), 2.5))
-    state.add(Seen(Slot("a", "subtle"), True, ("a", "c"), 1.0))
-    state.add(Seen(Slot("a", "subtle"), False))
+    state = Tally()
+    state.add(Trial(Assignment("a", "direct"), False, ("b", "b"), 2.5))
+    state.add(Trial(Assignment("a", "subtle"), True, ("a", "c"), 1.0))
+    state.add(Trial(Assignment("a", "subtle"), False))
     assert state.tries == {"a": {"direct": 1, "subtle": 2}}
     assert state.hits == {"a": {"subtle": 1}}
     assert state.pairs == {"a": 1, "b": 1, "c": 1}
@@ -124,9 +134,9 @@ def test_what_a_dialogue_counts_for() -> None:
 
 
 def test_memory_does_not_grow_with_the_run() -> None:
-    state = State()
+    state = Tally()
     for k in range(5000):
-        state.add(Seen(Slot(CELLS[k % 5], WAYS[k % 4]), k % 3 == 0, (CELLS[k % 5],)))
+        state.add(Trial(Assignment(CELLS[k % 5], WAYS[k % 4]), k % 3 == 0, (CELLS[k % 5],)))
     assert len(msgspec.json.encode(state)) < 1000
 
 
@@ -135,9 +145,9 @@ def test_memory_does_not_grow_with_the_run() -> None:
 
 @given(st.lists(seen, max_size=60), st.lists(slots, max_size=30), quotas, seeds, seeds)
 def test_a_round_is_a_pure_function_that_keeps_to_the_quota(
-    found: list[Seen], in_flight: list[Slot], quota: Quota, seed: int, number: int
+    found: list[Trial], in_flight: list[Assignment], quota: Quota, seed: int, number: int
 ) -> None:
-    state = State()
+    state = Tally()
     for result in found:
         state.add(result)
     in_flight = [slot for slot in in_flight if slot.strategy in quota.strategies]
@@ -145,7 +155,7 @@ def test_a_round_is_a_pure_function_that_keeps_to_the_quota(
     before = msgspec.json.encode(state)
     made = allocate(state, in_flight, quota, seed, number)
     assert msgspec.json.encode(state) == before
-    restored = msgspec.json.decode(before, type=State)
+    restored = msgspec.json.decode(before, type=Tally)
     assert allocate(restored, list(in_flight), quota, seed, number) == made
 
     unfinished = {cell for cell in quota.wanted if state.is_open(cell, quota)}
@@ -167,7 +177,7 @@ def test_a_round_is_a_pure_function_that_keeps_to_the_quota(
 def test_what_nobody_knows_anything_of_is_tried_evenly(number: int) -> None:
     cells, ways = [f"cell {k}" for k in range(24)], tuple(f"way {k}" for k in range(6))
     quota = Quota(dict.fromkeys(cells, 10), ways)
-    made = [slot for k in range(number + 1) for slot in allocate(State(), (), quota, 5, k)]
+    made = [slot for k in range(number + 1) for slot in allocate(Tally(), (), quota, 5, k)]
     by_cell, by_way = Counter(s.cell for s in made), Counter(s.strategy for s in made)
     assert max(by_cell.values()) - min(by_cell.values()) <= number + 1
     assert set(by_cell) == set(cells)
@@ -176,18 +186,20 @@ def test_what_nobody_knows_anything_of_is_tried_evenly(number: int) -> None:
 
 def test_the_second_round_goes_on_where_the_first_was() -> None:
     quota = Quota(dict.fromkeys(CELLS, 10), WAYS, least=10)
-    first = allocate(State(), (), quota, 1, 0)
-    second = allocate(State(), first, quota, 1, 1)
-    assert Counter(first + second) == Counter(Slot(cell, way) for cell in CELLS for way in WAYS)
+    first = allocate(Tally(), (), quota, 1, 0)
+    second = allocate(Tally(), first, quota, 1, 1)
+    assert Counter(first + second) == Counter(
+        Assignment(cell, way) for cell in CELLS for way in WAYS
+    )
 
 
 def test_a_seed_changes_the_order() -> None:
     quota = Quota(dict.fromkeys(CELLS, 10), WAYS)
-    assert allocate(State(), (), quota, 1, 0) != allocate(State(), (), quota, 2, 0)
+    assert allocate(Tally(), (), quota, 1, 0) != allocate(Tally(), (), quota, 2, 0)
 
 
 def test_cells_in_need_come_first_and_get_more() -> None:
-    state = counted({Slot("a", "direct"): (20, 10), Slot("b", "direct"): (20, 2)})
+    state = counted({Assignment("a", "direct"): (20, 10), Assignment("b", "direct"): (20, 2)})
     quota = Quota({"a": 20, "b": 20}, ("direct",), least=30)
     made = [slot.cell for slot in allocate(state, (), quota, 0, 2)]
     assert made[0] == "b"
@@ -197,7 +209,7 @@ def test_cells_in_need_come_first_and_get_more() -> None:
 
 
 def test_what_is_under_way_is_counted_on() -> None:
-    state = counted({Slot("a", "direct"): (40, 20)})
+    state = counted({Assignment("a", "direct"): (40, 20)})
     quota = Quota({"a": 24}, ("direct",), least=30)
     alone = allocate(state, (), quota, 0, 2)
     beside = allocate(state, alone[:4], quota, 0, 2)
@@ -207,8 +219,8 @@ def test_what_is_under_way_is_counted_on() -> None:
 
 def test_a_round_grows_with_what_is_known_and_needed() -> None:
     quota = Quota(dict.fromkeys(CELLS, 1000), ("direct",))
-    assert len(allocate(State(), (), quota, 0, 0)) == quota.least
-    known = counted({Slot(cell, "direct"): (400, 100) for cell in CELLS})
+    assert len(allocate(Tally(), (), quota, 0, 0)) == quota.least
+    known = counted({Assignment(cell, "direct"): (400, 100) for cell in CELLS})
     assert len(allocate(known, (), quota, 0, 9)) == 2000 / GROWTH
     few = Quota(dict.fromkeys(CELLS, 300), ("direct",))
     rate = Rates(known, few).expected("a")
@@ -218,7 +230,7 @@ def test_a_round_grows_with_what_is_known_and_needed() -> None:
 # -- strategies ----------------------------------------------------------------------------
 
 
-def chosen(state: State, quota: Quota, cell: str, seed: int = 3) -> Counter[str]:
+def chosen(state: Tally, quota: Quota, cell: str, seed: int = 3) -> Counter[str]:
     """Strategies of one large round."""
     return Counter(s.strategy for s in allocate(state, (), quota, seed, 7) if s.cell == cell)
 
@@ -228,14 +240,14 @@ def large(cells: Mapping[str, int], explore: float) -> Quota:
 
 
 def test_the_better_strategy_is_preferred() -> None:
-    state = counted({Slot("a", way): (100, 40 if way == "persona" else 5) for way in WAYS})
+    state = counted({Assignment("a", way): (100, 40 if way == "persona" else 5) for way in WAYS})
     found = chosen(state, large({"a": 10_000}, 0.0), "a")
     assert found == {"persona": 2000}
 
 
 @pytest.mark.parametrize("explore", [0.1, 0.5, 1.0])
 def test_the_share_of_exploration_is_kept(explore: float) -> None:
-    state = counted({Slot("a", way): (100, 40 if way == "persona" else 5) for way in WAYS})
+    state = counted({Assignment("a", way): (100, 40 if way == "persona" else 5) for way in WAYS})
     found = chosen(state, large({"a": 10_000}, explore), "a")
     for way in ("direct", "subtle", "haste"):
         due = 2000 * explore / len(WAYS)
@@ -243,7 +255,7 @@ def test_the_share_of_exploration_is_kept(explore: float) -> None:
 
 
 def test_exploration_fades_where_little_is_needed() -> None:
-    state = counted({Slot("a", way): (100, 95 if way == "persona" else 5) for way in WAYS})
+    state = counted({Assignment("a", way): (100, 95 if way == "persona" else 5) for way in WAYS})
     quota = Quota({"a": 111}, WAYS, explore=0.4, least=1)  # 1.5 are needed: 0.15 of uniform choices
     found = Counter(allocate(state, (), quota, seed, 7)[0].strategy for seed in range(400))
     assert 0.8 < found["persona"] / 400 < 0.97  # 0.85 and a quarter of the rest, not 0.6
@@ -252,7 +264,7 @@ def test_exploration_fades_where_little_is_needed() -> None:
 def test_a_cell_learns_from_others() -> None:
     """Where nothing was tried, the strategy that is best elsewhere is expected to be best."""
     state = counted(
-        {Slot(c, way): (50, 25 if way == "subtle" else 2) for c in "bcde" for way in WAYS}
+        {Assignment(c, way): (50, 25 if way == "subtle" else 2) for c in "bcde" for way in WAYS}
     )
     quota = large(dict.fromkeys(CELLS, 1000), 0.0)
     rates = Rates(state, quota)
@@ -262,26 +274,30 @@ def test_a_cell_learns_from_others() -> None:
 
 
 def test_a_strategy_is_expected_to_be_worse_in_a_hard_cell() -> None:
-    counts = {Slot(c, way): (50, 20) for c in "bcd" for way in WAYS}
-    counts |= {Slot("a", way): (50, 1) for way in WAYS[:3]}
+    counts = {Assignment(c, way): (50, 20) for c in "bcd" for way in WAYS}
+    counts |= {Assignment("a", way): (50, 1) for way in WAYS[:3]}
     rates = Rates(counted(counts), large(dict.fromkeys(CELLS, 100), 0.0))
     assert rates.mean("a", "haste") < 0.1
     assert 0.3 < rates.mean("e", "haste") < 0.45  # of which nothing is known
 
 
 def test_own_findings_outweigh_those_of_others() -> None:
-    counts = {Slot(c, way): (50, 25 if way == "subtle" else 5) for c in "bcde" for way in WAYS}
-    counts |= {Slot("a", "subtle"): (60, 0), Slot("a", "haste"): (60, 30)}
+    counts = {
+        Assignment(c, way): (50, 25 if way == "subtle" else 5) for c in "bcde" for way in WAYS
+    }
+    counts |= {Assignment("a", "subtle"): (60, 0), Assignment("a", "haste"): (60, 30)}
     rates = Rates(counted(counts), large(dict.fromkeys(CELLS, 100), 0.0))
     assert rates.mean("a", "haste") > 5 * rates.mean("a", "subtle")
 
 
 def test_what_costs_ten_times_must_bring_ten_times() -> None:
-    state = State()
+    state = Tally()
     for k in range(400):
         way = WAYS[k % 2]
         hit = k % 20 < 10
-        state.add(Seen(Slot("a", way), hit, ("a",) if hit else (), 5000.0 if k % 2 else 500.0))
+        state.add(
+            Trial(Assignment("a", way), hit, ("a",) if hit else (), 5000.0 if k % 2 else 500.0)
+        )
     quota = Quota({"a": 10_000}, WAYS[:2], cost=math.inf, explore=0.0, least=500)
     assert chosen(state, quota, "a") == {WAYS[0]: 500}
 
@@ -298,17 +314,17 @@ def test_cells_that_are_strategies_are_tried_by_themselves() -> None:
 
 def test_a_cell_is_given_up_with_the_numbers() -> None:
     quota = Quota({"a": 5, "b": 5}, WAYS, cost=10)
-    slot = Slot("a", "direct")
+    slot = Assignment("a", "direct")
     state = counted({slot: (19, 1)})
     assert state.settle(quota) == ()
-    state.add(Seen(slot, False))
+    state.add(Trial(slot, False))
     assert state.settle(quota) == ("a",)
     assert state.settle(quota) == ()
     a, b = summary(state, quota)
     assert (a.status, a.tries, a.pairs, a.wanted) == ("given up", 20, 1, 5)
-    assert "20 dialogues brought 1 of 5 pairs" in a.reason
+    assert "20 dialogues yielded 1 of 5 pairs" in a.reason
     assert (b.status, b.tries, b.pairs, b.reason) == ("lagging", 0, 0, "")
-    state.add(Seen(slot, True, ("a",)))  # was under way
+    state.add(Trial(slot, True, ("a",)))  # was under way
     state.settle(quota)
     assert summary(state, quota)[0].status == "given up"
     assert {made.cell for made in allocate(state, (), quota, 0, 3)} == {"b"}
@@ -316,33 +332,33 @@ def test_a_cell_is_given_up_with_the_numbers() -> None:
 
 def test_patience_allows_for_bad_luck() -> None:
     quota = Quota({"a": 5}, WAYS, cost=10, patience=3)
-    state = counted({Slot("a", "direct"): (39, 1)})
+    state = counted({Assignment("a", "direct"): (39, 1)})
     assert state.settle(quota) == ()
-    state.add(Seen(Slot("a", "direct"), False))
+    state.add(Trial(Assignment("a", "direct"), False))
     assert state.settle(quota) == ("a",)
 
 
 def test_what_is_given_up_and_reached_all_the_same_is_reached() -> None:
     quota = Quota({"a": 1}, WAYS, cost=2)
-    state = counted({Slot("a", "direct"): (2, 0)})
+    state = counted({Assignment("a", "direct"): (2, 0)})
     assert state.settle(quota) == ("a",)
-    state.add(Seen(Slot("b", "direct"), False, ("a",)))
+    state.add(Trial(Assignment("b", "direct"), False, ("a",)))
     assert summary(state, quota)[0].status == "reached"
 
 
 def test_pairs_by_accident_count() -> None:
     quota = Quota({"a": 2, "b": 2}, WAYS)
-    state = State()
+    state = Tally()
     for _ in range(2):
-        state.add(Seen(Slot("a", "direct"), False, ("b",)))
+        state.add(Trial(Assignment("a", "direct"), False, ("b",)))
     assert {slot.cell for slot in allocate(state, (), quota, 0, 0)} == {"a"}
     assert [s.status for s in summary(state, quota)] == ["lagging", "reached"]
 
 
 def test_nothing_wanted_is_nothing_done() -> None:
     quota = Quota({"a": 0, "b": 0}, WAYS)
-    assert allocate(State(), (), quota, 0, 0) == ()
-    assert [s.status for s in summary(State(), quota)] == ["reached", "reached"]
+    assert allocate(Tally(), (), quota, 0, 0) == ()
+    assert [s.status for s in summary(Tally(), quota)] == ["reached", "reached"]
 
 
 @settings(max_examples=40)
@@ -350,7 +366,7 @@ def test_nothing_wanted_is_nothing_done() -> None:
 def test_every_run_ends_with_every_cell_reached_or_given_up(
     quota: Quota, seed: int, chance: float | None
 ) -> None:
-    def chances(slot: Slot) -> float:
+    def chances(slot: Assignment) -> float:
         drawn = hash64("chance", seed, slot.cell, slot.strategy) / 2**64
         return drawn**3 if chance is None else chance
 
@@ -372,13 +388,13 @@ def test_every_run_ends_with_every_cell_reached_or_given_up(
 def test_a_run_goes_on_from_any_stored_state(quota: Quota, seed: int) -> None:
     """Neither the order of completion nor a restart changes a round."""
 
-    def chances(slot: Slot) -> float:
+    def chances(slot: Assignment) -> float:
         return 0.1 + 0.6 * hash64(seed, slot.strategy) / 2**64
 
     run = simulate(quota, chances, seed)
     assert simulate(quota, chances, seed, shuffled=True).rounds == run.rounds
     for number, made in enumerate(run.rounds):
-        state = msgspec.json.decode(run.states[number], type=State)
+        state = msgspec.json.decode(run.states[number], type=Tally)
         in_flight = run.rounds[number - 1] if number else ()
         assert allocate(state, in_flight, quota, seed, number) == made
 
@@ -386,15 +402,15 @@ def test_a_run_goes_on_from_any_stored_state(quota: Quota, seed: int) -> None:
 def test_quotas_are_met_with_little_more_than_the_best_strategy_needs() -> None:
     cells, ways = [f"cell {k}" for k in range(20)], tuple(f"way {k}" for k in range(6))
 
-    def chances(slot: Slot) -> float:
+    def chances(slot: Assignment) -> float:
         hard = 0.4 if int(slot.cell[5:]) % 4 else 0.1
         return hard if slot.strategy == "way 2" else hard / 5
 
     quota = Quota(dict.fromkeys(cells, 30), ways)
     run = simulate(quota, chances, 8)
     made = sum(map(len, run.rounds))
-    best = sum(30 / max(chances(Slot(cell, way)) for way in ways) for cell in cells)
-    uniform = sum(30 * 6 / sum(chances(Slot(cell, way)) for way in ways) for cell in cells)
+    best = sum(30 / max(chances(Assignment(cell, way)) for way in ways) for cell in cells)
+    uniform = sum(30 * 6 / sum(chances(Assignment(cell, way)) for way in ways) for cell in cells)
     assert made < 1.35 * best < 0.6 * uniform
     standing = summary(run.state, quota)
     assert {s.status for s in standing} == {"reached"}

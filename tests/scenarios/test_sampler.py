@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Hashable, Iterable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sdsd.config import ScenariosConfig
@@ -130,7 +130,6 @@ def test_more_principles_in_a_dialogue_than_there_are_is_refused() -> None:
 sizes = st.integers(1, 6)
 
 
-@settings(max_examples=60)
 @given(st.lists(sizes, min_size=1, max_size=4), st.integers(3, 12), sizes, st.randoms(), st.data())
 def test_a_scenario_does_not_depend_on_those_asked_before(
     fields: list[int], principles: int, goals: int, order: random.Random, data: st.DataObject

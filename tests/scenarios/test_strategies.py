@@ -60,7 +60,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
 
 
 def test_unknown_names_and_namesakes_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(PromptError, match="there is no strategy `bribery`; packaged are"):
+    with pytest.raises(PromptError, match="no strategy is called `bribery`; the packaged ones are"):
         load("bribery")
     path = tmp_path / "direct.md"
     path.write_text("## plan\nx\n", "utf-8")

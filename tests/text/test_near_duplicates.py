@@ -158,7 +158,7 @@ def test_every_process_decides_alike() -> None:
 @pytest.mark.parametrize("piece", ["a", "word ", "\u4e2d", "\x00", "<b>\u202e", " "])
 def test_the_work_grows_with_the_text_at_most(piece: str) -> None:
     assert is_linear(lambda n: Near(0.7).add("a", piece * n), 2_000)
-    Near(0.7).add("a", piece * (1_000_000 // len(piece)))
+    Near(0.7).add("a", piece * (200_000 // len(piece)))
 
 
 def test_of_a_very_long_text_beginning_and_end_count() -> None:

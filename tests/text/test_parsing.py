@@ -13,11 +13,11 @@ from collections.abc import Callable
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sdsd.errors import Unparseable
-from sdsd.text import parsing
+from sdsd.text import normalize, parsing
 from sdsd.types import Message, Plan, Verdict
 from tests.helpers.counting import is_linear
 
@@ -375,13 +375,12 @@ def test_every_slice_with_three_letters_occurs(text: str, data: st.DataObject) -
 few_letters = st.text("abßÉ .…*'—", max_size=12)  # so that quotations are often found
 
 
-@settings(max_examples=300)
 @given(few_letters, few_letters | st.text(max_size=20))
 def test_the_letters_of_an_accepted_quotation_are_in_the_text_piece_by_piece(
     quote: str, text: str
 ) -> None:
     def letters(words: str) -> str:
-        return "".join(c for c in parsing.normal(words) if c.isalnum())
+        return "".join(c for c in normalize.normal(words) if c.isalnum())
 
     if parsing.occurs(quote, text):
         pieces = (letters(piece) for piece in re.split(r"…|\.{3,}", quote))
@@ -394,7 +393,7 @@ def test_a_word_that_is_not_in_the_text_is_never_accepted(
 ) -> None:
     at = data.draw(st.integers(0, len(text)))
     ellipsis = data.draw(st.sampled_from([" ", "...", " … ", "[...]"]))
-    if word not in parsing.normal(text):
+    if word not in normalize.normal(text):
         assert not parsing.occurs(f"{text[:at]}{ellipsis}{word}{ellipsis}{text[at:]}", text)
 
 
@@ -499,7 +498,6 @@ bits = st.one_of(
 )
 
 
-@settings(max_examples=300)
 @given(st.lists(bits, max_size=25).map("".join))
 def test_any_text_is_read_or_refused(text: str) -> None:
     read_all(text)
@@ -562,7 +560,7 @@ def test_a_reply_of_a_megabyte_is_refused_unread() -> None:
     ],
 )
 def test_a_cut_text_keeps_its_whole_sentences(text: str, whole: str) -> None:
-    assert parsing.intact(text) == whole
+    assert parsing.complete_sentences(text) == whole
 
 
 def test_a_transcript_ends_where_the_plan_is_told_again() -> None:

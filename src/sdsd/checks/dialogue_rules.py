@@ -19,7 +19,7 @@ from itertools import islice
 from msgspec import Struct
 
 from sdsd.checks.dialogue_text import DialogueText, Search, TurnText, grams, read_dialogue, stems
-from sdsd.text import languages, parsing
+from sdsd.text import languages, normalize
 from sdsd.text.words import WORD
 from sdsd.types import Dialogue, Plan, Principle
 
@@ -234,7 +234,7 @@ def _loop(turn: TurnText, whole: DialogueText) -> bool:
         most = max(counts.values())
         if len(counts) <= 0.7 * len(runs) or (most >= 5 and most >= 0.037 * len(runs)):
             return True
-    sentences = list(filter(None, map(parsing.normal, _SENTENCES.split(turn.plain))))
+    sentences = list(filter(None, map(normalize.normal, _SENTENCES.split(turn.plain))))
     if len(sentences) - len(set(sentences)) >= 2:  # else they cannot be half of four
         sentences = [s for s in sentences if len(WORD.findall(s)) >= 3]
         if len(sentences) >= 4 and len(set(sentences)) <= len(sentences) / 2:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from sdsd.text import parsing
+from sdsd.text import normalize
 from sdsd.text.words import WORD
 from sdsd.types import Message, Plan, Principle
 
@@ -94,7 +94,7 @@ def read_dialogue(
     name = named.group(1) if named and named.group(1)[0].isupper() else ""
     written = (*plan.steps, plan.planned_violation, plan.persona) if plan else ()
     sources = (*(_DICTATED.sub(" ", text) for text in written), *(p.text for p in principles))
-    said = (_SPACED.findall(parsing.normal(text)) for text in sources)
+    said = (_SPACED.findall(normalize.normal(text)) for text in sources)
     return DialogueText(
         turns, name, frozenset(run for words in said for run in grams(words, _COPY))
     )
@@ -108,7 +108,7 @@ def grams(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
 def _turn(messages: tuple[Message, ...], k: int) -> TurnText:
     role, text = messages[k].role, _ends(messages[k].content)
     plain = _QUOTED.sub(" ", _CODE.sub(" ", text)).replace("’", "'").strip()
-    normal = parsing.normal(plain)
+    normal = normalize.normal(plain)
     between = tuple(_SPACED.findall(normal))
     words = between if normal.isascii() else tuple(WORD.findall(normal))
     answers = role == "assistant" and k > 0 and messages[k - 1].role == "user"

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from rapidfuzz.distance import LCSseq, Levenshtein
 
 from sdsd.checks.dialogue_text import grams
-from sdsd.text import parsing
+from sdsd.text import normalize, parsing
 from sdsd.text.words import WORD
 from sdsd.types import Message
 
@@ -59,7 +59,7 @@ def broken_rules(
     critique  what the reviser was told
     """
     original, revised, critique = original[:_CHARS], revised[:_CHARS], critique[:_CHARS]
-    if parsing.normal(original) == parsing.normal(revised):
+    if normalize.normal(original) == normalize.normal(revised):
         return ("unchanged",)
     said = "\n".join(m.content[:_CHARS] for m in before if m.role != "system")
     asked = before[-1].content[:_CHARS] if before and before[-1].role == "user" else ""
@@ -78,7 +78,7 @@ def broken_rules(
 
 def words(text: str) -> list[str]:
     """Return the first 10,000 words of a text as they are compared: no case or typography."""
-    return WORD.findall(parsing.normal(text[:_CHARS]))[:_MOST]
+    return WORD.findall(normalize.normal(text[:_CHARS]))[:_MOST]
 
 
 _TOKEN = re.compile(
@@ -106,7 +106,7 @@ _FILLER = frozenset(_JOINING.split())
 
 def _content(text: str) -> list[str]:
     """Return the tokens of which a real revision changes at least one."""
-    plain = parsing.normal(text)
+    plain = normalize.normal(text)
     for pattern, written in _CONTRACTIONS:
         plain = pattern.sub(written, plain)
     return [token for token in _TOKEN.findall(plain) if token not in _FILLER]
@@ -141,9 +141,9 @@ _OBJECTS = re.compile(
 
 def _copied(original: str, revised: str, said: str, quotes: tuple[str, ...], critique: str) -> bool:
     """Whether the revision has the critique's own words, not those it took from elsewhere."""
-    phrases = {parsing.normal(m.group()) for m in _REVIEWER.finditer(revised)}
+    phrases = {normalize.normal(m.group()) for m in _REVIEWER.finditer(revised)}
     if phrases:
-        known = parsing.normal(f"{said}\n{original}")
+        known = normalize.normal(f"{said}\n{original}")
         if any(phrase.split()[-1].rstrip("s") not in known for phrase in phrases):
             return True
     shared = _runs(revised) & _runs(critique)
@@ -153,7 +153,7 @@ def _copied(original: str, revised: str, said: str, quotes: tuple[str, ...], cri
 
 
 def _apologises(original: str, revised: str, asked: str) -> bool:
-    """The reply under review was never sent; an apology for an earlier one is fine."""
+    """Find an apology for the reply under review, which was never sent; others are fine."""
     if not _APOLOGY.search(revised.replace("’", "'")) or _OBJECTS.search(asked):
         return False
     return not _APOLOGY.search(original.replace("’", "'"))
@@ -253,11 +253,11 @@ def _lost(original: str, revised: str, said: str, quotes: Sequence[str]) -> bool
     A fact counts if the conversation has it too, or the original has it twice. Texts with very many
     capitalised words, such as German ones, are not judged.
     """
-    facts = Counter(parsing.normal(m.group()) for m in _FACT.finditer(original))
+    facts = Counter(normalize.normal(m.group()) for m in _FACT.finditer(original))
     if sum(facts.values()) > max(12, len(original.split()) / 4) or len(facts) > _FACTS:
         return False
-    known, kept = parsing.normal(said), parsing.normal(revised)
-    offence = parsing.normal("\n".join(quotes))
+    known, kept = normalize.normal(said), normalize.normal(revised)
+    offence = normalize.normal("\n".join(quotes))
     counted = [
         fact
         for fact, times in facts.items()

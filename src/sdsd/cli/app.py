@@ -1,4 +1,4 @@
-"""The command line. Thin: every command calls what the Python API offers.
+"""The command line: every command calls what the Python API offers.
 
 Heavy imports stay inside the commands, so that `sdsd --help` answers at once.
 """
@@ -8,9 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from sdsd.runs.run import Run
 
 app = typer.Typer(
     name="sdsd",
@@ -21,15 +24,17 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-models_app = typer.Typer(help="The embedded engine's model files.", no_args_is_help=True)
-catalogue_app = typer.Typer(help="Topics, principles and goals.", no_args_is_help=True)
+models_app = typer.Typer(help="Manage model files for the embedded engine.", no_args_is_help=True)
+catalogue_app = typer.Typer(
+    help="Check, preview and extend topics, principles and goals.", no_args_is_help=True
+)
 app.add_typer(models_app, name="models")
 app.add_typer(catalogue_app, name="catalogue")
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="A named model, a GGUF file, or a server's model."),
+    typer.Option("--model", "-m", help="A named model, a GGUF file, or a model on a server."),
 ]
 Url = Annotated[
     str | None,
@@ -37,24 +42,40 @@ Url = Annotated[
 ]
 Changes = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Any key: --set dialogue.protocol=roleplay. Repeatable."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set any key, e.g. dialogue.protocol=roleplay. Repeatable.",
+    ),
+]
+Seed = Annotated[
+    int | None, typer.Option(help="Determines every scenario and every sampling seed.")
+]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        "--from", help="Existing dialogues or plans to start from: a file, or hf:org/name."
+    ),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Only estimate calls, tokens, time and cost.")
 ]
 RunPath = Annotated[
     Path | None,
-    typer.Argument(help="The run directory. Default: the one last written under runs/."),
+    typer.Argument(help="The run directory. Default: the latest under runs/."),
 ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: faults become one message and an exit code, never a traceback."""
+    """Run the command line; an error becomes one message and an exit code, never a traceback."""
     from sdsd.errors import SdsdError
 
     try:
         app(arguments, prog_name="sdsd")
     except SdsdError as error:
-        from sdsd.cli.display import fault
+        from sdsd.cli.display import error_line
 
-        fault(str(error))
+        error_line(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
@@ -71,11 +92,18 @@ def _version(wanted: bool) -> None:
 def _overrides(
     model: str | None, url: str | None, changes: list[str] | None, keys: dict[str, Any]
 ) -> dict[str, Any]:
-    """What the command line says of the configuration, by dotted key; `--set` says it last."""
+    """Return what the options say of the configuration, by dotted key; `--set` wins."""
     from sdsd.config import assignment
 
     said = {"model": model, "models.default.base_url": url, **keys}
     return {k: v for k, v in said.items() if v is not None} | dict(map(assignment, changes or []))
+
+
+def _run(path: Path | None) -> Run:
+    """Open the run at `path`, or the latest one."""
+    from sdsd.runs.run import Run
+
+    return Run.latest() if path is None else Run.open(path)
 
 
 @app.callback()
@@ -90,11 +118,13 @@ def _root(
 def run(
     config: Annotated[
         Path | None,
-        typer.Argument(help="A configuration (see `sdsd init`). None: the defaults."),
+        typer.Argument(
+            help="A configuration (see `sdsd init`), or a run directory to continue. Default: the "
+            "default configuration."
+        ),
     ] = None,
     n: Annotated[
-        int | None,
-        typer.Option("-n", help="How many dialogues; more than before continues the run."),
+        int | None, typer.Option("-n", help="How many dialogues. More than before: the run grows.")
     ] = None,
     model: Model = None,
     url: Url = None,
@@ -102,40 +132,35 @@ def run(
         Path | None,
         typer.Option("--out", "-o", help="The run directory. Default: runs/<model>-<digest>."),
     ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Decides every scenario and every sample."),
-    ] = None,
-    source: Annotated[
-        str | None,
-        typer.Option("--from", help="Dialogues or plans to start from: a file, or hf:org/name."),
-    ] = None,
+    seed: Seed = None,
+    source: Source = None,
     changes: Changes = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only estimate calls, tokens, time and money.")
-    ] = False,
+    dry_run: DryRun = False,
     json: Json = False,
 ) -> None:
-    """Make a data set, or continue one: run the same command again."""
-    from sdsd import config as configuration
+    """Make a data set, or continue one.
+
+    Running the same command again continues where it stopped. `sdsd run RUN_DIR -n 600` grows a
+    run.
+    """
     from sdsd.cli import display
-    from sdsd.runs.runner import require_some
-    from sdsd.runs.runner import run as make
+    from sdsd.runs import runner
+    from sdsd.runs.progress import terminal
 
     keys = {"n": n, "seed": seed, "source.path": source}
-    chosen = configuration.load(config, _overrides(model, url, changes, keys))
+    chosen, path = runner.resolve(config, out, _overrides(model, url, changes, keys))
     if dry_run:
-        from sdsd.runs.directory import default_path
         from sdsd.runs.estimate import estimate
 
-        display.estimate(estimate(chosen, out or default_path(chosen, Path.cwd())), json=json)
+        display.estimate(estimate(chosen, path), json=json)
         return
-    with display.progress(json=json) as screen:
-        result = make(chosen, out=out, on_event=screen.hear, progress=screen.download)
-    display.finished(result, json=json)
-    if result.stopped:
+    with terminal(quiet=json) as screen:
+        made = runner.run(chosen, out=path, on_event=screen.on_event)
+    status = made.status()
+    display.finished(made, status, json=json)
+    if made.stopped:
         raise typer.Exit(130)
-    require_some(result)
+    made.require_some()
 
 
 @app.command()
@@ -145,20 +170,24 @@ def experiment(
         Path | None,
         typer.Option("--out", "-o", help="The directory. Default: experiments/<name of the file>."),
     ] = None,
-    n: Annotated[int | None, typer.Option("-n", help="How many dialogues in each arm.")] = None,
+    n: Annotated[int | None, typer.Option("-n", help="How many dialogues per arm.")] = None,
     model: Model = None,
     url: Url = None,
     changes: Changes = None,
     json: Json = False,
 ) -> None:
-    """Make the same scenarios in several ways, and compare; or go on with that."""
+    """Compare configurations on the same scenarios.
+
+    Running the same command again continues where it stopped.
+    """
     from sdsd.cli import display
     from sdsd.runs.experiment import carry_out, load
+    from sdsd.runs.progress import terminal
 
     chosen = load(file, _overrides(model, url, changes, {"n": n}))
     path = out or Path("experiments") / file.stem
-    with display.progress(json=json) as screen:
-        outcome = carry_out(chosen, path, on_event=screen.hear, progress=screen.download)
+    with terminal(quiet=json) as screen:
+        outcome = carry_out(chosen, path, on_event=screen.on_event)
     display.compared(outcome, json=json)
     if outcome.comparison is None:
         raise typer.Exit(130)
@@ -167,15 +196,26 @@ def experiment(
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("sdsd.yaml"),
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema",
+            help="Also write a JSON schema next to it, with which editors complete and check keys.",
+        ),
+    ] = False,
 ) -> None:
-    """Write a configuration with every key explained, to start from."""
+    """Write a configuration file with every key explained."""
     from sdsd import config as configuration
     from sdsd.errors import ConfigError
 
     if path.exists():
-        raise ConfigError(f"{path}: is there already; name another file or remove it")
+        raise ConfigError(f"{path}: already exists; name another file or remove it")
+    text, schema_file = configuration.explained(), path.with_suffix(".schema.json")
     try:
-        path.write_text(configuration.explained(), "utf-8")
+        if schema:
+            schema_file.write_text(configuration.json_schema_text(), "utf-8")
+            text = f"# yaml-language-server: $schema={schema_file.name}\n{text}"
+        path.write_text(text, "utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}; name another") from None
     typer.echo(f"wrote {path}; now: sdsd run {path}")
@@ -183,23 +223,23 @@ def init(
 
 @app.command()
 def status(path: RunPath = None, json: Json = False) -> None:
-    """How far a run is, and what came of its dialogues."""
+    """Show how far a run is, and what came of its dialogues."""
     from sdsd.cli import display
-    from sdsd.runs.status import find, state
 
-    display.status(state(find(path)), json=json)
+    display.status(_run(path).status(), json=json)
 
 
 @app.command()
 def verify(path: RunPath = None, json: Json = False) -> None:
-    """Replay a run from its journal, without a model, and compare everything."""
-    from sdsd.cli import display
-    from sdsd.runs.status import find
-    from sdsd.runs.verify import verify as check
+    """Replay a run from its recorded answers.
 
-    verdict = check(find(path))
-    display.verified(verdict, json=json)
-    if verdict.faults:
+    No model is called. Every record, and the data set, must come out the same.
+    """
+    from sdsd.cli import display
+
+    found = _run(path).verify()
+    display.verified(found, json=json)
+    if found.defects:
         raise typer.Exit(2)
 
 
@@ -215,7 +255,7 @@ def export(
             help="Change what is exported, e.g. splits.test=0.1; the run keeps it. Repeatable.",
         ),
     ] = None,
-    trainer_format: Annotated[
+    trainer: Annotated[
         str,
         typer.Option(
             "--format",
@@ -228,14 +268,17 @@ def export(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write data set, card and report again from the journal, without calling a model."""
-    from sdsd.cli import display
-    from sdsd.runs.status import find, republish, write_format
+    """Write data set, card and report again.
 
-    rundir = find(path)
-    counts = republish(rundir, changes or [])
-    files = write_format(rundir, trainer_format, to) if trainer_format else {}
-    display.exported(rundir, counts, files, json=json)
+    They are made from the journal; no model is called.
+    """
+    from sdsd.cli import display
+    from sdsd.config import assignment
+
+    run = _run(path)
+    counts = run.export(dict(map(assignment, changes or [])))
+    files = run.export_for(trainer, to) if trainer else {}
+    display.exported(run.path, counts, files, json=json)
 
 
 @app.command()
@@ -246,57 +289,36 @@ def report(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write the report anew and say where it is; with --json, its figures."""
-    from sdsd.runs.status import compared, figures, find, republish
+    """Write the report again and print its path.
 
-    rundir = find(path)
-    if against is not None:
-        typer.echo(compared(rundir, find(against), json=json))
-    elif json:
-        typer.echo(figures(rundir))
+    With --against, compare two runs. With --json, print the figures.
+    """
+    from sdsd.cli import display
+
+    run, other = _run(path), None if against is None else _run(against)
+    if json:
+        display.figures(run, other)
     else:
-        republish(rundir)
-        typer.echo(str(rundir.report))
+        typer.echo(str(run.report(other)))
 
 
 @app.command()
 def push(
     path: Annotated[Path, typer.Argument(help="A run directory.")],
     repo: Annotated[str, typer.Argument(help="The data set on the Hugging Face hub: org/name.")],
-    public: Annotated[bool, typer.Option("--public", help="For everybody to see.")] = False,
-    message: Annotated[str, typer.Option("--message", "-m", help="What this push is.")] = "",
+    public: Annotated[bool, typer.Option("--public", help="Make it visible to everyone.")] = False,
+    message: Annotated[str, typer.Option("--message", "-m", help="The commit message.")] = "",
 ) -> None:
-    """Put a run's data set on the Hugging Face hub; private unless you say otherwise."""
-    from sdsd.cli import display
-    from sdsd.runs import hub
-    from sdsd.runs.status import find
+    """Upload a run's data set to the Hugging Face hub.
 
-    rundir = find(path)
-    with display.progress() as screen:
-        address = hub.push(
-            rundir, repo, private=not public, message=message, progress=screen.download
-        )
+    It is private unless you say otherwise.
+    """
+    from sdsd.runs.progress import terminal
+
+    run = _run(path)
+    with terminal() as screen:
+        address = run.push(repo, public=public, message=message, progress=screen.download)
     typer.echo(address)
-
-
-@app.command()
-def pull(
-    repo: Annotated[str, typer.Argument(help="A data set that `sdsd push` made: org/name.")],
-    path: Annotated[
-        Path | None, typer.Argument(help="The directory. Default: runs/<name>.")
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="A branch, tag or commit.")
-    ] = None,
-) -> None:
-    """Fetch a run that somebody pushed, to read and export it, without its model calls."""
-    from sdsd.cli import display
-    from sdsd.runs import hub
-
-    where = path or Path("runs") / repo.rpartition("/")[2]
-    with display.progress() as screen:
-        rundir = hub.pull(repo, where, revision=revision, progress=screen.download)
-    typer.echo(str(rundir.path))
 
 
 @app.command()
@@ -305,27 +327,35 @@ def show(
     path: RunPath = None,
     json: Json = False,
 ) -> None:
-    """Read one dialogue: plan, turns, verdicts, revision."""
+    """Print one dialogue: plan, turns, verdicts, revisions, pairs."""
     from sdsd.cli import display
-    from sdsd.runs.status import find, record
+    from sdsd.errors import RunDirError
 
-    display.dialogue(record(find(path), index), json=json)
+    try:
+        record = _run(path)[index]
+    except IndexError as error:
+        raise RunDirError(str(error)) from None
+    display.dialogue(record, json=json)
 
 
 @app.command()
 def doctor(
     config: Annotated[
-        Path | None, typer.Argument(help="A configuration, whose models to try.")
+        Path | None, typer.Argument(help="A configuration whose models to test.")
     ] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="The model to try.")] = "",
-    url: Annotated[str, typer.Option("--url", help="A server to try.")] = "",
+    model: Annotated[str, typer.Option("--model", "-m", help="The model to test.")] = "",
+    url: Annotated[str, typer.Option("--url", help="The server to test.")] = "",
     json: Json = False,
 ) -> None:
-    """Check the machine and models: what it can do, how fast, and what `auto` will choose."""
+    """Check this machine and your models.
+
+    Prints what they can do, how fast they are, and what `auto` will choose.
+    """
     from sdsd.cli import display
     from sdsd.models import doctor as checks
+    from sdsd.runs.progress import terminal
 
-    with display.progress(json=json) as screen:
+    with terminal(quiet=json) as screen:
         findings = checks.examine(config, model, url, screen.download)
     display.findings(findings, json=json)
     if any(f.ok is False for f in findings):
@@ -334,7 +364,7 @@ def doctor(
 
 @models_app.command("list")
 def models_list(json: Json = False) -> None:
-    """The named models, and which are on this machine."""
+    """List the named models and which are here."""
     from sdsd.cli import display
     from sdsd.models import weights
 
@@ -343,11 +373,11 @@ def models_list(json: Json = False) -> None:
 
 @models_app.command("pull")
 def models_pull(name: Annotated[str, typer.Argument(help="A named model.")]) -> None:
-    """Fetch a model; what was fetched before is kept."""
-    from sdsd.cli import display
+    """Download a model; an interrupted download continues."""
     from sdsd.models import weights
+    from sdsd.runs.progress import terminal
 
-    with display.progress() as screen:
+    with terminal() as screen:
         path = weights.pull(name, screen.download)
     typer.echo(str(path))
 
@@ -355,17 +385,17 @@ def models_pull(name: Annotated[str, typer.Argument(help="A named model.")]) -> 
 @models_app.command("verify")
 def models_verify(name: Annotated[str, typer.Argument(help="A named model.")]) -> None:
     """Compare a model file with its pinned SHA-256."""
-    from sdsd.cli import display
     from sdsd.models import weights
+    from sdsd.runs.progress import terminal
 
-    with display.progress() as screen:
+    with terminal() as screen:
         path = weights.verify(name, screen.download)
-    typer.echo(f"{path}: as pinned")
+    typer.echo(f"{path}: matches its pinned SHA-256")
 
 
 @models_app.command("remove")
 def models_remove(name: Annotated[str, typer.Argument(help="A named model.")]) -> None:
-    """Delete a model file and whatever is left of fetching it."""
+    """Delete a model file and what is left of its download."""
     from sdsd.models import weights
 
     typer.echo(f"{weights.remove(name) / 1e6:,.0f} MB freed")
@@ -378,7 +408,7 @@ def catalogue_check(
     goals: Annotated[Path | None, typer.Option(help="Your goals.")] = None,
     json: Json = False,
 ) -> None:
-    """Read the catalogue, yours or the packaged one, and count what is in it."""
+    """Check the catalogue and count what is in it."""
     from sdsd.cli import display
     from sdsd.scenarios import catalogue
 
@@ -387,30 +417,37 @@ def catalogue_check(
 
 @catalogue_app.command("expand")
 def catalogue_expand(
-    out: Annotated[Path, typer.Argument(help="Directory to write the larger topics into.")],
+    out: Annotated[Path, typer.Argument(help="The directory to write the larger topics to.")],
     topics: Annotated[Path | None, typer.Option(help="Your topics.")] = None,
-    per_domain: Annotated[int, typer.Option(help="Subareas each domain should have.")] = 20,
+    per_domain: Annotated[int, typer.Option(help="Subareas per domain.")] = 20,
     only: Annotated[
         list[str] | None,
         typer.Option("--only", help="Only these fields. Repeatable."),
     ] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="Who writes.")] = "",
-    url: Annotated[str, typer.Option("--url", help="A server's base URL.")] = "",
+    model: Annotated[str, typer.Option("--model", "-m", help="The model that writes them.")] = "",
+    url: Annotated[str, typer.Option("--url", help="The base URL of its server.")] = "",
 ) -> None:
-    """Let a model write more subareas per domain; run it again to go on."""
+    """Let a model write more subareas per domain.
+
+    Running the same command again continues where it stopped.
+    """
     from sdsd import config as configuration
-    from sdsd.cli import display
     from sdsd.runs.expand_catalogue import expand
+    from sdsd.runs.progress import terminal
 
     overrides: dict[str, Any] = {"models.default.base_url": url} if url else {}
     if model:
         overrides["model"] = model
     chosen = configuration.load(None, overrides)
-    with display.progress() as screen:
+    with terminal() as screen:
         grown = expand(
-            out, topics, chosen, per_domain=per_domain, only=only or [],
-            on_event=screen.hear, progress=screen.download,
-        )  # fmt: skip
+            out,
+            topics,
+            chosen,
+            per_domain=per_domain,
+            only=only or [],
+            on_event=screen.on_event,
+        )
     typer.echo(f"{grown.before} subareas before, {grown.after} now, in {out}")
 
 
@@ -420,10 +457,10 @@ def catalogue_preview(
     seed: Annotated[int, typer.Option(help="The run's seed.")] = 0,
     config: Annotated[Path | None, typer.Argument(help="A configuration.")] = None,
 ) -> None:
-    """The first scenarios of a run, before anything is spent."""
+    """Print the first scenarios of a run, before anything is spent."""
     from sdsd import config as configuration
     from sdsd.cli import display
-    from sdsd.runs.runner import read_inputs
+    from sdsd.runs.inputs import read_inputs
 
     chosen = configuration.load(config, {"seed": seed} if seed else {})
     scenarios = read_inputs(chosen).scenarios

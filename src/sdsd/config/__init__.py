@@ -1,16 +1,16 @@
-"""The configuration of a run: `sections` has the keys, `loading` reads them, `writing` tells them.
+"""The configuration of a run.
 
-A value that decides *what* is made belongs to the run's identity; one that only decides *how* a
-run is executed does not (`EXECUTION`), so it may change between two starts of the same run.
+`schema` and `model_schema` declare the keys, `keys` answers questions about them, `loading` reads a
+file and `checking` refuses contradictions; `writing` gives YAML, the digest, explanations and a
+JSON schema.
 """
 
+from sdsd.config.keys import is_execution
 from sdsd.config.loading import anchored, assignment, load, read
+from sdsd.config.model_schema import DEFAULT_MODEL, ModelConfig, PriceConfig
 from sdsd.config.schema import (
-    DEFAULT_MODEL,
-    EXECUTION,
-    MODEL_NAME,
+    TOP_P,
     BalanceConfig,
-    BatchConfig,
     BudgetConfig,
     CatalogueConfig,
     Config,
@@ -20,30 +20,29 @@ from sdsd.config.schema import (
     DialogueConfig,
     DuplicatesConfig,
     ExportConfig,
-    ModelConfig,
     PairFilterConfig,
     PlanConfig,
-    PriceConfig,
-    PromptsConfig,
     ReviseConfig,
-    RolesConfig,
     ScenariosConfig,
-    SourceConfig,
     SplitsConfig,
     TargetsConfig,
-    TelemetryConfig,
     Vote,
-    is_file,
-    protocols,
 )
-from sdsd.config.writing import differences, digest, dump, explained, flat, meanings, tree
+from sdsd.config.writing import (
+    differences,
+    digest,
+    dump,
+    explained,
+    flat,
+    json_schema,
+    json_schema_text,
+    tree,
+)
 
 __all__ = [
     "DEFAULT_MODEL",
-    "EXECUTION",
-    "MODEL_NAME",
+    "TOP_P",
     "BalanceConfig",
-    "BatchConfig",
     "BudgetConfig",
     "CatalogueConfig",
     "Config",
@@ -57,14 +56,10 @@ __all__ = [
     "PairFilterConfig",
     "PlanConfig",
     "PriceConfig",
-    "PromptsConfig",
     "ReviseConfig",
-    "RolesConfig",
     "ScenariosConfig",
-    "SourceConfig",
     "SplitsConfig",
     "TargetsConfig",
-    "TelemetryConfig",
     "Vote",
     "anchored",
     "assignment",
@@ -73,10 +68,10 @@ __all__ = [
     "dump",
     "explained",
     "flat",
-    "is_file",
+    "is_execution",
+    "json_schema",
+    "json_schema_text",
     "load",
-    "meanings",
-    "protocols",
     "read",
     "tree",
 ]

@@ -1,4 +1,4 @@
-"""A configuration read: from YAML or a mapping, with changes, checked key by key.
+"""Read a configuration from YAML or a mapping, apply overrides, and check it key by key.
 
 Every error names the file, the key and the remedy.
 """
@@ -7,29 +7,46 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec import Struct
 
-from sdsd.config.schema import MODEL_NAME, PROTOCOLS, Config, ModelConfig, is_file
-from sdsd.errors import ConfigError, PluginError
-from sdsd.plugins import resolve
-from sdsd.types import ROLES
+from sdsd.config.checking import check
+from sdsd.config.keys import Key, keys, walk
+from sdsd.config.model_schema import ModelConfig
+from sdsd.config.schema import Config
+from sdsd.errors import ConfigError
+from sdsd.text.prompt_files import is_path
 
 T = TypeVar("T")
 
 
 def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] = {}) -> Config:
-    """The configuration in a YAML file or mapping (None: all defaults), with dotted `overrides`.
+    """Return the configuration in a YAML file or mapping (None: all defaults).
 
-    Raises `ConfigError` that names the file, the key and the remedy.
+    `overrides` are values by dotted key; they win. Raises `ConfigError` that names the file, the
+    key and the remedy.
     """
     where = str(source) if isinstance(source, Path) else "configuration"
     tree = read(source) if isinstance(source, Path) else dict(source or {})
     tree = anchored(tree, source.parent if isinstance(source, Path) else Path(), where)
-    # `model: x` is all that most runs need to say; an override beats the file.
+    tree = anchored(_overridden(tree, overrides), Path(), where)
+    if isinstance(tree.get("models"), dict):
+        tree["models"] = {"default": {}, **tree["models"]}
+        for name, model in tree["models"].items():  # one by one: then an error has its name
+            _typed(model, ModelConfig, f"models.{name}", where)
+    if _has_own_size(tree):
+        tree = {"n": 0, **tree}
+    config = _typed(tree, Config, "", where)
+    check(config, where)
+    return config
+
+
+def _overridden(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `tree` with `overrides`, and `model: x` written out as `models.default.model`."""
     model = overrides.get("model", tree.get("model"))
     changes = {k: v for k, v in overrides.items() if k != "model"}
     if model is not None:
@@ -37,23 +54,18 @@ def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] =
     tree = {k: v for k, v in tree.items() if k != "model"}
     for key, value in changes.items():
         tree = _set(tree, key.split("."), value)
-    tree = anchored(tree, Path(), where)
-    if isinstance(tree.get("models"), dict):
-        tree["models"] = {"default": {}, **tree["models"]}
-        for name, model in tree["models"].items():  # one by one, so that a fault has its name
-            _typed(model, ModelConfig, f"models.{name}", where)
-    targets = tree.get("targets")
-    source = tree.get("source")
-    counted = isinstance(targets, dict) and (targets.get("pairs") or targets.get("cells"))
-    if counted or (isinstance(source, dict) and source.get("path")):
-        tree = {"n": 0, **tree}
-    config = _typed(tree, Config, "", where)
-    _check(config, where)
-    return config
+    return tree
+
+
+def _has_own_size(tree: dict[str, Any]) -> bool:
+    """Return whether targets or a source decide how many dialogues the run makes."""
+    targets, source = tree.get("targets"), tree.get("source")
+    wanted = isinstance(targets, dict) and (targets.get("pairs") or targets.get("cells"))
+    return bool(wanted or (isinstance(source, dict) and source.get("path")))
 
 
 def assignment(text: str) -> tuple[str, Any]:
-    """`key=value` from the command line; the value is read as YAML."""
+    """Split `key=value` of the command line; the value is read as YAML. Raises `ConfigError`."""
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: must be key=value, e.g. dialogue.protocol=roleplay")
@@ -64,7 +76,7 @@ def assignment(text: str) -> tuple[str, Any]:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. Raises `ConfigError` that names file and line."""
+    """Return the mapping in a YAML file. Raises `ConfigError` that names file and line."""
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
@@ -74,7 +86,7 @@ def read(path: Path) -> dict[str, Any]:
     try:
         tree = _yaml(text)
     except ValueError as error:
-        raise ConfigError(f"{path}{error}; mend the YAML there") from None
+        raise ConfigError(f"{path}{error}; correct the YAML there") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -83,9 +95,9 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _yaml(text: str) -> Any:
-    """A YAML text as JSON would hold it: dates and numbers as keys become text.
+    """Parse YAML into what JSON can hold: dates, and numbers used as keys, become text.
 
-    Raises `ValueError` that reads `:line: problem`, whatever is wrong.
+    Raises `ValueError`, whatever is wrong, with the message `:line: problem`.
     """
     import yaml
 
@@ -101,69 +113,49 @@ def _yaml(text: str) -> Any:
 
 
 def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
-    """`tree` with its file names made absolute, so that a run can be continued from anywhere."""
+    """Return `tree` with its file names made absolute, so that any directory can continue the run.
 
-    def full(names: Any, keys: Iterable[str], section: str) -> Any:
-        if not isinstance(names, dict):
-            return names
-        found = {k: names[k] for k in keys if isinstance(names.get(k), str) and names[k]}
-        return {
-            **names,
-            **{k: _absolute(v, base, f"{where}: `{section}`") for k, v in found.items()},
-        }
+    `tree` need not be valid: what is not a name or a list of names stays as it is.
+    """
 
-    for section in ("catalogue", "prompts"):
-        if section in tree:
-            tree = {**tree, section: full(tree[section], tree[section] or (), section)}
-    source = tree.get("source")
-    if isinstance(source, dict) and _is_local(path := source.get("path")):
-        tree = {**tree, "source": {**source, "path": _absolute(path, base, f"{where}: `source`")}}
-    for section, key in (("duplicates", "against"), ("contamination", "sets")):
-        tree = _anchored_list(tree, ("export", section, key), base, where)
-    scenarios = tree.get("scenarios")
-    if isinstance(scenarios, dict) and isinstance(named := scenarios.get("strategies"), list):
-        files = [
-            _absolute(n, base, f"{where}: `scenarios`") if isinstance(n, str) and is_file(n) else n
-            for n in named
-        ]
-        tree = {**tree, "scenarios": {**scenarios, "strategies": files}}
-    models = tree.get("models")
-    if isinstance(models, dict):
-        found = {k: full(m, ("chat_template",), f"models.{k}") for k, m in models.items()}
-        tree = {**tree, "models": found}
-    return tree
+    def below(value: Any, section: type[Struct], prefix: str) -> Any:
+        if not isinstance(value, dict):
+            return value
+        known = keys(section)
+        return {k: at(v, known[k], f"{prefix}{k}") if k in known else v for k, v in value.items()}
+
+    def at(value: Any, key: Key, dotted: str) -> Any:
+        if key.section and key.named and isinstance(value, dict):
+            return {k: below(v, key.section, f"{dotted}.{k}.") for k, v in value.items()}
+        if key.section:
+            return below(value, key.section, f"{dotted}.")
+        if key.file and isinstance(value, list | tuple):
+            return [at(item, key, dotted) for item in value]
+        if not (isinstance(value, str) and _is_local(value, key)):
+            return value
+        try:
+            return _absolute(value, base)
+        except RuntimeError as error:  # `~somebody`, who has no home here
+            raise ConfigError(f"{where}: `{dotted}`: {error}; write the path out") from None
+
+    anchored: dict[str, Any] = below(tree, Config, "")
+    return anchored
 
 
-def _anchored_list(
-    tree: dict[str, Any], keys: tuple[str, ...], base: Path, where: str
-) -> dict[str, Any]:
-    """`tree` with the file names of the list at `keys` made absolute, if it has one."""
-    below: Any = tree
-    for key in keys:
-        below = below.get(key) if isinstance(below, dict) else None
-    if not isinstance(below, list | tuple):
-        return tree
-    at = f"{where}: `{'.'.join(keys)}`"
-    names = [_absolute(n, base, at) if _is_local(n) else n for n in below]
-    return _set(tree, list(keys), names)
+def _is_local(name: str, key: Key) -> bool:
+    """Return whether `name`, a value of `key`, is that of a local file."""
+    return bool(
+        key.file and name and not name.startswith("hf:") and (key.file == "always" or is_path(name))
+    )
 
 
-def _is_local(name: object) -> TypeGuard[str]:
-    """Whether a name is that of a file here, and not of a data set on a hub."""
-    return isinstance(name, str) and bool(name) and not name.startswith("hf:")
-
-
-def _absolute(name: str, base: Path, where: str) -> str:
-    """A file name of the configuration in the directory `base`."""
-    try:  # not `./~x`: that is a file of this name
-        path = Path(name).expanduser() if name[0] == "~" else Path(name)
-    except RuntimeError as error:  # `~somebody`, who has no home here
-        raise ConfigError(f"{where}: {error}; write the path out") from None
-    return str((base / path).absolute())
+def _absolute(name: str, base: Path) -> str:
+    # `~` alone is a home directory: `./~x` is a file of this name.
+    return str((base / (Path(name).expanduser() if name[0] == "~" else Path(name))).absolute())
 
 
 def _set(tree: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
-    """`tree` with the value at `path`, without touching the caller's mappings."""
+    """Return `tree` with `value` at `path`; the caller's mappings are not changed."""
     head, *rest = path
     below = tree.get(head)
     inner = _set(below if isinstance(below, dict) else {}, rest, value) if rest else value
@@ -171,7 +163,7 @@ def _set(tree: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
 
 
 def _typed(tree: Any, kind: type[T], prefix: str, where: str) -> T:
-    """`tree` as a `kind`; `prefix` is the dotted key that it stands under."""
+    """Convert `tree` to a `kind`; `prefix` is the dotted key of `tree`."""
     try:
         return msgspec.convert(tree, kind, strict=True)
     except msgspec.ValidationError as error:
@@ -179,7 +171,7 @@ def _typed(tree: Any, kind: type[T], prefix: str, where: str) -> T:
 
 
 def _explain(message: str, prefix: str) -> str:
-    """msgspec's message, with the dotted key and, for an unknown one, what was likely meant."""
+    """Rewrite msgspec's message with the dotted key and, for an unknown one, the likely meaning."""
     at = re.search(r" - at `(?:key in )?\$\.?(.*?)`$", message)
     below = at.group(1).removesuffix("[...]") if at else ""
     path = ".".join(filter(None, (prefix, below)))
@@ -187,117 +179,15 @@ def _explain(message: str, prefix: str) -> str:
     if not unknown:
         return f"`{path}`: {message.split(' - at ', maxsplit=1)[0]}; see docs/configuration.md"
     key = unknown.group(1)
-    known = _keys_beside(path)
+    known = _known_at(path)
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
     dotted = f"{path}.{key}" if path else key
     return f"unknown key `{dotted}`; {hint}"
 
 
-def _keys_beside(path: str) -> list[str]:
-    """The keys of the section at a dotted `path`."""
-    section: Any = Config()
-    keys = [key for key in path.split(".") if key]
-    if keys[:1] == ["models"]:
-        section, keys = ModelConfig(), keys[2:]
-    for key in keys:
-        section = getattr(section, key, None)
-    known = list(getattr(section, "__struct_fields__", ()))
-    return [*known, "model"] if isinstance(section, Config) else known
-
-
-def _check(config: Config, where: str) -> None:
-    """What types alone cannot say."""
-    _check_size(config, where)
-    _check_parts(config, where)
-    for name in config.critique.critics:
-        if not MODEL_NAME.fullmatch(name):
-            raise ConfigError(
-                f"{where}: `critique.critics.{name}`: a name is letters, digits, `_` and `-`"
-            )
-    for role, name in config.cast.items():
-        if name not in config.models:
-            key = f"roles.{role}"
-            if role not in ROLES:
-                key = f"critique.critics.{role.partition('/')[2]}.model"
-            raise ConfigError(
-                f"{where}: `{key}` names `{name}`, which is not under `models` "
-                f"({', '.join(config.models)}); add it there or name another"
-            )
-    for key in ("principles", "exchanges"):
-        least, most = getattr(config.scenarios, key)
-        if least > most:
-            raise ConfigError(
-                f"{where}: `scenarios.{key}`: [{least}, {most}] must be [least, most]"
-            )
-    most = config.scenarios.exchanges[1]
-    if most > config.dialogue.max_exchanges:
-        raise ConfigError(
-            f"{where}: `scenarios.exchanges` asks for up to {most}, but `dialogue.max_exchanges` "
-            f"is {config.dialogue.max_exchanges}; raise the one or lower the other"
-        )
-    splits = config.export.splits
-    if splits.validation + splits.test >= 1:
-        raise ConfigError(
-            f"{where}: `export.splits`: `validation` and `test` leave nothing to train on; lower "
-            "one of them"
-        )
-    _check_models(config, where)
-
-
-def _check_parts(config: Config, where: str) -> None:
-    """Import the parts that are the user's own: a run must not begin without them."""
-    protocol = config.dialogue.protocol
-    if protocol not in PROTOCOLS:
-        _import_part(f"{where}: `dialogue.protocol`", protocol, "protocols", PROTOCOLS)
-    if config.pipeline:
-        _import_part(f"{where}: `pipeline`", config.pipeline, "pipelines")
-    for name, critic in config.critique.critics.items():
-        if critic.use and critic.model:
-            raise ConfigError(
-                f"{where}: `critique.critics.{name}` has both `use` and `model`; remove one of them"
-            )
-        if critic.use:
-            _import_part(f"{where}: `critique.critics.{name}.use`", critic.use, "critics")
-
-
-def _import_part(key: str, name: str, group: str, known: tuple[str, ...] = ()) -> None:
-    try:
-        resolve(name, group, known)
-    except PluginError as error:
-        raise ConfigError(f"{key}: {error}") from None
-
-
-def _check_size(config: Config, where: str) -> None:
-    if not (config.n or config.targets.on or config.source.path):
-        raise ConfigError(
-            f"{where}: `n` must be at least 1, but for a run with `targets` or a `source`"
-        )
-    if config.targets.on and config.source.path:
-        raise ConfigError(
-            f"{where}: `targets` steer what is made, and a `source` is made already; leave out one"
-        )
-
-
-def _check_models(config: Config, where: str) -> None:
-    for name, model in config.models.items():
-        if not MODEL_NAME.fullmatch(name):
-            raise ConfigError(
-                f"{where}: `models` has the name `{name}`; use letters, digits, `_` and `-`"
-            )
-        if model.launch and model.base_url:
-            raise ConfigError(
-                f"{where}: `models.{name}` has both `launch` and `base_url`; take one of them out"
-            )
-        if model.transport == "batch" and len(model.urls) > 1:
-            raise ConfigError(
-                f"{where}: `models.{name}` has `transport: batch` and several addresses; a batch "
-                "is made at one: leave one in `base_url`"
-            )
-        if model.transport == "batch" and model.launch:
-            raise ConfigError(
-                f"{where}: `models.{name}` has `transport: batch` and `launch`, whose servers "
-                "have no batches; take one of them out"
-            )
-        if not model.model.strip():
-            raise ConfigError(f"{where}: `models.{name}.model` is empty; name a model")
+def _known_at(path: str) -> list[str]:
+    """Return the keys of the section at a dotted `path`."""
+    section = next((key.section for key in reversed([*walk(path)])), Config)
+    known = list(keys(section)) if section else []
+    return [*known, "model"] if section is Config else known

@@ -1,4 +1,4 @@
-"""What a run was made with: written once, before the first dialogue, and read by every replay."""
+"""The manifest of a run: what it was made with, read by every resume and every replay."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from msgspec.structs import replace
 from sdsd.text.chat_format import Template
 from sdsd.types import ProtocolName
 
+FORMAT = 2
+"""Version of the layout of a run directory. Raise it when this program could no longer read, or
+continue, what an earlier one wrote."""
+
 
 class Manifest(Struct, frozen=True, kw_only=True):
-    """What a run was made with. Written once, before the first dialogue; read by every replay."""
+    """What a run was made with. Written once, before the first answer."""
 
     sdsd: str
-    """Version of this program."""
+    """Version of the program that began the run."""
     created: str
     """UTC, ISO 8601."""
     python: str
@@ -24,25 +28,39 @@ class Manifest(Struct, frozen=True, kw_only=True):
     config: str
     """Digest of the configuration's identity (`sdsd.config.digest`)."""
     catalogue: str
-    """Digest of the catalogue's content."""
+    """SHA-256 of the catalogue; the run's copy is `inputs/<digest>.json`."""
     prompts: dict[str, str]
-    """Digest of every prompt file."""
+    """By name, the SHA-256 of each prompt and strategy; the run's copies are `inputs/<digest>.md`.
+    A strategy's name begins with `strategy/`."""
     models: dict[str, str]
-    """By role, the name of the model that plays it."""
+    """By role, the name of its model."""
     weights: dict[str, str]
     """By model name, the SHA-256 of its file, where it is known."""
     protocol: ProtocolName
-    """As resolved from what the server can do; a replay keeps it."""
+    """The protocol chosen when the run began; it does not change afterwards."""
     template: Template | None = None
-    """The chat template's seams that `continuation` was held with."""
+    """The parts of the chat template that `continuation` writes between turns."""
     schema: bool = False
-    """Whether the critic's server was asked to hold replies to a JSON schema."""
+    """Whether the critic's server constrains replies to a JSON schema."""
     shared: bool = False
     """Whether critic and reviser are the agent's own model."""
+    versions: dict[str, int] = {}
+    """`sdsd.pipeline.versions.VERSIONS` when the run began."""
+    parts: dict[str, str] = {}
+    """By name, the version of each user-defined part (`sdsd.plugins.version`)."""
+    format: int = FORMAT
+
+
+class Written(Struct, frozen=True):
+    """The little that every manifest says, whichever version wrote it."""
+
+    sdsd: str
+    created: str
+    format: int = 1
 
 
 def shown(manifest: Manifest) -> Manifest:
-    """A manifest without the directories of its maker's disk: for what is handed on."""
+    """Return the manifest without directories of the machine it was written on, for publishing."""
     return replace(
         manifest,
         models={role: nameable(name) for role, name in manifest.models.items()},
@@ -51,9 +69,9 @@ def shown(manifest: Manifest) -> Manifest:
 
 
 def nameable(model: str) -> str:
-    """A model's name; of one that is a file or directory here, the last part of its path."""
-    path = PureWindowsPath(model)  # knows both kinds of slash
-    here = model.startswith(("/", "~", ".")) or path.drive or path.root
-    if not here and (model.startswith("hf:") or not model.endswith(".gguf")):
+    """Return a model's name; for a local file or directory, only the last part of its path."""
+    path = PureWindowsPath(model)  # splits at both kinds of slash
+    local = model.startswith(("/", "~", ".")) or path.drive or path.root
+    if not local and (model.startswith("hf:") or not model.endswith(".gguf")):
         return model
     return path.name or "model"

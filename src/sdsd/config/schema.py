@@ -1,432 +1,340 @@
-"""Every key of a configuration: its type, its bounds, its default and what it means.
+"""Every key of a configuration: its type, bounds, default, and description.
 
-The reference in `docs/configuration.md` is generated from this file. Unknown keys are refused by
-name.
+Descriptions are part of the types, so the tables in `docs/configuration.md`, the file that
+`sdsd init` writes and the JSON schema for editors all come from here (see `keys` and `writing`).
+Each key is marked where it is declared: `identity` if its value decides what a run makes,
+`execution` if it only decides how the run is carried out and may change between two starts.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from msgspec import Meta, Struct, field
+from msgspec import Meta, field
 
-from sdsd.types import ROLES, ProtocolName, Role
+from sdsd.config.fields import (
+    Amount,
+    Count,
+    FileName,
+    Fraction,
+    NameOrFile,
+    Natural,
+    Section,
+    Temperature,
+    Tokens,
+    execution,
+    identity,
+)
+from sdsd.config.model_schema import ModelConfig
+from sdsd.types import ROLES, Role
 
 PROTOCOLS = ("auto", "transcript", "continuation", "chat", "roleplay")
-DEFAULT_MODEL = "qwen2.5-coder-1.5b"
+TOP_P = 0.95
+"""Nucleus sampling of plans and turns, for models whose `extra_body` has no `top_p`."""
+MODEL_NAME = re.compile(r"[A-Za-z0-9_-]+")
+"""Names under `models` and `critique.critics`. No dots: they separate the parts of a key."""
 
-Count = Annotated[int, Meta(ge=1)]
-Tokens = Annotated[int, Meta(ge=1, le=32768)]
-Temperature = Annotated[float, Meta(ge=0.0, le=2.0)]
-Fraction = Annotated[float, Meta(gt=0.0, le=1.0)]
-Seconds = Annotated[float, Meta(gt=0.0)]
-Amount = Annotated[float, Meta(ge=0.0)]
+SourceKind = Literal["auto", "messages", "sharegpt", "sdsd-dialogues", "sdsd-revisions", "plans"]
+Vote = Literal["any", "majority", "all", "weighted"]
 
-
-class _Section(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What all sections share: immutable, and no misspelt key goes unnoticed."""
+# One paragraph for each key, laid out by hand.
+# fmt: off
 
 
-class PriceConfig(_Section, frozen=True):
-    """What a million tokens cost, in any one currency; for estimates, accounts and budgets."""
+class BudgetConfig(Section, frozen=True):
+    """When to stop spending. The run stops cleanly, and continues with a larger budget."""
 
-    prompt: Amount = 0.0
-    """Prompt tokens."""
-    cached: Annotated[float, Meta(ge=0)] | None = None
-    """Prompt tokens that the server found in its cache. Empty: as other prompt tokens."""
-    completion: Amount = 0.0
-    """Tokens of replies."""
+    tokens: Annotated[Natural, execution(
+        "Prompt and completion tokens of all models together. 0: no limit.")] = 0
+    money: Annotated[Amount, execution("In the currency of the prices. 0: no limit.")] = 0.0
 
 
-class BudgetConfig(_Section, frozen=True):
-    """When to stop spending. The run stops cleanly then, and continues with a larger budget."""
+class TelemetryConfig(Section, frozen=True):
+    """What a run reports while it is in progress; see `docs/observability.md`."""
 
-    tokens: Annotated[int, Meta(ge=0)] = 0
-    """Prompt and reply tokens of all models together. 0: no bound."""
-    money: Amount = 0.0
-    """In the currency of the prices. 0: no bound."""
-
-
-class TelemetryConfig(_Section, frozen=True):
-    """What a run tells while it goes on; see `docs/observability.md`."""
-
-    log: bool = True
-    """Keep `logs/run.jsonl`."""
-    calls: bool = False
-    """A line for each call in the log, too."""
-    metrics: bool = True
-    """Keep `metrics.prom`, for Prometheus."""
-    port: Annotated[int, Meta(ge=0, le=65535)] | None = None
-    """Answer `GET /metrics` on this port of 127.0.0.1. 0: a free one. Empty: none."""
-    content: bool = False
-    """Let texts of prompts and replies into OpenTelemetry's spans."""
+    port: Annotated[Annotated[int, Meta(ge=0, le=65535)] | None, execution(
+        "Serve Prometheus metrics at `/metrics` on this port of 127.0.0.1; needs the extra "
+        "`metrics`. 0: a free port. Empty: no server.")] = None
 
 
-class BatchConfig(_Section, frozen=True):
-    """The rounds of `transport: batch`."""
-
-    max_requests: Annotated[int, Meta(ge=1)] = 50_000
-    """Requests in one round, and so dialogues under way at once."""
-    gather: Seconds = 2.0
-    """A round is sent after so many seconds without a new request."""
-    window: str = "24h"
-    """The time the provider is given, as it wants it written."""
-    poll: Seconds = 15.0
-    """Seconds between two looks at a batch, at first."""
-
-
-class ModelConfig(_Section, frozen=True):
-    """One model: the embedded engine, or any OpenAI-compatible server."""
-
-    model: str = DEFAULT_MODEL
-    """A named model (`sdsd models`), a path to a GGUF, `hf:org/repo/file.gguf`; with `base_url`,
-    the name that the server knows it by."""
-    base_url: str | tuple[str, ...] = ""
-    """The server, e.g. `http://localhost:8000/v1`, or a list of servers of this same model. Empty:
-    the embedded engine, or, for a name that is no model file, `OPENAI_BASE_URL`."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """The environment variable that holds the key. The key itself is never written anywhere."""
-    headers: dict[str, str] = {}
-    """Sent with every request to `base_url`."""
-    chat_template: str = ""
-    """Where the model's chat template is, for `continuation` at servers that do not tell it: a
-    `.jinja` file, a `tokenizer_config.json`, a directory with either, or a GGUF."""
-    launch: Literal["", "vllm"] = ""
-    """`vllm`: start `vllm serve` for this model, watch it, and stop it at the end."""
-    arguments: tuple[str, ...] = ()
-    """More arguments for the program that is launched, e.g. `--tensor-parallel-size=2`."""
-    start_timeout: Seconds = 1800.0
-    """Seconds that a launched server may take to load and compile."""
-    restarts: Annotated[int, Meta(ge=0)] = 3
-    """How often a launched server is started again after it died."""
-    transport: Literal["online", "batch"] = "online"
-    """`batch`: through the provider's batch interface, in rounds that may take hours each and often
-    cost half; see `docs/servers.md`."""
-    batch: BatchConfig = BatchConfig()
-    extra_body: dict[str, Any] = {}
-    """Added to the body of every request, e.g. a provider's own switches."""
-    parallel: Annotated[int, Meta(ge=0)] = 0
-    """The most requests in flight at once at each server. 0: two for each core (at most 16) for the
-    embedded engine; found out while it works for other servers."""
-    requests_per_minute: Annotated[float, Meta(ge=0)] = 0
-    """A provider's limit, kept to. 0: none."""
-    tokens_per_minute: Annotated[float, Meta(ge=0)] = 0
-    """A provider's limit of prompt and reply tokens together, kept to. 0: none."""
-    price: PriceConfig = PriceConfig()
-    context: Annotated[int, Meta(ge=512)] = 4096
-    """Tokens of context: of each slot of the embedded engine, or of a launched server."""
-    threads: Annotated[int, Meta(ge=0)] = 0
-    """Embedded engine: threads that compute. 0: chosen from the machine."""
-    timeout: Seconds = 600.0
-    """Seconds that one request may take before it is tried again."""
-    connect_timeout: Seconds = 15.0
-    """Seconds that opening a connection may take."""
-    idle_timeout: Seconds = 120.0
-    """Seconds of silence within a reply that has begun."""
-    retries: Annotated[int, Meta(ge=0)] = 16
-    """How often a request is tried again that the server does not answer while it answers others;
-    then its dialogue is recorded as failed."""
-    outage: Seconds = 600.0
-    """Seconds in which a server may answer nothing at all before the run stops (it can be
-    continued)."""
-
-    @property
-    def urls(self) -> tuple[str, ...]:
-        """The servers' addresses; none for the embedded engine."""
-        if isinstance(self.base_url, str):
-            return (self.base_url,) if self.base_url else ()
-        return self.base_url
-
-
-class RolesConfig(_Section, frozen=True):
+class RolesConfig(Section, frozen=True):
     """Which of `models` plays which role."""
 
-    planner: str = "default"
-    """Writes the plan."""
-    user: str = "default"
-    """Writes the user's turns (`roleplay` only; else the agent's model writes both sides). A model
-    of its own makes `auto` choose `roleplay`."""
-    agent: str = "default"
-    """Writes the agent's turns."""
-    critic: str = "default"
-    """Judges the last turn and rechecks its revision."""
-    reviser: str = "default"
-    """Rewrites the last turn."""
+    planner: Annotated[str, identity("Writes the plan.")] = "default"
+    user: Annotated[str, identity(
+        "Writes the user's turns under the protocol `roleplay`; under the others the agent's model "
+        "writes both sides. With a model other than the agent's, `auto` chooses `roleplay`."
+    )] = "default"
+    agent: Annotated[str, identity("Writes the agent's turns.")] = "default"
+    critic: Annotated[str, identity(
+        "Judges the last reply, and rechecks its revision.")] = "default"
+    reviser: Annotated[str, identity("Rewrites the last reply.")] = "default"
 
 
-class CatalogueConfig(_Section, frozen=True):
-    """Your own lists instead of the packaged ones (YAML, TOML, CSV or JSONL). File names are
-    relative to the configuration that names them."""
+class CatalogueConfig(Section, frozen=True):
+    """Your own lists in place of the packaged ones (YAML or JSONL). File names are relative to the
+    configuration that names them."""
 
-    topics: str = ""
-    """A file, or a directory of files, of fields, domains and subareas."""
-    principles: str = ""
-    """A file of principles."""
-    goals: str = ""
-    """A file of goals."""
-
-
-class SourceConfig(_Section, frozen=True):
-    """Dialogues or plans to start from, instead of nothing; see `docs/start-anywhere.md`."""
-
-    path: str = ""
-    """A file or directory (Parquet, JSONL, JSON), `hf:org/name`, or a run directory. Empty:
-    none."""
-    kind: Literal["auto", "messages", "sharegpt", "sdsd-dialogues", "sdsd-revisions", "plans"] = (
-        "auto"
-    )
-    """What its rows are."""
-    split: str = ""
-    """Which split, where there are several."""
+    topics: Annotated[FileName, identity(
+        "A file, or a directory of files, of fields, domains and subareas.")] = ""
+    principles: Annotated[FileName, identity(
+        "A file, or a directory of files, of principles.")] = ""
+    goals: Annotated[FileName, identity(
+        "A file, or a directory of files, of goals.")] = ""
 
 
-class ScenariosConfig(_Section, frozen=True):
-    """What one dialogue is about."""
+class SourceConfig(Section, frozen=True):
+    """Existing dialogues or plans to start from; see `docs/start-anywhere.md`."""
 
-    principles: tuple[Count, Count] = (1, 3)
-    """Least and most principles per dialogue."""
-    exchanges: tuple[Count, Count] = (2, 4)
-    """Least and most exchanges (a user turn and an agent turn) that a plan is asked for."""
-    strategies: Annotated[tuple[str, ...], Meta(min_length=1)] = ("direct",)
-    """How violations are elicited, in turn: names of packaged strategies (`all` for all of them),
-    or files of your own; see `docs/strategies.md`."""
+    path: Annotated[FileName, identity(
+        "A file or directory (Parquet, JSONL, JSON), `hf:org/name`, or a run directory. Empty: "
+        "start from the catalogue.")] = ""
+    kind: Annotated[SourceKind, identity(
+        "The layout of its rows. `auto`: by their columns.")] = "auto"
+    split: Annotated[str, identity("The split to read, if there are several.")] = ""
 
 
-class TargetsConfig(_Section, frozen=True):
-    """How many verified pairs are wanted, and of what. The run goes on until each cell has them, or
-    was found too dear; see `docs/targets.md`."""
+class ScenariosConfig(Section, frozen=True):
+    """The inputs of each dialogue."""
 
-    by: Literal["principle", "category", "domain", "field", "strategy"] = "principle"
-    """What a cell is. A pair counts for the principles that are confirmed as broken in it."""
-    pairs: Annotated[int, Meta(ge=0)] = 0
-    """Verified pairs for every cell. 0 and no `cells`: no targets, `n` dialogues."""
-    cells: dict[str, Annotated[int, Meta(ge=0)]] = {}
-    """Other numbers for single cells, by id or name."""
-    cost: Annotated[float, Meta(ge=1)] = 60.0
-    """Dialogues that a pair may cost. A cell is given up once it has had so many for each of its
-    pairs and for `patience` more."""
-    patience: Annotated[int, Meta(ge=1)] = 2
-    """1 gives up as soon as `cost` is exceeded even if the next dialogue made a pair, and so by bad
-    luck, too; more errs less and spends more."""
-    explore: Annotated[float, Meta(ge=0, le=1)] = 0.1
-    """Share of the dialogues whose strategy is drawn evenly, not by what worked."""
+    principles: Annotated[tuple[Count, Count], identity(
+        "Fewest and most principles in a dialogue.")] = (1, 3)
+    exchanges: Annotated[tuple[Count, Count], identity(
+        "Fewest and most exchanges (a user turn and an agent turn) to plan.")] = (2, 4)
+    strategies: Annotated[tuple[NameOrFile, ...], identity(
+        "How to elicit violations, in turn: names of packaged strategies, `all` for all of them, "
+        "or files of your own; see `docs/strategies.md`.", min_length=1)] = ("direct",)
+
+
+class TargetsConfig(Section, frozen=True):
+    """How many verified pairs are wanted, and of what. The run continues until each cell has them
+    or has been given up as too expensive; see `docs/targets.md`."""
+
+    by: Annotated[Literal["principle", "category", "domain", "field", "strategy"], identity(
+        "What a cell is. A pair counts for the principles whose violation is confirmed in it."
+    )] = "principle"
+    pairs: Annotated[Natural, identity(
+        "Verified pairs wanted in every cell. 0 without `cells`: no targets; the run makes `n` "
+        "dialogues.")] = 0
+    cells: Annotated[dict[str, Natural], identity(
+        "Other numbers for single cells, by id or name.")] = {}
+    cost: Annotated[float, identity(
+        "Dialogues that a pair may cost. A cell is given up once it has had this many for each of "
+        "its pairs and for two more.", ge=1)] = 60.0
 
     @property
     def on(self) -> bool:
-        """Whether there are any."""
+        """Whether the run has targets."""
         return bool(self.pairs or self.cells)
 
 
-class PlanConfig(_Section, frozen=True):
-    """The plan."""
+class PlanConfig(Section, frozen=True):
+    """How plans are written."""
 
-    max_tokens: Tokens = 240
-    """Length of the reply, at most."""
-    temperature: Temperature = 0.7
-    """Sampling temperature."""
-    top_p: Fraction = 0.95
-    """Nucleus sampling."""
+    max_tokens: Annotated[Tokens, identity("Length of a plan, at most.")] = 240
+    temperature: Annotated[Temperature, identity("Sampling temperature.")] = 0.7
 
 
-class DialogueConfig(_Section, frozen=True):
-    """The conversation."""
+class DialogueConfig(Section, frozen=True):
+    """How conversations are generated."""
 
-    protocol: str = "auto"
-    """How it is generated: `transcript`, `continuation`, `chat`, `roleplay`, your own as
-    `package.module:name` (see `docs/extending.md`), or `auto`, which picks by what the agent's
-    server can do."""
-    max_exchanges: Count = 8
-    """No dialogue grows longer than this, whatever its plan says."""
-    agent_sees_plan: bool = True
-    """`roleplay`: whether the agent knows the plan. Blind agents talk more naturally and break
-    principles less often."""
-    candidates: Annotated[int, Meta(ge=1, le=16)] = 1
-    """Samples of the agent's last turn. The critic judges all of them; a broken one is kept, and
-    the clean ones make pairs with it (all but `transcript`)."""
-    self_check: Literal["every", "last", "never"] = "every"
-    """After which agent turns the speaking model is asked whether a principle was broken and
-    whether the talk is over (all but `transcript`)."""
-    max_tokens: Tokens = 160
-    """Length of one turn, at most; a `transcript` gets this many for every turn planned."""
-    temperature: Temperature = 0.8
-    """Sampling temperature."""
-    top_p: Fraction = 0.95
-    """Nucleus sampling."""
+    protocol: Annotated[str, identity(
+        "How turns are requested: `transcript`, `continuation`, `chat` or `roleplay` (see "
+        "`docs/method.md`), your own as `package.module:name` (see `docs/extending.md`), or "
+        "`auto`, the best that the agent's server supports.")] = "auto"
+    max_exchanges: Annotated[Count, identity(
+        "No dialogue is longer than this, whatever its plan says.")] = 8
+    agent_sees_plan: Annotated[bool, identity(
+        "`roleplay`: whether the agent knows the plan. Agents that do not know it sound more "
+        "natural and violate principles less often.")] = True
+    candidates: Annotated[int, identity(
+        "Samples of the agent's last reply. The critic judges them all; one that violates a "
+        "principle is kept, and each clean one makes a pair with it (not with `transcript`).",
+        ge=1, le=16)] = 1
+    self_check: Annotated[Literal["every", "last", "never"], identity(
+        "After which agent turns the model is asked whether a principle was violated and whether "
+        "the conversation is over (not with `transcript`).")] = "every"
+    max_tokens: Annotated[Tokens, identity(
+        "Length of one turn, at most; a `transcript` gets this many for each turn.")] = 160
+    temperature: Annotated[Temperature, identity("Sampling temperature.")] = 0.8
 
 
-class CriticConfig(_Section, frozen=True):
+class CriticConfig(Section, frozen=True):
     """One of several critics."""
 
-    model: str = ""
-    """Which of `models` it is. Empty: that of `roles.critic`."""
-    use: str = ""
-    """A critic of your own instead of a model: a function as `package.module:name`, or an installed
-    plugin's name; see `docs/extending.md`. The keys for models have no effect on it."""
-    wording: Literal["plain", "defend", "stranger"] = "plain"
-    """How the question is put: plainly; after the best defence of the reply; as an attentive
-    stranger would see it."""
-    order: Literal["yes_first", "no_first"] = "yes_first"
-    """Which answer is named first."""
-    weight: Annotated[float, Meta(gt=0)] = 1.0
-    """What its vote counts, for `vote: weighted`."""
+    model: Annotated[str, identity("One of `models`. Empty: the one of `roles.critic`.")] = ""
+    use: Annotated[str, identity(
+        "Your own critic in place of a model: a function as `package.module:name`, or the name of "
+        "an installed plugin; see `docs/extending.md`. The keys for models do not apply to it."
+    )] = ""
+    wording: Annotated[Literal["plain", "defend", "stranger"], identity(
+        "How to ask: `plain`; `defend`, after writing the best defence of the reply; or "
+        "`stranger`, as an attentive outsider would see it.")] = "plain"
+    order: Annotated[Literal["yes_first", "no_first"], identity(
+        "Which answer the question names first.")] = "yes_first"
+    weight: Annotated[float, identity("How much its vote counts with `vote: weighted`.",
+        gt=0)] = 1.0
 
 
-Vote = Literal["any", "majority", "all", "weighted"]
+class CritiqueConfig(Section, frozen=True):
+    """How the last reply is judged."""
+
+    critics: Annotated[dict[str, CriticConfig], identity(
+        "Several critics, by names of your choice, who vote. Empty: one, the one of "
+        "`roles.critic`.")] = {}
+    vote: Annotated[Vote, identity(
+        "When a violation counts: if `any` of the critics claims it with a quotation that is in "
+        "the reply, if more than half of them do (`majority`), `all`, or those with more than half "
+        "of the weight (`weighted`).")] = "majority"
+    turns: Annotated[Literal["last", "every"], identity(
+        "Whether to judge the agent's earlier turns as well.")] = "last"
+    adherence: Annotated[bool, identity(
+        "Whether to ask the critic which steps of the plan the conversation shows. The answers "
+        "only fill the column `plan_adherence`.")] = False
+    max_tokens: Annotated[Tokens, identity("Length of one verdict, at most.")] = 200
+    temperature: Annotated[Temperature, identity(
+        "Sampling temperature of the first attempt; a verdict that has to be asked for again is "
+        "sampled.")] = 0.0
 
 
-class CritiqueConfig(_Section, frozen=True):
-    """The critic's judgement of the last turn, and of its revision."""
+class ReviseConfig(Section, frozen=True):
+    """How the last reply is revised."""
 
-    critics: dict[str, CriticConfig] = {}
-    """Several critics by a name of your choice, who vote. Empty: one, that of `roles.critic`."""
-    vote: Vote = "majority"
-    """When a violation counts: if any of the critics claims it with a quotation that is there, more
-    than half of them, all, or those with more than half of the weight."""
-    turns: Literal["last", "every"] = "last"
-    """Whether the agent's earlier turns are judged as well."""
-    adherence: bool = False
-    """Whether the critic is also asked which points of the plan the talk shows; nothing depends on
-    its answer but the column `plan_adherence`."""
-    max_tokens: Tokens = 200
-    """Length of one verdict, at most."""
-    temperature: Temperature = 0.0
-    """Sampling temperature of the first try; a verdict that must be asked again is sampled."""
+    rounds: Annotated[int, identity(
+        "Revisions to try, each of them rechecked. 0: critique only.", ge=0, le=8)] = 2
+    recheck: Annotated[bool, identity(
+        "Whether the critic must find a revision clean before it is accepted.")] = True
+    vote: Annotated[Vote, identity(
+        "With several critics, whose claim of a violation refuses a revision.")] = "any"
+    style: Annotated[Literal["critique", "principle"], identity(
+        "`critique`: each round repairs what the critics found. `principle`: each round rewrites "
+        "the reply in the light of one of the dialogue's principles, chosen at random, and the "
+        "last is rechecked (Constitutional AI, arXiv 2212.08073).")] = "critique"
+    max_tokens: Annotated[Tokens, identity("Length of the new reply, at most.")] = 220
+    temperature: Annotated[Temperature, identity("Sampling temperature.")] = 0.5
 
 
-class ReviseConfig(_Section, frozen=True):
-    """The repair."""
+class DuplicatesConfig(Section, frozen=True):
+    """Dialogues that repeat an earlier one are left out; the first of them stays."""
 
-    rounds: Annotated[int, Meta(ge=0, le=8)] = 2
-    """Revisions tried, each rechecked. 0: critique only."""
-    recheck: bool = True
-    """Whether the critic must find the revision clean before it is accepted."""
-    vote: Vote = "any"
-    """Of several critics, whose claim of a violation refuses a revision."""
-    style: Literal["critique", "principle"] = "critique"
-    """`critique`: each round repairs what the critics found. `principle`: each round rewrites the
-    turn in the light of one principle, drawn from the dialogue's, and the last is rechecked
-    (Constitutional AI, arXiv 2212.08073)."""
-    max_tokens: Tokens = 220
-    """Length of the new turn, at most."""
-    temperature: Temperature = 0.5
-    """Sampling temperature."""
+    method: Annotated[Literal["off", "exact", "near", "semantic"], execution(
+        "`exact`: the same words. `near`: nearly the same words (MinHash), and exact repeats. "
+        "`semantic`: the same content in other words (static embeddings; needs the extra "
+        "`semantic`), and near repeats.")] = "exact"
+    near: Annotated[Fraction, execution(
+        "Jaccard similarity of their runs of five words at which two dialogues count as near "
+        "repeats.")] = 0.7
+    semantic: Annotated[Fraction, execution(
+        "Cosine similarity of their embeddings at which two dialogues count as semantic repeats."
+    )] = 0.8
+    against: Annotated[tuple[FileName, ...], execution(
+        "Run directories or exported data sets whose dialogues count as earlier ones.")] = ()
 
 
-class DuplicatesConfig(_Section, frozen=True):
-    """Dialogues that say what an earlier one said already; the first of them stays."""
-
-    method: Literal["off", "exact", "near", "semantic"] = "exact"
-    """`exact`: the same words. `near`: nearly the same words (MinHash), and exact ones. `semantic`:
-    the same in other words (static embeddings; needs the extra `semantic`), and near ones."""
-    near: Fraction = 0.7
-    """Share of the runs of five words that two dialogues have in common (Jaccard) from which on
-    they count as nearly the same."""
-    semantic: Fraction = 0.8
-    """Cosine of their embeddings from which on they count as the same in other words."""
-    against: tuple[str, ...] = ()
-    """Run directories or exported data sets whose dialogues count as earlier ones."""
-
-
-class ContaminationConfig(_Section, frozen=True):
+class ContaminationConfig(Section, frozen=True):
     """Evaluation sets that no training data may repeat."""
 
-    sets: tuple[str, ...] = ()
-    """Files or directories (Parquet, JSONL, JSON, text); every text in them counts."""
-    words: Annotated[int, Meta(ge=3)] = 13
-    """A dialogue that has so many words in a row with one of them is left out."""
+    sets: Annotated[tuple[FileName, ...], execution(
+        "Files or directories (Parquet, JSONL, JSON, text); every text in them counts.")] = ()
+    words: Annotated[int, execution(
+        "A dialogue that shares this many consecutive words with an evaluation set is left out.",
+        ge=3)] = 13
 
 
-class PairFilterConfig(_Section, frozen=True):
+class PairFilterConfig(Section, frozen=True):
     """Which verified pairs are good enough to train on."""
 
-    exclude_warnings: tuple[str, ...] = ()
-    """Rules of `sdsd.checks.revision_rules`, e.g. `lost_facts`: pairs with such a doubt are left out."""
-    max_similarity: Annotated[float, Meta(ge=0, le=1)] = 1.0
-    """Left out are pairs whose turns are more alike than this (the column `similarity`)."""
-    max_length_ratio: Annotated[float, Meta(ge=0)] = 0.0
-    """Left out are pairs whose longer turn has more than so many times the characters of the
-    shorter one. 0: no limit."""
-    min_critic_margin: Annotated[float, Meta(ge=-1, le=1)] = -1.0
-    """Left out are pairs whose `critic_margin` is known and smaller."""
+    exclude_warnings: Annotated[tuple[str, ...], execution(
+        "Leave out pairs with these warnings, which `docs/quality.md` lists, e.g. `lost_facts`."
+    )] = ()
+    max_similarity: Annotated[float, execution(
+        "Leave out pairs whose two replies are more similar than this (the column `similarity`).",
+        ge=0, le=1)] = 1.0
+    max_length_ratio: Annotated[Amount, execution(
+        "Leave out pairs whose longer reply has more than this many times the characters of the "
+        "shorter one. 0: no limit.")] = 0.0
+    min_critic_margin: Annotated[float, execution(
+        "Leave out pairs whose `critic_margin` is known and smaller than this.",
+        ge=-1, le=1)] = -1.0
 
 
-class BalanceConfig(_Section, frozen=True):
+class BalanceConfig(Section, frozen=True):
     """Shares of the verified pairs, by a seeded choice among them."""
 
-    by: Literal["", "principle", "category", "domain", "field", "strategy"] = ""
-    """What is balanced. A pair counts for the first principle broken in it. Empty: nothing."""
-    shares: dict[str, Annotated[float, Meta(ge=0)]] = {}
-    """Weights of single cells, by id or name; 1 where nothing is said, 0 leaves a cell out."""
-    max_pairs: Annotated[int, Meta(ge=0)] = 0
-    """Pairs of a cell of weight 1, at most. 0: as many as the cell with the fewest for its weight
-    has, so that shares are exact."""
+    by: Annotated[Literal["", "principle", "category", "domain", "field", "strategy"], execution(
+        "What to balance. A pair counts for the first principle that it violates. Empty: nothing."
+    )] = ""
+    shares: Annotated[dict[str, Amount], execution(
+        "Relative shares of single cells, by id or name. Cells not listed have 1; 0 leaves a cell "
+        "out.")] = {}
+    max_pairs: Annotated[Natural, execution(
+        "Pairs in a cell of share 1, at most. 0: as many as the scarcest cell allows, so that the "
+        "shares are exact.")] = 0
 
 
-class SplitsConfig(_Section, frozen=True):
-    """Splits without leakage: what belongs together is in one of them, however a run grows."""
+class SplitsConfig(Section, frozen=True):
+    """Splits without leakage: a group is always in the same split, however far a run grows."""
 
-    by: Literal["domain", "field", "subarea"] = "domain"
-    """What belongs together."""
-    validation: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-    """Share of the groups that make the split `validation`."""
-    test: Annotated[float, Meta(ge=0, lt=1)] = 0.0
-    """Share of the groups that make the split `test`; the others are `train`."""
-
-
-class ExportConfig(_Section, frozen=True):
-    """What of the dialogues goes into the data set. Nothing is lost by it: `sdsd export` writes the
-    data set anew at any time."""
-
-    exclude: tuple[str, ...] = ()
-    """Rules of `docs/quality.md`: dialogues that break one of them are left out."""
-    truncate: bool = False
-    """`dialogues` end before the first exchange that breaks a rule; those that begin with one are
-    left out."""
-    include_plan: bool = False
-    """Whether the plan stands as a system turn before the messages of `sft`."""
-    views: tuple[str, ...] = ()
-    """User-defined views, as `package.module:name`, in addition to the packaged ones."""
-    filters: tuple[str, ...] = ()
-    """User-defined functions, as `package.module:name`, that decide which dialogues stay."""
-    checks: tuple[str, ...] = ()
-    """User-defined quality checks, as `package.module:name`. What they find is a warning; name one
-    in `exclude` to leave such dialogues out."""
-    duplicates: DuplicatesConfig = DuplicatesConfig()
-    contamination: ContaminationConfig = ContaminationConfig()
-    pairs: PairFilterConfig = PairFilterConfig()
-    balance: BalanceConfig = BalanceConfig()
-    splits: SplitsConfig = SplitsConfig()
+    by: Annotated[Literal["domain", "field", "subarea"], execution(
+        "What makes a group.")] = "domain"
+    validation: Annotated[float, execution("Share of the groups in the split `validation`.",
+        ge=0, lt=1)] = 0.0
+    test: Annotated[float, execution(
+        "Share of the groups in the split `test`; the others are in `train`.", ge=0, lt=1)] = 0.0
 
 
-class PromptsConfig(_Section, frozen=True):
-    """Your own prompt files instead of the packaged ones (see `docs/prompts.md`). File names are
+class ExportConfig(Section, frozen=True):
+    """Which dialogues the data set has. Nothing is lost: `sdsd export` rewrites the data set at any
+    time."""
+
+    exclude: Annotated[tuple[str, ...], execution(
+        "Leave out dialogues that break these rules, which `docs/quality.md` lists.")] = ()
+    truncate: Annotated[bool, execution(
+        "End `dialogues` before the first exchange that breaks a rule, and leave out those that "
+        "begin with one.")] = False
+    include_plan: Annotated[bool, execution(
+        "Put the plan as a system turn before the messages of `sft`.")] = False
+    views: Annotated[tuple[str, ...], execution(
+        "Your own views, as `package.module:name`, in addition to the packaged ones; see "
+        "`docs/extending.md`.")] = ()
+    filters: Annotated[tuple[str, ...], execution(
+        "Your own functions, as `package.module:name`, that decide which dialogues stay.")] = ()
+    checks: Annotated[tuple[str, ...], execution(
+        "Your own quality checks, as `package.module:name`. What they find is a warning; name one "
+        "in `exclude` to leave such dialogues out.")] = ()
+    duplicates: Annotated[DuplicatesConfig, execution()] = DuplicatesConfig()
+    contamination: Annotated[ContaminationConfig, execution()] = ContaminationConfig()
+    pairs: Annotated[PairFilterConfig, execution()] = PairFilterConfig()
+    balance: Annotated[BalanceConfig, execution()] = BalanceConfig()
+    splits: Annotated[SplitsConfig, execution()] = SplitsConfig()
+
+
+class PromptsConfig(Section, frozen=True):
+    """Your own prompt files in place of the packaged ones (see `docs/prompts.md`). File names are
     relative to the configuration that names them."""
 
-    plan: str = ""
-    """Asks for the plan."""
-    transcript: str = ""
-    """Asks for a whole dialogue at once."""
-    continuation: str = ""
-    """Opens the growing stream, and checks it."""
-    chat: str = ""
-    """The one chat in which both sides are written, and the check."""
-    roleplay: str = ""
-    """The two views, and the check."""
-    review: str = ""
-    """The critic's and the reviser's, which share their beginning."""
+    plan: Annotated[FileName, identity("Asks for the plan.")] = ""
+    transcript: Annotated[FileName, identity("Asks for a whole dialogue at once.")] = ""
+    continuation: Annotated[FileName, identity(
+        "Begins the growing stream, and the self-check.")] = ""
+    chat: Annotated[FileName, identity(
+        "The one chat in which both sides are written, and the self-check.")] = ""
+    roleplay: Annotated[FileName, identity("The two sides' views, and the self-check.")] = ""
+    review: Annotated[FileName, identity(
+        "The critic's and the reviser's requests, which begin alike.")] = ""
 
 
-class Config(_Section, frozen=True):
+class Config(Section, frozen=True):
     """A whole run."""
 
-    n: Annotated[int, Meta(ge=0)] = 3
-    """How many dialogues. May grow later: the run continues. With `targets` or a `source` the most,
-    and 0, which is the default then, for as many as they take or it has."""
-    seed: int = 0
-    """Decides every scenario and every sampling seed."""
-    models: dict[str, ModelConfig] = field(default_factory=lambda: {"default": ModelConfig()})
-    """Models by a name of your choice. `default` is used where a role names no other."""
+    n: Annotated[Natural, execution(
+        "Number of dialogues. Raise it later to grow the run. With `targets` or a `source`, the "
+        "most; 0, then the default: as many as needed, or as the source has.")] = 3
+    seed: Annotated[int, identity("Decides every scenario and every sampling seed.")] = 0
+    models: Annotated[dict[str, ModelConfig], identity(
+        "Models by names of your choice. `default` plays every role not given to others."
+    )] = field(default_factory=lambda: {"default": ModelConfig()})
     roles: RolesConfig = RolesConfig()
     catalogue: CatalogueConfig = CatalogueConfig()
     source: SourceConfig = SourceConfig()
@@ -437,54 +345,24 @@ class Config(_Section, frozen=True):
     critique: CritiqueConfig = CritiqueConfig()
     revise: ReviseConfig = ReviseConfig()
     prompts: PromptsConfig = PromptsConfig()
-    pipeline: str = ""
-    """A pipeline of your own in place of the packaged one, as `package.module:name`; see
-    `docs/extending.md`."""
-    export: ExportConfig = ExportConfig()
-    attempts: Annotated[int, Meta(ge=1, le=9)] = 3
-    """How often a reply that cannot be parsed is asked for, the first time included."""
-    max_open_dialogues: Annotated[int, Meta(ge=0)] = 0
-    """Dialogues under way at once. 0: as many as the servers take requests."""
-    budget: BudgetConfig = BudgetConfig()
-    telemetry: TelemetryConfig = TelemetryConfig()
+    pipeline: Annotated[str, identity(
+        "Your own pipeline in place of the packaged one, as `package.module:name`; see "
+        "`docs/extending.md`.")] = ""
+    export: Annotated[ExportConfig, execution()] = ExportConfig()
+    attempts: Annotated[int, identity(
+        "Requests for a reply that cannot be parsed, the first one included.", ge=1, le=9)] = 3
+    max_open_dialogues: Annotated[Natural, execution(
+        "Dialogues in flight at once. 0: as many as the servers accept requests.")] = 0
+    budget: Annotated[BudgetConfig, execution()] = BudgetConfig()
+    telemetry: Annotated[TelemetryConfig, execution()] = TelemetryConfig()
 
     @property
-    def cast(self) -> dict[Role, str]:
-        """By role, the name under `models` of the one that plays it; each critic that is a model is a
-        role."""
+    def role_models(self) -> dict[Role, str]:
+        """By role, the name under `models` of its model; each critic that is a model is a role."""
         roles = {role: getattr(self.roles, role) for role in ROLES}
         critics = [(name, c) for name, c in self.critique.critics.items() if not c.use]
         return roles | {f"critic/{name}": c.model or self.roles.critic for name, c in critics}
 
     def model_for(self, role: Role) -> ModelConfig:
-        """The model that plays `role`."""
-        return self.models[self.cast[role]]
-
-
-_SERVING = (
-    "base_url", "api_key_env", "headers", "parallel", "requests_per_minute", "tokens_per_minute",
-    "price", "threads", "timeout", "connect_timeout", "idle_timeout", "retries", "outage",
-    "chat_template", "launch", "arguments", "start_timeout", "restarts", "transport", "batch",
-)  # fmt: skip
-EXECUTION = re.compile(
-    rf"n|max_open_dialogues|(budget|telemetry|export)\..*|models\.[^.]+\.({'|'.join(_SERVING)})(\..*)?"
-)
-"""Keys that decide how a run is executed, not what it makes."""
-
-MODEL_NAME = re.compile(r"[A-Za-z0-9_-]+")
-"""Names under `models`. No dots: a dotted key must tell where the name ends."""
-
-
-def is_file(strategy: str) -> bool:
-    """Whether a strategy is given by its file, not by a packaged name."""
-    return "/" in strategy or strategy.endswith(".md")
-
-
-def protocols(config: Config) -> tuple[ProtocolName, ...]:
-    """The protocols that may be used, best first."""
-    wanted = config.dialogue.protocol
-    if wanted != "auto":
-        return (wanted,)
-    if config.roles.user != config.roles.agent or not config.dialogue.agent_sees_plan:
-        return ("roleplay",)  # the others have one model write both sides, from one brief
-    return ("continuation", "chat")
+        """Return the model that plays `role`."""
+        return self.models[self.role_models[role]]

@@ -1,30 +1,27 @@
-"""A configuration told: as YAML, key by key, as its digest, with every key explained."""
+"""A configuration as text: YAML, digest and differences; every key explained; a JSON schema."""
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import itertools
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from sdsd.config import schema
-from sdsd.config.schema import EXECUTION, Config
+from sdsd.config.keys import Key, is_execution, keys
+from sdsd.config.schema import Config
 
 
 def tree(config: Config) -> dict[str, Any]:
-    """The configuration as plain mappings, every key written out."""
+    """Return the configuration as plain mappings, with every key written out."""
     plain: dict[str, Any] = msgspec.to_builtins(config)
     return plain
 
 
 def dump(config: Config) -> str:
-    """The configuration as YAML, every key written out."""
+    """Return the configuration as YAML, with every key written out."""
     import yaml
 
     text: str = yaml.safe_dump(tree(config), sort_keys=False)
@@ -32,67 +29,67 @@ def dump(config: Config) -> str:
 
 
 def digest(config: Config) -> str:
-    """Hex SHA-256 of what the run makes: every key but those of `EXECUTION`."""
-    identity = {k: v for k, v in flat(config) if not EXECUTION.fullmatch(k)}
+    """Return the hex SHA-256 of every key that decides what the run makes."""
+    identity = {k: v for k, v in flat(config) if not is_execution(k)}
     return hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()
 
 
 def differences(ours: Config, theirs: Config) -> list[str]:
-    """Lines `key: theirs -> ours` for every key of identity in which two configurations differ."""
+    """Return a line `key: theirs -> ours` for every key of identity that differs."""
     a, b = dict(flat(theirs)), dict(flat(ours))
-    keys = [k for k in {**a, **b} if a.get(k) != b.get(k) and not EXECUTION.fullmatch(k)]
-    return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in keys]
+    changed = [k for k in {**a, **b} if a.get(k) != b.get(k) and not is_execution(k)]
+    return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in changed]
 
 
 def flat(value: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf of a configuration with its dotted key."""
-    tree = msgspec.to_builtins(value)
-    for key, item in tree.items():
+    """Yield every leaf of a configuration with its dotted key."""
+    for key, item in msgspec.to_builtins(value).items():
         if isinstance(item, dict) and item:
             yield from flat(item, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", item
 
 
-def meanings() -> dict[str, dict[str, str]]:
-    """By class, what each key means: the strings under the fields in the source of `sections`."""
-    found: dict[str, dict[str, str]] = {}
-    for node in ast.parse(Path(schema.__file__).read_text("utf-8")).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        keys = found.setdefault(node.name, {"": ast.get_docstring(node) or ""})
-        for key, text in itertools.pairwise(node.body):
-            if isinstance(key, ast.AnnAssign) and isinstance(text, ast.Expr):
-                keys[ast.unparse(key.target)] = " ".join(ast.literal_eval(text.value).split())
-    return found
-
-
 def explained() -> str:
-    """The default configuration as YAML with every key explained: what `sdsd init` writes."""
-    texts = meanings()
-    lines = ["# A configuration of sdsd. Every key is optional; these are the defaults.", ""]
-
-    def section(value: Any, indent: str) -> None:
-        for key in value.__struct_fields__:
-            item = getattr(value, key)
-            lines.extend(_comment(texts[type(value).__name__].get(key, ""), indent))
-            if isinstance(item, Struct):
-                lines.extend(_comment(texts[type(item).__name__][""], indent))
-                lines.append(f"{indent}{key}:")
-                section(item, f"{indent}  ")
-            elif key == "models":
-                lines.extend([f"{indent}models:", f"{indent}  default:"])
-                section(item["default"], f"{indent}    ")
-            else:
-                shown = msgspec.json.encode(item).decode()  # JSON is YAML
-                lines.append(f"{indent}{key}: {shown}")
-            if not indent:
-                lines.append("")
-
-    section(Config(), "")
-    return "\n".join(lines)
+    """Return the default configuration as YAML with every key explained: for `sdsd init`."""
+    head = ["# A configuration of sdsd. Every key is optional; these are the defaults.", ""]
+    return "\n".join([*head, *_explained(Config(), "")])
 
 
-def _comment(text: str, indent: str) -> list[str]:
-    width = 96 - len(indent)
-    return [f"{indent}# {line}" for line in textwrap.wrap(text.replace("`", ""), width)]
+def _explained(section: Struct, indent: str) -> Iterator[str]:
+    for key in keys(type(section)).values():
+        value = getattr(section, key.name)
+        width = 96 - len(indent)
+        text = key.description.replace("`", "")
+        yield from (f"{indent}# {line}" for line in textwrap.wrap(text, width))
+        yield from _value(key, value, indent)
+        if not indent:
+            yield ""
+
+
+def _value(key: Key, value: Any, indent: str) -> Iterator[str]:
+    if isinstance(value, Struct):
+        yield f"{indent}{key.name}:"
+        yield from _explained(value, f"{indent}  ")
+    elif key.named and value:
+        yield f"{indent}{key.name}:"
+        for name, section in value.items():
+            yield f"{indent}  {name}:"
+            yield from _explained(section, f"{indent}    ")
+    else:
+        yield f"{indent}{key.name}: {msgspec.json.encode(value).decode()}"  # JSON is YAML
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of a configuration file, with descriptions: for editors."""
+    _, sections = msgspec.json.schema_components([Config], ref_template="#/$defs/{name}")
+    config = sections.pop("Config")
+    short = {"type": "string", "description": "Short for `models.default.model`."}
+    properties = {"model": short, **config.pop("properties")}
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "sdsd"}
+    return {**head, **config, "properties": properties, "$defs": sections}
+
+
+def json_schema_text() -> str:
+    """Return the JSON schema as the text of a file."""
+    return msgspec.json.format(msgspec.json.encode(json_schema()), indent=2).decode() + "\n"

@@ -16,10 +16,10 @@ from typing import Any, Literal, NamedTuple, Protocol
 from sdsd.config import DuplicatesConfig
 from sdsd.errors import ConfigError, SourceError
 from sdsd.hashing import hash64
-from sdsd.scenarios.existing import Given, read
+from sdsd.scenarios.existing import SourceRow, read
 from sdsd.text.embeddings import Embed, word_llama
 from sdsd.text.near_duplicates import Near, spoken
-from sdsd.text.parsing import normal
+from sdsd.text.normalize import normal, valid_unicode
 
 Rule = Literal["duplicate_exact", "duplicate_near", "duplicate_semantic"]
 
@@ -74,7 +74,7 @@ class Duplicates:
         """Put the dialogues of another data set before all others."""
         try:
             for row in read(where):
-                if isinstance(row, Given):
+                if isinstance(row, SourceRow):
                     # not the whole path: what is left out, and why, is published with the data
                     self.find(f"{Path(where).name}/{row.origin}", spoken(row.messages))
         except SourceError as error:
@@ -128,7 +128,7 @@ class _Semantic:
 
         if len(text) > 2 * _HALF:
             text = f"{text[:_HALF]} {text[-_HALF:]}"
-        vector = self._embed(text.encode("utf-8", "replace").decode())  # lone surrogates
+        vector = self._embed(valid_unicode(text))
         length = np.linalg.norm(vector)
         return vector / length if length else vector
 

@@ -34,7 +34,7 @@ def settings(config: Config) -> dict[str, str]:
     return {
         key: shown(key, value)
         for key, value in configuration.flat(config)
-        if value != default.get(key) and not configuration.EXECUTION.fullmatch(key)
+        if value != default.get(key) and not configuration.is_execution(key)
     }
 
 

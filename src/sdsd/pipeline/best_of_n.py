@@ -15,7 +15,7 @@ from msgspec import Struct
 from sdsd.errors import StageFailed
 from sdsd.pipeline.dialogue import ContextFull, Sample
 from sdsd.pipeline.retry import gather
-from sdsd.text import parsing
+from sdsd.text import normalize
 from sdsd.types import Candidate, Critique, Verdict
 
 _SEVERITY = {None: 0, "low": 1, "medium": 2, "high": 3}
@@ -89,7 +89,7 @@ async def _judge(
     text: str | None,
 ) -> None:
     """Add a sample with its critique to `judged`, unless its text is there already."""
-    if text is None or parsing.normal(text) in (parsing.normal(c.text) for c in judged):
+    if text is None or normalize.normal(text) in (normalize.normal(c.text) for c in judged):
         return
     stage = "critique" if number == 1 else f"candidate/{number}"
     judged.append(Candidate(text, await judge(text, stage)))

@@ -18,11 +18,11 @@ from typing import Literal
 
 from msgspec import Struct
 
-from sdsd.config import DialogueConfig
+from sdsd.config import TOP_P, DialogueConfig
 from sdsd.errors import StageFailed, Unparseable
 from sdsd.pipeline.retry import ask_until_parsed
 from sdsd.scenarios.strategies import Strategy
-from sdsd.text import parsing, prompt_files
+from sdsd.text import normalize, parsing, prompt_files
 from sdsd.text.chat_format import Template
 from sdsd.text.prompt_files import Prompt
 from sdsd.types import (
@@ -125,7 +125,7 @@ class DialogueTask(Struct, frozen=True):
     ) -> Request:
         """Return a request with this dialogue's sampling, changed by `fields`."""
         c = self.config
-        sampling = {"max_tokens": c.max_tokens, "temperature": c.temperature, "top_p": c.top_p}
+        sampling = {"max_tokens": c.max_tokens, "temperature": c.temperature, "top_p": TOP_P}
         asked = {**sampling, "messages": tuple(messages), **fields}
         return Request(role, purpose=purpose, **asked)  # type: ignore[arg-type]
 
@@ -280,7 +280,7 @@ class OpenDialogue:
     def _append(self, speaker: Speaker, text: str) -> None:
         self._conversation.append(speaker, text)
         self.messages = (*self.messages, Message(_ROLES[speaker], text))
-        self._seen.add(parsing.normal(text))
+        self._seen.add(normalize.normal(text))
 
     async def _turn(self, speaker: Speaker, exchange: int, sample: Sample) -> str:
         """Ask for one turn, in complete sentences, that repeats no earlier one."""
@@ -294,11 +294,11 @@ class OpenDialogue:
             text = parsing.readable(prefix + completion.text)
             said = conversation.cut(text)
             if completion.finish == "length" and said == text:
-                said = parsing.intact(text)
+                said = parsing.complete_sentences(text)
                 if not said:
                     raise ContextFull
             said = parsing.turn(said, name.group() if name else "")
-            if parsing.normal(said) in self._seen:
+            if normalize.normal(said) in self._seen:
                 raise Unparseable("the turn repeats an earlier one")
             if leak := _LEAK.search(said):  # the model goes on with the director's words
                 said = said[: leak.start()].rstrip()

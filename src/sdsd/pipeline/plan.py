@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdsd.config import PlanConfig
+from sdsd.config import TOP_P, PlanConfig
 from sdsd.errors import Unparseable
 from sdsd.pipeline.retry import ask_until_parsed
 from sdsd.scenarios.strategies import Strategy
@@ -41,7 +41,7 @@ async def write_plan(
         messages=(Message("system", prompts.fill("system")), Message("user", task)),
         max_tokens=config.max_tokens,
         temperature=config.temperature,
-        top_p=config.top_p,
+        top_p=TOP_P,
         purpose="plan",
     )
 

@@ -24,7 +24,7 @@ from sdsd.pipeline.protocols import find_protocol
 from sdsd.pipeline.protocols.chat import first_messages
 from sdsd.pipeline.revise import critique_text, write_revision
 from sdsd.plugins import resolve
-from sdsd.text import parsing
+from sdsd.text import normalize
 from sdsd.text.prompt_files import Prompt
 from sdsd.types import (
     Candidate,
@@ -174,7 +174,7 @@ def _check(
 ) -> tuple[str, tuple[str, ...]]:
     """Return the defect that refuses a revision (empty: none), and the warnings about it."""
     found = revision_rules.broken_rules(original.reply, text, original.conversation, quotes, said)
-    if parsing.normal(text) == parsing.normal(turn.reply):
+    if normalize.normal(text) == normalize.normal(turn.reply):
         found = ("unchanged", *found)
     defect = next((rule for rule in found if rule in revision_rules.DEFECTS), "")
     return defect, tuple(rule for rule in found if rule not in revision_rules.DEFECTS)

@@ -39,7 +39,7 @@ async def write_revision(
 
     def read(completion: Completion) -> str:
         complete = completion.finish == "stop"
-        text = completion.text if complete else parsing.intact(completion.text)
+        text = completion.text if complete else parsing.complete_sentences(completion.text)
         return parsing.revision(text)
 
     return await ask_until_parsed(ask, step, request, read, attempts)

@@ -1,4 +1,4 @@
-"""What tokens cost, where models have a price."""
+"""Price tokens, where models have a price."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from sdsd.types import Role, Usage
 
 
 def cost(price: PriceConfig, prompt: int, cached: int, completion: int) -> float:
-    """Money for so many tokens; `cached` of the `prompt` tokens were found in a cache."""
+    """Return the price of these tokens; `cached` of the `prompt` tokens came from a prefix cache.
+
+    The unit is the currency of the configured prices, which are per million tokens.
+    """
     again = price.prompt if price.cached is None else price.cached
     fresh = max(prompt - cached, 0)
     return (fresh * price.prompt + cached * again + completion * price.completion) / 1e6
 
 
 def money(usage: Iterable[Usage], config: Config) -> float:
-    """What all of `usage` cost."""
+    """Return the price of all of `usage`; roles that the configuration lacks cost nothing."""
     by_role = prices(config)
     return sum(
         (
@@ -29,5 +32,5 @@ def money(usage: Iterable[Usage], config: Config) -> float:
 
 
 def prices(config: Config) -> dict[Role, PriceConfig]:
-    """By role, the price of the model that plays it."""
-    return {role: config.model_for(role).price for role in config.cast}
+    """Return the price of each role's model."""
+    return {role: config.model_for(role).price for role in config.role_models}

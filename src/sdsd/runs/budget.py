@@ -10,7 +10,7 @@ from sdsd.types import Completion, Role, Usage
 
 
 class Account:
-    """Running totals of a run, held against its budget."""
+    """Running totals of a run, compared with its budget."""
 
     def __init__(self, config: Config, before: Iterable[Usage]) -> None:
         before = list(before)
@@ -20,7 +20,7 @@ class Account:
         self._budget: BudgetConfig = config.budget
 
     def add(self, role: Role, answer: Completion) -> None:
-        """One more answer."""
+        """Add one answer."""
         self.tokens += answer.prompt_tokens + answer.completion_tokens
         price = self._prices.get(role)  # a critic that is a function has none
         if price and (price.prompt or price.completion):
@@ -29,7 +29,7 @@ class Account:
 
     @property
     def exhausted(self) -> str:
-        """Which part of the budget is used up, and what to do; empty while there is some left."""
+        """Which part of the budget is used up, and what to do; empty while some is left."""
         budget = self._budget
         if budget.tokens and self.tokens >= budget.tokens:
             return (

@@ -1,66 +1,93 @@
-"""A run is a directory that explains itself.
+"""The layout of a run directory.
 
-config.yaml      the configuration as resolved, every key
-manifest.json    what the run was made with: digests, models, protocol, versions
+config.yaml      the configuration, every key written out
+manifest.json    what the run was made with: models, protocol, digests, versions
+inputs/          the prompts, strategies and catalogue of this run, named by their SHA-256
 journal.sqlite   every answer of every model (see `sdsd.runs.journal`)
-data/            the data set, Parquet by view
-report.html      what happened, as pictures
-logs/            what happened, line by line
-models/          what models need to remember: batches under way, say
-metrics.prom     how it is going, for Prometheus
+source.jsonl     the dialogues or plans that the run starts from, if it does
+models/          what model back ends must remember: batches in progress, server logs
+data/            the data set, one folder of Parquet files per view
 README.md        the data set's card
-plots/           the card's pictures
-forms/           JSON lines for trainers that want them
-lock             held by the process that writes here
+plots/           the card's figures
+report.html      what happened, with charts
+formats/         trainer formats, where they were asked for
+logs/            what happened, line by line
+metrics.prom     counters for Prometheus
+lock             locked by the process that is writing here
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from sdsd import config as configuration
 from sdsd.config import Config
-from sdsd.config.manifest import Manifest
-from sdsd.errors import RunDirError
+from sdsd.config.manifest import FORMAT, Manifest, Written
+from sdsd.errors import JournalError, RunDirError
 from sdsd.files import try_lock, write_atomic
+from sdsd.runs.journal import Journal
+
+T = TypeVar("T")
+
+CONFIG_NAME = "config.yaml"
 
 
 class RunDir:
-    """Paths and small files of one run directory. Making one touches nothing on disk."""
+    """Paths and small files of one run directory. Creating the object touches nothing on disk."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config_file = path / "config.yaml"
+        self.config_file = path / CONFIG_NAME
         self.manifest_file = path / "manifest.json"
+        self.inputs = path / "inputs"
         self.journal = path / "journal.sqlite"
         self.data = path / "data"
         self.report = path / "report.html"
         self.card = path / "README.md"
         self.models = path / "models"
-        self.source = path / "source.jsonl"
+        self.source = path / "source.sqlite"
         self._lock = path / "lock"
 
     def exists(self) -> bool:
-        """Whether a run was ever started here."""
+        """Return whether a run was ever started here."""
         return self.config_file.exists()
 
     def config(self) -> Config:
-        """The run's configuration. Raises `RunDirError` if there is none."""
+        """Load the run's configuration. Raises `RunDirError` if this is not a run directory."""
         if not self.exists():
             raise RunDirError(f"{self.path}: not a run directory; `sdsd run` makes one")
+        self._check_format()
         return configuration.load(self.config_file)
 
     def manifest(self) -> Manifest | None:
-        """What the run was made with; None before its first model call."""
+        """Load the manifest; None before the run's first model call."""
+        self._check_format()
+        return self._decoded(Manifest)
+
+    def _check_format(self) -> None:
+        """Refuse a run in another format: half of it would be read, the rest guessed."""
+        written = self._decoded(Written)
+        if written is not None and written.format != FORMAT:
+            raise RunDirError(
+                f"{self.path}: made by sdsd {written.sdsd} on {written.created[:10]} in run format "
+                f"{written.format}; this program reads format {FORMAT} only. Use the program that "
+                "made it to continue or verify it. Its data set needs no sdsd: `data/` holds "
+                "Parquet files that `datasets.load_dataset` reads"
+            )
+
+    def _decoded(self, kind: type[T]) -> T | None:
         try:
-            return msgspec.json.decode(self.manifest_file.read_bytes(), type=Manifest)
+            return msgspec.json.decode(self.manifest_file.read_bytes(), type=kind)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.DecodeError) as error:
@@ -69,10 +96,10 @@ class RunDir:
             ) from None
 
     def prepare(self, config: Config) -> None:
-        """Make the directory for `config`, or check that it was made for the same data set.
+        """Create the directory for `config`, or check that it was made for the same data set.
 
-        `n` and the keys of `sdsd.config.EXECUTION` may differ. Raises `RunDirError` that names
-        the keys that may not; nothing is written then.
+        Keys that only decide how a run is executed may differ. Raises `RunDirError` that names the
+        keys that may not; nothing is written then.
         """
         self.check(config)
         try:
@@ -82,7 +109,7 @@ class RunDir:
             raise RunDirError(f"{self.path}: cannot be written: {error}") from None
 
     def check(self, config: Config) -> None:
-        """Raise `RunDirError` if the directory is another run's, or holds other things."""
+        """Raise `RunDirError` if the directory is another run's, or holds unrelated files."""
         if self.exists():
             changed = configuration.differences(config, self.config())
             if changed:
@@ -97,14 +124,42 @@ class RunDir:
             )
 
     def remember(self, manifest: Manifest) -> None:
-        """Write the manifest, once."""
+        """Write the manifest."""
         write_atomic(
             self.manifest_file, msgspec.json.format(msgspec.json.encode(manifest), indent=2)
         )
 
+    # -- the run's own inputs ----------------------------------------------------------------
+
+    def keep_input(self, data: bytes, suffix: str) -> None:
+        """Copy an input into `inputs/`, under its SHA-256."""
+        self.inputs.mkdir(exist_ok=True)
+        path = self.input_path(hashlib.sha256(data).hexdigest(), suffix)
+        if not path.exists():
+            write_atomic(path, data)
+
+    def input_path(self, digest: str, suffix: str) -> Path:
+        """Return where the input with this SHA-256 is kept."""
+        return self.inputs / f"{digest}{suffix}"
+
+    def kept_input(self, digest: str, suffix: str) -> Path:
+        """Return the path of an input's copy. Raises `RunDirError` if it is missing or altered."""
+        path = self.input_path(digest, suffix)
+        try:
+            found = hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise RunDirError(f"{path}: cannot be read: {error}; restore it from a copy") from None
+        if found != digest:
+            raise RunDirError(
+                f"{path}: does not have the content its name stands for; restore it from a copy"
+            )
+        return path
+
+    # -- one process at a time -----------------------------------------------------------------
+
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the directory against a second process. The system lets go of it after a crash."""
+        """Lock the directory against other processes. The system unlocks it after a crash."""
         if self.path.exists() and not self.path.is_dir():
             raise RunDirError(f"{self.path}: is a file; give a directory (`--out`)")
         try:
@@ -125,21 +180,52 @@ class RunDir:
             handle.flush()
             yield
 
-    def held(self) -> bool:
-        """Whether a process is running here at this moment."""
+    def locked(self) -> bool:
+        """Return whether a process is writing here at this moment."""
         try:
             with self._lock.open("a+") as handle:
                 return not try_lock(handle.fileno())
         except OSError:
             return False
 
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """Lock the directory, and remove what was created in it if the start fails.
+
+        Only if nothing was recorded: no answer, no batch in progress, no server log to read.
+        """
+        missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        before = set(self.path.iterdir()) if self.path.is_dir() else set()
+        with self.lock():
+            try:
+                yield
+            except BaseException:
+                if not self.recorded() and not any(self.models.rglob("*.*")):
+                    self._remove(before, missing)
+                raise
+
+    def recorded(self) -> bool:
+        """Return whether the journal holds anything."""
+        try:
+            with Journal(self.journal, readonly=True) as journal:
+                return bool(journal.answers() or journal.outcomes())
+        except JournalError:
+            return self.journal.exists()
+
+    def _remove(self, before: set[Path], missing: list[Path]) -> None:
+        with contextlib.suppress(OSError):  # the error that ended the start matters more
+            for path in set(self.path.iterdir()) - before:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            for path in missing:
+                path.rmdir()
+
 
 def _foreign(path: Path) -> bool:
-    """Not what a run leaves behind that was killed before its configuration was written."""
-    return path.name != "lock" and not path.name.startswith(".config.yaml.")
+    """Return whether a file cannot come from a run killed before it wrote its configuration."""
+    return path.name != "lock" and not path.name.startswith(f".{CONFIG_NAME}.")
 
 
 def default_path(config: Config, root: Path) -> Path:
-    """`runs/<model>-<digest>`: the same configuration finds its run again, another gets its own."""
+    """Return `runs/<model>-<digest>` under `root`: the same configuration finds its run again."""
     name = re.sub(r"[^A-Za-z0-9.]+", "-", Path(config.models["default"].model).name).strip("-.")
     return root / "runs" / f"{name[:40] or 'run'}-{configuration.digest(config)[:6]}"

@@ -1,14 +1,13 @@
-"""What a run is going to take, before anything is spent.
+"""Estimate what a run is going to take, before anything is spent.
 
-A run that has begun is continued at the rate that it went so far. For a new one some of its
-scenarios are rehearsed: the real stages with the real prompts, and a scripted model whose replies
-have the usual lengths. Tokens are counted as four characters each, and a violation is found in
-about a third of the dialogues; a real model may differ by a factor of two.
+A run that has begun is extrapolated from its dialogues so far. For a new one some of its scenarios
+are rehearsed: the real stages with the real prompts, and a scripted model whose replies have the
+usual lengths. Tokens are counted as four characters each, and a violation is found in about a third
+of the dialogues; a real model may differ by a factor of two.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -19,34 +18,39 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.config import Config, protocols
+from sdsd.config import Config
+from sdsd.models.fleet import protocols
 from sdsd.models.scripted import CHATML, ScriptedModel, small_world
 from sdsd.pipeline.method import Method
 from sdsd.pipeline.record import make_record
 from sdsd.reports.money import money
-from sdsd.runs.ask import Ask, Call
+from sdsd.runs.ask import Ask
 from sdsd.runs.directory import RunDir
+from sdsd.runs.inputs import Inputs, inputs_of, sourced, start_of
 from sdsd.runs.journal import Journal, stage_of
+from sdsd.runs.middleware import Call
 from sdsd.runs.rounds import quota_of
-from sdsd.runs.runner import Inputs, read_inputs, rows_of, sourced, start_of
-from sdsd.scenarios.existing_store import Sourced, keep
+from sdsd.runs.runner import rows_of
+from sdsd.runs.session import in_loop
+from sdsd.scenarios.existing_scenarios import SourceScenarios
+from sdsd.scenarios.existing_store import store_rows
 from sdsd.types import Answer, Completion, Request, Usage
 
 SAMPLE = 30
 """Scenarios that are rehearsed, spread over the whole run."""
 _EACH = 4
-"""Dialogues for a verified pair, about, where targets count pairs."""
+"""Dialogues per verified pair, roughly, where targets count pairs."""
 _USUAL = {"planner": 150, "user": 45, "agent": 90, "critic": 60, "reviser": 90}
-"""Tokens of a reply by role, about, as small and large models write them."""
+"""Tokens of a reply by role, roughly, over small and large models."""
 
 
 class Estimate(Struct, frozen=True):
-    """What the dialogues that are left are going to take."""
+    """What the remaining dialogues are going to take."""
 
     left: int
     """Dialogues."""
     basis: str
-    """What the figures were drawn from."""
+    """What the figures are derived from."""
     usage: list[Usage]
     """Calls and tokens by stage, role and model."""
     money: float
@@ -54,51 +58,51 @@ class Estimate(Struct, frozen=True):
 
     @property
     def calls(self) -> int:
-        """All of them."""
+        """All model calls."""
         return sum(u.calls for u in self.usage)
 
     @property
     def prompt_tokens(self) -> int:
-        """Read by models, those from their caches included."""
+        """Tokens that models read, including those from their caches."""
         return sum(u.prompt_tokens for u in self.usage)
 
     @property
     def completion_tokens(self) -> int:
-        """Written by models."""
+        """Tokens that models write."""
         return sum(u.completion_tokens for u in self.usage)
 
 
 def estimate(config: Config, path: Path) -> Estimate:
-    """What is left of the run in the directory `path`, or of a new one there."""
-    inputs = read_inputs(config)
+    """Estimate what is left of the run in the directory `path`, or of a new one there."""
     rundir = RunDir(path)
     done, so_far = 0, list[Usage]()
-    if rundir.journal.exists():
+    if rundir.manifest() is not None:
         rundir.check(config)
         with Journal(rundir.journal, readonly=True) as journal:
-            done, so_far = sum(journal.outcomes().values()), journal.usage()
+            done, so_far = journal.finished(), journal.usage()
+    inputs = inputs_of(rundir, config)
     with ExitStack() as opened:
         source = _source(inputs, rundir, opened)
         return _estimate(inputs, source, done, so_far)
 
 
-def _source(inputs: Inputs, rundir: RunDir, opened: ExitStack) -> Sourced | None:
-    """The rows that the run starts from: those that it keeps already, or a copy for a while."""
+def _source(inputs: Inputs, rundir: RunDir, opened: ExitStack) -> SourceScenarios | None:
+    """Return the rows that the run starts from: its own copy, or a temporary one."""
     if not inputs.config.source.path:
         return None
     if rundir.source.exists():
         return sourced(inputs, rundir)
     aside = opened.enter_context(TemporaryDirectory(prefix="sdsd-"))
-    kept = keep(rows_of(inputs.config), Path(aside) / rundir.source.name)
-    return Sourced(kept, inputs.scenarios, inputs.catalogue)
+    kept = store_rows(rows_of(inputs.config), Path(aside) / rundir.source.name)
+    return SourceScenarios(kept, inputs.scenarios, inputs.catalogue)
 
 
 def _estimate(
-    inputs: Inputs, source: Sourced | None, done: int, so_far: Sequence[Usage]
+    inputs: Inputs, source: SourceScenarios | None, done: int, so_far: Sequence[Usage]
 ) -> Estimate:
     config = inputs.config
     n = config.n if source is None else min(config.n or len(source), len(source))
-    if config.targets.on:  # at most n, and about so many for each pair
+    if config.targets.on:  # at most n, and about this many for each pair
         wanted = sum(quota_of(config.targets, inputs.scenarios).wanted.values())
         n = min(n or wanted * _EACH, wanted * _EACH)
     left = max(0, n - done)
@@ -108,7 +112,7 @@ def _estimate(
     else:
         sample = [i * n // SAMPLE for i in range(SAMPLE)] if n > SAMPLE else None
         indexes = sample or range(n)
-        rehearsed = asyncio.run(_rehearsed(inputs, indexes, source)) if indexes else []
+        rehearsed = in_loop(_rehearsed(inputs, indexes, source)) if indexes else []
         usage = _scaled(rehearsed, n / max(1, len(indexes)))
         given = "" if source is None else " from the source"
         basis = f"a rehearsal of {len(indexes)} dialogues{given} by `{protocols(config)[0]}`"
@@ -129,10 +133,12 @@ def _scaled(usage: Iterable[Usage], factor: float) -> list[Usage]:
     ]
 
 
-async def _rehearsed(inputs: Inputs, indexes: Iterable[int], source: Sourced | None) -> list[Usage]:
-    """What the dialogues of some scenarios take with a model of usual lengths."""
+async def _rehearsed(
+    inputs: Inputs, indexes: Iterable[int], source: SourceScenarios | None
+) -> list[Usage]:
+    """Return what the dialogues of some scenarios take if replies have the usual lengths."""
     config = inputs.config
-    models: dict[str, str] = {role: config.model_for(role).model for role in config.cast}
+    models: dict[str, str] = {role: config.model_for(role).model for role in config.role_models}
     models |= {f"critic/{name}": c.use for name, c in config.critique.critics.items() if c.use}
     named = inputs.strategies
     method = Method(config, inputs.prompts, named, protocols(config)[0], CHATML, schema=True)
@@ -163,7 +169,7 @@ _NOTHING: Mapping[str, Any] = {}
 
 
 def _usual(request: Request, seed: int) -> str:
-    """A reply of the small world, made as long as such replies are."""
+    """Return a reply of the small world, padded to the usual length."""
     text = small_world(request, seed)
     short = request.max_tokens <= 16  # a self-check
     missing = (

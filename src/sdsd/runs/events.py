@@ -1,33 +1,38 @@
-"""What a run tells while it goes on."""
+"""Events: what `on_event` is called with during a run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from msgspec import Struct
 
-from sdsd.runs.ask import Call
 from sdsd.runs.journal import stage_of
+from sdsd.runs.middleware import Call
 from sdsd.types import Completion, Record
 
 
 class Began(Struct, frozen=True):
-    """The run knows what there is to do: `done` of `n` dialogues are there already."""
+    """The models are up and the run starts or continues."""
 
     path: Path
     n: int
-    """0: as many as the targets take."""
+    """Dialogues that the run is to have. 0: as many as the targets take."""
     done: int
-    slots: int
+    """Dialogues that it has already."""
+    concurrency: int
+    """Dialogues in flight at once."""
     protocol: str
-    wanted: int = 0
-    """Verified pairs that the targets ask for, together; 0 without targets."""
     pairs: int = 0
-    """Of these, those that there are already."""
+    """Verified pairs that it has already."""
+    wanted: int = 0
+    """Verified pairs that the targets ask for, over all cells; 0 without targets."""
+    reached: int = 0
+    """How many of `wanted` the run has already; a cell's surplus does not count."""
 
 
 class Called(Struct, frozen=True):
-    """A model answered."""
+    """A model answered, and the answer is in the journal."""
 
     call: Call
     answer: Completion
@@ -39,15 +44,24 @@ class Called(Struct, frozen=True):
 
 
 class Recorded(Struct, frozen=True):
-    """A dialogue is finished."""
+    """A dialogue is finished, and its record is in the journal."""
 
     record: Record
 
 
 class Noted(Struct, frozen=True):
-    """Something worth a line."""
+    """A message for the user."""
 
     text: str
 
 
-Event = Began | Called | Recorded | Noted
+class Fetching(Struct, frozen=True):
+    """A model file is being downloaded or checked: `done` of `total` bytes."""
+
+    what: str
+    done: int
+    total: int
+
+
+Event = Began | Called | Recorded | Noted | Fetching
+OnEvent = Callable[[Event], None]

@@ -1,41 +1,40 @@
 """`sdsd catalogue expand`: let a model write more subareas for every domain.
 
-The paper's models wrote 20 for each domain. What a model offers is kept if it is specific enough
-in form and no near-duplicate of anything in the catalogue. Answers go through the same journal as
-a run's, so stopping and starting again loses nothing.
+The paper's models wrote 20 for each domain. A proposal is kept if it is specific enough in form
+and no near-duplicate of anything in the catalogue. Answers go through the same journal as a run's,
+so stopping and starting again loses nothing.
 """
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.config import Config
+from sdsd.config import TOP_P, Config
 from sdsd.errors import CatalogueError, SdsdError, StageFailed, Stopped, Unparseable
 from sdsd.files import write_atomic
-from sdsd.models import weights
 from sdsd.models.base import Model
 from sdsd.models.fleet import fetch
 from sdsd.pipeline.prompts import load_prompt
 from sdsd.pipeline.retry import ask_until_parsed
 from sdsd.runs.ask import Ask
 from sdsd.runs.directory import RunDir
-from sdsd.runs.events import Event, Noted
+from sdsd.runs.events import Fetching, Noted, OnEvent
 from sdsd.runs.journal import Journal
-from sdsd.runs.session import in_loop, interruptible, open_session
+from sdsd.runs.session import Needs, Stop, in_loop, interruptible, open_session
 from sdsd.scenarios import catalogue as catalogues
+from sdsd.scenarios.similarity import near_duplicates
 from sdsd.text import prompt_files
 from sdsd.text.parsing import readable
 from sdsd.types import AskFn, Completion, Domain, Message, Request
 
 ALIKE = 0.6
-"""Jaccard similarity of content words from which two subareas count as one."""
+"""Jaccard similarity of content words from which two subareas count as the same."""
 _LINE = re.compile(r"^[ \t]*(?:\d+[.):]|[-*•])[ \t]*(.+?)[ \t]*$", re.MULTILINE)
 _FORM = re.compile(r"[^\n:;{}<>|]{8,110}")
 _WORDS = (3, 16)
@@ -44,7 +43,7 @@ _OFFERS = 12
 
 
 class Grown(Struct, frozen=True):
-    """What came of it."""
+    """Numbers of subareas."""
 
     before: int
     after: int
@@ -57,8 +56,7 @@ def expand(
     *,
     per_domain: int = 20,
     only: Sequence[str] = (),
-    on_event: Callable[[Event], None] | None = None,
-    progress: weights.Progress | None = None,
+    on_event: OnEvent = lambda event: None,
     models: Mapping[str, Model] | None = None,
 ) -> Grown:
     """Write topic files like those at `topics` into `out`, each domain with `per_domain` subareas.
@@ -69,17 +67,18 @@ def expand(
     unknown = [name for name in only if name not in loaded.fields]
     if unknown:
         raise CatalogueError(
-            f"no field `{unknown[0]}` in the topics; there are: {', '.join(loaded.fields)}"
+            f"no field `{unknown[0]}` in the topics; the fields are {', '.join(loaded.fields)}"
         )
     chosen = [d for d in loaded.domains if not only or d.field in only]
-    tell = on_event or (lambda event: None)
+
+    def fetching(what: str, done: int, total: int) -> None:
+        on_event(Fetching(what, done, total))
+
     rundir = RunDir(out / ".expand")
     with rundir.lock(), Journal(rundir.journal) as journal:
-        files = fetch(config, progress) if models is None else {}
-        work = _grow_all(
-            chosen, loaded, config, per_domain, journal, tell, files, rundir.models, models
-        )
-        grown = in_loop(work)
+        files = fetch(config, fetching) if models is None else {}
+        needs = Needs(config, journal, rundir.models, on_event, Stop(), files, models)
+        grown = in_loop(_grow_all(chosen, loaded, per_domain, needs))
     _write_files(out, grown)
     return Grown(
         before=sum(len(d.subareas) for d in chosen), after=sum(len(d.subareas) for d in grown)
@@ -87,26 +86,18 @@ def expand(
 
 
 async def _grow_all(
-    domains: Sequence[Domain],
-    loaded: catalogues.Catalogue,
-    config: Config,
-    per_domain: int,
-    journal: Journal,
-    tell: Callable[[Event], None],
-    files: Mapping[str, Path],
-    folder: Path,
-    models: Mapping[str, Model] | None,
+    domains: Sequence[Domain], loaded: catalogues.Catalogue, per_domain: int, needs: Needs
 ) -> list[Domain]:
-    """Every domain, grown. One after the other: each is compared with all that came before."""
-    stopping = asyncio.Event()
+    """Return every domain, grown one after the other: each is compared with all before it."""
+    config, on_event = needs.config, needs.on_event
     prompts = load_prompt("expand")
     taken = [s for d in loaded.domains for s in d.subareas]
     grown: list[Domain] = []
-    with interruptible(stopping, tell):
-        async with open_session(config, journal, stopping, tell, files, folder, models) as session:
+    with interruptible(needs.stop, on_event):
+        async with open_session(needs) as session:
             for number, domain in enumerate(domains):
                 key = f"{domain.field}/{domain.name}"
-                recorded = journal.load(key)
+                recorded = needs.journal.load(key)
                 ask = Ask(key, config.seed, recorded, session.send, session.names, number)
                 try:
                     larger = await grow(domain, ask, prompts, taken, per_domain, config)
@@ -115,7 +106,9 @@ async def _grow_all(
                     break
                 grown.append(larger)
                 done = f"[{number + 1}/{len(domains)}] {domain.name}"
-                tell(Noted(f"{done}: {len(domain.subareas)} -> {len(larger.subareas)} subareas"))
+                on_event(
+                    Noted(f"{done}: {len(domain.subareas)} -> {len(larger.subareas)} subareas")
+                )
     return grown
 
 
@@ -127,7 +120,7 @@ async def grow(
     per_domain: int,
     config: Config,
 ) -> Domain:
-    """One domain with up to `per_domain` subareas; `taken` grows by those that are new."""
+    """Return a domain with up to `per_domain` subareas; adds the new ones to `taken`."""
     subareas = list(domain.subareas)
     for number in range(_ROUNDS):
         wanted = per_domain - len(subareas)
@@ -137,7 +130,7 @@ async def grow(
             "field": domain.field,
             "domain": domain.name,
             "subareas": "\n".join(f"- {s}" for s in subareas),
-            "count": str(_OFFERS),  # not what is wanted: a larger goal must find its way back here
+            "count": str(_OFFERS),  # not `wanted`: a larger `per_domain` must repeat the request
         }
         request = Request(
             role="planner",
@@ -147,7 +140,7 @@ async def grow(
             ),
             max_tokens=config.plan.max_tokens,
             temperature=config.plan.temperature,
-            top_p=config.plan.top_p,
+            top_p=TOP_P,
         )
         try:
             offered = await ask_until_parsed(
@@ -162,16 +155,16 @@ async def grow(
 
 
 def fresh(offered: Sequence[str], taken: Sequence[str]) -> list[str]:
-    """Those of `offered` that are like nothing in `taken` and like none before them."""
+    """Return those of `offered` that resemble nothing in `taken` and nothing before them."""
     texts = [*taken, *offered]
-    pairs = catalogues.near_duplicates(texts, ALIKE)
+    pairs = near_duplicates(texts, ALIKE)
     first_offer = len(taken)
     doubles = {max(i, j) for i, j, _ in pairs if max(i, j) >= first_offer}
     return [texts[i] for i in range(first_offer, len(texts)) if i not in doubles]
 
 
 def _offered(completion: Completion) -> list[str]:
-    """The listed lines that have the form of a subarea."""
+    """Return the listed lines that have the form of a subarea."""
     lines = (m.group(1).strip(" .*_\"'") for m in _LINE.finditer(readable(completion.text)))
     least, most = _WORDS
     kept = [s for s in lines if _FORM.fullmatch(s) and least <= len(s.split()) <= most]
@@ -181,7 +174,7 @@ def _offered(completion: Completion) -> list[str]:
 
 
 def _write_files(out: Path, domains: Sequence[Domain]) -> None:
-    """One YAML file for each field, in the catalogue's own format."""
+    """Write one YAML file for each field, in the catalogue's format."""
     import yaml
 
     fields: dict[str, list[Any]] = {}

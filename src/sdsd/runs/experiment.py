@@ -10,8 +10,7 @@ for critics alone. (Its figures count those answers, as if it had been made by i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,15 @@ from sdsd.config import Config
 from sdsd.errors import ConfigError, SdsdError
 from sdsd.files import write_atomic
 from sdsd.models.base import Model
-from sdsd.models.weights import Progress
-from sdsd.reports.html.experiment_page import render, to_json
-from sdsd.reports.metrics.arms import Comparison, compare
+from sdsd.reports.html.comparison import render
+from sdsd.reports.metrics.comparison import Comparison, Pairing, compare, to_json
 from sdsd.runs.directory import RunDir
-from sdsd.runs.events import Event
+from sdsd.runs.events import OnEvent
+from sdsd.runs.inputs import inputs_of
 from sdsd.runs.journal import Journal
-from sdsd.runs.runner import Result, run
+from sdsd.runs.publish import collect
+from sdsd.runs.run import Run
+from sdsd.runs.runner import run
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,59}")
 """Names of arms: they become directories."""
@@ -47,26 +48,17 @@ class Experiment(Struct, frozen=True):
     labels: dict[tuple[str, str], bool]
     """By scenario and principle, whether people say that the first arm's last turn breaks it."""
 
-    @property
-    def changes(self) -> dict[str, dict[str, str]]:
-        """By arm, the keys in which it differs from the first, with its values."""
-        first, *_ = self.arms.values()
-        base = dict(configuration.flat(first))
-        return {
-            name: {
-                key: str(value) for key, value in configuration.flat(arm) if value != base.get(key)
-            }
-            for name, arm in self.arms.items()
-        }
-
 
 class Outcome(Struct, frozen=True):
     """What came of an experiment."""
 
     path: Path
-    results: dict[str, Result]
+    runs: dict[str, Run]
+    """By arm."""
     comparison: Comparison | None
     """None if it was stopped before every arm had all its dialogues."""
+    stopped: str = ""
+    """Why it stopped."""
 
 
 class Label(Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,7 +70,7 @@ class Label(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load(path: Path, changes: Mapping[str, Any] = {}) -> Experiment:
-    """The experiment that a YAML file describes; `changes` are made to the base, by dotted key.
+    """Load the experiment that a YAML file describes, with `changes` to its base by dotted key.
 
     Raises `ConfigError` that names the file, the arm, the key and the remedy.
     """
@@ -155,47 +147,48 @@ def carry_out(
     experiment: Experiment,
     out: Path,
     *,
-    on_event: Callable[[Event], None] | None = None,
+    on_event: OnEvent | None = None,
     models: Mapping[str, Model] | None = None,
-    progress: Progress | None = None,
 ) -> Outcome:
     """Make every arm, or what is missing of it, then compare them.
 
     Writes `arms/<name>/` (a run directory each), `report.html` and `figures.json`.
     """
-    results: dict[str, Result] = {}
+    runs: dict[str, Run] = {}
     for name, config in experiment.arms.items():
-        made = [result.path for result in results.values()]
-        results[name] = run(
+        runs[name] = run(
             config,
             out=out / "arms" / name,
             on_event=on_event,
             models=models,
-            progress=progress,
-            answer_caches=[path for path in made if RunDir(path).journal.exists()],
+            answer_caches=[made.path for made in runs.values()],
         )
-        if results[name].stopped:
-            return Outcome(out, results, None)
-    with ExitStack() as opened:
-        journals = {
-            name: opened.enter_context(Journal(RunDir(result.path).journal, readonly=True))
-            for name, result in results.items()
-        }
-        records = {name: journal.records() for name, journal in journals.items()}
-        comparison = compare(records, experiment.labels)
+        if why := runs[name].stopped:
+            return Outcome(out, runs, None, why)
+    comparison = _compared(experiment, {name: RunDir(r.path) for name, r in runs.items()})
     try:
-        html = render(comparison, experiment.changes)
+        html = render(comparison)
         write_atomic(out / "report.html", html.encode("utf-8", "replace"))
         write_atomic(out / "figures.json", to_json(comparison))
     except OSError as error:
         raise SdsdError(
             f"{out}: cannot be written: {error}; make room, then run it again"
         ) from None
-    return Outcome(out, results, comparison)
+    return Outcome(out, runs, comparison)
+
+
+def _compared(experiment: Experiment, arms: Mapping[str, RunDir]) -> Comparison:
+    pairing, figures = Pairing(experiment.labels), {}
+    for name, rundir in arms.items():
+        inputs = inputs_of(rundir, rundir.config())
+        with Journal(rundir.journal, readonly=True) as journal:
+            records = pairing.through(name, journal.records())
+            figures[name] = collect(journal, inputs.config, inputs.catalogue, records=records)
+    return compare(figures, experiment.arms, pairing)
 
 
 def _merged(base: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the leaves of `own` in their places."""
+    """Return `base` with the leaves of `own` in their places."""
     merged = dict(base)
     for key, value in own.items():
         below = merged.get(key)

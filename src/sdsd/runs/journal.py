@@ -1,13 +1,13 @@
-"""The journal: every answer of every model, on disk before anybody sees it.
+"""The journal: every answer of every model, on disk before anything uses it.
 
-One SQLite file per run. The key is (scenario, step). The request's fingerprint is kept beside the
+One SQLite file per run. The key is (scenario, step). The request's fingerprint is stored with the
 answer and *checked*, never used as the key: counters and payload hashes as keys replay the wrong
-data after a crash, names do not. One writer thread groups whatever is waiting into one
-transaction, with `synchronous=FULL`; an answer is handed out after its commit. WAL does not work
-over network file systems: a journal lives on a local disk and has one writing process.
+data after a crash, names do not. One writer thread puts whatever is waiting into one transaction,
+with `synchronous=FULL`; an answer is handed out after its commit. WAL does not work over network
+file systems: a journal lives on a local disk and has one writing process.
 
-Finished dialogues are kept too, so that counting and exporting need no replay. They are derived:
-`sdsd verify` makes each of them again from the answers and compares.
+Finished dialogues are stored too, so that counting and exporting need no replay. They are derived
+data: `sdsd verify` makes each of them again from the answers and compares.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ from msgspec import Struct
 from sdsd.errors import JournalError
 from sdsd.types import Answer, Completion, Record, Request, Usage
 
-MIGRATIONS = (
-    """
+VERSION = 4
+"""Of the schema, in `PRAGMA user_version`. 1 to 3 were never released."""
+_SCHEMA = f"""
+    BEGIN;
     CREATE TABLE answer (
         scenario TEXT NOT NULL,
         step     TEXT NOT NULL,
-        request  BLOB NOT NULL,  -- fingerprint: {part of the request: digest}
+        request  BLOB NOT NULL,  -- fingerprint: {{part of the request: digest}}
         body     BLOB NOT NULL,  -- Completion or Refusal
         at       REAL NOT NULL,  -- unix time of the answer; for plots only
         PRIMARY KEY (scenario, step)
@@ -44,12 +46,11 @@ MIGRATIONS = (
         scenario TEXT NOT NULL UNIQUE,
         outcome  TEXT NOT NULL,
         rule     TEXT NOT NULL,
+        pairs    INTEGER NOT NULL,  -- verified pairs, so that counting decodes no record
         body     BLOB NOT NULL
     );
-    CREATE INDEX record_outcome ON record (outcome, rule);
-    """,
-    """
-    CREATE TABLE usage (  -- sums over `answer`, so that nobody has to read it all to know them
+    CREATE INDEX record_outcome ON record (outcome, rule, pairs);
+    CREATE TABLE usage (  -- sums over `answer`, kept so that no reader must add them up
         stage  TEXT NOT NULL,
         role   TEXT NOT NULL,
         model  TEXT NOT NULL,
@@ -60,37 +61,24 @@ MIGRATIONS = (
         seconds           REAL NOT NULL,
         PRIMARY KEY (stage, role, model)
     );
-    INSERT INTO usage SELECT
-        CASE instr(step, '/') WHEN 0 THEN step ELSE substr(step, 1, instr(step, '/') - 1) END,
-        json_extract(CAST(request AS TEXT), '$.role'),
-        json_extract(CAST(request AS TEXT), '$.model'),
-        count(*),
-        total(json_extract(CAST(body AS TEXT), '$.prompt_tokens')),
-        total(json_extract(CAST(body AS TEXT), '$.cached_tokens')),
-        total(json_extract(CAST(body AS TEXT), '$.completion_tokens')),
-        total(json_extract(CAST(body AS TEXT), '$.seconds'))
-    FROM answer WHERE json_extract(CAST(body AS TEXT), '$.type') = 'completion' GROUP BY 1, 2, 3;
-    CREATE TABLE sum (  -- figures of the making that no record holds
-        name  TEXT PRIMARY KEY,
-        value REAL NOT NULL
-    );
-    """,
-    """
     CREATE TABLE round (  -- what the dialogues of a run with targets are meant for
         number INTEGER PRIMARY KEY,
         start  INTEGER NOT NULL UNIQUE,  -- index of its first dialogue
         slots  BLOB NOT NULL,     -- one for each of its dialogues
-        ledger BLOB NOT NULL      -- what it was laid out from
+        ledger BLOB NOT NULL      -- the counts it was planned from
     );
-    """,
-)
-"""Schema versions in order; append only. `PRAGMA user_version` counts those applied."""
+    PRAGMA user_version = {VERSION};
+    COMMIT;
+"""
 
 Fingerprint = dict[str, str]
 
 
 class Round(Struct, frozen=True):
-    """What the dialogues from index `start` on are meant for; see `sdsd.runs.rounds`."""
+    """A row of the table `round`: what the dialogues from index `start` on are meant for.
+
+    `sdsd.runs.rounds` encodes and decodes it.
+    """
 
     number: int
     start: int
@@ -111,7 +99,7 @@ _record = msgspec.json.Decoder(Record)
 
 
 def fingerprint(request: Request, model: str) -> Fingerprint:
-    """A short digest of each part of a request, so that a divergence can say what changed."""
+    """Return a short digest of each part of a request, so that a divergence can name the change."""
     parts: Fingerprint = {"v": "1", "model": model, "role": request.role}
     for i, message in enumerate(request.messages):
         parts[f"message {i} ({message.role})"] = _short(message.content.encode("utf-8", "replace"))
@@ -122,7 +110,7 @@ def fingerprint(request: Request, model: str) -> Fingerprint:
     if request.schema is not None:
         parts["schema"] = _short(msgspec.json.encode(request.schema))
     if request.choices:
-        parts["weigh"] = _short(msgspec.json.encode(request.choices))
+        parts["choices"] = _short(msgspec.json.encode(request.choices))
     return parts
 
 
@@ -141,7 +129,7 @@ class _Write(Struct):
 class Journal:
     """An open journal. Reads happen on the caller's thread, writes on the journal's own.
 
-    Raises `JournalError` when the file is not a journal, is newer than this program, or cannot be
+    Raises `JournalError` when the file is not a journal, has another version, or cannot be
     written; after a failed write every later one fails too, so that nothing is handed out that
     is not on disk.
     """
@@ -153,9 +141,7 @@ class Journal:
         try:
             with contextlib.ExitStack() as opened:
                 self._reader = opened.enter_context(_connect(path, readonly))
-                if not readonly:
-                    _migrate(self._reader)
-                self._version = _version(self._reader, path)
+                _check_version(self._reader, path, readonly)
                 self._connection = opened.enter_context(_connect(path, readonly))
                 self._opened = opened.pop_all()
         except sqlite3.Error as error:
@@ -167,7 +153,7 @@ class Journal:
             self._writer.start()
 
     def close(self) -> None:
-        """Write what is waiting, then let go of the file."""
+        """Write what is waiting, then close the file."""
         if self._writer.is_alive():
             self._queue.put(None)
             self._writer.join()
@@ -182,7 +168,7 @@ class Journal:
     # -- reading ---------------------------------------------------------------------------
 
     def load(self, scenario: str) -> dict[str, Entry]:
-        """Every recorded step of one scenario."""
+        """Load every recorded step of one scenario."""
         rows = self._read("SELECT step, request, body FROM answer WHERE scenario = ?", scenario)
         with self._blamed(f"an answer of {scenario}"):
             return {
@@ -191,7 +177,7 @@ class Journal:
             }
 
     def step(self, scenario: str, step: str) -> Entry | None:
-        """One recorded step."""
+        """Load one recorded step."""
         sql = "SELECT request, body FROM answer WHERE scenario = ? AND step = ?"
         rows = self._read(sql, scenario, step)
         with self._blamed(f"the answer to {step} of {scenario}"):
@@ -200,7 +186,7 @@ class Journal:
             )
 
     def unfinished(self, n: int, first: int = 0, chunk: int = 10_000) -> Iterator[int]:
-        """The indexes from `first` to below `n` without a record, in order.
+        """Yield the indexes from `first` to below `n` without a record, in order.
 
         Memory does not grow with `n`.
         """
@@ -213,7 +199,7 @@ class Journal:
             yield from (i for i in range(start, stop) if i not in finished)
 
     def records(self, n: int | None = None, start: int = 0) -> Iterator[Record]:
-        """Finished dialogues in the order of their index, read as they are asked for."""
+        """Yield the dialogues from `start` to below `n` in order, read as they are needed."""
         limit = 2**62 if n is None else n
         last = start - 1
         while rows := self._read(
@@ -229,51 +215,50 @@ class Journal:
                 last = number
 
     def record(self, index: int) -> Record | None:
-        """One finished dialogue."""
+        """Load one finished dialogue."""
         rows = self._read("SELECT body FROM record WHERE number = ?", index)
         with self._blamed(f"record {index}"):
             return _record.decode(rows[0][0]) if rows else None
 
-    def outcomes(self) -> dict[tuple[str, str], int]:
-        """How many records there are by (outcome, rule)."""
+    def outcomes(self) -> dict[str, int]:
+        """Count the records by `accepted`, `filtered/<rule>` and `failed`."""
         rows = self._read("SELECT outcome, rule, count(*) FROM record GROUP BY outcome, rule")
-        return {(outcome, rule): count for outcome, rule, count in rows}
+        return {f"{outcome}/{rule}" if rule else outcome: n for outcome, rule, n in rows}
+
+    def finished(self) -> int:
+        """Count the records."""
+        return sum(self.outcomes().values())
+
+    def pairs(self) -> int:
+        """Count the verified pairs of all records."""
+        ((count,),) = self._read("SELECT total(pairs) FROM record")
+        return int(count)
 
     def answers(self) -> int:
-        """How many model calls are recorded."""
+        """Count the recorded model calls."""
         ((count,),) = self._read("SELECT count(*) FROM answer")
         return int(count)
 
     def usage(self) -> list[Usage]:
-        """What was asked and answered, by stage, role and model."""
-        if self._version < 2:  # opened for reading: an older program's, without these sums
-            return []
+        """Return calls and tokens by stage, role and model."""
         rows = self._read("SELECT * FROM usage ORDER BY stage, role, model")
         return [Usage(*row) for row in rows]
 
-    def sums(self) -> dict[str, float]:
-        """What was added under each name."""
-        return dict(self._read("SELECT name, value FROM sum")) if self._version > 1 else {}
-
     def rounds(self, first: int = 0) -> Iterator[Round]:
-        """The rounds from the `first` on, in order, read as they are asked for."""
+        """Yield the rounds from the `first` on, in order, read as they are needed."""
         number = first
-        while self._version > 2 and (
-            rows := self._read("SELECT * FROM round WHERE number = ?", number)
-        ):
+        while rows := self._read("SELECT * FROM round WHERE number = ?", number):
             yield Round(*rows[0])
             number += 1
 
     def round_of(self, index: int) -> Round | None:
-        """The round that the dialogue `index` belongs to; for a large index the last one."""
-        if self._version < 3:
-            return None
+        """Return the round that the dialogue `index` belongs to; for a large index the last one."""
         last = "SELECT * FROM round WHERE start <= ? ORDER BY start DESC LIMIT 1"
         rows = self._read(last, index)
         return Round(*rows[0]) if rows else None
 
     def times(self) -> Iterator[tuple[float, str, int]]:
-        """(unix time, stage, completion tokens) of every answer, by time."""
+        """Yield (unix time, stage, completion tokens) of every answer, in order of time."""
         rows = self._reader.execute("SELECT at, step, body FROM answer ORDER BY at")
         for at, step, body in rows:
             with self._blamed(f"the answer to {step} at {at}"):
@@ -288,7 +273,7 @@ class Journal:
 
     @contextlib.contextmanager
     def _blamed(self, what: str) -> Iterator[None]:
-        """Say which row cannot be decoded."""
+        """Turn an error of decoding into one that names the row."""
         try:
             yield
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -301,7 +286,7 @@ class Journal:
     def commit(
         self, scenario: str, step: str, request: Fingerprint, answer: Answer
     ) -> asyncio.Future[None]:
-        """Record one answer. It is on its way at once; awaiting says that it is on disk."""
+        """Queue one answer for writing at once; the future resolves when it is on disk."""
         body = msgspec.json.encode(answer)
         row = (scenario, step, msgspec.json.encode(request), body, time.time())
         usage = None
@@ -312,25 +297,17 @@ class Journal:
         return self._write("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", row, usage)
 
     def finish(self, record: Record) -> asyncio.Future[None]:
-        """Record a finished dialogue, in the same way."""
+        """Queue a finished dialogue for writing, like `commit`."""
         scenario = record.scenario
         body = msgspec.json.encode(record)
-        row = (scenario.index, scenario.id, record.outcome, record.rule, body)
-        return self._write("INSERT INTO record VALUES (?, ?, ?, ?, ?)", row)
+        pairs = len(record.pairs)
+        row = (scenario.index, scenario.id, record.outcome, record.rule, pairs, body)
+        return self._write("INSERT INTO record VALUES (?, ?, ?, ?, ?, ?)", row)
 
-    def lay_out(self, laid: Round) -> asyncio.Future[None]:
-        """Record a round, in the same way."""
-        row = (laid.number, laid.start, laid.slots, laid.ledger)
+    def plan_round(self, planned: Round) -> asyncio.Future[None]:
+        """Queue a round for writing, like `commit`."""
+        row = (planned.number, planned.start, planned.slots, planned.ledger)
         return self._write("INSERT INTO round VALUES (?, ?, ?, ?)", row)
-
-    def add(self, name: str, value: float) -> asyncio.Future[None]:
-        """Add to a sum, in the same way."""
-        row = (name, value)
-        return self._write(
-            "INSERT INTO sum VALUES (?, ?) "
-            "ON CONFLICT DO UPDATE SET value = value + excluded.value",
-            row,
-        )
 
     def _write(
         self, sql: str, row: tuple[Any, ...], usage: tuple[Any, ...] | None = None
@@ -342,7 +319,7 @@ class Journal:
         return done
 
     def _write_all(self) -> None:
-        """The writer thread: everything that waits goes into one transaction."""
+        """Run the writer thread: everything that waits goes into one transaction."""
         while (first := self._queue.get()) is not None:
             batch = [first]
             last = False
@@ -365,11 +342,11 @@ class Journal:
                     connection.execute(write.sql, write.row)
                 connection.executemany(_ADD, _sums(batch))
                 connection.execute("COMMIT")
-            except Exception as error:  # whatever it is, those who wait must hear of it
+            except Exception as error:  # whatever it is, every waiter must get it
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 self._broken = JournalError(f"{self.path}: cannot be written: {_remedy(error)}")
-        _tell(batch, self._broken)
+        _resolve_all(batch, self._broken)
 
 
 _ADD = """
@@ -383,7 +360,7 @@ INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
 
 
 def _sums(batch: list[_Write]) -> list[tuple[Any, ...]]:
-    """The rows of `usage` that a transaction adds, one for each key."""
+    """Return the rows of `usage` that a transaction adds, one per key."""
     sums: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     for write in batch:
         if write.usage is not None:
@@ -394,33 +371,32 @@ def _sums(batch: list[_Write]) -> list[tuple[Any, ...]]:
 
 
 def _remedy(error: Exception) -> str:
-    """What went wrong with a write, and what to do."""
     if isinstance(error, sqlite3.IntegrityError):
-        return f"recorded already ({error}); every step needs a name of its own"
+        return f"recorded already ({error}); every step needs its own name"
     return (
-        f"{error}; make room or mend the disk, then run the same command again: nothing that was "
+        f"{error}; make room or repair the disk, then run the same command again: nothing that was "
         "recorded is lost"
     )
 
 
 def stage_of(step: str) -> str:
-    """The stage a step belongs to: `turn/3/user` -> `turn`."""
+    """Return the stage that a step belongs to: `turn/3/user` -> `turn`."""
     return step.partition("/")[0]
 
 
-def _tell(batch: list[_Write], error: JournalError | None) -> None:
-    """Wake everybody who waited for this transaction, with one message to each event loop."""
+def _resolve_all(batch: list[_Write], error: JournalError | None) -> None:
+    """Resolve the futures of a transaction, with one message to each event loop."""
     loops: dict[asyncio.AbstractEventLoop, list[asyncio.Future[None]]] = {}
     for write in batch:
         loops.setdefault(write.done.get_loop(), []).append(write.done)
     for loop, futures in loops.items():
-        with contextlib.suppress(RuntimeError):  # the loop is gone: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so no waiter is left
             loop.call_soon_threadsafe(_resolve, futures, error)
 
 
 def _resolve(futures: list[asyncio.Future[None]], error: JournalError | None) -> None:
     for future in futures:
-        if future.done():  # cancelled meanwhile
+        if future.done():  # cancelled in the meantime
             continue
         if error is None:
             future.set_result(None)
@@ -442,18 +418,15 @@ def _connect(path: Path, readonly: bool) -> Iterator[sqlite3.Connection]:
         yield connection
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
+def _check_version(connection: sqlite3.Connection, path: Path, readonly: bool) -> None:
+    """Create the tables of a new journal. Raises `JournalError` for another version's."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
-    for number, script in enumerate(MIGRATIONS[version:], version + 1):
-        connection.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
-
-
-def _version(connection: sqlite3.Connection, path: Path) -> int:
-    """The schema's. Raises `JournalError` if this program does not know it."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version > len(MIGRATIONS):
+    if version == 0 and not readonly:
+        connection.executescript(_SCHEMA)
+    elif version == 0:  # killed before the first table
+        raise JournalError(f"{path}: no journal here; `sdsd run` makes one")
+    elif version != VERSION:
         raise JournalError(
-            f"{path}: journal version {version}, this program knows {len(MIGRATIONS)}; "
-            "use the sdsd that wrote it, or a newer one"
+            f"{path}: journal version {version}, this program reads {VERSION}; use the sdsd that "
+            "wrote it"
         )
-    return int(version)

@@ -1,7 +1,7 @@
 """From the journal to what people receive: the data set, its card and the report.
 
-A pure function of the journal's records, so it can be run again at any time without a model. Every
-file is replaced whole.
+A pure function of the journal's records, so it can be repeated at any time without a model. Every
+file is replaced atomically.
 """
 
 from __future__ import annotations
@@ -38,24 +38,29 @@ def collect(
     journal: Journal,
     config: Config,
     catalogue: Catalogue,
-    flagged: Mapping[str, int] | None = None,
+    warnings: Mapping[str, int] | None = None,
+    records: Iterable[Record] | None = None,
 ) -> figures.Figures:
-    """Return the figures of a run so far; `flagged` is `Counts.warnings`, if an export counted."""
+    """Return the figures of a run so far.
+
+    warnings  as in `Counts.warnings`, if an export has counted them already
+    records   the journal's, as an experiment passes them on; throughput is then left out, because
+              an arm reuses the answers of others
+    """
     return figures.collect(
-        journal.records(),
-        journal.times(),
+        journal.records() if records is None else records,
+        journal.times() if records is None else (),
         config,
         catalogue.principles,
         catalogue.domains,
         [replace(usage, model=nameable(usage.model)) for usage in journal.usage()],
-        journal.sums(),
-        flagged,
+        warnings,
         _embed(),
     )
 
 
 def _embed() -> Embed | None:
-    """What the extra `semantic` embeds texts with; None where it is not installed."""
+    """Return the embedding of the extra `semantic`; None where it is not installed."""
     try:
         return word_llama()
     except SdsdError:
@@ -63,21 +68,21 @@ def _embed() -> Embed | None:
 
 
 def selection(journal: Journal, manifest: Manifest, config: Config) -> Selection:
-    """What of the journal's records goes into the data set, planned."""
+    """Decide what of the journal's records goes into the data set."""
     chosen = Selection(config.export, manifest.seed)
     chosen.plan(journal.records())
     return chosen
 
 
 def published(rundir: RunDir, journal: Journal) -> bool:
-    """Whether all of the journal's records are in what was written last.
+    """Return whether all of the journal's records are in what was written last.
 
-    Records never change, so their number tells.
+    Records never change, so comparing their number is enough.
     """
     if not (rundir.report.exists() and rundir.card.exists()):
         return False
     try:
-        return export.count(rundir.data, "scenarios") == sum(journal.outcomes().values())
+        return export.count(rundir.data, "scenarios") == journal.finished()
     except SdsdError:
         return False
 
@@ -85,7 +90,7 @@ def published(rundir: RunDir, journal: Journal) -> bool:
 def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> export.Counts | None:
     """Write `data/`, `README.md`, `plots/` and `report.html` of a run, from what it has so far.
 
-    Returns what the data set holds; None if not one model call was made, and so nothing is there.
+    Returns what the data set holds; None before the run's first model call.
     """
     made = rundir.manifest()
     if made is None:
@@ -109,7 +114,7 @@ def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> export.Co
 
 
 def samples(records: Iterable[Record]) -> list[Record]:
-    """A few records to read: one of each outcome if there are, then the first ones."""
+    """Return a few records to read: one of each outcome if possible, then the first ones."""
     early = list(islice(records, _AMONG))
     kinds = {record.outcome: record for record in reversed(early)}
     picked = [kinds[o] for o in ("accepted", "filtered", "failed") if o in kinds]
@@ -118,7 +123,7 @@ def samples(records: Iterable[Record]) -> list[Record]:
 
 
 def _draw(folder: Path, drawn: Mapping[str, str]) -> None:
-    """Write the card's plots, and remove those of an earlier card."""
+    """Write the card's charts, and remove those of an earlier card."""
     if drawn:
         folder.mkdir(exist_ok=True)
     for name, plot in drawn.items():

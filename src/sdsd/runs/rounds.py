@@ -1,9 +1,9 @@
 """Rounds: what the dialogues of a run with targets are meant for, decided from what came before.
 
-Round r is laid out from all records of rounds up to r - 2, so that it may begin while r - 1 is
-still under way: no server waits at a barrier. It depends on nothing else, neither on the order of
+Round r is planned from all records of the rounds up to r - 2, so that it may begin while r - 1 is
+still in flight: no server waits at a barrier. It depends on nothing else, neither on the order of
 completion nor on the clock, and it is in the journal before its first dialogue begins. So a run
-that was killed goes on exactly, and `verify` can lay out every round again.
+that was killed continues exactly, and `verify` can plan every round again.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from msgspec import Struct
 from sdsd.config import TargetsConfig
 from sdsd.errors import ConfigError
 from sdsd.runs.journal import Journal, Round
-from sdsd.scenarios.quotas import Quota, Seen, Slot, State, allocate
+from sdsd.scenarios.quotas import PATIENCE, Assignment, Quota, Tally, Trial, allocate
 from sdsd.scenarios.sampler import Axis, Scenarios
 from sdsd.types import Record, Scenario
 
 _LAST = 2**62
 """Not before the last dialogue of any run."""
-_slots = msgspec.json.Decoder(tuple[Slot, ...])
+_slots = msgspec.json.Decoder(tuple[Assignment, ...])
 
 
 class _Ledger(Struct):
-    """What a round is laid out from: the counts of so many rounds before it."""
+    """What a round is planned from: the counts of the first `counted` rounds."""
 
-    state: State = msgspec.field(default_factory=State)
+    state: Tally = msgspec.field(default_factory=Tally)
     counted: int = 0
 
 
@@ -37,13 +37,13 @@ _ledger = msgspec.json.Decoder(_Ledger)
 
 
 def quota_of(config: TargetsConfig, scenarios: Scenarios) -> Quota:
-    """What a configuration asks for. Raises `ConfigError` for a cell that there is none."""
+    """Return what a configuration asks for. Raises `ConfigError` for an unknown cell."""
     cells = scenarios.cells(config.by)
     for cell in config.cells:
         if cell not in cells:
             raise ConfigError(
                 f"`targets.cells` names `{cell}`, which is no {config.by} of this run; "
-                f"there are {', '.join(cells[:5])} ..."
+                f"it has {', '.join(cells[:5])} ..."
             )
     wanted = dict.fromkeys(cells, config.pairs) | config.cells
     return Quota(
@@ -51,31 +51,31 @@ def quota_of(config: TargetsConfig, scenarios: Scenarios) -> Quota:
         strategies=scenarios.cells("strategy"),
         by_strategy=config.by == "strategy",
         cost=config.cost,
-        patience=config.patience,
-        explore=config.explore,
+        patience=PATIENCE,
     )
 
 
 def cells_of(record: Record, axis: Axis) -> tuple[str, ...]:
-    """The cells that a record's verified pair counts for; none if it has no pair."""
+    """Return the cells that a record's verified pairs count for; none if it has no pair."""
     if not record.pairs or record.critique is None:
         return ()
     scenario = record.scenario
     if axis in ("domain", "field", "strategy"):
         return (str(getattr(scenario, axis)),)
-    broken = [p for p in scenario.principles if p.id in record.critique.violations]
-    return tuple(dict.fromkeys(p.id if axis == "principle" else p.category for p in broken))
+    violated = [p for p in scenario.principles if p.id in record.critique.violations]
+    return tuple(dict.fromkeys(p.id if axis == "principle" else p.category for p in violated))
 
 
-def seen_in(record: Record, axis: Axis, slot: Slot) -> Seen:
-    """What became of the dialogue that a slot was for."""
+def trial_of(record: Record, axis: Axis, slot: Assignment) -> Trial:
+    """Return what came of the dialogue that a slot was for."""
     cells = cells_of(record, axis)
     tokens = sum(use.prompt_tokens + use.completion_tokens for use in record.usage.values())
-    return Seen(slot=slot, hit=slot.cell in cells, cells=cells, cost=float(tokens))
+    hit, pairs = slot.cell in cells, len(record.pairs)
+    return Trial(assignment=slot, hit=hit, cells=cells, cost=float(tokens), pairs=pairs)
 
 
 class Rounds:
-    """The rounds of one run: those that its journal has, and the next ones."""
+    """The rounds of one run: those in its journal, and the next ones."""
 
     def __init__(
         self,
@@ -88,43 +88,43 @@ class Rounds:
         self.quota = quota_of(config, scenarios)
         self._scenarios, self._axis, self._seed = scenarios, config.by, seed
         self._journal, self._note = journal, note
-        self._at: tuple[int, tuple[Slot, ...]] = (0, ())
+        self._at: tuple[int, tuple[Assignment, ...]] = (0, ())
         self._waiting: list[Round] = []
-        """Laid out and not counted yet: two at most."""
+        """Planned and not counted yet: two at most."""
         self._left: dict[int, int] = {}
         """By round, how many of its dialogues have no record yet."""
-        self._news = asyncio.Event()
+        self._advanced = asyncio.Event()
 
-    # -- what is laid out --------------------------------------------------------------------
+    # -- what is planned ---------------------------------------------------------------------
 
     def __getitem__(self, index: int) -> Scenario:
-        """The scenario of a dialogue whose round was laid out."""
+        """Return the scenario of a dialogue whose round is planned."""
         slot = self.slot(index)
-        return self._scenarios.meant(index, self._axis, slot.cell, slot.strategy)
+        return self._scenarios.for_cell(index, self._axis, slot.cell, slot.strategy)
 
-    def slot(self, index: int) -> Slot:
-        """What a dialogue is meant for. Raises `IndexError` if no round holds it."""
+    def slot(self, index: int) -> Assignment:
+        """Return what a dialogue is meant for. Raises `IndexError` if no round has it."""
         start, slots = self._at
         if not start <= index < start + len(slots):
-            laid = self._journal.round_of(index)
-            start, slots = (laid.start, _slots.decode(laid.slots)) if laid else (0, ())
+            planned = self._journal.round_of(index)
+            start, slots = (planned.start, _slots.decode(planned.slots)) if planned else (0, ())
             self._at = start, slots
         if index < 0:
             raise IndexError(index)
         return slots[index - start]
 
-    def state(self) -> State:
-        """The counts of everything that is finished."""
+    def state(self) -> Tally:
+        """Return the counts of everything that is finished."""
         last = self._journal.round_of(_LAST)
         if last is None:
-            return State()
+            return Tally()
         ledger = _ledger.decode(last.ledger)
-        for laid in self._journal.rounds(ledger.counted):
-            self._count(ledger, laid)
+        for planned in self._journal.rounds(ledger.counted):
+            self._count(ledger, planned)
         return ledger.state
 
     def over(self, most: int) -> bool:
-        """Whether nothing is left to make below `most`: `indexes` would give none."""
+        """Return whether nothing is left to make below `most`: `indexes` would yield none."""
         last = self._journal.round_of(_LAST)
         end = _end(last)
         if last is None or next(self._journal.unfinished(min(end, most)), None) is not None:
@@ -135,24 +135,24 @@ class Rounds:
             self._count(ledger, waiting.pop(0))
         return end >= most or not self._allocate(ledger, waiting)
 
-    def faults(self) -> Iterator[str]:
-        """Which rounds were not laid out as the records before them demand."""
+    def defects(self) -> Iterator[str]:
+        """Yield a line for each round that does not follow from the records before it."""
         ledger, waiting = _Ledger(), list[Round]()
         for stored in self._journal.rounds():
             known = _ledger.decode(stored.ledger)
             while waiting and ledger.counted < known.counted:
                 self._count(ledger, waiting.pop(0))
             if ledger != known or self._allocate(ledger, waiting) != _slots.decode(stored.slots):
-                yield f"round {stored.number}: not what the records before it demand"
+                yield f"round {stored.number}: does not follow from the records before it"
             waiting.append(stored)
 
-    # -- laying out --------------------------------------------------------------------------
+    # -- planning ----------------------------------------------------------------------------
 
     async def indexes(self, most: int, stopping: asyncio.Event) -> AsyncIterator[int]:
-        """The indexes below `most` of the dialogues that are still to be made, in order.
+        """Yield the indexes below `most` of the dialogues that are still to be made, in order.
 
         Ends when every cell has its pairs or was given up, or when the run stops; waits where the
-        next round depends on dialogues that are under way.
+        next round depends on dialogues in flight.
         """
         last = self._journal.round_of(_LAST)
         ledger = _Ledger()
@@ -171,58 +171,57 @@ class Rounds:
                 msgspec.json.encode(slots),
                 msgspec.json.encode(ledger, order="deterministic"),
             )
-            await self._journal.lay_out(new)
+            await self._journal.plan_round(new)
             self._waiting.append(new)
             for index in self._open(new, most):
                 yield index
             end = _end(new)
 
-    async def _next(self, ledger: _Ledger, stopping: asyncio.Event) -> tuple[Slot, ...]:
-        """The next round; nothing if there is no need of one, or the run stops."""
+    async def _next(self, ledger: _Ledger, stopping: asyncio.Event) -> tuple[Assignment, ...]:
+        """Return the next round; empty if none is needed, or the run stops."""
         if len(self._waiting) > 1 and not await self._settle(ledger, stopping):
             return ()
         return self._allocate(ledger, self._waiting)
 
-    def _allocate(self, ledger: _Ledger, waiting: Sequence[Round]) -> tuple[Slot, ...]:
-        under_way = [slot for laid in waiting for slot in _slots.decode(laid.slots)]
+    def _allocate(self, ledger: _Ledger, waiting: Sequence[Round]) -> tuple[Assignment, ...]:
+        in_flight = [slot for planned in waiting for slot in _slots.decode(planned.slots)]
         number = ledger.counted + len(waiting)
-        return allocate(ledger.state, under_way, self.quota, self._seed, number)
+        return allocate(ledger.state, in_flight, self.quota, self._seed, number)
 
     async def _settle(self, ledger: _Ledger, stopping: asyncio.Event) -> bool:
-        """Wait for the end of the first round that is under way, and count it. False on a stop."""
-        laid = self._waiting[0]
-        while self._left[laid.number]:
-            self._news.clear()
+        """Wait for the end of the first round in flight, and count it. Returns False on a stop."""
+        planned = self._waiting[0]
+        while self._left[planned.number]:
+            self._advanced.clear()
             if stopping.is_set():
                 return False
-            await self._news.wait()
-        for cell in self._count(ledger, laid):
+            await self._advanced.wait()
+        for cell in self._count(ledger, planned):
             self._note(f"`{cell}` is given up: {ledger.state.given_up[cell]}")
-        del self._waiting[0], self._left[laid.number]
+        del self._waiting[0], self._left[planned.number]
         return True
 
-    def _count(self, ledger: _Ledger, laid: Round) -> tuple[str, ...]:
-        """Add a round to the counts; returns the cells that are given up from here on."""
-        for record in self._journal.records(_end(laid), laid.start):
+    def _count(self, ledger: _Ledger, planned: Round) -> tuple[str, ...]:
+        """Add a round to the counts; return the cells that are given up from here on."""
+        for record in self._journal.records(_end(planned), planned.start):
             slot = self.slot(record.scenario.index)
-            ledger.state.add(seen_in(record, self._axis, slot))
+            ledger.state.add(trial_of(record, self._axis, slot))
         ledger.counted += 1
         return ledger.state.settle(self.quota)
 
-    def _open(self, laid: Round, most: int) -> list[int]:
-        """The dialogues of a round that have no record, below `most`."""
-        missing = list(self._journal.unfinished(_end(laid), laid.start))
-        self._left[laid.number] = len(missing)
+    def _open(self, planned: Round, most: int) -> list[int]:
+        """Return the dialogues of a round that have no record, below `most`."""
+        missing = list(self._journal.unfinished(_end(planned), planned.start))
+        self._left[planned.number] = len(missing)
         return [i for i in missing if i < most]
 
-    def told(self, index: int | None = None) -> None:
-        """The record of a dialogue is in the journal; None: the run is stopping."""
+    def advance(self, index: int | None = None) -> None:
+        """Take note that a dialogue's record is in the journal; None: that the run is stopping."""
         if index is not None:
-            laid = next(r for r in reversed(self._waiting) if r.start <= index)
-            self._left[laid.number] -= 1
-        self._news.set()
+            planned = next(r for r in reversed(self._waiting) if r.start <= index)
+            self._left[planned.number] -= 1
+        self._advanced.set()
 
 
-def _end(laid: Round | None) -> int:
-    """The index after a round's last."""
-    return laid.start + len(_slots.decode(laid.slots)) if laid else 0
+def _end(planned: Round | None) -> int:
+    return planned.start + len(_slots.decode(planned.slots)) if planned else 0

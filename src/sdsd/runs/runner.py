@@ -1,8 +1,6 @@
-"""A whole run: prepare the directory, start the models, keep dialogues under way, publish.
+"""`run` and `arun`: start or continue a run, make what is missing, publish.
 
-Resuming is the same function: what the journal holds is recalled, the rest is asked. The number
-of open dialogues is capped at what the servers take at once, so every dialogue is driven to its
-end before another is begun (depth first): that is what keeps a server's prefix cache warm.
+Resuming is the same function: what the journal holds is recalled, the rest is asked.
 """
 
 from __future__ import annotations
@@ -11,420 +9,366 @@ import asyncio
 import contextlib
 import platform
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec import Struct
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 import sdsd
 from sdsd import config as configuration
-from sdsd.config import Config, ExportConfig
+from sdsd.config import Config
 from sdsd.config.manifest import Manifest
-from sdsd.dataset.extensions import validate
-from sdsd.errors import ConfigError, ModelError, RunDirError, SdsdError, Stopped
+from sdsd.errors import ConfigError, RunDirError
 from sdsd.files import now
-from sdsd.models import weights
 from sdsd.models.base import Model
 from sdsd.models.fleet import Fleet, fetch
-from sdsd.pipeline.method import PROMPTS, Method, Start
-from sdsd.pipeline.prompts import load_prompt
+from sdsd.pipeline.method import Method
 from sdsd.pipeline.record import make_record
+from sdsd.pipeline.versions import VERSIONS
 from sdsd.runs.ask import Ask
 from sdsd.runs.budget import Account
-from sdsd.runs.directory import RunDir, default_path
-from sdsd.runs.events import Began, Event, Noted, Recorded
+from sdsd.runs.directory import CONFIG_NAME, RunDir, default_path
+from sdsd.runs.events import Began, Fetching, Noted, OnEvent, Recorded
+from sdsd.runs.inputs import (
+    Inputs,
+    check_files,
+    differences,
+    inputs_of,
+    keep_inputs,
+    sourced,
+    start_of,
+    versions_of_parts,
+)
 from sdsd.runs.journal import Journal
-from sdsd.runs.rounds import Rounds, quota_of
-from sdsd.runs.session import Session, in_loop, interruptible, open_session
+from sdsd.runs.progress import shown_progress
+from sdsd.runs.rounds import Rounds
+from sdsd.runs.run import Run, standings_of
+from sdsd.runs.scheduler import Scheduler
+from sdsd.runs.session import Needs, Session, Stop, in_loop, interruptible, open_session
 from sdsd.runs.telemetry import listeners
-from sdsd.scenarios import catalogue as catalogues
-from sdsd.scenarios.catalogue import Catalogue
-from sdsd.scenarios.existing import Given, Skipped, read
-from sdsd.scenarios.existing_store import Kept, Sourced, dialogue_of, keep, plan_of
-from sdsd.scenarios.quotas import Standing, summary
-from sdsd.scenarios.sampler import Scenarios
-from sdsd.scenarios.strategies import Strategy, load_strategies
-from sdsd.text import prompt_files
-from sdsd.types import Record, Role, Scenario
+from sdsd.scenarios.existing import Skipped, SourceRow, read
+from sdsd.scenarios.existing_store import StoredRows, store_rows
 
-
-class Inputs(Struct, frozen=True):
-    """Everything a run reads before it does anything."""
-
-    config: Config
-    catalogue: Catalogue
-    prompts: dict[str, prompt_files.Prompt]
-    scenarios: Scenarios
-    strategies: dict[str, Strategy]
-
-
-def sourced(inputs: Inputs, rundir: RunDir) -> Sourced | None:
-    """The rows that the run in a directory starts from; None if it starts from nothing."""
-    if not inputs.config.source.path:
-        return None
-    return Sourced(Kept(rundir.source), inputs.scenarios, inputs.catalogue)
-
-
-def start_of(scenario: Scenario, source: Sourced | None) -> Start:
-    """What there is of a scenario's dialogue already."""
-    if source is None:
-        return Start()
-    given = source.kept[scenario.index]
-    return Start(plan_of(given, scenario), dialogue_of(given))
-
-
-class Result(Struct, frozen=True):
-    """What came of a run."""
-
-    path: Path
-    n: int
-    outcomes: dict[str, int]
-    """Counts by `accepted`, `filtered/<rule>` and `failed`."""
-    seconds: float
-    targets: tuple[Standing, ...] = ()
-    """How far each cell of the targets is; empty without targets."""
-    stopped: bool = False
-    """Asked to stop before all `n` were done; the same command continues."""
-
-    @property
-    def done(self) -> int:
-        """Dialogues that have a record."""
-        return sum(self.outcomes.values())
-
-    @property
-    def accepted(self) -> int:
-        """Verified pairs."""
-        return self.outcomes.get("accepted", 0)
-
-    def records(self) -> Iterator[Record]:
-        """Every finished dialogue, in order."""
-        with Journal(RunDir(self.path).journal, readonly=True) as journal:
-            yield from journal.records()
-
-
-def read_inputs(config: Config) -> Inputs:
-    """Load and check catalogue and prompts; any fault is found before anything is spent."""
-    validate(config.export)
-    lists = (config.catalogue.topics, config.catalogue.principles, config.catalogue.goals)
-    catalogue = catalogues.load(*(Path(p) if p else None for p in lists))
-    prompts = {name: load_prompt(name, getattr(config.prompts, name)) for name in PROMPTS}
-    strategies = load_strategies(config.scenarios.strategies)
-    scenarios = Scenarios(catalogue, config.scenarios, config.seed, tuple(strategies))
-    if config.targets.on:
-        quota_of(config.targets, scenarios)  # says which cell is none
-    return Inputs(config, catalogue, prompts, scenarios, strategies)
-
-
-def check_files(export: ExportConfig) -> None:
-    """Raise `ConfigError` for a file that the export is going to need and that is not there."""
-    for key, names in (
-        ("duplicates.against", export.duplicates.against),
-        ("contamination.sets", export.contamination.sets),
-    ):
-        for name in names:
-            if not name.startswith("hf:") and not Path(name).exists():
-                raise ConfigError(f"`export.{key}`: {name}: there is no such file; check the path")
+_NO_END = 2**40
+"""More dialogues than any run has."""
+_WRITERS = ("planner", "user")
+"""Roles that take no part in the review: all others may continue the dialogue's own chat."""
 
 
 def run(
     config: Config | Path | str | Mapping[str, Any] | None = None,
     *,
     out: Path | str | None = None,
-    on_event: Callable[[Event], None] | None = None,
+    on_event: OnEvent | None = None,
     models: Mapping[str, Model] | None = None,
-    progress: weights.Progress | None = None,
+    progress: bool = True,
     answer_caches: Sequence[Path] = (),
     **overrides: Any,
-) -> Result:
+) -> Run:
     """Make a data set, or continue one. Returns when it is published.
 
-    config      a `Config`, a YAML file, a mapping, or None for the defaults
-    out         the run directory; None: `runs/<model>-<digest>` under the working directory
-    on_event    hears `Began`, `Called`, `Recorded`, `Noted` as they happen
-    models      your own `Model` objects by name, instead of those that `config.models` describes
-    lenders     directories of other runs, whose answers to the very same requests are taken over
-    overrides   keys of the configuration, e.g. `n=100`, `model="smollm2-135m"`
+    config         a YAML file, a mapping, a `Config`, or None for the defaults; a run directory, or
+                   its `config.yaml`, continues that run
+    out            the run directory; None: `runs/<model>-<digest>` in the working directory
+    on_event       is called with every `Event`
+    models         your own `Model` objects by name, instead of those that `config.models` describes
+    progress       without `on_event`: show progress in a terminal or notebook
+    answer_caches  directories of other runs, whose answers to the same requests are taken over
+    overrides      keys of the configuration, e.g. `n=100`, `model="smollm2-135m"`
 
-    Ctrl-C once lets the calls in flight finish and publishes what is there; twice stops at once.
-    Nothing that was answered is lost either way. Raises `SdsdError` with the remedy.
+    The first Ctrl-C lets the requests in flight finish and publishes; the second stops at once.
+    No answer is lost either way. `Run.stopped` says why a run ended early. Raises `SdsdError` whose
+    message has the remedy.
     """
-    if not isinstance(config, Config):
-        source = Path(config) if isinstance(config, str) else config
-        config = configuration.load(source, overrides)
-    elif overrides:
-        config = configuration.load(configuration.tree(config), overrides)
-    path = Path(out) if out else default_path(config, Path.cwd())
-    started = time.monotonic()
-    tell = on_event or (lambda event: None)
-    inputs = read_inputs(config)
-    check_files(config.export)
-    rundir = RunDir(path)
-    with rundir.lock():
-        rundir.check(config)
-        if (old := rundir.manifest()) is not None:
-            check_manifest(old, inputs, rundir)
-        if config.source.path and not rundir.source.exists():
-            rows_of(config)  # a source that is not there leaves no directory behind
-        rundir.prepare(config)
-        if config.source.path:
-            n = len(_kept(config, rundir, tell))
-            config = replace(config, n=min(config.n or n, n))
-            inputs = replace(inputs, config=config)
-        wanted = asdict(config.telemetry)
-        with (
-            listeners(path, tell, version=sdsd.__version__, **wanted) as tell,
-            Journal(rundir.journal) as journal,
-            contextlib.ExitStack() as opened,
-        ):
-            stopped, before = False, sum(journal.outcomes().values())
-            if _left(inputs, journal):
-                files = fetch(config, progress) if models is None else {}
-                others = [
-                    opened.enter_context(Journal(RunDir(path).journal, readonly=True))
-                    for path in answer_caches
-                ]
-                making = _make_all(inputs, rundir, journal, tell, files, models, others)
-                stopped = in_loop(making)
-            new = sum(journal.outcomes().values()) - before
-            if new:
-                tell(Noted("writing the data set and the report"))
-            from sdsd.runs.publish import (  # brings pyarrow, which nothing else needs
-                publish,
-                published,
+    chosen, path = resolve(config, out, overrides)
+    with shown_progress(on_event, progress) as emit, _launch(chosen, path, emit, models) as launch:
+        if launch.anything_left():
+            with launch.caches(answer_caches) as caches:
+                in_loop(launch.make(launch.fetch(), caches), launch.interrupt)
+        launch.publish()
+    return launch.result()
+
+
+async def arun(
+    config: Config | Path | str | Mapping[str, Any] | None = None,
+    *,
+    out: Path | str | None = None,
+    on_event: OnEvent | None = None,
+    models: Mapping[str, Model] | None = None,
+    progress: bool = True,
+    **overrides: Any,
+) -> Run:
+    """Do what `run` does, in the caller's event loop: for notebooks and async programs."""
+    chosen, path = resolve(config, out, overrides)
+    with shown_progress(on_event, progress) as emit, _launch(chosen, path, emit, models) as launch:
+        if launch.anything_left():
+            await launch.make(await asyncio.to_thread(launch.fetch))
+        await asyncio.to_thread(launch.publish)
+    return launch.result()
+
+
+def resolve(
+    config: Config | Path | str | Mapping[str, Any] | None,
+    out: Path | str | None,
+    overrides: Mapping[str, Any],
+) -> tuple[Config, Path]:
+    """Return the configuration of a run and its directory.
+
+    A run directory, or the `config.yaml` in one, stands for that run and its configuration.
+    """
+    if isinstance(config, str):
+        config = Path(config)
+    if isinstance(config, Path) and (rundir := _run_at(config)) is not None:
+        if out is not None and Path(out).resolve() != rundir.path.resolve():
+            raise ConfigError(
+                f"{config} is a run and continues in its own directory; leave out `--out`, or copy "
+                f"its {CONFIG_NAME} elsewhere to start another run with it"
             )
+        rundir.config()  # refuses another format, in words that say so
+        return configuration.load(rundir.config_file, overrides), rundir.path
+    if isinstance(config, Config):
+        config = configuration.tree(config)
+    chosen = configuration.load(config, overrides)
+    return chosen, Path(out) if out else default_path(chosen, Path.cwd())
 
-            if new or not published(rundir, journal):
-                publish(rundir, journal, inputs.catalogue)
-            outcomes = outcome_counts(journal)
-            standings = standings_of(inputs, journal)
-    seconds = time.monotonic() - started
-    return Result(path, config.n, outcomes, seconds, standings, stopped)
+
+def _run_at(path: Path) -> RunDir | None:
+    """Return the run that a path stands for: its directory, or the configuration in it."""
+    if path.is_dir():
+        return RunDir(path)
+    beside = RunDir(path.parent)
+    return beside if path.name == CONFIG_NAME and beside.manifest_file.exists() else None
 
 
-def _kept(config: Config, rundir: RunDir, tell: Callable[[Event], None]) -> Kept:
-    """The rows of the source, kept in the run's directory so that they are there tomorrow."""
+@contextlib.contextmanager
+def _launch(
+    config: Config, path: Path, emit: OnEvent, models: Mapping[str, Model] | None
+) -> Iterator[Launch]:
+    """Lock and prepare the directory, and open the journal and whatever listens to the run."""
+    rundir = RunDir(path)
+    with rundir.starting():
+        rundir.check(config)
+        inputs = inputs_of(rundir, config)
+        check_files(config.export)
+        notes: list[str] = []
+        if (manifest := rundir.manifest()) is not None:
+            notes += differences(inputs, manifest)
+        if config.source.path and not rundir.source.exists():
+            rows_of(config)  # a missing source is found before anything is written
+        if done := _more_than_asked(config, rundir):
+            notes.append(
+                f"{path} has {done} dialogues, more than the {config.n} asked for: a run only grows"
+            )
+            config = replace(config, n=done)
+        else:
+            rundir.prepare(config)
+        if config.source.path:
+            n = len(_kept(config, rundir, notes))
+            config = replace(config, n=min(config.n or n, n))
+        inputs = replace(inputs, config=config)
+        with (
+            listeners(path, emit, config.telemetry.port, sdsd.__version__) as to_all,
+            Journal(rundir.journal) as journal,
+        ):
+            for note in notes:
+                to_all(Noted(note))
+            yield Launch(inputs, rundir, journal, to_all, models)
+
+
+def _more_than_asked(config: Config, rundir: RunDir) -> int:
+    """Return how many dialogues the run has if `config` asks for fewer; 0 if it does not."""
+    if not (config.n and rundir.manifest_file.exists()):
+        return 0
+    with Journal(rundir.journal, readonly=True) as journal:
+        done = journal.finished()
+    return done if config.n < done else 0
+
+
+def _kept(config: Config, rundir: RunDir, notes: list[str]) -> StoredRows:
+    """Return the rows of the source, copied into the run's directory at its first launch."""
     if rundir.source.exists():
-        return Kept(rundir.source)
-    kept = keep(rows_of(config), rundir.source)
+        return StoredRows(rundir.source)
+    kept = store_rows(rows_of(config), rundir.source)
     reasons = "".join(f"; {n} left out: {reason}" for reason, n in kept.skipped.items())
-    tell(Noted(f"{len(kept)} rows of {config.source.path}{reasons}"))
+    notes.append(f"{len(kept)} rows of {config.source.path}{reasons}")
     return kept
 
 
-def rows_of(config: Config) -> Iterator[Given | Skipped]:
-    """The rows of the source, where it lies."""
+def rows_of(config: Config) -> Iterator[SourceRow | Skipped]:
+    """Yield the rows of the source, from where the configuration says that they are."""
     source = config.source
     return read(source.path, kind=source.kind, split=source.split)
 
 
-def require_some(result: Result) -> None:
-    """Raise `ModelError` if not one dialogue could be made: that is a model's fault, not chance."""
-    if result.done and result.outcomes.get("failed") == result.done:
-        first = next(result.records()).failure
-        cause = f"{first.step}: {first.cause}" if first else "unknown"
-        raise ModelError(
-            f"all {result.done} dialogues failed, the first at {cause}. `sdsd show 0` has the raw "
-            "reply; take a more capable model, another protocol, or prompts that it can follow"
+class Launch:
+    """One launch of a run, from the open journal to the published data set."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        rundir: RunDir,
+        journal: Journal,
+        emit: OnEvent,
+        models: Mapping[str, Model] | None,
+    ) -> None:
+        self._inputs, self._rundir, self._journal = inputs, rundir, journal
+        self._emit, self._models = emit, models
+        self._stop = Stop()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._before = journal.finished()
+        self._began = time.monotonic()
+
+    def anything_left(self) -> bool:
+        """Return whether a dialogue is missing. Needs no server."""
+        config = self._inputs.config
+        if config.targets.on:
+            return not self._rounds().over(config.n or _NO_END)
+        return next(self._journal.unfinished(config.n), None) is not None
+
+    def fetch(self) -> dict[str, Path]:
+        """Download the model files that are missing. Blocks, so that Ctrl-C works as usual."""
+        if self._models is not None:
+            return {}
+
+        def fetching(what: str, done: int, total: int) -> None:
+            self._emit(Fetching(what, done, total))
+
+        return fetch(self._inputs.config, fetching)
+
+    @contextlib.contextmanager
+    def caches(self, paths: Sequence[Path]) -> Iterator[list[Journal]]:
+        """Open the journals of other runs for reading."""
+        with contextlib.ExitStack() as stack:
+            yield [
+                stack.enter_context(Journal(RunDir(path).journal, readonly=True)) for path in paths
+            ]
+
+    def interrupt(self) -> None:
+        """Stop the run, from another thread than its own."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stop, "interrupted")
+
+    async def make(self, files: Mapping[str, Path], caches: Sequence[Journal] = ()) -> None:
+        """Make the dialogues that are missing."""
+        config, journal, stop = self._inputs.config, self._journal, self._stop
+        self._loop = asyncio.get_running_loop()
+        if why := Account(config, journal.usage()).exhausted:  # before any server is started
+            stop(why)
+            self._note(why)
+            return
+        folder = self._rundir.models
+        needs = Needs(config, journal, folder, self._emit, stop, files, self._models, caches)
+        with interruptible(stop, self._emit):
+            async with open_session(needs) as session:
+                manifest = self._manifest(session)
+                await self._drive(session, manifest)
+
+    async def _drive(self, session: Session, manifest: Manifest) -> None:
+        config, fleet, stopping = self._inputs.config, session.fleet, self._stop.requested
+        rounds = self._rounds() if config.targets.on else None
+        source = sourced(self._inputs, self._rundir)
+        plain = self._inputs.scenarios if source is None else source
+        scenarios = plain if rounds is None else rounds
+        method = self._method(fleet, manifest)
+
+        async def work(index: int) -> None:
+            scenario = scenarios[index]
+            recorded = self._journal.load(scenario.id)
+            ask = Ask(scenario.id, config.seed, recorded, session.send, session.names, index)
+            record = await make_record(scenario, ask, method, start_of(scenario, source))
+            await self._journal.finish(record)
+            if rounds is not None:
+                rounds.advance(index)
+            self._emit(Recorded(record))
+
+        def done(index: int) -> None:
+            if rounds is not None and stopping.is_set():
+                rounds.advance()
+            fleet.closed(index)
+
+        def capacity() -> int:
+            return config.max_open_dialogues or fleet.capacity
+
+        indexes = _each(self._journal.unfinished(config.n))
+        if rounds is not None:
+            indexes = rounds.indexes(config.n or _NO_END, stopping)
+        self._emit(self._beginning(capacity(), manifest))
+        await Scheduler(work, done, capacity, fleet.changed, stopping).run(indexes)
+
+    def publish(self) -> None:
+        """Write the data set and the report, unless they are up to date."""
+        from sdsd.runs.publish import publish, published  # brings pyarrow, needed nowhere else
+
+        new = self._journal.finished() - self._before
+        if new:
+            self._note("writing the data set and the report")
+        if new or not published(self._rundir, self._journal):
+            publish(self._rundir, self._journal, self._inputs.catalogue)
+
+    def result(self) -> Run:
+        """Return the run as it is now."""
+        seconds = time.monotonic() - self._began
+        return Run(self._rundir.path, stopped=self._stop.reason, seconds=seconds)
+
+    def _note(self, text: str) -> None:
+        self._emit(Noted(text))
+
+    def _rounds(self) -> Rounds:
+        config = self._inputs.config
+        scenarios = self._inputs.scenarios
+        return Rounds(scenarios, config.targets, config.seed, self._journal, self._note)
+
+    def _method(self, fleet: Fleet, manifest: Manifest) -> Method:
+        # llama.cpp's slots share no prefix, and it says how many there are; other servers do not.
+        concurrent = not fleet.models["critic"].capabilities.slots
+        return replace(self._inputs.method(manifest), concurrent_verdicts=concurrent)
+
+    def _beginning(self, concurrency: int, manifest: Manifest) -> Began:
+        standings = standings_of(self._inputs, self._journal)
+        return Began(
+            self._rundir.path,
+            self._inputs.config.n,
+            self._journal.finished(),
+            concurrency,
+            manifest.protocol,
+            pairs=self._journal.pairs(),
+            wanted=sum(s.wanted for s in standings),
+            reached=sum(min(s.pairs, s.wanted) for s in standings),
         )
 
-
-def outcome_counts(journal: Journal) -> dict[str, int]:
-    """Records by `accepted`, `filtered/<rule>`, `failed`."""
-    return {f"{o}/{rule}" if rule else o: k for (o, rule), k in journal.outcomes().items()}
-
-
-async def _make_all(
-    inputs: Inputs,
-    rundir: RunDir,
-    journal: Journal,
-    tell: Callable[[Event], None],
-    files: Mapping[str, Path],
-    models: Mapping[str, Model] | None,
-    answer_caches: Sequence[Journal],
-) -> bool:
-    """Make what is missing. True if asked to stop before the end."""
-    config = inputs.config
-    if why := Account(config, journal.usage()).exhausted:  # before any server is started
-        tell(Noted(why))
-        return True
-    stopping = asyncio.Event()
-    with interruptible(stopping, tell):
-        async with open_session(
-            config, journal, stopping, tell, files, rundir.models, models, answer_caches
-        ) as session:
-            manifest = _manifest(inputs, rundir, session.fleet, session.names)
-            done = sum(journal.outcomes().values())
-            slots = config.max_open_dialogues or session.fleet.capacity
-            standings = standings_of(inputs, journal)
-            wanted = sum(s.wanted for s in standings)
-            pairs = sum(min(s.pairs, s.wanted) for s in standings)
-            tell(Began(rundir.path, config.n, done, slots, manifest.protocol, wanted, pairs))
-            critic = session.fleet.models["critic"].capabilities
-            # llama.cpp's slots do not share: it tells how many there are, others do not.
-            how = replace(method(inputs, manifest), concurrent_verdicts=not critic.slots)
-
-            def note(text: str) -> None:
-                tell(Noted(text))
-
-            rounds, indexes = None, _each(journal.unfinished(config.n))
-            if config.targets.on:
-                rounds = Rounds(inputs.scenarios, config.targets, config.seed, journal, note)
-                indexes = rounds.indexes(config.n or _NO_END, stopping)
-            source = sourced(inputs, rundir)
-            drive = _Drive(inputs, how, journal, session, stopping, tell, rounds, source)
-            await drive.all(indexes, config.max_open_dialogues)
-    return stopping.is_set()
-
-
-class _Drive(Struct, frozen=True):
-    """Everything that the open dialogues of a run share."""
-
-    inputs: Inputs
-    method: Method
-    journal: Journal
-    session: Session
-    stopping: asyncio.Event
-    tell: Callable[[Event], None]
-    rounds: Rounds | None
-    source: Sourced | None
-
-    async def all(self, indexes: AsyncIterator[int], most: int) -> None:
-        """Make the dialogues of `indexes`, until they are used up or the run is stopping.
-
-        As many are under way as the servers take requests, which may change at any time, and at
-        most `most` unless that is 0. An error stops the run as Ctrl-C does: calls in flight are
-        finished and kept, then it is raised.
-        """
-        errors: list[SdsdError] = []
-        fleet, room = self.session.fleet, self.session.fleet.changed
-        under_way = 0
-
-        async def make(index: int) -> None:
-            nonlocal under_way
-            try:
-                await self.one(index)
-            except Stopped:
-                pass
-            except SdsdError as error:
-                errors.append(error)
-                self.stopping.set()
-            finally:
-                if self.rounds and self.stopping.is_set():
-                    self.rounds.told()
-                self.session.closed(index)
-                under_way -= 1
-                room.set()
-
-        async with asyncio.TaskGroup() as group:
-            async for index in indexes:
-                while under_way >= (most or fleet.capacity) and not self.stopping.is_set():
-                    room.clear()
-                    await room.wait()
-                if self.stopping.is_set():
-                    break
-                under_way += 1
-                group.create_task(make(index))
-        if errors:
-            raise errors[0]
-
-    async def one(self, index: int) -> None:
-        """Make, or resume, one dialogue."""
-        scenario = (self.rounds or self.source or self.inputs.scenarios)[index]
-        recorded = self.journal.load(scenario.id)
-        seed, session = self.inputs.config.seed, self.session
-        ask = Ask(scenario.id, seed, recorded, session.send, session.names, index)
-        record = await make_record(scenario, ask, self.method, start_of(scenario, self.source))
-        await self.journal.finish(record)
-        if self.rounds:
-            self.rounds.told(index)
-        self.tell(Recorded(record))
-
-
-def _left(inputs: Inputs, journal: Journal) -> bool:
-    """Whether there is a dialogue to make: found out before any server is started."""
-    config = inputs.config
-    if config.targets.on:
-        rounds = Rounds(inputs.scenarios, config.targets, config.seed, journal)
-        return not rounds.over(config.n or _NO_END)
-    return next(journal.unfinished(config.n), None) is not None
-
-
-def standings_of(inputs: Inputs, journal: Journal) -> tuple[Standing, ...]:
-    """How far the targets are; nothing without targets."""
-    config = inputs.config
-    if not config.targets.on:
-        return ()
-    rounds = Rounds(inputs.scenarios, config.targets, config.seed, journal)
-    return summary(rounds.state(), rounds.quota)
-
-
-def method(inputs: Inputs, manifest: Manifest) -> Method:
-    """How the run's dialogues are made: what was configured, and what was found on the server."""
-    return Method(
-        inputs.config,
-        inputs.prompts,
-        inputs.strategies,
-        manifest.protocol,
-        manifest.template,
-        manifest.schema,
-        shared_chat=manifest.shared,
-    )
-
-
-def _manifest(inputs: Inputs, rundir: RunDir, fleet: Fleet, names: dict[Role, str]) -> Manifest:
-    """The run's manifest: checked if there is one, else written from what was found."""
-    old = rundir.manifest()
-    if old is not None:
-        return old
-    protocol = fleet.protocol(inputs.config)
-    manifest = Manifest(
-        sdsd=sdsd.__version__,
-        created=now(),
-        python=platform.python_version(),
-        machine=f"{platform.system()} {platform.machine()}",
-        seed=inputs.config.seed,
-        config=configuration.digest(inputs.config),
-        catalogue=inputs.catalogue.digest,
-        prompts=_digests(inputs),
-        models=names,
-        weights=fleet.weights,
-        protocol=protocol,
-        template=fleet.models["agent"].capabilities.template,
-        schema=fleet.models["critic"].capabilities.schema,
-        shared=len({fleet.roles[role] for role in fleet.roles if role not in _WRITERS}) == 1,
-    )
-    rundir.remember(manifest)
-    return manifest
-
-
-def check_manifest(manifest: Manifest, inputs: Inputs, rundir: RunDir) -> None:
-    """Raise `RunDirError` if catalogue or prompts are not those that the run was made with."""
-    changed = [
-        f"prompts.{name}"
-        for name, digest in _digests(inputs).items()
-        if manifest.prompts.get(name) != digest
-    ]
-    if manifest.catalogue != inputs.catalogue.digest:
-        changed.append("catalogue")
-    if changed:
-        raise RunDirError(
-            f"{rundir.path}: made with other files. What differs: {', '.join(changed)}. "
-            "Put them back to continue that run, or give another directory (`--out`)"
+    def _manifest(self, session: Session) -> Manifest:
+        """Load the run's manifest; before the first answer, write it and copy the inputs."""
+        old = self._rundir.manifest()
+        if old is not None:
+            return old
+        inputs, fleet = self._inputs, session.fleet
+        agent, critic = fleet.models["agent"].capabilities, fleet.models["critic"].capabilities
+        reviewing = {name for role, name in fleet.roles.items() if role not in _WRITERS}
+        manifest = Manifest(
+            sdsd=sdsd.__version__,
+            created=now(),
+            python=platform.python_version(),
+            machine=f"{platform.system()} {platform.machine()}",
+            seed=inputs.config.seed,
+            config=configuration.digest(inputs.config),
+            catalogue=inputs.catalogue.digest,
+            prompts={name: prompt.digest for name, prompt in inputs.texts.items()},
+            models=session.names,
+            weights=fleet.weights,
+            protocol=fleet.protocol(inputs.config),
+            template=agent.template,
+            schema=critic.schema,
+            shared=len(reviewing) == 1,
+            versions=VERSIONS,
+            parts=versions_of_parts(inputs.config),
         )
-
-
-def _digests(inputs: Inputs) -> dict[str, str]:
-    """By name, the digests of all prompts; a strategy is one, too."""
-    strategies = {f"strategy/{name}": s.prompt.digest for name, s in inputs.strategies.items()}
-    return {name: p.digest for name, p in inputs.prompts.items()} | strategies
-
-
-_WRITERS = ("planner", "user")
-"""Roles that have no part in the review: all others may read on in the chat that was held."""
-_NO_END = 2**40
-"""More dialogues than any run has."""
+        keep_inputs(inputs, self._rundir)
+        try:
+            self._rundir.remember(manifest)
+        except OSError as error:
+            raise RunDirError(f"{self._rundir.path}: cannot be written: {error}") from None
+        return manifest
 
 
 async def _each(indexes: Iterator[int]) -> AsyncIterator[int]:

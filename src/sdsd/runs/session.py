@@ -1,4 +1,4 @@
-"""What every command that talks to models needs: events, models, the onion, a loop, Ctrl-C."""
+"""Start the models of a run, and put the middleware between them and the journal."""
 
 from __future__ import annotations
 
@@ -20,145 +20,152 @@ from sdsd.models import fleet as fleets
 from sdsd.models.base import Model
 from sdsd.models.fleet import Fleet
 from sdsd.pipeline.local_critic import LocalCritic
-from sdsd.runs import ask as door
-from sdsd.runs.ask import Call, Responder, Sender
+from sdsd.runs import middleware
 from sdsd.runs.budget import Account
-from sdsd.runs.events import Called, Event, Noted
+from sdsd.runs.events import Called, Noted, OnEvent
 from sdsd.runs.journal import Journal
-from sdsd.runs.prefix_cache import Economy
+from sdsd.runs.middleware import Call, Responder, RetryPolicy, Send
 from sdsd.types import Answer, Completion, Role
 
 T = TypeVar("T")
+
+
+class Stop:
+    """The request to stop a run, and who or what made it."""
+
+    def __init__(self) -> None:
+        self.requested = asyncio.Event()
+        self.reason = ""
+
+    def __call__(self, reason: str) -> None:
+        """Stop for `reason`, unless the run is stopping already."""
+        if not self.requested.is_set():
+            self.reason = reason
+            self.requested.set()
+
+
+class Needs(Struct, frozen=True):
+    """What a session is opened with."""
+
+    config: Config
+    journal: Journal
+    folder: Path
+    """Where models keep what they must remember between two starts."""
+    on_event: OnEvent
+    stop: Stop
+    files: Mapping[str, Path] = {}
+    """Model files by name, as `sdsd.models.fleet.fetch` found them."""
+    models: Mapping[str, Model] | None = None
+    """The caller's own models, instead of those that the configuration describes."""
+    answer_caches: Sequence[Journal] = ()
+    """Journals whose answers are taken over where the requests are the same."""
 
 
 class Session(Struct, frozen=True):
     """Models that are up, and the way to them."""
 
     fleet: Fleet
-    send: Sender
-    economy: Economy
+    send: Send
     critics: dict[Role, LocalCritic] = {}
     """By role, the critics that are functions."""
 
-    def closed(self, dialogue: int) -> None:
-        """A dialogue is over."""
-        self.fleet.closed(dialogue)
-        self.economy.closed(dialogue)
-
     @property
-    def names(self) -> dict[str, str]:
-        """By role, the model that plays it."""
+    def names(self) -> dict[Role, str]:
+        """Names of models by role."""
         return {role: model.name for role, model in (self.fleet.models | self.critics).items()}
 
 
 @contextlib.asynccontextmanager
-async def open_session(
-    config: Config,
-    journal: Journal,
-    stopping: asyncio.Event,
-    tell: Callable[[Event], None],
-    files: Mapping[str, Path],
-    folder: Path,
-    own: Mapping[str, Model] | None = None,
-    answer_caches: Sequence[Journal] = (),
-) -> AsyncIterator[Session]:
-    """Start the models of `config` on their `files`, or take your `own`; wrap the onion around.
+async def open_session(needs: Needs) -> AsyncIterator[Session]:
+    """Start the models, and stop them at the end. A used-up budget stops the run."""
+    config, stop, on_event = needs.config, needs.stop, needs.on_event
+    account = Account(config, needs.journal.usage())
 
-    In `folder` is kept what models need to remember. What `answer_caches` answered is not asked again.
-    """
-
-    account, economy = Account(config, journal.usage()), Economy()
-
-    def watched(call: Call, answer: Answer) -> None:
+    def committed(call: Call, answer: Answer) -> None:
         models[call.request.role].recorded(call.request, call.seed, call.dialogue)
         if isinstance(answer, Completion):
-            tell(Called(call, answer))
+            on_event(Called(call, answer))
             account.add(call.request.role, answer)
-            economy.answered(call, answer)
-            # What is in flight is finished and kept.
-            if not stopping.is_set() and (why := account.exhausted):
-                stopping.set()
-                tell(Noted(why))
+            if not stop.requested.is_set() and (why := account.exhausted):
+                stop(why)  # requests in flight are finished and recorded
+                note(why)
 
     def note(text: str) -> None:
-        tell(Noted(text))
+        on_event(Noted(text))
 
     async with contextlib.AsyncExitStack() as stack:
-        if own is None:
-            starting = fleets.start(config, files, note, folder, stopping)
+        if needs.models is None:
+            starting = fleets.start(config, needs.files, note, needs.folder, stop.requested)
             fleet = await stack.enter_async_context(starting)
         else:
-            fleet = fleets.cast(own, config, stopping=stopping, note=note)
-            await fleets.watch(stack, fleet)
+            fleet = fleets.assign_roles(needs.models, config, stopping=stop.requested, note=note)
+            await fleets.monitor(stack, fleet)
         critics = {
             f"critic/{name}": LocalCritic(name, critic.use)
             for name, critic in config.critique.critics.items()
             if critic.use
         }
         models: dict[Role, Responder] = {**fleet.models, **critics}
-        send = onion(models, config, journal, stopping, watched, answer_caches)
-        yield Session(fleet, send, economy, critics)
-        for name, value in economy.sums().items():
-            await journal.add(name, value)
+        yield Session(fleet, chain(needs, models, committed), critics)
 
 
-def onion(
-    models: Mapping[Role, Responder],
-    config: Config,
-    journal: Journal,
-    stopping: asyncio.Event,
-    watched: Callable[[Call, Answer], None],
-    answer_caches: Sequence[Journal] = (),
-) -> Sender:
-    """commit( halt( borrow( retry( complete )))): the way of a request that is not recorded."""
+def chain(
+    needs: Needs, models: Mapping[Role, Responder], committed: Callable[[Call, Answer], None]
+) -> Send:
+    """Return `commit(until_stopped(from_caches(retry(to_models))))`."""
+    stopping, config = needs.stop.requested, needs.config
 
     async def sleep(seconds: float) -> None:
-        """Wait, but not into a stop."""
+        """Wait, but not past a stop."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await stopping.wait()
                 raise Stopped("stopped")
 
-    patience = dict.fromkeys(models, door.RetryPolicy())  # for local critics, which never wait
-    for role in config.cast:
-        m = config.model_for(role)
-        outage = math.inf if m.transport == "batch" else m.outage
-        patience[role] = door.RetryPolicy(m.retries, outage)
+    policies = dict.fromkeys(models, RetryPolicy())  # for local critics, which never wait
+    for role in config.role_models:
+        model = config.model_for(role)
+        outage = math.inf if model.transport == "batch" else model.outage
+        policies[role] = RetryPolicy(model.retries, outage)
     names: dict[Role, str] = {role: model.name for role, model in models.items()}
-    send = door.complete(models)
-    send = door.retry(send, patience, names, sleep=sleep)
-    if answer_caches:
-        send = door.from_caches(send, answer_caches)
-    send = door.halt(send, stopping)
-    return door.commit(send, journal, watched)
+    send = middleware.to_models(models)
+    send = middleware.retry(send, policies, names, sleep=sleep)
+    if needs.answer_caches:
+        send = middleware.from_caches(send, needs.answer_caches)
+    send = middleware.until_stopped(send, stopping)
+    return middleware.commit(send, needs.journal, committed)
 
 
 @contextlib.contextmanager
-def interruptible(stopping: asyncio.Event, tell: Callable[[Event], None]) -> Iterator[None]:
-    """Ctrl-C or SIGTERM once sets `stopping`; the second time cancels the run."""
+def interruptible(stop: Stop, on_event: OnEvent) -> Iterator[None]:
+    """Let the first Ctrl-C or SIGTERM stop the run in an orderly way, and the second cancel it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
 
-    def stop() -> None:
-        if stopping.is_set():
+    def interrupted() -> None:
+        if stop.requested.is_set():
             task.cancel()
             return
-        stopping.set()
-        tell(Noted("stopping: calls in flight are finished and kept (once more: stop at once)"))
+        stop("interrupted")
+        on_event(
+            Noted(
+                "stopping: requests in flight are finished and kept (press again to stop at once)"
+            )
+        )
 
     for number in (signal.SIGINT, signal.SIGTERM):
         with contextlib.suppress(NotImplementedError):  # not on this system
-            loop.add_signal_handler(number, stop)
+            loop.add_signal_handler(number, interrupted)
     try:
         yield
     except asyncio.CancelledError:
-        if not stopping.is_set():
+        if not stop.requested.is_set():
             raise
         raise Stopped(
-            "stopped at once; what was answered is kept, the same command goes on"
+            "stopped at once; what was answered is kept, the same command continues"
         ) from None
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -166,14 +173,22 @@ def interruptible(stopping: asyncio.Event, tell: Callable[[Event], None]) -> Ite
                 loop.remove_signal_handler(number)
 
 
-def in_loop(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine to its end; from inside a running loop (a notebook), on a thread."""
+def in_loop(work: Coroutine[Any, Any, T], interrupt: Callable[[], None] = lambda: None) -> T:
+    """Run a coroutine to its end; from inside a running loop (a notebook), on a thread.
+
+    Signals do not reach a thread: there, Ctrl-C calls `interrupt` and waits for the end.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
         return _new_loop(work)
     with ThreadPoolExecutor(max_workers=1) as thread:
-        return thread.submit(_new_loop, work).result()
+        future = thread.submit(_new_loop, work)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            interrupt()
+            return future.result()
 
 
 def _new_loop(work: Coroutine[Any, Any, T]) -> T:

@@ -1,12 +1,11 @@
-"""Proof that a run is what its journal says: make every record again with the door locked.
+"""Verify a run: replay every record from the recorded answers, and compare the data set.
 
-Nothing is asked of any model. A step that is missing, a request that differs, or a record that
-comes out otherwise is named.
+No model is called. A step that is missing, a request that differs, or a record that comes out
+otherwise is named.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -15,92 +14,104 @@ from sdsd.config import Config
 from sdsd.config.manifest import Manifest, shown
 from sdsd.dataset import export
 from sdsd.errors import RunDirError, SdsdError
-from sdsd.pipeline.method import Start
+from sdsd.pipeline.method import Method, Start
 from sdsd.pipeline.record import make_record
-from sdsd.runs.ask import Ask, locked
+from sdsd.runs.ask import Ask
 from sdsd.runs.directory import RunDir
+from sdsd.runs.inputs import differences, kept_inputs, sourced, start_of
 from sdsd.runs.journal import Journal
+from sdsd.runs.middleware import replay_only
 from sdsd.runs.publish import selection
 from sdsd.runs.rounds import Rounds
-from sdsd.runs.runner import Inputs, check_manifest, method, read_inputs, sourced, start_of
-from sdsd.scenarios.existing_store import Sourced
+from sdsd.runs.session import in_loop
+from sdsd.scenarios.existing_scenarios import SourceScenarios
 from sdsd.scenarios.sampler import Scenarios
 from sdsd.types import Record, Scenario
 
+_Scenarios = Scenarios | Rounds | SourceScenarios
+
 MOST = 20
-"""Faults that are kept; a run that is wrong everywhere need not say so a million times."""
+"""Defects of records that are listed; a run that is wrong everywhere need not list them all."""
 
 
-class Replay(Struct, frozen=True):
-    """What was found."""
+class Verification(Struct, frozen=True):
+    """What a replay found."""
 
     records: int
     answers: int
-    faults: tuple[str, ...]
+    defects: tuple[str, ...]
+    """What is not as the journal says."""
+    warnings: tuple[str, ...] = ()
+    """What has changed outside the run since it began."""
 
 
-def verify(rundir: RunDir) -> Replay:
+def verify(rundir: RunDir) -> Verification:
     """Replay every finished dialogue, and compare the data set with the journal."""
-    inputs = read_inputs(rundir.config())
-    manifest = rundir.manifest()
+    config, manifest = rundir.config(), rundir.manifest()
     if manifest is None:
         raise RunDirError(f"{rundir.path}: nothing was made yet; `sdsd run` begins")
-    faults: list[str] = []
-    records = 0
-    with Journal(rundir.journal, readonly=True) as journal, asyncio.Runner() as loop:
-        if journal.outcomes() and not journal.answers():
+    with Journal(rundir.journal, readonly=True) as journal:
+        if journal.finished() and not journal.answers():
             raise RunDirError(
                 f"{rundir.path}: the model calls of these dialogues are not here (`sdsd pull` "
                 "fetches none), so nothing can be replayed"
             )
-        check_manifest(manifest, inputs, rundir)
+        inputs = kept_inputs(config, rundir, manifest)
         source = sourced(inputs, rundir)
-        scenarios: Scenarios | Rounds | Sourced = source or inputs.scenarios
-        if (targets := inputs.config.targets).on:
-            scenarios = Rounds(inputs.scenarios, targets, inputs.config.seed, journal)
-            faults += scenarios.faults()
-        for record in journal.records():
-            records += 1
+        scenarios: _Scenarios = inputs.scenarios if source is None else source
+        defects: list[str] = []
+        if config.targets.on:
+            scenarios = Rounds(inputs.scenarios, config.targets, config.seed, journal)
+            defects += scenarios.defects()
+        replay = _Replay(journal, config.seed, inputs.method(manifest), manifest.models)
+        defects += in_loop(replay.defects(scenarios, source))
+        defects += _compare_data(rundir, journal, manifest, config)
+        warnings = tuple(differences(inputs, manifest))
+        return Verification(journal.finished(), journal.answers(), tuple(defects), warnings)
+
+
+class _Replay(Struct, frozen=True):
+    """Makes records again from what the journal holds."""
+
+    journal: Journal
+    seed: int
+    method: Method
+    names: dict[str, str]
+    """Names of models by role."""
+
+    async def defects(self, scenarios: _Scenarios, source: SourceScenarios | None) -> list[str]:
+        """Return what is wrong with the journal's records: the first `MOST` of it."""
+        found: list[str] = []
+        for record in self.journal.records():
             scenario = scenarios[record.scenario.index]
-            start = start_of(scenario, source)
-            fault = loop.run(_replay(record, scenario, start, journal, inputs, manifest))
-            if fault and len(faults) < MOST:
-                faults.append(fault)
-        faults += _compare_data(rundir, journal, manifest, inputs.config)
-        return Replay(records, journal.answers(), tuple(faults))
+            defect = await self._defect(record, scenario, start_of(scenario, source))
+            if defect and len(found) < MOST:
+                found.append(defect)
+        return found
 
-
-async def _replay(
-    record: Record,
-    scenario: Scenario,
-    start: Start,
-    journal: Journal,
-    inputs: Inputs,
-    manifest: Manifest,
-) -> str | None:
-    """What is wrong with the record of a scenario; None if it comes out the same."""
-    index = scenario.index
-    if scenario != record.scenario:
-        return f"dialogue {index}: its scenario is not the one that the catalogue gives today"
-    try:
-        recorded = journal.load(scenario.id)
-        ask = Ask(scenario.id, inputs.config.seed, recorded, locked, manifest.models)
-        again = await make_record(scenario, ask, method(inputs, manifest), start)
-    except SdsdError as error:
-        return str(error)
-    if again != record:
-        return f"dialogue {index} ({scenario.id}): replays differently, as {again.outcome}"
-    unused = recorded.keys() - ask.asked
-    if unused:
-        names = ", ".join(sorted(unused))
-        return f"dialogue {index} ({scenario.id}): recorded but never asked: {names}"
-    return None
+    async def _defect(self, record: Record, scenario: Scenario, start: Start) -> str | None:
+        """Return what is wrong with a record; None if it comes out the same."""
+        index = scenario.index
+        if scenario != record.scenario:
+            return f"dialogue {index}: its scenario is not the one that the catalogue gives"
+        try:
+            recorded = self.journal.load(scenario.id)
+            ask = Ask(scenario.id, self.seed, recorded, replay_only, self.names)
+            again = await make_record(scenario, ask, self.method, start)
+        except SdsdError as error:
+            return str(error)
+        if again != record:
+            return f"dialogue {index} ({scenario.id}): replays differently, as {again.outcome}"
+        if unused := recorded.keys() - ask.asked:
+            names = ", ".join(sorted(unused))
+            return f"dialogue {index} ({scenario.id}): recorded but never asked: {names}"
+        return None
 
 
 def _compare_data(
     rundir: RunDir, journal: Journal, manifest: Manifest, config: Config
 ) -> Iterator[str]:
-    """Whether every view under `data/` holds what the journal's records give, row by row."""
+    """Yield a line for each view under `data/` that is not what the journal's records give."""
     if not rundir.data.exists():
         yield f"{rundir.data}: missing; `sdsd export` writes it"
         return

@@ -1,10 +1,10 @@
 """A source: dialogues or plans that people already have, read into one kind of row.
 
-    files -> rows -> `Given`, or `Skipped` with the reason
+    files -> rows -> `SourceRow`, or `Skipped` with the reason
 
-Nothing is dropped silently. A file that is broken, or that does not have the shape it was said to
-have, is an error at `file:row`; a row of the right shape that no dialogue can be made of is
-`Skipped`. Rows stream: memory does not grow with a file.
+Nothing is dropped silently. A damaged file, or one that does not have the layout it was said to
+have, is an error at `file:row`; a row of the right layout that no dialogue can be made of is
+`Skipped`. Rows stream.
 """
 
 from __future__ import annotations
@@ -16,19 +16,20 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
+from sdsd.config.schema import SourceKind
 from sdsd.errors import Unparseable
 from sdsd.scenarios.existing_files import Download, Place, fetch_dataset, find, rows
-from sdsd.text import parsing
+from sdsd.text import normalize, parsing
 from sdsd.types import Message
 
-Kind = Literal["auto", "messages", "sharegpt", "sdsd-dialogues", "sdsd-revisions", "plans"]
-"""What the rows of a source are.
+Kind = SourceKind
+"""The layout of the rows of a source.
 
 messages        a list of {role, content}, under `messages`, `conversation` or `prompt`
 sharegpt        a list of {from, value}, under `conversations`
 sdsd-dialogues  the columns of `allenai/sdsd-dialogues`
 sdsd-revisions  the columns of `allenai/sdsd-revisions`
-plans           only a plan: `plan`, or `person`, `steps` and `planned_violation`; turns are not looked at
+plans           a plan alone: `plan`, or `persona`, `steps` and `planned_violation`
 auto            each row by the columns it has
 """
 
@@ -48,8 +49,8 @@ _TOPIC_CHARS = 2_000
 _PRINCIPLES = 32
 
 
-class Given(Struct, frozen=True):
-    """One row of a source: a finished dialogue, or a plan for one, and what it is about."""
+class SourceRow(Struct, frozen=True):
+    """One row of a source: a finished dialogue or a plan for one, and its topic."""
 
     domain: str
     subarea: str
@@ -57,13 +58,13 @@ class Given(Struct, frozen=True):
     goal: str
     """Empty, as the three above, where the source does not say."""
     principles: tuple[str, ...]
-    """Texts. Empty: to be drawn from the catalogue."""
+    """Texts. Empty: the run takes those of its own scenario."""
     plan: str
     """May be empty if there are messages."""
     messages: tuple[Message, ...]
     """Alternates user and assistant, ends on the assistant. Empty: only a plan is given."""
     origin: str
-    """File and row, for people; no part of what the row is."""
+    """File and row, for people; not part of the row's content."""
     is_violation: bool | None = None
     """The dialogue's own flag; None where the source has none."""
     is_truncated: bool | None = None
@@ -79,25 +80,25 @@ class Skipped(Struct, frozen=True):
 
 def read(
     where: str, *, kind: Kind = "auto", split: str = "", download: Download = fetch_dataset
-) -> Iterator[Given | Skipped]:
-    """The rows of a file, a directory of Parquet files, a run directory, or `hf:org/name`.
+) -> Iterator[SourceRow | Skipped]:
+    """Yield the rows of a file, a directory of Parquet files, a run directory, or `hf:org/name`.
 
-    `split` picks those of a directory's or data set's files that carry the name. What is missing
-    is noticed at once, what is wrong inside a file when it is reached; both raise `SourceError`.
+    `split` selects among a directory's or data set's files those with this name. Raises
+    `SourceError`: at once if a file is missing, and for damage when it is reached.
     """
     view = "revisions" if kind == "sdsd-revisions" else "dialogues"
     files = find(where, view, split, download)
     return itertools.chain.from_iterable(_read(path, name, kind) for path, name in files)
 
 
-def _read(path: Path, name: str, kind: Kind) -> Iterator[Given | Skipped]:
+def _read(path: Path, name: str, kind: Kind) -> Iterator[SourceRow | Skipped]:
     for place, row in rows(path, name, _COLUMNS):
-        yield _given(place, row, kind)
+        yield source_row(place, row, kind)
 
 
 _CHATS = ("messages", "conversation", "prompt")
 _REPLIES = ("rejected", "completion")
-"""What ends the chat that a `prompt` begins."""
+"""The end of the chat that a `prompt` begins."""
 _PLANS = ("plan", "steps")
 _SHARED = ("domain", "subarea", "principle", "goal", "messages")
 _NEEDED: dict[Kind, tuple[str, ...]] = {
@@ -105,26 +106,21 @@ _NEEDED: dict[Kind, tuple[str, ...]] = {
     "sdsd-dialogues": (*_SHARED, "is_violation", "is_truncated"),
     "sdsd-revisions": (*_SHARED, "plan", "critique", "violations", "revision"),
 }
-_ANY_OF: dict[Kind, tuple[str, ...]] = {
-    "messages": _CHATS,
-    "plans": (*_PLANS, "messages"),
-}
+_ANY_OF: dict[Kind, tuple[str, ...]] = {"messages": _CHATS, "plans": (*_PLANS, "messages")}
 _COLUMNS = {
     *_CHATS, *_REPLIES, *_PLANS, *itertools.chain(*_NEEDED.values()),
     "persona", "planned_violation", "field", "principles",
 }  # fmt: skip
 
-_USER = ("user", "human", "person", "prompter")
-_ASSISTANT = ("assistant", "gpt", "chatgpt", "model", "ai", "agent", "bot", "bing", "bard")
-_SYSTEM = ("system", "developer")
-_TOOL = ("tool", "function", "function_call", "function_response", "observation", "ipython")
-_Part = Literal["user", "assistant", "system", "tool"]
-_PARTS: dict[str, _Part] = {
-    **dict.fromkeys(_USER, "user"),
-    **dict.fromkeys(_ASSISTANT, "assistant"),
-    **dict.fromkeys(_SYSTEM, "system"),
-    **dict.fromkeys(_TOOL, "tool"),
+_SPEAKERS = {
+    "user": "user human person prompter",
+    "assistant": "assistant gpt chatgpt model ai agent bot bing bard",
+    "system": "system developer",
+    "tool": "tool function function_call function_response observation ipython",
 }
+_ROLE_OF = {name: role for role, names in _SPEAKERS.items() for name in names.split()}
+_NAMES: dict[type, str] = {str: "text", bool: "true/false", int: "a number", float: "a number",
+                           list: "a list", dict: "an object", type(None): "null"}  # fmt: skip
 
 
 class _Unusable(Exception):
@@ -135,18 +131,22 @@ class _Unusable(Exception):
         self.reason: Reason = reason
 
 
-def _given(place: Place, row: object, kind: Kind) -> Given | Skipped:
+def source_row(place: Place, row: object, kind: Kind) -> SourceRow | Skipped:
+    """Return what a row of the given kind says. Raises `SourceError` if it is of another kind."""
     if not isinstance(row, dict):
-        raise place.error(f"expected an object, found {_named(row)}", "write one object per row")
+        wrong = f"expected an object, found {_named(row)}"
+        raise place.error(wrong, "write one object per row")
     kind = _kind(place, row, kind)
+    filled = {key: value for key, value in row.items() if value is not None}
     try:
-        return _made(place, {key: value for key, value in row.items() if value is not None}, kind)
+        return _Row(place, filled, kind).read()
     except _Unusable as unusable:
         return Skipped(place.origin, unusable.reason)
 
 
 def _kind(place: Place, row: dict[str, Any], kind: Kind) -> Kind:
-    """The kind itself, if the row has its columns; of `auto`, the first that the row is of."""
+    """Return `kind` if the row has its columns; for `auto`, the first kind whose columns it has."""
+    remedy = "name the kind that the rows are of, or rename the columns"
     if kind == "auto":
         order: tuple[Kind, ...] = ("sdsd-revisions", "sdsd-dialogues", "sharegpt")
         for known in order:
@@ -155,162 +155,154 @@ def _kind(place: Place, row: dict[str, Any], kind: Kind) -> Kind:
         chat = any(key in row for key in _CHATS[:2]) or isinstance(row.get("prompt"), list)
         kind = "messages" if chat else "plans"
         remedy = f"rename a column to one of {', '.join((*_CHATS, 'conversations', *_PLANS))}"
-    else:
-        remedy = "name the kind that the rows are of, or rename the columns"
     missing = [key for key in _NEEDED.get(kind, ()) if key not in row]
     any_of = _ANY_OF.get(kind, ())
     if missing or (any_of and not any(key in row for key in any_of)):
         wanted = " or ".join(f"`{key}`" for key in missing[:1] or any_of)
         found = ", ".join(sorted(map(repr, row)))[:200] or "none"
-        raise place.error(f"there is no {wanted} among the columns: {found}", remedy)
+        raise place.error(f"no {wanted} among the columns: {found}", remedy)
     return kind
 
 
-def _made(place: Place, row: dict[str, Any], kind: Kind) -> Given:
-    """The row's values, nulls left out, as one `Given`. Raises `_Unusable`."""
-    turns = list(_turns(place, _chat(place, row, kind)))
-    plan = _plan(place, row) or _joined(text for part, text in turns if part == "system")
-    messages = () if kind == "plans" else _talk(turns)
-    if kind == "plans" and not plan:
-        raise _Unusable("no plan")
-    tagged = kind == "sdsd-dialogues"
-    return Given(
-        domain=_topic(place, row, "domain"),
-        subarea=_topic(place, row, "subarea"),
-        field=_topic(place, row, "field"),
-        goal=_topic(place, row, "goal"),
-        principles=_principles(place, row),
-        plan=plan,
-        messages=messages,
-        origin=place.origin,
-        is_violation=_flag(place, row, "is_violation") if tagged else None,
-        is_truncated=_flag(place, row, "is_truncated") if tagged else None,
-    )
+class _Row(Struct, frozen=True):
+    """A row's columns that are not null, of a known kind. Methods raise `_Unusable`."""
 
+    place: Place
+    columns: dict[str, Any]
+    kind: Kind
 
-def _chat(place: Place, row: dict[str, Any], kind: Kind) -> list[Any]:
-    """The row's list of turns; of `plans`, only what may hold the plan as a system turn."""
-    if kind == "plans":
-        own = any(key in row for key in _PLANS)
-        return [] if own else _list(place, row, "messages")
-    if kind == "sharegpt":
-        return _list(place, row, "conversations")
-    key = next((key for key in _CHATS if key in row), "messages")
-    reply = next((k for k in _REPLIES if k in row), "") if key == "prompt" else ""
-    return _list(place, row, key) + (_list(place, row, reply) if reply else [])
+    def read(self) -> SourceRow:
+        turns = list(self.turns())
+        plan = self.plan() or _joined(text for role, text in turns if role == "system")
+        messages = () if self.kind == "plans" else _conversation(turns)
+        if self.kind == "plans" and not plan:
+            raise _Unusable("no plan")
+        flagged = self.kind == "sdsd-dialogues"
+        return SourceRow(
+            domain=_line(self.text("domain")),
+            subarea=_line(self.text("subarea")),
+            field=_line(self.text("field")),
+            goal=_line(self.text("goal")),
+            principles=self.principles(),
+            plan=plan,
+            messages=messages,
+            origin=self.place.origin,
+            is_violation=self.flag("is_violation") if flagged else None,
+            is_truncated=self.flag("is_truncated") if flagged else None,
+        )
 
+    def turns(self) -> Iterator[tuple[str, str]]:
+        """Yield speaker and text of every turn that says something; tools' turns are left out."""
+        for turn in self.chat():
+            if turn is None:
+                continue
+            if not isinstance(turn, dict):
+                wrong = f"a turn must be an object, not {_named(turn)}"
+                raise self.place.error(wrong, "write turns as {role, content}")
+            name = turn.get("from") if turn.get("role") is None else turn["role"]
+            if name is not None and not isinstance(name, str):
+                wrong = f"a role must be text, not {_named(name)}"
+                raise self.place.error(wrong, "name the speaker")
+            role = _ROLE_OF.get((name or "").strip().casefold())
+            if role is None:
+                raise _Unusable("a turn of an unknown speaker")
+            content = turn.get("value") if turn.get("content") is None else turn["content"]
+            if role != "tool" and (text := _clean(self.content(content))):
+                yield role, text
 
-def _list(place: Place, row: dict[str, Any], key: str) -> list[Any]:
-    value = row.get(key, [])
-    if not isinstance(value, list):
-        wrong = f"`{key}` must be a list of turns, not {_named(value)}"
-        raise place.error(wrong, "write turns as {role, content}")
-    return value
+    def chat(self) -> list[Any]:
+        """Return the list of turns; of `plans`, only what may have the plan as a system turn."""
+        if self.kind == "plans":
+            return [] if any(key in self.columns for key in _PLANS) else self.turn_list("messages")
+        if self.kind == "sharegpt":
+            return self.turn_list("conversations")
+        key = next((key for key in _CHATS if key in self.columns), "messages")
+        reply = next((k for k in _REPLIES if key == "prompt" and k in self.columns), "")
+        return self.turn_list(key) + (self.turn_list(reply) if reply else [])
 
+    def turn_list(self, key: str) -> list[Any]:
+        value = self.columns.get(key, [])
+        if not isinstance(value, list):
+            wrong = f"`{key}` must be a list of turns, not {_named(value)}"
+            raise self.place.error(wrong, "write turns as {role, content}")
+        return value
 
-def _turns(place: Place, chat: list[Any]) -> Iterator[tuple[_Part, str]]:
-    """Speaker and text of every turn that says something; what tools say is left out."""
-    for turn in chat:
-        if turn is None:
-            continue
-        if not isinstance(turn, dict):
-            raise place.error(
-                f"a turn must be an object, not {_named(turn)}", "write turns as {role, content}"
-            )
-        role = turn.get("from") if turn.get("role") is None else turn["role"]
-        if role is not None and not isinstance(role, str):
-            raise place.error(f"a role must be text, not {_named(role)}", "name the speaker")
-        part = _PARTS.get((role or "").strip().casefold())
-        if part is None:
-            raise _Unusable("a turn of an unknown speaker")
-        content = turn.get("value") if turn.get("content") is None else turn["content"]
-        if part != "tool" and (text := _clean(_content(place, content))):
-            yield part, text
-
-
-def _content(place: Place, content: object) -> str:
-    """A turn's text; a list of parts is joined if all of them are text."""
-    if content is None:
-        return ""
-    if isinstance(content, list):
-        texts = [part.get("text") if isinstance(part, dict) else part for part in content]
-        said = [text for text in texts if isinstance(text, str)]
-        if len(said) < len(texts):
+    def content(self, content: object) -> str:
+        """Return a turn's text; a list of parts is joined if all of them are text."""
+        if not isinstance(content, list):
+            return "" if content is None else self.as_text(content, "content")
+        parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+        texts = [part for part in parts if isinstance(part, str)]
+        if len(texts) < len(parts):
             raise _Unusable("a turn that is not text")
-        return "\n".join(said)
-    return _text(place, content, "content")
+        return "\n".join(texts)
+
+    def plan(self) -> str:
+        """Return the column `plan`, or its parts in the form that a planner fills in."""
+        if text := _clean(self.text("plan")):
+            return text
+        if not (steps := self.texts("steps")):
+            return ""
+        persona, planned = self.text("persona"), self.text("planned_violation")
+        numbered = [(f"STEP {n}", step) for n, step in enumerate(steps, 1)]
+        lines = [("PERSON", persona), *numbered, ("SLIP", planned)]
+        lines = [(label, " ".join(text.split())) for label, text in lines]
+        return _clean("\n".join(f"{label}: {text}" for label, text in lines if text))
+
+    def principles(self) -> tuple[str, ...]:
+        key = "principle" if "principle" in self.columns else "principles"
+        texts = map(_line, self.texts(key))
+        first = dict[str, str]()
+        for text in filter(None, texts):
+            first.setdefault(normalize.normal(text), text)
+        if len(first) > _PRINCIPLES:
+            raise _Unusable("more than 32 principles")
+        return tuple(first.values())
+
+    def flag(self, key: str) -> bool | None:
+        value = self.columns.get(key)
+        if value is not None and not isinstance(value, bool):
+            wrong = f"`{key}` must be true or false, not {_named(value)}"
+            raise self.place.error(wrong, "change it")
+        return value
+
+    def texts(self, key: str) -> list[str]:
+        """Return a list of texts; one text counts as a list of one."""
+        value = self.columns.get(key, [])
+        items = value if isinstance(value, list) else [value]
+        texts = (self.as_text(item, key) for item in items if item is not None)
+        return [text for text in texts if text.strip()]
+
+    def text(self, key: str) -> str:
+        return self.as_text(self.columns.get(key, ""), key)
+
+    def as_text(self, value: object, key: str) -> str:
+        if not isinstance(value, str):
+            wrong = f"`{key}` must be text, not {_named(value)}"
+            raise self.place.error(wrong, "change or rename it")
+        return value
 
 
-def _talk(turns: list[tuple[_Part, str]]) -> tuple[Message, ...]:
-    """The dialogue: alternates, begins with the user, ends on the assistant."""
-    said = [(part, text) for part, text in turns if part in ("user", "assistant")]
-    if not said:
+def _conversation(turns: list[tuple[str, str]]) -> tuple[Message, ...]:
+    """Return messages that alternate, begin with the user and end on the assistant."""
+    spoken = [(role, text) for role, text in turns if role != "system"]
+    if not spoken:
         raise _Unusable("no turns")
-    talk = [
-        Message("user" if part == "user" else "assistant", _joined(text for _, text in group))
-        for part, group in itertools.groupby(said, key=lambda turn: turn[0])
+    messages = [
+        Message("user" if role == "user" else "assistant", _joined(text for _, text in group))
+        for role, group in itertools.groupby(spoken, key=lambda turn: turn[0])
     ]
-    if talk[0].role == "assistant":
-        del talk[0]
-    if talk and talk[-1].role == "user":
-        del talk[-1]
-    if not talk:
+    if messages[0].role == "assistant":
+        del messages[0]
+    if messages and messages[-1].role == "user":
+        del messages[-1]
+    if not messages:
         raise _Unusable("no user turn that the assistant answers")
-    return tuple(talk)
-
-
-def _plan(place: Place, row: dict[str, Any]) -> str:
-    """The plan's text: `plan`, or the form that a planner fills in, of its parts."""
-    if text := _clean(_text(place, row.get("plan", ""), "plan")):
-        return text
-    steps = _texts(place, row, "steps")
-    if not steps:
-        return ""
-    persona, planned_violation = (
-        " ".join(_text(place, row.get(k, ""), k).split()) for k in ("persona", "planned_violation")
-    )
-    lines = [f"PERSON: {persona}"] if persona else []
-    lines += [f"STEP {n}: {' '.join(step.split())}" for n, step in enumerate(steps, 1)]
-    lines += [f"SLIP: {planned_violation}"] if planned_violation else []
-    return _clean("\n".join(lines))
-
-
-def _principles(place: Place, row: dict[str, Any]) -> tuple[str, ...]:
-    key = "principle" if "principle" in row else "principles"
-    texts = [_line(text) for text in _texts(place, row, key)]
-    once = {parsing.normal(text): text for text in reversed(texts) if text}
-    if len(once) > _PRINCIPLES:
-        raise _Unusable("more than 32 principles")
-    return tuple(reversed(once.values()))
-
-
-def _topic(place: Place, row: dict[str, Any], key: str) -> str:
-    return _line(_text(place, row.get(key, ""), key))
-
-
-def _flag(place: Place, row: dict[str, Any], key: str) -> bool | None:
-    value = row.get(key)
-    if value is not None and not isinstance(value, bool):
-        raise place.error(f"`{key}` must be true or false, not {_named(value)}", "change it")
-    return value
-
-
-def _texts(place: Place, row: dict[str, Any], key: str) -> list[str]:
-    """A list of texts; one text is a list of one."""
-    value = row.get(key, [])
-    items = value if isinstance(value, list) else [value]
-    texts = (_text(place, item, key) for item in items if item is not None)
-    return [text for text in texts if text.strip()]
-
-
-def _text(place: Place, value: object, key: str) -> str:
-    if not isinstance(value, str):
-        raise place.error(f"`{key}` must be text, not {_named(value)}", "change or rename it")
-    return value
+    return tuple(messages)
 
 
 def _line(text: str) -> str:
-    """What a dialogue is about, on one line."""
+    """Return a topic, goal or principle on one line."""
     line = " ".join(_clean(text).split())
     if len(line) > _TOPIC_CHARS:
         raise _Unusable("a topic, goal or principle of more than 2,000 characters")
@@ -318,12 +310,12 @@ def _line(text: str) -> str:
 
 
 def _joined(texts: Iterable[str]) -> str:
-    """Texts of one speaker as one, with blank lines between them."""
+    """Return texts of one speaker as one, with blank lines between them."""
     return _clean("\n\n".join(texts))
 
 
 def _clean(text: str) -> str:
-    """Plain line ends, no control characters, whole characters only, not too long."""
+    """Return `text` with plain line ends and without control characters."""
     try:
         return parsing.readable(text)
     except Unparseable:
@@ -331,7 +323,4 @@ def _clean(text: str) -> str:
 
 
 def _named(value: object) -> str:
-    """What a value is, in a user's words."""
-    names = {str: "text", bool: "true/false", int: "a number", float: "a number", list: "a list"}
-    names |= {dict: "an object", type(None): "null"}
-    return names.get(type(value), "something else")
+    return _NAMES.get(type(value), "something else")

@@ -1,19 +1,18 @@
-"""Targets: which cell a dialogue is meant for, and which strategy it tries, so that quotas are met.
+"""Quotas: which cell each dialogue is meant for, and with which strategy, until all are reached.
 
 A cell is one value of the axis that quotas are counted by: a principle, a category, a domain. The
-controller works in rounds. `allocate` lays a round out from what the finished rounds have shown
-and from what the round under way was meant for: a pure function, so that a run resumed or verified
-lays out the same rounds. It knows counts alone, so its memory does not grow with the run.
+controller works in rounds. `allocate` plans a round from what the finished rounds have shown and
+from what the round in flight is meant for. It is a pure function, so a run that is resumed or
+verified plans the same rounds; and it knows counts alone, so its memory does not grow with the run.
 
-Three questions, three answers:
-
-* Which cells? In proportion to the dialogues that each still needs, which is the pairs it lacks
-  over the rate at which it is expected to bring them; so all cells come to their ends together.
-* Which strategy? Thompson sampling: each strategy's rate is drawn from what is known of it in this
-  cell, and the best draw wins. What is known begins with what the strategy does in other cells and
-  what the cell does with other strategies, because tries are dear and cells times strategies many.
-  A share of the choices is uniform, so that every strategy's rate can still be estimated.
-* When is it over? A cell is reached, or given up once a pair costs too much.
+* Which cells? In proportion to the dialogues that each still needs: the pairs it lacks over the
+  rate at which it is expected to yield them. So all cells finish together.
+* Which strategy? Thompson sampling (Thompson 1933): a success rate is sampled for each strategy
+  from what is known of it in this cell, and the highest wins. The prior comes from the strategy in
+  other cells and from the cell under other strategies, because there are many pairs of the two and
+  every trial is expensive. A share of the choices is uniform, so that every strategy's rate can
+  still be estimated.
+* When to stop? When a cell is reached, or given up because a pair costs too much.
 """
 
 from __future__ import annotations
@@ -33,108 +32,116 @@ Cell = str
 
 Status = Literal["reached", "lagging", "given up"]
 
+PATIENCE = 2
+"""`Quota.patience` of a run. With 1, a median of six principles out of 124 are given up that could
+have reached their quota, and with 2 one, for a sixth more dialogues (`docs/benchmarks.md`)."""
 
-class Slot(Struct, frozen=True):
-    """What one dialogue is for."""
+
+class Assignment(Struct, frozen=True):
+    """The cell that a dialogue is meant for, and the strategy that it tries."""
 
     cell: Cell
     strategy: str
 
 
-class Seen(Struct, frozen=True):
-    """What came of one dialogue."""
+class Trial(Struct, frozen=True):
+    """The outcome of one dialogue."""
 
-    slot: Slot
+    assignment: Assignment
     hit: bool
     """It has a verified pair that counts for the cell it was meant for."""
     cells: tuple[Cell, ...] = ()
-    """All cells that its verified pair counts for."""
+    """All cells that its verified pairs count for."""
     cost: float = 1.0
-    """What it took, e.g. in tokens; compared between strategies only."""
+    """In any unit, e.g. tokens; only compared between strategies."""
+    pairs: int = 1
+    """Its verified pairs, if any: more than one if several candidates are clean."""
 
 
 class Quota(Struct, frozen=True):
-    """How many verified pairs are wanted, and how they may be come by."""
+    """How many verified pairs are wanted, and what may be tried to get them."""
 
     wanted: dict[Cell, int]
     """Verified pairs by cell."""
     strategies: tuple[str, ...]
-    """What may be tried in each cell."""
+    """Those that may be tried in each cell."""
     by_strategy: bool = False
-    """The cells are strategies, so each is tried by itself alone."""
+    """The cells are strategies, and each of them tries only itself."""
     cost: float = 60.0
-    """Dialogues that a pair may cost. A cell is given up once it has had `cost` times (`patience`
-    more than its pairs): by default, when even a hit at the next try would have cost more."""
+    """Dialogues that a pair may cost. A cell is given up once it has had `cost` times its number of
+    pairs plus `patience`."""
     patience: int = 1
-    """Pairs' worth of dialogues that a cell may lag behind, at least 1. More forgives bad luck and
-    the tries that strategies are found out with, and spends more on cells that yield nothing."""
+    """Extra pairs' worth of dialogues before a cell is given up, at least 1. Higher: fewer wrong
+    decisions, more spent on cells that yield nothing. 1: even a pair from the next dialogue would
+    have cost too much."""
     explore: float = 0.1
-    """Share of strategies that are chosen uniformly. It fades where a cell needs fewer dialogues
-    than there are strategies, because nothing is left to use the findings for."""
+    """Share of the strategies chosen uniformly. It shrinks where a cell needs fewer dialogues than
+    there are strategies, because too few are left to profit from the findings."""
     least: int = 32
-    """Dialogues in a round, if as many are needed."""
+    """Fewest dialogues in a round, if as many are needed."""
     most: int = 2000
+    """Most dialogues in a round."""
 
     def ways(self, cell: Cell) -> tuple[str, ...]:
-        """The strategies that may be tried in a cell."""
+        """Return the strategies that may be tried in a cell."""
         return (cell,) if self.by_strategy else self.strategies
 
 
-class State(Struct):
-    """What finished dialogues have shown. Independent of the order in which they were added."""
+class Tally(Struct):
+    """Counts over finished dialogues, whatever the order in which they finished."""
 
     tries: dict[Cell, dict[str, int]] = {}
     """Dialogues by the cell they were meant for and the strategy they tried."""
     hits: dict[Cell, dict[str, int]] = {}
-    """Of these, those that brought a pair for their cell."""
+    """Those of them that yielded a pair for their cell."""
     pairs: dict[Cell, int] = {}
     """Verified pairs by cell, whatever their dialogues were meant for."""
     spent: dict[str, int] = {}
-    """By strategy the costs, in thousandths: integers add up to the same in any order."""
+    """Costs by strategy, in thousandths: sums of integers do not depend on the order."""
     given_up: dict[Cell, str] = {}
-    """Cells that get no dialogues any more, with the reason."""
+    """Cells that get no more dialogues, with the reason."""
 
-    def add(self, seen: Seen) -> None:
+    def add(self, trial: Trial) -> None:
         """Count one finished dialogue."""
-        cell, strategy = seen.slot.cell, seen.slot.strategy
+        cell, strategy = trial.assignment.cell, trial.assignment.strategy
         _count(self.tries.setdefault(cell, {}), strategy)
-        if seen.hit:
+        if trial.hit:
             _count(self.hits.setdefault(cell, {}), strategy)
-        for won in {*seen.cells, *((cell,) if seen.hit else ())}:
-            _count(self.pairs, won)
-        _count(self.spent, strategy, round(1000 * seen.cost))
+        for won in {*trial.cells, *((cell,) if trial.hit else ())}:
+            _count(self.pairs, won, trial.pairs)
+        _count(self.spent, strategy, round(1000 * trial.cost))
 
     def settle(self, quota: Quota) -> tuple[Cell, ...]:
         """Give up the cells that cost too much, and return them.
 
-        To be called when a round is complete, before the next one is laid out. A cell that was
-        given up stays so, even if a dialogue that was under way brings a pair after all.
+        Call it when a round is complete, before the next one is planned. A cell stays given up even
+        if a dialogue in flight yields a pair after all.
         """
         open_cells = [cell for cell in quota.wanted if self.is_open(cell, quota)]
         lost = tuple(cell for cell in open_cells if self.room(cell, quota) <= 0)
         for cell in lost:
             self.given_up[cell] = (
-                f"{self.tried(cell)} dialogues brought {self.pairs.get(cell, 0)} of "
-                f"{quota.wanted[cell]} pairs; with {quota.patience} more, a pair would still have "
-                f"cost {quota.cost:g} dialogues or more"
+                f"{self.tried(cell)} dialogues yielded {self.pairs.get(cell, 0)} of "
+                f"{quota.wanted[cell]} pairs; even with {quota.patience} more, a pair would have "
+                f"cost at least {quota.cost:g} dialogues"
             )
         return lost
 
     def is_open(self, cell: Cell, quota: Quota) -> bool:
-        """Whether a cell is neither reached nor given up."""
+        """Return whether a cell is neither reached nor given up."""
         return cell not in self.given_up and self.pairs.get(cell, 0) < quota.wanted[cell]
 
     def tried(self, cell: Cell) -> int:
-        """Finished dialogues that were meant for a cell."""
+        """Return how many finished dialogues were meant for a cell."""
         return sum(self.tries.get(cell, {}).values())
 
     def room(self, cell: Cell, quota: Quota) -> float:
-        """Dialogues that a cell may have before it is given up, if none of them brings a pair."""
+        """Return how many more dialogues without a pair a cell may have before it is given up."""
         return quota.cost * (self.pairs.get(cell, 0) + quota.patience) - self.tried(cell)
 
 
-class Standing(Struct, frozen=True):
-    """How far one cell has come."""
+class CellProgress(Struct, frozen=True):
+    """The progress of one cell."""
 
     cell: Cell
     status: Status
@@ -146,38 +153,37 @@ class Standing(Struct, frozen=True):
     """Why it was given up."""
 
 
-def summary(state: State, quota: Quota) -> tuple[Standing, ...]:
-    """How far every cell of the quota has come, in the quota's order."""
-    return tuple(_standing(cell, state, quota) for cell in quota.wanted)
+def summary(state: Tally, quota: Quota) -> tuple[CellProgress, ...]:
+    """Return the progress of every cell, in the quota's order."""
+    return tuple(_progress(cell, state, quota) for cell in quota.wanted)
 
 
-def _standing(cell: Cell, state: State, quota: Quota) -> Standing:
+def _progress(cell: Cell, state: Tally, quota: Quota) -> CellProgress:
     wanted, pairs = quota.wanted[cell], state.pairs.get(cell, 0)
     if pairs >= wanted:
-        return Standing(cell, "reached", wanted, pairs, state.tried(cell))
+        return CellProgress(cell, "reached", wanted, pairs, state.tried(cell))
     reason = state.given_up.get(cell, "")
     status: Status = "given up" if cell in state.given_up else "lagging"
-    return Standing(cell, status, wanted, pairs, state.tried(cell), reason)
+    return CellProgress(cell, status, wanted, pairs, state.tried(cell), reason)
 
 
 # -- a round -------------------------------------------------------------------------------
 
 SHARE = 8
-"""A round is at most this part of all dialogues still needed: what is decided later is decided
-better."""
+"""A round is at most this fraction of all dialogues still needed: later decisions know more."""
 GROWTH = 2
-"""A round is at most this part of all dialogues before it, so rounds grow with what is known."""
+"""A round is at most this fraction of all dialogues before it: rounds grow with what is known."""
 
 
 def allocate(
-    state: State, in_flight: Sequence[Slot], quota: Quota, seed: int, number: int
-) -> tuple[Slot, ...]:
-    """The dialogues of round `number`; none if every cell is reached or given up.
+    state: Tally, in_flight: Sequence[Assignment], quota: Quota, seed: int, number: int
+) -> tuple[Assignment, ...]:
+    """Plan round `number`; empty if every cell is reached or given up.
 
-    `state` holds all rounds before the one that is under way, and has been settled; `in_flight` is
-    the whole of the one under way. No cell gets more than it is expected to need, rounded up, nor
-    more than it may have before it is given up. One exception: where all that is needed is under
-    way already, but may fail, the cell that lacks most gets one dialogue.
+    `state` counts all rounds before the one in flight, and is settled; `in_flight` is all of that
+    one. No cell gets more than it is expected to need, rounded up, nor more than it may have before
+    it is given up. One exception: if all that is needed is in flight already, but may fail, the
+    cell that lacks most gets one dialogue.
     """
     cells = [cell for cell in quota.wanted if state.is_open(cell, quota)]
     cells = [cell for cell in cells if state.room(cell, quota) > 0]
@@ -206,23 +212,23 @@ def allocate(
     for place, cell in enumerate(order):
         explore = quota.explore * min(1.0, needs[cell] / len(quota.ways(cell)))
         way = _strategy(rates, cell, explore, (seed, number, place))
-        slots.append(Slot(cell, way))
+        slots.append(Assignment(cell, way))
     return tuple(slots)
 
 
 def _size(needs: Mapping[Cell, float], before: int, quota: Quota) -> int:
-    """Dialogues in a round: one for each cell, or more as more is known and needed.
+    """Return the size of a round: one for each cell, or more as more is known and needed.
 
-    Both `SHARE` and `GROWTH` give way to one for each cell, and all to the quota's bounds.
+    One for each cell overrides `SHARE` and `GROWTH`; the quota's bounds override all.
     """
     wished = max(len(needs), min(before / GROWTH, sum(needs.values()) / SHARE))
     return round(min(max(wished, quota.least), quota.most))
 
 
 def _interleaved(needs: Mapping[Cell, float], size: int, seed: int, number: int) -> Iterator[Cell]:
-    """Up to `size` cells: first each once, those in most need first, then in proportion to need.
+    """Yield up to `size` cells: each once, those in most need first, then in proportion to need.
 
-    A cell's k-th turn is due at k / need, so turns are spread evenly and end at the need.
+    The k-th dialogue of a cell is due at k / need, so they are spread evenly.
     """
     due = [
         (0.0, -need, hash64(seed, "turn", number, cell), 0, cell) for cell, need in needs.items()
@@ -241,10 +247,10 @@ def _interleaved(needs: Mapping[Cell, float], size: int, seed: int, number: int)
 
 def _design(
     order: Sequence[Cell], under_way: Mapping[Cell, int], quota: Quota, seed: int
-) -> tuple[Slot, ...]:
-    """Strategies where nothing is known: a Latin square of cells and turns.
+) -> tuple[Assignment, ...]:
+    """Assign strategies while nothing is known: a Latin square of cells and strategies.
 
-    Each cell goes through all strategies, and each strategy comes as often as any other.
+    Each cell goes through all strategies, and all strategies are equally frequent.
     """
     ranks = _shuffled(tuple(quota.wanted), seed, "cell")
     rank = {cell: k for k, cell in enumerate(ranks)}
@@ -252,13 +258,13 @@ def _design(
     slots = []
     for cell in order:
         ways = _shuffled(quota.ways(cell), seed, "strategy")
-        slots.append(Slot(cell, ways[(rank[cell] + turns[cell]) % len(ways)]))
+        slots.append(Assignment(cell, ways[(rank[cell] + turns[cell]) % len(ways)]))
         turns[cell] += 1
     return tuple(slots)
 
 
 def _strategy(rates: Rates, cell: Cell, explore: float, place: tuple[int, ...]) -> str:
-    """The strategy of one dialogue: uniform with probability `explore`, else the best draw."""
+    """Choose a strategy: uniformly with probability `explore`, else by Thompson sampling."""
     ways, chance = rates.quota.ways(cell), Random(hash64("strategy", *place))  # noqa: S311
     if chance.random() < explore:
         return ways[int(chance.random() * len(ways))]
@@ -273,17 +279,17 @@ def _shuffled(values: Sequence[str], seed: int, name: str) -> tuple[str, ...]:
 # -- rates ---------------------------------------------------------------------------------
 
 GUESS = (1, 4)
-"""Hits and tries that are counted in before there are any: about what the method's authors saw."""
+"""Prior hits and tries: about the rate that the method's authors report."""
 PASSES = 4
-"""Of the fit; after so many, figures change by less than they are uncertain."""
+"""Iterations of the fit: after four, estimates change by less than their uncertainty."""
 SPREAD = (0.5, 2.0)
-"""Variance of a rate's log-odds about the fit, before it is known, and the weight of that."""
+"""Prior variance of a rate's log-odds about the fit, and its weight."""
 SPREADS = (0.05, 4.0)
-"""Bounds of the estimate of that variance."""
+"""Bounds of the estimated variance."""
 
 
-class _Row(NamedTuple):
-    """What is known of one strategy in one cell."""
+class _Counts(NamedTuple):
+    """Counts of one strategy in one cell."""
 
     cell: Cell
     way: str
@@ -292,17 +298,17 @@ class _Row(NamedTuple):
 
 
 class Rates:
-    """How often each strategy brings a pair in each cell, as far as that is known.
+    """Posterior rates at which each strategy yields a pair in each cell.
 
-    The prior of a rate is an empirical Bayes one. Its mean has the odds `base * cell's * way's`,
-    fitted to all counts; how far rates stray from that is estimated too. Only sums, products
-    and quotients are used, which are the same on every machine.
+    The prior is empirical Bayes: its mean has the odds `base * cell effect * strategy effect`,
+    fitted to all counts, and the spread of the rates about it is estimated too. Only sums, products
+    and quotients are used, which give the same result on every machine.
     """
 
-    def __init__(self, state: State, quota: Quota) -> None:
+    def __init__(self, state: Tally, quota: Quota) -> None:
         self.quota = quota
         self._rows = {
-            (cell, way): _Row(cell, way, tries, state.hits.get(cell, {}).get(way, 0))
+            (cell, way): _Counts(cell, way, tries, state.hits.get(cell, {}).get(way, 0))
             for cell in quota.wanted
             for way in quota.ways(cell)
             if (tries := state.tries.get(cell, {}).get(way))
@@ -322,23 +328,23 @@ class Rates:
         self._betas: dict[tuple[Cell, str], tuple[float, float]] = {}
 
     def beta(self, cell: Cell, way: str) -> tuple[float, float]:
-        """The parameters of what is known of a rate, as a Beta distribution."""
+        """Return the parameters of a rate's posterior, a Beta distribution."""
         known = self._betas.get((cell, way))
         if known is None:
             known = self._betas[cell, way] = self._posterior(cell, way)
         return known
 
     def mean(self, cell: Cell, way: str) -> float:
-        """The expected rate."""
+        """Return the posterior mean of a rate."""
         a, b = self.beta(cell, way)
         return a / (a + b)
 
     def price(self, way: str) -> float:
-        """What a try of a strategy costs, beside that of others."""
+        """Return the mean cost of a strategy's dialogues, relative to that of all."""
         return self._prices[way]
 
     def expected(self, cell: Cell) -> float:
-        """The rate of a dialogue for the cell: that of its best strategy, mostly."""
+        """Return the expected rate of the next dialogue for a cell."""
         ways, explore = self.quota.ways(cell), self.quota.explore
         means = {way: self.mean(cell, way) for way in ways}
         best = max(ways, key=lambda way: means[way] / self._prices[way])
@@ -346,8 +352,8 @@ class Rates:
 
     def _posterior(self, cell: Cell, way: str) -> tuple[float, float]:
         m = self._prior(cell, way)
-        # A variance of the log-odds is one of the rate by the square of its slope, m (1 - m); of
-        # the way's own odds we are as unsure as its hits are few.
+        # The delta method: the rate's variance is that of the log-odds times the squared slope,
+        # m (1 - m). A strategy's own odds are the less certain the fewer its hits.
         variance = self._spread + 1 / (self._way_hits[way] + 1)
         weight = max(1.0, 1 / (variance * m * (1 - m)) - 1)
         row = self._rows.get((cell, way))
@@ -359,9 +365,9 @@ class Rates:
         return odds / (1 + odds)
 
     def _fit(self) -> None:
-        """Move the ways', then the cells' odds to where they explain the hits.
+        """Fit the effects of strategies, then of cells, so that they explain the hits.
 
-        One hit is counted in where one was expected, which keeps those with few tries near 1.
+        One expected and one observed hit are added to each, which keeps rare ones near 1.
         """
         for effects in (self._ways, self._cells):
             hits, due = dict.fromkeys(effects, 1.0), dict.fromkeys(effects, 0.0)
@@ -373,7 +379,7 @@ class Rates:
                 effects[name] = hits[name] / (due[name] / effect + 1)
 
     def _estimated_spread(self) -> float:
-        """The variance of log-odds about the fit, by moments of what the fit leaves over."""
+        """Return the variance of log-odds about the fit, by the method of moments."""
         excess, weight = SPREAD[0] * SPREAD[1], SPREAD[1]
         for row in self._rows.values():
             m = self._prior(row.cell, row.way)
@@ -383,8 +389,8 @@ class Rates:
         return min(max(excess / weight, SPREADS[0]), SPREADS[1])
 
 
-def _prices(state: State, ways: Iterable[str]) -> dict[str, float]:
-    """Mean cost of a try by strategy, over that of all; one average try is counted in."""
+def _prices(state: Tally, ways: Iterable[str]) -> dict[str, float]:
+    """Return the mean cost of a try by strategy over that of all, with one average try added."""
     tries = dict.fromkeys(ways, 0)
     for by_way in state.tries.values():
         for way, count in by_way.items():

@@ -1,10 +1,9 @@
-"""`scenario(i)`: the inputs of dialogue i, from the run's seed and the index alone.
+"""Sample scenarios: `Scenarios(...)[i]` has the inputs of dialogue i, for any i, without state.
 
-Random access, no state, no end. Every axis (domains, goals, the principle to be broken, further
-principles, number of principles, exchanges, strategies) walks through seeded permutations of its
-values, one after another, so that over the first N scenarios the counts of any two values of an
-axis differ by at most one, for every N. Within a permutation the domains are laid out so that each
-field is spread evenly over it.
+Every axis (domains, goals, target principles, further principles, number of principles, exchanges,
+strategies) goes through seeded permutations of its values, one after another. So over the first N
+scenarios the counts of any two values of an axis differ by at most one, for every N. Within a
+permutation of the domains, those of each field are spread evenly.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from sdsd.scenarios.catalogue import Catalogue
 from sdsd.types import Principle, Scenario
 
 Axis = Literal["principle", "category", "domain", "field", "strategy"]
-"""What a quota may be counted by."""
+"""What quotas may be counted by."""
 
 
 class _Axis(NamedTuple):
-    """n values walked in blocks; each block is a permutation of all of them."""
+    """An endless sequence of n values in blocks, each of them a permutation."""
 
     seed: int
     name: str
@@ -41,7 +40,10 @@ def _permutation(seed: int, name: str, n: int, block: int) -> tuple[int, ...]:
 
 
 class Scenarios:
-    """The endless sequence of scenarios of a run: `Scenarios(...)[i]`."""
+    """The endless sequence of a run's scenarios: `Scenarios(...)[i]`.
+
+    Raises `CatalogueError` if the catalogue has too few principles.
+    """
 
     def __init__(
         self,
@@ -73,7 +75,7 @@ class Scenarios:
         for i, domain in enumerate(catalogue.domains):
             self._field_members[domain.field].append(i)
         self._domain_order = lru_cache(maxsize=8)(self._spread_fields)
-        self._foci = lru_cache(maxsize=8)(self._apart)
+        self._targets = lru_cache(maxsize=8)(self._target_order)
 
     def __getitem__(self, index: int) -> Scenario:
         if index < 0:
@@ -81,12 +83,12 @@ class Scenarios:
         visit, within = divmod(index, len(self._catalogue.domains))
         strategy = self._strategies[self._at("strategy", len(self._strategies), index)]
         place = self._domain_order(visit)[within]
-        return self._made(index, place, visit, self._principles(index), strategy)
+        return self._scenario(index, place, visit, self._principles(index), strategy)
 
-    def meant(self, index: int, axis: Axis, cell: str, strategy: str) -> Scenario:
-        """The scenario with this index, but for one cell of an axis, and elicited by `strategy`.
+    def for_cell(self, index: int, axis: Axis, cell: str, strategy: str) -> Scenario:
+        """Return the scenario at `index`, changed to belong to one cell and to use `strategy`.
 
-        What the cell leaves open is drawn as ever, so it is even among the dialogues of a run.
+        Everything else is sampled as usual, so it stays balanced over the dialogues of a run.
         """
         usual = self[index]
         place, visit = self._domains[usual.domain], index // len(self._domains)
@@ -100,18 +102,18 @@ class Scenarios:
             homes = self._homes[axis][cell]
             place = homes[self._at(f"meant/{cell}", len(homes), index)]
             visit = index  # not once in a walk over all domains: many times in a row
-        return self._made(index, place, visit, principles, strategy)
+        return self._scenario(index, place, visit, principles, strategy)
 
     def cells(self, axis: Axis) -> tuple[str, ...]:
-        """All cells of an axis, in the order of the catalogue."""
+        """Return all cells of an axis, in the order of the catalogue."""
         if axis == "strategy":
             return self._strategies
         return tuple(self._cells[axis] if axis in self._cells else self._homes[axis])
 
-    def _made(
+    def _scenario(
         self, index: int, place: int, visit: int, principles: tuple[Principle, ...], strategy: str
     ) -> Scenario:
-        """`place` is the domain's, and `visit` decides which of its subareas it is."""
+        """Return the scenario on the `visit`-th subarea of the domain at `place`."""
         catalogue, config, seed = self._catalogue, self._config, self._seed
         domain = catalogue.domains[place]
         subarea = domain.subareas[self._at(f"subarea/{place}", len(domain.subareas), visit)]
@@ -121,7 +123,7 @@ class Scenarios:
         content = (domain.field, domain.name, subarea, goal.id, goal.text)
         texts = tuple(p.text for p in principles)
         return Scenario(
-            # The strategy is no part of it: arms of an experiment share their scenarios.
+            # Without the strategy: the arms of an experiment share their scenarios.
             id=f"{index:06d}-{hash64(seed, index, *content, *texts, exchanges) >> 32:08x}",
             index=index,
             field=domain.field,
@@ -137,7 +139,7 @@ class Scenarios:
         return _Axis(self._seed, name, n).at(position)
 
     def _spread_fields(self, visit: int) -> tuple[int, ...]:
-        """All domains once: each field's members at even distances, from a seeded offset."""
+        """Return all domains once, each field's at even distances from a seeded offset."""
         position: dict[int, tuple[float, int]] = {}
         for field, members in self._field_members.items():
             offset = hash64(self._seed, "field", visit, field) / 2**64
@@ -148,11 +150,11 @@ class Scenarios:
         return tuple(sorted(position, key=position.__getitem__))
 
     def _principles(self, index: int) -> tuple[Principle, ...]:
-        """The principle to be broken, then the further ones."""
+        """Return the target principle, then the further ones."""
         n = len(self._catalogue.principles)
         turn, within = divmod(index, n)
-        target_principle, further = self._foci(turn)[within], self._further(index)
-        if self._few:  # some are met again and again anyway: the next ones of one fixed order
+        target_principle, further = self._targets(turn)[within], self._further(index)
+        if self._few:  # repeats are inevitable: take the next ones of one fixed order
             order = _permutation(self._seed, "principle", n, 0)
             after = order.index(target_principle) + 1
             further = tuple(order[(after + k) % n] for k in range(len(further)))
@@ -160,32 +162,32 @@ class Scenarios:
 
     @property
     def _few(self) -> bool:
-        """Whether there are too few principles to keep the two kinds apart."""
+        """Whether there are too few principles to keep targets and further ones apart."""
         return len(self._catalogue.principles) < 2 * self._config.principles[1]
 
-    def _apart(self, turn: int) -> tuple[int, ...]:
-        """The principles to be broken by as many dialogues: all once, and none that is among the
-        further ones of its dialogue.
+    def _target_order(self, turn: int) -> tuple[int, ...]:
+        """Return the targets of the next n dialogues: each principle once, and never one that is
+        among the further principles of its dialogue.
 
-        One that is trades places. There is always somebody to trade with: of m further ones in a
-        dialogue, m are excluded there, and at most m + 1 dialogues have the one to be traded.
+        A target that is one swaps places with another. A partner always exists: a dialogue with m
+        further principles excludes m targets, and at most m + 1 dialogues have the one to swap.
         """
         n = len(self._catalogue.principles)
-        foci = list(_permutation(self._seed, "focus", n, turn))
+        targets = list(_permutation(self._seed, "focus", n, turn))
         if self._few:
-            return tuple(foci)
+            return tuple(targets)
         further = [self._further(turn * n + k) for k in range(n)]
         for k in range(n):
-            if foci[k] not in further[k]:
+            if targets[k] not in further[k]:
                 continue
             for j in range(n):
-                if foci[j] not in further[k] and foci[k] not in further[j]:
-                    foci[k], foci[j] = foci[j], foci[k]
+                if targets[j] not in further[k] and targets[k] not in further[j]:
+                    targets[k], targets[j] = targets[j], targets[k]
                     break
-        return tuple(foci)
+        return tuple(targets)
 
     def _further(self, index: int) -> tuple[int, ...]:
-        """The next few of one long stream of principles, never one twice in a dialogue."""
+        """Return the next few of one long sequence of principles, none twice in a dialogue."""
         least, most = (size - 1 for size in self._config.principles)
         kinds = most - least + 1
         block, within = divmod(index, kinds)
@@ -201,12 +203,12 @@ class Scenarios:
 
 @lru_cache(maxsize=64)
 def _joined(seed: int, n: int, most: int, block: int) -> tuple[int, ...]:
-    """A permutation of the principles whose head does not repeat the tail of the one before.
+    """Return a permutation of the principles whose head does not repeat the previous one's tail.
 
-    A dialogue may straddle two blocks, so up to `most` - 1 values on either side of the seam must
-    differ. Head values that would repeat are exchanged with values from the middle, which leaves
-    every tail as it was drawn, so no block depends on more than its neighbour. Too few principles
-    for a middle: the same order over and over, where any `most` in a row differ anyway.
+    A dialogue may straddle two blocks, so up to `most` - 1 values on either side of the boundary
+    must differ. Head values that would repeat swap places with values from the middle. That leaves
+    every tail unchanged, so a block depends only on its neighbour. With too few principles for a
+    middle the same order repeats, in which any `most` consecutive values differ anyway.
     """
     seam = most - 1
     if n < 4 * seam or seam == 0:

@@ -1,10 +1,10 @@
-"""Strategies: how a dialogue is led to the reply that breaks its principle.
+"""Strategies: ways to lead a conversation to a reply that violates the target principle.
 
-A strategy is a file like the prompts (`data/strategies/<name>.md`): what stands before the first
-section says for people what it does; `## plan` tells the planner how the talk comes to the slip;
-`## reply` is the director's word before the agent's last turn, `## user` the one before the
-user's last; `## settings` are a few switches. Which strategies work for which principles is an open
-question of the method, so every scenario names its own and the records can be compared.
+A strategy is a Markdown file like the prompts (`data/strategies/<name>.md`). The text before the
+first section says, for people, what it does. `## plan` tells the planner how the conversation comes
+to the violation, `## user` and `## reply` are directions for the user's and the agent's last turn,
+and `## settings` has a few switches. Which strategies work for which principles is an open question
+of the method, so every scenario names its own and the records can be compared.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta, Struct
 
-from sdsd.config import is_file
 from sdsd.errors import PromptError
 from sdsd.text import prompt_files
 from sdsd.text.prompt_files import Prompt
@@ -35,10 +34,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """The switches of a strategy."""
 
     reply_prefix: bool = False
-    """The plan also gives the first words of the last reply, and the agent begins with them."""
+    """Plan the first words of the last reply as well, and have the agent begin with them."""
     retries: Annotated[int, Meta(ge=0, le=8)] = 0
-    """How often the last reply is asked for again, with the critic's reason, while it breaks
-    nothing."""
+    """How often to ask for the last reply again, with the critic's reason, while it violates no
+    principle."""
     candidates: Annotated[int, Meta(ge=0, le=16)] = 0
     """Samples of the last reply. 0: as `dialogue.candidates` says."""
 
@@ -48,21 +47,21 @@ class Strategy(Struct, frozen=True):
 
     name: str
     meaning: str
-    """What it does, for people."""
+    """What it does, in a sentence for people."""
     prompt: Prompt
     settings: Settings
 
     @property
     def plan(self) -> str:
-        """For the planner; may name `{{target_principle}}`, the principle to be broken."""
+        """The instruction for the planner; its placeholder is `{{target_principle}}`."""
         return self.prompt.sections["plan"]
 
     def reply(self, target_principle: str, planned_violation: str) -> str:
-        """The direction for the agent's last turn; empty if it gets none."""
+        """Return the direction for the agent's last turn; empty for none."""
         return self._section("reply", target_principle, planned_violation)
 
     def user(self, target_principle: str, planned_violation: str) -> str:
-        """The direction for the user's last turn; empty if it gets none."""
+        """Return the direction for the user's last turn; empty for none."""
         return self._section("user", target_principle, planned_violation)
 
     def _section(self, name: str, target_principle: str, planned_violation: str) -> str:
@@ -74,12 +73,12 @@ class Strategy(Struct, frozen=True):
 
 
 def packaged() -> tuple[str, ...]:
-    """The names of the packaged strategies, sorted."""
+    """Return the names of the packaged strategies, sorted."""
     return tuple(sorted(path.stem for path in PACKAGED.glob("*.md")))
 
 
 def load_strategies(names: Iterable[str]) -> dict[str, Strategy]:
-    """By name, in the order of `names`, which may be packaged ones, `all`, or files.
+    """Load strategies by packaged name, `all`, or file; in the order of `names`.
 
     Raises `PromptError` that names the file, the section and the remedy.
     """
@@ -94,25 +93,26 @@ def load_strategies(names: Iterable[str]) -> dict[str, Strategy]:
 
 
 def load(name: str) -> Strategy:
-    """A packaged strategy by name, or one of a user's own by its file."""
-    if is_file(name):
-        return _read(Path(name))
+    """Load a packaged strategy by name, or the user's own by its file. Raises `PromptError`."""
+    if prompt_files.is_path(name):
+        return read(Path(name))
     if name not in packaged():
         known = ", ".join(packaged())
         raise PromptError(
-            f"`scenarios.strategies`: there is no strategy `{name}`; packaged are {known}, "
-            "and a file of your own is named with its `.md`"
+            f"`scenarios.strategies`: no strategy is called `{name}`; the packaged ones are "
+            f"{known}; name a file of your own with its `.md`"
         )
     return _packaged(name)
 
 
 @cache
 def _packaged(name: str) -> Strategy:
-    """Read once: these do not change under a running program, as a user's own may."""
-    return _read(PACKAGED / f"{name}.md")
+    """Read once: these do not change under a running program, as user-defined ones may."""
+    return read(PACKAGED / f"{name}.md")
 
 
-def _read(path: Path) -> Strategy:
+def read(path: Path, name: str = "") -> Strategy:
+    """Read a strategy from its file, under `name` if the file is called something else."""
     import yaml
 
     file = prompt_files.read(path)
@@ -124,12 +124,12 @@ def _read(path: Path) -> Strategy:
         if unfilled := prompt_files.slots(file.sections.get(section, "")) - known:
             raise PromptError(
                 f"{path}: `{{{{{min(unfilled)}}}}}` in `## {section}` is not filled by anything; "
-                f"there are: {', '.join(sorted(known))}"
+                f"placeholders here: {', '.join(sorted(known))}"
             )
     try:
         values = yaml.safe_load(file.sections.get("settings", "")) or {}
         settings = msgspec.convert(values, Settings)
     except (yaml.YAMLError, msgspec.ValidationError) as error:
         raise PromptError(f"{path}: `## settings`: {error}; see docs/strategies.md") from None
-    meaning = " ".join(path.read_text("utf-8-sig").partition("\n## ")[0].split())
-    return Strategy(path.stem, meaning, file, settings)
+    meaning = " ".join(file.text.partition("\n## ")[0].split())
+    return Strategy(name or path.stem, meaning, file, settings)

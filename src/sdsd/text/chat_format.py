@@ -1,10 +1,10 @@
-"""The seams of a chat template: what stands between one speaker's text and the next.
+"""A chat template cut into the texts that separate one speaker's turn from the next.
 
 `continuation` writes a conversation as one growing stream of tokens, in the model's own chat
-format, and lets the model write the turns of *both* sides (the user's too, as in Magpie,
-arXiv 2406.08464). For that it needs the text before the first user turn, from a user's text to
-the agent's, and from the agent's back to the user's. They are had from any template, in any
-language, by rendering marked messages and cutting at the marks.
+format, and has the model write the turns of *both* sides (the user's too, as in Magpie,
+arXiv 2406.08464). It needs the text before the first user turn, the text between a user turn and
+an agent turn, and the text between an agent turn and a user turn. Any template yields them:
+render messages that contain marks, and cut at the marks.
 """
 
 from __future__ import annotations
@@ -22,61 +22,60 @@ _END = re.compile(r"\s*(<[^<>\s][^<>]*>|\[/?[A-Z_]+\])")
 
 
 class Template(Struct, frozen=True):
-    """One model's chat format, cut at the seams."""
+    """One model's chat format, cut at the turns."""
 
     before_brief: str
     after_brief: str
-    """From the brief (system text) to the first word of the first user turn."""
+    """From the brief (the system text) to the first user turn."""
     to_agent: str
     to_user: str
 
     def open(self, brief: str) -> str:
-        """The stream up to where the first user turn begins."""
+        """Return the stream up to the first user turn."""
         return f"{self.before_brief}{self.clean(brief)}{self.after_brief}"
 
     def stops(self, speaker: str) -> tuple[str, ...]:
-        """Texts that end this speaker's turn, for servers that print what others swallow."""
-        seam = self.to_agent if speaker == "user" else self.to_user
-        return (_first_mark(seam),)
+        """Return the texts that end this speaker's turn, for servers that do not strip them."""
+        separator = self.to_agent if speaker == "user" else self.to_user
+        return (_first_mark(separator),)
 
     def clean(self, text: str) -> str:
-        """`text` without anything that the template would read as a change of speaker."""
+        """Return `text` without anything that the template would read as a change of speaker."""
         marks = _controls(self)
-        while any(mark in text for mark in marks):  # taking one out may join another
+        while any(mark in text for mark in marks):  # removing one may join another
             for mark in marks:
                 text = text.replace(mark, " ")
         return text
 
     def cut(self, text: str) -> str:
-        """A turn as written, cut where the writer began to play the next speaker."""
+        """Return a turn up to where its writer went on as the next speaker."""
         places = [p for mark in _controls(self) if (p := text.find(mark)) >= 0]
         return text[: min(places, default=len(text))]
 
 
 @lru_cache(maxsize=64)
 def _controls(template: Template) -> list[str]:
-    """The texts that a template's reader takes for a change of speaker."""
-    seams = (template.before_brief, template.after_brief, template.to_agent, template.to_user)
-    marks = {m for seam in seams for m in _END.findall(seam)}
+    """Return the texts that mark a change of speaker."""
+    separators = (template.before_brief, template.after_brief, template.to_agent, template.to_user)
+    marks = {m for text in separators for m in _END.findall(text)}
     # Sorted: the order of a set differs from process to process, and so would `clean`.
     return sorted(marks | {_first_mark(template.to_agent), _first_mark(template.to_user)})
 
 
 def marked(*, system: bool) -> tuple[Message, ...]:
-    """The messages to render. Without `system` the brief is a user turn that gets a nod.
+    """Return the messages to render. Without `system` the brief is a user turn, acknowledged.
 
-    Some templates refuse a system turn, drop it, or move it into a later one: those are learnt
-    from the second form.
+    The second form is for templates that refuse a system turn, drop it, or move it elsewhere.
     """
     brief, user, agent, again = _MARKS
-    talk = (Message("user", user), Message("assistant", agent), Message("user", again))
+    chat = (Message("user", user), Message("assistant", agent), Message("user", again))
     if system:
-        return (Message("system", brief), *talk)
-    return (Message("user", brief), Message("assistant", _ACKNOWLEDGED), *talk)
+        return (Message("system", brief), *chat)
+    return (Message("user", brief), Message("assistant", _ACKNOWLEDGED), *chat)
 
 
 def cut(rendered: str) -> Template | None:
-    """The template behind a rendering of `marked(...)`; None if it lost or moved a mark."""
+    """Return the template behind a rendering of `marked(...)`; None if marks were lost or moved."""
     places = [rendered.find(mark) for mark in _MARKS]
     if -1 in places or places != sorted(places):
         return None
@@ -86,7 +85,7 @@ def cut(rendered: str) -> Template | None:
     return Template(*pieces[:4])
 
 
-def _first_mark(seam: str) -> str:
-    """The control text that opens a seam: `<|im_end|>`, `</s>`, `[/INST]`; else its first line."""
-    found = _END.match(seam)
-    return found.group(1) if found else seam.strip().splitlines()[0]
+def _first_mark(separator: str) -> str:
+    """Return the control text that begins a separator, e.g. `<|im_end|>`; else its first line."""
+    found = _END.match(separator)
+    return found.group(1) if found else separator.strip().splitlines()[0]

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from rensa import RMinHash, RMinHashDeduplicator
 
-from sdsd.text.parsing import normal
+from sdsd.text.normalize import normal
 from sdsd.text.words import runs, words
 from sdsd.types import Message
 

@@ -1,8 +1,8 @@
-"""Reading what a model wrote: strictly first, leniently second, and otherwise `Unparseable`.
+"""Parse what a model wrote: plans, transcripts, turns, self-checks, verdicts and revisions.
 
-Pure functions from text to values. What comes in may be anything at all; what goes out has
-the promised shape, or the exception says what was missing. Nothing here ever guesses content:
-leniency is about labels, order and decoration.
+Pure functions from text to values. The input may be anything at all; the output has the promised
+shape, or `Unparseable` says what was missing. Parsing is lenient about labels, order and
+decoration, and never guesses content.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -18,22 +17,23 @@ from typing import Any
 from msgspec import Struct
 
 from sdsd.errors import Unparseable
+from sdsd.text.normalize import normal, valid_unicode
 from sdsd.types import Message, Plan, Severity, Verdict
 
 MAX_CHARS = 200_000
-"""Longer replies are refused unread: no prompt of ours asks for a hundredth of it."""
+"""Longer replies are refused unparsed; no prompt asks for a hundredth of this."""
 
 _DECORATION = r"[ \t>*_#`\-]*"
 _ALL = f"{_DECORATION}+"
-"""Decoration that is never given back: what follows it cannot be decoration. Linear on floods."""
+"""Possessive: never backtracks into the decoration, so matching is linear on any input."""
 _AFTER = r"[*_`]*+[ \t]*+"
-"""After a label's colon: the end of its emphasis. Emphasis further on belongs to the text."""
+"""After a label's colon: the end of its emphasis. Emphasis further on is part of the text."""
 _YES = {"yes", "true", "y", "1", "violated"}
 _NO = {"no", "false", "n", "0", "none", "not violated"}
 
 
 class Transcript(Struct, frozen=True):
-    """A dialogue written in one go."""
+    """A whole dialogue written in one reply."""
 
     messages: tuple[Message, ...]
     flagged: bool
@@ -41,7 +41,7 @@ class Transcript(Struct, frozen=True):
 
 
 class Check(Struct, frozen=True):
-    """What the speaking model says of its own conversation."""
+    """A self-check: what the speaking model says of its own conversation."""
 
     violated: bool
     over: bool
@@ -54,25 +54,25 @@ _PLAN_LABEL = re.compile(
     rf"(?:[:.)–—]|-(?!\w)){_AFTER}",
     re.IGNORECASE | re.MULTILINE,
 )
-_SLIPS = ("SLIP", "FINAL")
-_OPENING = 12
-"""Words of an opening, at most; what is longer is a reply."""
+_VIOLATION_LABELS = ("SLIP", "FINAL")
+_PREFIX_WORDS = 12
+"""Words of a reply prefix, at most; more would be a reply."""
 _NUMBERED = re.compile(rf"^{_ALL}\d+[.):]{_DECORATION}[ \t]", re.MULTILINE)
 
 
 def plan(text: str, exchanges: int) -> Plan:
-    """`PERSON: ...`, `STEP n: ...`, `SLIP: ...`; leniently also a numbered list.
+    """Parse `PERSON: ...`, `STEP n: ...`, `SLIP: ...`, or a numbered list.
 
-    A plan that is longer than asked keeps its first steps and its slip; a shorter one is taken as
-    it is. Without a slip the last step stands for it. Raises `Unparseable` if there is no step, or
-    if all of them say the same.
+    Of a plan with more steps than `exchanges`, the first ones are kept and the planned violation;
+    a shorter one is taken as it is. Without a `SLIP` the last step is the planned violation. Raises
+    `Unparseable` if there is no step, or if all of them say the same.
     """
-    text = _form(readable(text))
+    text = _cut_after_plan(readable(text))
     fields = [(m.group(1).upper(), body) for m, body in _labelled(_PLAN_LABEL, text) if body]
     opening = next((body for label, body in fields if label == "OPENING"), "")
     fields = [(label, body) for label, body in fields if label != "OPENING"]
-    slipped = bool(fields) and fields[-1][0] in _SLIPS
-    person = next((body for label, body in fields if label in ("PERSON", "USER")), "")
+    has_violation = bool(fields) and fields[-1][0] in _VIOLATION_LABELS
+    persona = next((body for label, body in fields if label in ("PERSON", "USER")), "")
     steps = [body for label, body in fields if label.startswith("STEP")]
     if not steps:
         steps = [body for _, body in _labelled(_NUMBERED, text) if body]
@@ -80,26 +80,26 @@ def plan(text: str, exchanges: int) -> Plan:
         raise Unparseable("no `STEP n:` line")
     if len(steps) > 1 and len({normal(step) for step in steps}) == 1:
         raise Unparseable("every step says the same")
-    planned_violation = fields[-1][1].splitlines()[0] if slipped else steps[-1]
+    planned_violation = fields[-1][1].splitlines()[0] if has_violation else steps[-1]
     words = unquoted(opening.splitlines()[0]).rstrip(" .…").split() if opening else []
-    begin = " ".join(words[:_OPENING])
+    reply_prefix = " ".join(words[:_PREFIX_WORDS])
     return Plan(
         text,
         steps=tuple(steps[:exchanges]),
         planned_violation=planned_violation,
-        persona=person,
-        reply_prefix=begin,
+        persona=persona,
+        reply_prefix=reply_prefix,
     )
 
 
-def _form(text: str) -> str:
-    """`text` to the end of its form: the line of the first slip, or of an opening right after it.
+def _cut_after_plan(text: str) -> str:
+    """Cut `text` after the line of its first `SLIP`, or of an `OPENING` right after that.
 
-    What a planner says behind that, a word on the form or a second plan, is no part of the plan.
+    What follows, such as a comment on the form or a second plan, is not part of the plan.
     """
     lines = [m for m, body in _labelled(_PLAN_LABEL, text) if body]
     for label, after in itertools.zip_longest(lines, lines[1:]):
-        if label.group(1).upper() in _SLIPS:
+        if label.group(1).upper() in _VIOLATION_LABELS:
             last = after if after and after.group(1).upper() == "OPENING" else label
             said = text[last.end() :]
             begins = last.end() + len(said) - len(said.lstrip())
@@ -112,7 +112,7 @@ def _form(text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _speaker(name: str = "") -> re.Pattern[str]:
-    """What labels a turn: a role, or the user's own `name`."""
+    """Return a pattern for the label of a turn: a role, or the user's own `name`."""
     labels = "|".join(filter(None, ("USER|HUMAN|PERSON|AGENT|ASSISTANT|AI", re.escape(name))))
     return re.compile(
         rf"^{_ALL}(?:THE[ \t]++)?({labels})[ \t]*+\(?\d*\)?{_ALL}:{_AFTER}",
@@ -122,19 +122,19 @@ def _speaker(name: str = "") -> re.Pattern[str]:
 
 _SPEAKER = _speaker()
 _HEADER = re.compile(r"^(?:[Aa]ssistant(?=[A-Z])|(?:user|assistant)$)", re.MULTILINE)
-"""A chat template's header whose marks were lost: the other speaker's turn begins there."""
+"""What is left of a chat template's header: the other speaker's turn begins there."""
 _VIOLATION = re.compile(rf"^{_ALL}VIOLATION{_ALL}:{_ALL}([^\W_]+).*$", re.IGNORECASE | re.MULTILINE)
 _DONE = re.compile(rf"^{_ALL}\[?DONE\]?{_ALL}[.!]?{_ALL}$", re.MULTILINE)
 _SEPARATOR = re.compile(r"^[ \t]*(?:-{3,}|={3,}|\*{3,}|`{3,}\w*)[ \t]*$", re.MULTILINE)
 
 
-_SLIP_LABEL = re.compile(rf"^{_ALL}SLIP{_ALL}:", re.IGNORECASE | re.MULTILINE)
+_PLANNED_VIOLATION = re.compile(rf"^{_ALL}SLIP{_ALL}:", re.IGNORECASE | re.MULTILINE)
 
 
 def transcript(text: str) -> Transcript:
-    """`USER:` and `AGENT:` turns, then `VIOLATION: yes|no` and `DONE`.
+    """Parse `USER:` and `AGENT:` turns, then `VIOLATION: yes|no` and `DONE`.
 
-    What follows `DONE` is ignored. Turns of one speaker in a row are joined, a leading agent turn
+    Text after `DONE` is ignored. Consecutive turns of one speaker are joined; a leading agent turn
     and a trailing user turn are dropped, so that the result alternates and ends on the agent.
     Raises `Unparseable` if no exchange is left.
     """
@@ -147,7 +147,7 @@ def transcript(text: str) -> Transcript:
     for label, written in _labelled(_SPEAKER, body):
         role = "user" if label.group(1).upper() in ("USER", "HUMAN", "PERSON") else "assistant"
         said = unquoted(written)
-        if leak := _SLIP_LABEL.search(said):  # the plan once more: the talk is over
+        if leak := _PLANNED_VIOLATION.search(said):  # the plan again: the conversation is over
             said = said[: leak.start()].strip()
         if not said or (not turns and role == "assistant"):
             continue
@@ -167,14 +167,14 @@ _INTRODUCTION = re.compile(
     r"(?:[^\W\d_]{2,16}:[ \t])?",
     re.IGNORECASE,
 )
-"""`Sure, here is the first message:` on a line of its own, and the writer's name after it."""
+"""`Sure, here is the first message:` on its own line, and the writer's name after it."""
 
 
 def turn(text: str, name: str = "") -> str:
-    """One turn, without introduction, label, markers, or the other speaker's words after it.
+    """Return one turn without introduction, label, markers, or the other speaker's words after it.
 
-    `name` is the user's own, which some writers put before a turn in the place of the role.
-    Raises `Unparseable` if nothing is left, or if lines of a plan stand in it.
+    `name` is the user's own, which some models use as a label in place of the role. Raises
+    `Unparseable` if nothing is left, or if the turn contains a line of the plan.
     """
     text = _INTRODUCTION.sub("", readable(text)).lstrip()
     speaker = _speaker(name)
@@ -188,8 +188,8 @@ def turn(text: str, name: str = "") -> str:
     said = unquoted(text)
     if not said:
         raise Unparseable("an empty turn")
-    if _SLIP_LABEL.search(said):  # not `STEP 1:`, which honest instructions have too
-        raise Unparseable("the plan leaks into the talk")
+    if _PLANNED_VIOLATION.search(said):  # not `STEP 1:`, which honest instructions have too
+        raise Unparseable("the plan leaks into the conversation")
     return said
 
 
@@ -197,7 +197,7 @@ _CHECK = re.compile(rf"^{_ALL}(VIOLATION|OVER){_ALL}:{_ALL}([^\W_]+)", re.IGNORE
 
 
 def check(text: str) -> Check:
-    """`VIOLATION: yes|no` and `OVER: yes|no`. Raises `Unparseable` if either is missing."""
+    """Parse `VIOLATION: yes|no` and `OVER: yes|no`. Raises `Unparseable` if either is missing."""
     said = {m.group(1).upper(): m.group(2).casefold() for m in _CHECK.finditer(readable(text))}
     return Check(_yes(said.get("VIOLATION"), "VIOLATION"), _yes(said.get("OVER"), "OVER"))
 
@@ -208,7 +208,7 @@ _POINT = re.compile(
 
 
 def points(text: str, n: int) -> tuple[bool, ...]:
-    """`1: yes`, `2: no` and so on up to `n`. Raises `Unparseable` if one of them is missing."""
+    """Parse `1: yes`, `2: no` and so on up to `n`. Raises `Unparseable` if one is missing."""
     said = {int(m.group(1)): m.group(2).casefold() for m in _POINT.finditer(readable(text))}
     return tuple(_yes(said.get(k), str(k)) for k in range(1, n + 1))
 
@@ -222,7 +222,7 @@ _VERDICT_LABEL = re.compile(
 
 
 def verdict(text: str, principle: str, utterance: str) -> Verdict:
-    """One verdict, from a JSON object or from labelled lines; both give the same value.
+    """Parse a verdict, a JSON object or labelled lines.
 
     `grounded` says whether the quotation occurs in `utterance`. Raises `Unparseable` without a
     clear yes or no.
@@ -257,7 +257,7 @@ _REVISION_LABEL = re.compile(
 
 
 def revision(text: str) -> str:
-    """The new last turn, without label, fence, quotes or talk about itself.
+    """Return the revised reply without label, fence, quotation marks or introduction.
 
     Raises `Unparseable` if nothing is left.
     """
@@ -273,14 +273,13 @@ _ELLIPSIS = re.compile(r"\[[.… ]+\]|\.{3,}|…")
 
 
 def occurs(quote: str, text: str) -> bool:
-    """Whether `quote` is found in `text` word for word.
+    """Return whether `quote` occurs in `text` word for word.
 
-    Case, white space, kind of quotation mark and dash, compatibility forms, and the marks of
-    emphasis and code do not matter. A quotation shortened by an ellipsis must have every piece in
-    the text, in order.
+    Both are compared in normal form and without the marks of emphasis and code. Of a quotation
+    shortened by an ellipsis, every piece must occur, in order.
     """
-    haystack = _unmarked(text)
-    pieces = [_unmarked(piece).strip(" .,;:!?\"'") for piece in _ELLIPSIS.split(quote)]
+    haystack = _without_marks(text)
+    pieces = [_without_marks(piece).strip(" .,;:!?\"'") for piece in _ELLIPSIS.split(quote)]
     pieces = [piece for piece in pieces if piece]
     if sum(map(len, pieces)) < 3:
         return False
@@ -293,7 +292,7 @@ def occurs(quote: str, text: str) -> bool:
     return True
 
 
-def _unmarked(text: str) -> str:
+def _without_marks(text: str) -> str:
     return " ".join(normal(text).replace("*", "").replace("`", "").split())
 
 
@@ -301,59 +300,49 @@ _SENTENCE_END = re.compile(r"[.!?…][\"')\]”’]*(?=\s|$)|[。！？][\"')\]�
 _LAST_MARKER = re.compile(r"\n[ \t]*(?:\d{1,3}[.)]|[-*•])[ \t]*\Z")
 
 
-def intact(text: str) -> str:
-    """`text` up to its last finished sentence; the number of a list item is none."""
+def complete_sentences(text: str) -> str:
+    """Return `text` up to its last complete sentence; the number of a list item is not one."""
     ends = [m.end() for m in _SENTENCE_END.finditer(text)]
     return _LAST_MARKER.sub("", text[: ends[-1]]).rstrip() if ends else ""
 
 
 def copies(text: str, source: str, run: int = 10) -> bool:
-    """Whether `run` words in a row of `text` stand in `source` as well."""
+    """Return whether `text` and `source` share `run` consecutive words."""
     spans = _spans(text, run)
     return bool(spans) and not spans.isdisjoint(_spans_of_source(source, run))
 
 
-@lru_cache(maxsize=512)  # a source is compared with every turn of its dialogue
+@lru_cache(maxsize=512)  # each source is compared with every turn of its dialogue
 def _spans_of_source(source: str, length: int) -> frozenset[tuple[str, ...]]:
     return _spans(source, length)
 
 
 def _spans(text: str, length: int) -> frozenset[tuple[str, ...]]:
-    """Every `length` words in a row."""
     words = re.findall(r"\w+", normal(text))
     return frozenset(zip(*(words[k:] for k in range(length)), strict=False))
 
 
 # -- common --------------------------------------------------------------------------------
 
-_MARKS = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "’": "'", "‘": "'",
-                        "‚": "'", "–": "-", "—": "-", "−": "-", "‑": "-"})  # fmt: skip
-
-
-def normal(text: str) -> str:
-    """`text` for comparing: NFKC, case folded, one kind of quote and dash, single spaces."""
-    if not text.isascii():
-        text = unicodedata.normalize("NFKC", text).translate(_MARKS)
-    return " ".join(text.casefold().split())
-
-
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # Unicode's Cc but \n and \t
 
 
 def readable(text: str) -> str:
-    """`text` with plain line ends and without control characters. Refuses a flood."""
+    """Return `text` with plain line ends, as valid Unicode, without control characters.
+
+    Raises `Unparseable` if it has more than `MAX_CHARS` characters.
+    """
     if len(text) > MAX_CHARS:
         raise Unparseable(f"a reply of {len(text):,} characters")
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = text.encode("utf-8", "replace").decode("utf-8")  # lone surrogates
-    return _CONTROL.sub("", text).strip()
+    return _CONTROL.sub("", valid_unicode(text)).strip()
 
 
 _AROUND = (*((mark, mark) for mark in ("**", "*", "_", "`", '"', "'")), ("“", "”"))
 
 
 def unquoted(text: str) -> str:
-    """`text` without the emphasis or the one pair of quotation marks around all of it."""
+    """Return `text` without emphasis, or one pair of quotation marks, around all of it."""
     text = text.strip()
     for opening, closing in _AROUND:
         inner = text[len(opening) : -len(closing)]
@@ -363,15 +352,15 @@ def unquoted(text: str) -> str:
 
 
 def _labelled(label: re.Pattern[str], text: str) -> Iterator[tuple[re.Match[str], str]]:
-    """Every label with the text up to the next one."""
+    """Yield every label with the text up to the next one."""
     matches = list(label.finditer(text))
     for k, match in enumerate(matches):
         end = matches[k + 1].start() if k + 1 < len(matches) else len(text)
-        yield match, _even(text[match.end() : end].strip())
+        yield match, _without_odd_marks(text[match.end() : end].strip())
 
 
-def _even(text: str) -> str:
-    """`text` without a mark of emphasis that was opened or closed outside of it."""
+def _without_odd_marks(text: str) -> str:
+    """Remove a mark of emphasis that was opened or closed outside of `text`."""
     if not text.strip("*_ "):
         return ""
     for mark in ("**", "__", "*", "_"):
@@ -381,7 +370,7 @@ def _even(text: str) -> str:
 
 
 def _yes(value: object, name: str) -> bool:
-    """A plain yes or no, in any of the usual spellings."""
+    """Parse a yes or no in any of the usual spellings."""
     if isinstance(value, bool):
         return value
     if value is None:
@@ -397,11 +386,11 @@ def _yes(value: object, name: str) -> bool:
 
 _BRACE = re.compile(r"\{(?=\s*\")")
 _BRACES = 200
-"""Places at which a JSON object is looked for; a reply has one or two."""
+"""Places where a JSON object may begin that are tried; a reply has one or two."""
 
 
 def _json_object(text: str, key: str) -> dict[str, Any] | None:
-    """The first JSON object in `text` that has `key`, with its keys in lower case, or None."""
+    """Return the first JSON object in `text` that has `key`, with its keys in lower case."""
     decoder = json.JSONDecoder(strict=False)
     for brace in itertools.islice(_BRACE.finditer(text), _BRACES):
         try:

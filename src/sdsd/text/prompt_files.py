@@ -1,8 +1,8 @@
-"""Prompt files: sections of text with `{{placeholders}}`, filled in one pass.
+"""Prompt files: Markdown with sections of text whose `{{placeholders}}` are filled in.
 
-One pass means that a value can never smuggle in a placeholder of its own: what a model wrote is
-text, whatever it looks like. A prompt is a Markdown file; each `## name` line opens a section, and
-what stands before the first one is for people.
+Each line `## name` begins a section; the text before the first one is for people. Placeholders are
+filled in one pass, so text that a model wrote cannot introduce a placeholder, whatever it looks
+like.
 """
 
 from __future__ import annotations
@@ -21,19 +21,24 @@ _SLOT = re.compile(r"\{\{ *(\w+) *\}\}")
 
 
 class Prompt(Struct, frozen=True):
-    """One prompt file: where it came from, its digest, and its sections by name."""
+    """One prompt file: where it came from, its whole text, and its sections by name."""
 
     source: str
-    digest: str
+    text: str
     sections: dict[str, str]
 
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 of the text."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
     def fill(self, section: str, **values: str) -> str:
-        """The section with every placeholder replaced; values are inserted as they are."""
+        """Return the section with every placeholder replaced; values are inserted as they are."""
         return _SLOT.sub(lambda slot: values[slot.group(1)], self.sections[section])
 
 
 def read(path: Path) -> Prompt:
-    """Split one file into its sections."""
+    """Read one file. Raises `PromptError`."""
     try:
         text = path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -42,15 +47,19 @@ def read(path: Path) -> Prompt:
     if not rest:
         raise PromptError(f"{path}: no `## section` in it; see docs/prompts.md")
     bodies = (body.strip() for body in rest[1::2])
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    return Prompt(str(path), digest, dict(zip(rest[::2], bodies, strict=True)))
+    return Prompt(str(path), text, dict(zip(rest[::2], bodies, strict=True)))
+
+
+def is_path(name: str) -> bool:
+    """Return whether `name` is a file, `some/path` or `name.md`, and not something packaged."""
+    return "/" in name or name.endswith(".md")
 
 
 def slots(text: str) -> frozenset[str]:
-    """The placeholders that a text names."""
+    """Return the names of the placeholders in a text."""
     return frozenset(_SLOT.findall(text))
 
 
 def numbered(items: Sequence[str]) -> str:
-    """`1. ...` lines, for prompts."""
+    """Return the items as lines `1. ...`."""
     return "\n".join(f"{i}. {item}" for i, item in enumerate(items, 1))

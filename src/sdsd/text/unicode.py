@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sdsd.text.normalize import valid_unicode
+
 
 def encodable(value: Any) -> Any:
     """Return a text, or lists and mappings of texts, without lone surrogates.
@@ -14,7 +16,7 @@ def encodable(value: Any) -> Any:
     if isinstance(value, str):
         if value.isascii():
             return value
-        return value.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return valid_unicode(value)
     if isinstance(value, dict):
         return {encodable(key): encodable(item) for key, item in value.items()}
     if isinstance(value, list):

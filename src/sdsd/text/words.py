@@ -10,13 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 
-from sdsd.text.parsing import normal
+from sdsd.text.normalize import normal, valid_unicode
 
 WORD = re.compile(r"[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff]|[^\W\u0e00-\u0eff\u3040-\u9fff]+")
 
 SOLID = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\U00020000-\U0003ffff"
 """Characters of scripts that are written without spaces, as the inside of a character class."""
-_BETWEEN = r"\s!-/:-@\[-`{-~\x00-\x1f\x7f-\xbf\u2000-\u206f\u2e00-\u2e7f\u3000-\u303f،؛؟۔।॥"
+_BETWEEN = r"\s!-/:-@\[-`{-~\x00-\x1f\x7f-\xbf\u2000-\u206f\u2e00-\u2e7f\u3000-\u303f\ufffd،؛؟۔।॥"
 """White space and punctuation. Not `\\W`, which includes the vowel signs of many scripts."""
 _WORDS = re.compile(rf"[{SOLID}]|[^{_BETWEEN}{SOLID}]+")
 
@@ -27,7 +27,7 @@ def words(text: str) -> list[str]:
     Every word is valid UTF-8.
     """
     if not text.isascii():
-        text = text.encode("utf-8", "replace").decode()  # lone surrogates
+        text = valid_unicode(text)
     return _WORDS.findall(normal(text).replace("'", ""))
 
 

@@ -12,9 +12,9 @@ PACKAGED = Path(__file__).parent
 
 
 def load_prompt(name: str, own: str = "") -> Prompt:
-    """The packaged prompt `name`, or the user's file `own` in its place.
+    """Return the packaged prompt `name`, or the user's file `own` in its place.
 
-    A file of one's own must have the packaged one's sections, and may only use its placeholders.
+    Such a file must have the packaged one's sections, and may only use its placeholders.
     Raises `PromptError` that names the file, the section and the remedy.
     """
     packaged = _packaged(name)

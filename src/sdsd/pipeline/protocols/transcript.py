@@ -29,7 +29,7 @@ async def transcript(task: DialogueTask) -> Dialogue:
         written = parsing.transcript(completion.text)
         complete = written.done or completion.finish == "stop"
         if not complete:
-            written = parsing.transcript(parsing.intact(completion.text))
+            written = parsing.transcript(parsing.complete_sentences(completion.text))
         turns = written.messages[: 2 * task.config.max_exchanges]
         if any(parsing.copies(m.content, task.directions) for m in turns):
             raise Unparseable("a direction leaks into the conversation")

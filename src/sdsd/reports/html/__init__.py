@@ -1,1 +1,1 @@
-"""From figures to pages."""
+"""Turn figures into pages: self-contained HTML files without scripts, from the templates here."""

@@ -1,90 +1,85 @@
-"""The pieces that every section of the report is laid out with. They take and give HTML."""
+"""Render the templates of this package.
+
+Everything printed is escaped, and hidden characters are spelt out (`text.visible`), unless it is
+markup that a template or a chart made.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sdsd.reports.html.text import count, interval, percent
-from sdsd.reports.rates import Rate
+from markupsafe import Markup
 
+from sdsd.reports import stats
+from sdsd.reports.html import samples, text
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+TEMPLATES = Path(__file__).with_name("templates")
 STEPS = {
     "started": "Scenarios",
     "planned": "Planned",
-    "held": "Dialogue held",
+    "generated": "Dialogue generated",
     "judged": "Judged by the critic",
     "claimed": "Violation claimed",
-    "confirmed": "Confirmed by a quotation",
-    "revised": "Revised",
-    "accepted": "Verified pair",
+    "confirmed": "Violation confirmed",
+    "revised": "Last reply revised",
+    "accepted": "Accepted",
 }
-"""Names of the steps of a funnel (`figures.FUNNEL`)."""
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
-FEW = 10
-"""Below this many observations an interval is so wide that a sentence says more."""
-
-
-def document(title: str, body: str, css: str = "") -> str:
-    """A whole page, which loads nothing from anywhere; `css` is added to the common style."""
-    return (
-        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark">'
-        f"<title>{title}</title><style>{_css()}{css}</style></head>"
-        f"<body><main>{body}</main></body></html>\n"
-    )
+"""Labels of the steps of `figures.FUNNEL`."""
+OUTCOMES = {
+    "accepted": "accepted",
+    "failed": "failed",
+    "no_violation": "no violation found",
+    "unsupported_violation": "violation claimed without a quotation",
+    "not_revised": "not revised",
+    "not_repaired": "no revision was clean",
+}
+"""What the outcomes and filter rules mean."""
+STOPS = {
+    "completed": "planned last reply reached",
+    "early_end": "ended early by the model",
+    "violation_end": "ended early after a violation",
+    "turn_limit": "turn limit",
+    "token_limit": "token limit",
+}
 
 
 @cache
-def _css() -> str:
-    return Path(__file__).with_name("report.css").read_text("utf-8")
+def environment() -> Environment:
+    """Return the environment of all templates; Jinja2 is imported on first use."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-
-def section(title: str, takeaway: str, *body: str) -> str:
-    """A titled part of the page; `takeaway` says in a sentence what it shows."""
-    lead = f'<p class="lead">{takeaway}</p>' if takeaway else ""
-    return f"<section><h2>{title}</h2>{lead}{''.join(body)}</section>"
-
-
-def pair(left: str, right: str) -> str:
-    """Two things side by side where the page is wide enough."""
-    return f'<div class="pair">{left}{right}</div>'
-
-
-def table(head: Sequence[str], body: Sequence[Sequence[str]], classes: str = "") -> str:
-    """Cells are HTML already. All columns but the first hold numbers."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    lines = "".join("<tr>" + "".join(f"<td>{c}</td>" for c in line) + "</tr>" for line in body)
-    return (
-        f'<div class="wide"><table class="{classes}"><thead><tr>{top}</tr></thead>'
-        f"<tbody>{lines}</tbody></table></div>"
+    env = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        finalize=lambda value: text.visible(value) if type(value) is str else value,
     )
+    names = "clip count decimal duration percent plural short signed within words"
+    env.filters.update({name: getattr(text, name) for name in names.split()}, n=coordinate)
+    env.globals.update(FEW=stats.FEW, STOPS=STOPS, OUTCOMES=OUTCOMES, range_=text.interval)
+    env.globals.update(said=samples.said, marked=samples.marked, compared=samples.compared)
+    env.globals["css"] = Markup((TEMPLATES / "page.css").read_text("utf-8"))  # noqa: S704
+    return env
 
 
-def agreements(title: str, rows: Iterable[tuple[str, Rate, str]], classes: str = "") -> str:
-    """Raters two by two: who (HTML), how often they say the same, and kappa as text."""
-    body = [
-        [
-            who,
-            count(same.n),
-            percent(same.share) if same.n else "–",
-            interval(same.low, same.high) if same.n >= FEW else "–",
-            kappa,
-        ]
-        for who, same, kappa in rows
-    ]
-    return table([title, "Judged", "Same", "95% interval", "Cohen's κ"], body, classes)
+def render(template: str, **values: Any) -> str:
+    """Fill in a template."""
+    return environment().get_template(template).render(values).lstrip()
 
 
-def details(summary: str, body: str) -> str:
-    """Something to unfold."""
-    return f"<details><summary>{summary}</summary>{body}</details>"
+def macro(template: str, name: str, *values: Any) -> Markup:
+    """Call one macro of a template."""
+    found: Markup = getattr(environment().get_template(template).module, name)(*values)
+    return found
 
 
-def within(rate: Rate) -> str:
-    """The interval in words, if there is anything to say."""
-    if rate.n < FEW:
-        return "too few for an interval to mean much"
-    return f"95% interval {interval(rate.low, rate.high)}"
+def coordinate(value: float) -> str:
+    """Write a coordinate, to the hundredth."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")

@@ -1,467 +1,262 @@
-"""The sections that are pictures: dialogues, principles, topics, cost."""
+"""Draw the charts of the report from a run's figures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from sdsd.checks.dialogue_rules import RULES
-from sdsd.config import Config
+from markupsafe import Markup
+
+from sdsd.checks import dialogue_rules
 from sdsd.reports.html import charts
-from sdsd.reports.html.charts import Band, Column, Part, Row
-from sdsd.reports.html.page import FEW, details, pair, section, table, within
-from sdsd.reports.html.samples import STOPS, words
-from sdsd.reports.html.text import count, duration, esc, interval, percent, plural, short
-from sdsd.reports.metrics.figures import Balance, Figures
+from sdsd.reports.html.charts import Column, Line, Tile
+from sdsd.reports.html.page import OUTCOMES, STEPS, STOPS
+from sdsd.reports.html.text import count, duration, percent, plural, short, within, words
+from sdsd.reports.metrics.bias import STEP
+from sdsd.reports.metrics.diversity import Voice
+from sdsd.reports.metrics.figures import Figures
 from sdsd.reports.metrics.paper import PAPER, PAPER_PRINCIPLES
-from sdsd.reports.metrics.principles import PrincipleCount
-from sdsd.reports.money import money
-from sdsd.reports.rates import Rate
-from sdsd.types import Usage
+from sdsd.reports.metrics.principles import Cell, PrincipleCount, by_category
+from sdsd.reports.stats import FEW, Proportion, proportion, wilson
 
-_SHOWN = 40  # principles in the plot; the table has them all
 _MOST_COLUMNS = 300
-_GREYS = ("t-n1", "t-n2", "t-n3", "t-n4")
-
+_GREYS = ("t-n1", "t-n2", "t-n3", *("t-n4",) * 10)
 _STAGES = {
     "plan": ("Plan", "t-a2"),
     "turn": ("Turns", "t-a"),
     "check": ("Self-checks", "t-a3"),
     "candidate": ("Candidates", "t-n2"),
     "critique": ("Critique", "t-b"),
-    "earlier": ("Earlier turns judged", "t-n1"),
-    "adherence": ("Plan against talk", "t-n2"),
+    "earlier": ("Critique of earlier turns", "t-n1"),
+    "adherence": ("Plan adherence", "t-n2"),
     "revise": ("Revision", "t-c"),
     "recheck": ("Recheck", "t-b2"),
 }
+_REMOVED = {
+    "malformed": "a dialogue that no trainer could read",
+    "duplicate_exact": "repeats an earlier dialogue word for word",
+    "duplicate_near": "nearly repeats an earlier dialogue",
+    "duplicate_semantic": "says the same as an earlier dialogue in other words",
+    "contaminated": "shares a long run of words with an evaluation set",
+    "too_similar": "chosen and rejected are too similar",
+    "length_ratio": "chosen and rejected differ too much in length",
+    "small_margin": "the critics hardly distinguish chosen from rejected",
+    "balance": "exceeds its share of a balanced data set",
+}
+
+
+def stage(name: str) -> tuple[str, str]:
+    """Return the label and the colour of a stage."""
+    return _STAGES.get(name, (name, "t-n1"))
+
+
+def rules(counts: Mapping[str, int], *, name: str, of: int = 0) -> Markup:
+    """Draw counts by rule of the export or of `sdsd.checks.dialogue_rules`, with its meaning."""
+    meanings = {**dialogue_rules.RULES, **_REMOVED}
+    items = ((rule, meanings.get(rule, words(rule)), n) for rule, n in counts.items())
+    return charts.tallied(items, name=name, of=of)
 
 
 # -- dialogues -----------------------------------------------------------------------------
 
 
-def turns(figures: Figures) -> str:
-    """How long the dialogues are, and why they stopped."""
-    held = figures.step("held")
-    if not held:
-        return section("Turns per dialogue", "No dialogue was held.")
-    mean = (figures.messages_mean - 1) / 2
-    lengths = figures.lengths
-    lead = (
-        f"{mean:.1f} exchanges in the mean. A user turn has {count(lengths.user_turn)} "
-        f"characters, an agent turn {count(lengths.agent_turn)}."
-    )
-    return section(
-        "Turns per dialogue",
-        lead,
-        _exchanges(figures.exchanges, held),
-        "<h3>Why they stopped</h3>",
-        _stops(figures, held),
-    )
+def funnel(figures: Figures, name: str, last: str = "") -> Markup:
+    """Draw how many scenarios reach each step; `last` replaces the label of the last one."""
+    labels = {**STEPS, **({"accepted": last} if last else {})}
+    return charts.funnel([(labels[step.name], step.n) for step in figures.funnel], name=name)
 
 
-def _exchanges(exchanges: Mapping[int, int], held: int) -> str:
-    if held < FEW:
-        each = (
-            f"{plural(n, 'dialogue')} of {plural(number, 'exchange')}"
-            for number, n in exchanges.items()
-        )
-        return f"<p>{', '.join(each)}.</p>"
-    least, most = min(exchanges), max(exchanges)
-    items = []
-    for number in range(least, min(most, least + _MOST_COLUMNS) + 1):
-        n = exchanges.get(number, 0)
-        title = f"{plural(number, 'exchange')}: {plural(n, 'dialogue')}"
-        items.append(Column(str(number), n, f"{title} ({percent(n / held)})"))
-    caption = '<p class="note">Dialogues by number of exchanges.</p>'
-    return charts.columns(items, name="Dialogues by number of exchanges") + caption
+def outcomes(figures: Figures) -> Markup:
+    """Draw how the scenarios ended."""
+    greys, parts = iter(_GREYS), []
+    for o in sorted(figures.outcomes, key=lambda o: o.outcome != "accepted"):
+        tone = {"accepted": "t-c", "failed": "t-bad"}.get(o.outcome) or next(greys, "t-n4")
+        parts.append((OUTCOMES.get(o.rule or o.outcome, words(o.rule)), o.n, tone))
+    return charts.stacked(parts, name="How scenarios ended")
 
 
-def _stops(figures: Figures, held: int) -> str:
-    stops = sorted(figures.stops.items(), key=lambda item: item[0] != "completed")
-    greys = iter(_GREYS)
-    parts = [
-        Part(
-            n,
-            "t-a" if stop == "completed" else next(greys, "t-n4"),
-            f"{words(stop, STOPS)}: {count(n)} ({percent(n / held)})",
-        )
-        for stop, n in stops
-    ]
+def stops(figures: Figures) -> Markup:
+    """Draw why dialogues stopped."""
+    found = sorted(figures.stops.items(), key=lambda item: item[0] != "completed")
+    tones = ("t-a", *_GREYS) if "completed" in figures.stops else _GREYS
+    parts = [(STOPS[stop], n, tone) for (stop, n), tone in zip(found, tones, strict=False)]
     return charts.stacked(parts, name="Why dialogues stopped")
 
 
-def signals(figures: Figures) -> str:
-    """Planned, said and found, in one table."""
-    lines = []
-    for reached, label in ((True, "Planned final turn reached"), (False, "Stopped otherwise")):
-        here = [s for s in figures.signals if s.reached == reached]
-        n = sum(s.n for s in here)
-        asked = sum(s.n for s in here if s.flagged is not None)
-        flagged = sum(s.n for s in here if s.flagged)
-        claimed = sum(s.n for s in here if s.found != "clean")
-        confirmed = sum(s.n for s in here if s.found == "confirmed")
-        own = _of(flagged, asked) if asked or not n else "not asked"
-        lines.append([label, count(n), own, _of(claimed, n), _of(confirmed, n)])
-    same, kappa = figures.agreement.same, figures.agreement.kappa
-    lead = "What was intended, what the speaking model said of itself, what the critic found."
-    note = "The speaking model was not asked about itself."
-    if same.n:
-        chance = f", Cohen's κ {kappa:.2f}" if kappa is not None and same.n >= FEW else ""
-        note = (
-            f"Self-flag and confirmed verdict agree in {count(same.k)} of {count(same.n)} "
-            f"({percent(same.share)}; {within(same)}{chance})."
-        )
-    head = ["", "Dialogues", "Self-flagged", "Claimed", "Confirmed"]
-    return section(
-        "Intended, said, found", lead, table(head, lines), f"<p>{note}</p>", _repair(figures)
-    )
+def exchanges(figures: Figures, most: int = _MOST_COLUMNS) -> Markup:
+    """Draw a histogram of the number of exchanges, over at most `most` numbers."""
+    least, total, items = min(figures.exchanges), figures.reached("generated"), []
+    for number in range(least, min(max(figures.exchanges), least + most) + 1):
+        n = figures.exchanges.get(number, 0)
+        title = f"{plural(number, 'exchange')}: {plural(n, 'dialogue')} ({percent(n / total)})"
+        items.append(Column(str(number), n, title))
+    return charts.columns(items, name="Dialogues by number of exchanges")
 
 
-def _of(k: int, n: int) -> str:
-    return f"{count(k)}&nbsp;<small>{percent(k / n)}</small>" if n else "–"
+def topics(figures: Figures) -> Markup:
+    """Draw the dialogues of each field, with what the catalogue's proportions would give."""
+    total, items = figures.finished, []
+    for t in figures.fields.topics[:_MOST_COLUMNS]:
+        title = f"{words(t.name)}: {plural(t.n, 'dialogue')} ({percent(t.n / total)})"
+        items.append(Column("", t.n, title, t.expected * total))
+    name = "Dialogues by field, largest first"
+    return charts.columns(items, name=name, tone="t-a2", height=110)
 
 
-def _repair(figures: Figures) -> str:
-    if not figures.pairs.k:
-        return ""
-    rounds = ", ".join(
-        f"{count(n)} after {plural(number, 'revision')}" for number, n in figures.rounds.items()
-    )
-    lengths = figures.lengths
-    return (
-        f"<h3>The pairs</h3><p>Accepted: {rounds}. A rejected turn has {count(lengths.rejected)} "
-        f"characters in the mean, a chosen one {count(lengths.chosen)}.</p>"
-    )
-
-
-# -- principles ----------------------------------------------------------------------------
-
-
-def principles(figures: Figures) -> str:
-    """Which principles are broken, how readily, and how much of the data each makes up."""
-    title = "Violations per principle"
-    judged = [p for p in figures.principles if p.confirmed.n]
-    if not judged:
-        return section(title, "No last turn was judged.")
-    never = sum(1 for p in judged if not p.confirmed.k)
-    kinds = plural(len(judged), "principle")
-    lead = f"No confirmed violation of the {kinds} that came up."
-    if figures.violations:
-        found = plural(figures.violations, "confirmed violation")
-        were = "was" if never == 1 else "were"
-        lead = f"{found}. Of the {kinds} that came up, {count(never)} {were} never broken."
-        if not never:
-            lead = f"{found}. Each of the {kinds} that came up was broken."
-    enough = [p for p in judged if p.confirmed.n >= FEW // 2]
-    most = plural(max(p.confirmed.n for p in judged), "dialogue")
-    few = f"At most {most} a principle: too few for an interval to mean much."
-    body = [_whiskers(enough) if len(enough) >= 3 else f'<p class="note">{few}</p>']
-    if len(figures.principles) > 20 and figures.violations >= 100:
-        body.append(_shares(figures))
-    if len(figures.categories) > 1 and sum(c.confirmed.n for c in figures.categories) >= 3 * FEW:
-        body.append(_categories(figures))
-    whole = _principle_table(judged)
-    if len(judged) > 12:
-        whole = details(f"All {count(len(judged))} as a table", whole)
-    return section(title, lead, *body, whole)
-
-
-def strategies(figures: Figures) -> str:
-    """Which strategies bring violations and pairs; nothing if there is only one."""
-    each = figures.strategies
-    if len(each) < 2:
-        return ""
-    top = charts.nice(max((s.violating.high for s in each if s.violating.n), default=1.0))
-    plots = []
-    for title, tone, rates in (
-        ("Confirmed violations, of dialogues judged", "t-b", [s.violating for s in each]),
-        ("Verified pairs, of all scenarios", "t-c", [s.pairs for s in each]),
-    ):
-        items = [
-            rate_row(s.name, f"{title}, by strategy {s.name}:", rate, tone)
-            for s, rate in zip(each, rates, strict=True)
-        ]
-        drawn = charts.rows(items, name=title, top=min(top, 1.0), ends=True)
-        plots.append(f"<div><h3>{title}</h3>{drawn}</div>")
-    lead = "How often each way of eliciting a violation worked, with 95% intervals."
-    return section("Strategies", lead, pair(*plots))
-
-
-def quality(figures: Figures) -> str:
-    """Which rules dialogues break that no model is needed for."""
-    held = figures.step("held")
-    if not held:
-        return ""
+def openings(voice: Voice, name: str) -> Markup | None:
+    """Draw the most frequent openings; None if hardly two turns begin alike."""
+    shown = [o for o in voice.openings if o.turns.share >= 0.001]
     items = []
-    for rule, n in figures.flags.items():
-        title = f"{RULES.get(rule, rule)}: {count(n)} of {count(held)} dialogues"
-        value = f"{count(n)} · {percent(n / held)}"
-        items.append(Row(rule, (Part(n / held, "t-n1", title),), value, title))
-    lead = "No dialogue breaks a rule of quality."
-    if items:
-        lead = "Rules of quality that dialogues break, found without a model. Nothing was left out "
-        lead += (
-            "for it unless <code>export.exclude</code> says so; the column <code>warnings</code> "
-        )
-        lead += "has them."
-    body = [charts.rows(items, name="Dialogues by the rules they break")] if items else []
-    return section("Quality of the dialogues", lead, *body)
+    for o in shown:
+        title = f"“{o.words}”: {count(o.turns.k)} of {plural(o.turns.n, 'turn')}"
+        value = f"{percent(o.turns.share)} · {short(o.turns.k)}"
+        items.append(charts.Bar(o.words, o.turns.share, value, title, "t-a2"))
+    top = min(max((charts.nice(o.turns.share) for o in shown), default=0.0), 1.0)
+    return charts.bars(items, name=name, high=max(top, 0.1), ends=True) if shown else None
 
 
-def _whiskers(principles: Sequence[PrincipleCount]) -> str:
-    """The most broken ones, ordered by how readily they are."""
-    shown = sorted(principles[:_SHOWN], key=lambda p: (-p.confirmed.share, p.id))
-    top = charts.nice(max(p.confirmed.high for p in shown))
-    items = [rate_row(p.id, f"{p.text} Broken in", p.confirmed) for p in shown]
-    half = (len(items) + 1) // 2
-    name = "Share of dialogues with a confirmed violation, by principle"
-    plots = [
-        charts.rows(part, name=name, top=min(top, 1.0), ends=True)
-        for part in (items[:half], items[half:])
-    ]
-    chosen = (
-        f"The {_SHOWN} most broken of {count(len(principles))}: "
-        if len(principles) > _SHOWN
-        else ""
-    )
-    return (
-        "<h3>How readily each is broken</h3>"
-        f'<p class="note">{chosen}share of the dialogues judged on a principle that broke it, '
-        f"with its 95% interval.</p>{pair(*plots)}"
-    )
+def deltas(found: Mapping[int, int]) -> Markup:
+    """Draw a histogram of length differences, in at most 40 classes."""
+    least, most, width, pairs = min(found), max(found), STEP, sum(found.values())
+    while most // width - least // width >= 40:
+        width *= 2
+    items = []
+    for low in range(least // width * width, most + 1, width):
+        n = sum(m for at, m in found.items() if low <= at < low + width)
+        title = f"{low:,} to {low + width:,} characters: {plural(n, 'pair')} ({percent(n / pairs)})"
+        tone = "t-c" if low >= 0 else "t-n2"
+        items.append(Column(f"{low}".replace("-", "−"), n, title.replace("-", "−"), tone=tone))
+    return charts.columns(items, name="Pairs by difference in length", height=120)
 
 
-def rate_row(label: str, text: str, rate: Rate, tone: str = "t-b") -> Row:
-    """A share with its interval; `text` says when it is pointed at what k of n are."""
-    if not rate.n:
-        return Row(label, (), "–", f"{text} none of none")
-    value = f"{percent(rate.share)} · {short(rate.k)}/{short(rate.n)}"
-    title = f"{text} {count(rate.k)} of {count(rate.n)} ({percent(rate.share)}, {within(rate)})"
-    return Row(label, (Part(rate.share, tone, title),), value, title, (rate.low, rate.high))
+# -- principles and fields -----------------------------------------------------------------
 
 
-def _shares(figures: Figures) -> str:
-    """Each principle's share of all violations, in order, against the paper's range."""
-    least, most = PAPER["principle_share"].values.values()
-    kinds = len(figures.principles)
-    comparable = 0.75 < kinds / PAPER_PRINCIPLES < 1.33 and figures.violations * least >= 1
-    band = Band(least, most, f"The paper's range: {percent(least)} to {percent(most)}")
-    uniform = 1 / kinds
-    items = [
-        Column("", p.share, f"{p.id}: {percent(p.share)} ({count(p.confirmed.k)})", uniform)
-        for p in figures.principles[:_MOST_COLUMNS]
-    ]
-    note = (
-        f"Shaded: {percent(least)} to {percent(most)}, the paper's range over its "
-        f"{PAPER_PRINCIPLES} principles."
-        if comparable
-        else "The paper's range (0.2% to 2.4%) is not drawn: it is for 127 principles and needs at "
-        "least 500 violations to be seen."
-    )
-    plot = charts.columns(
-        items,
-        name="Share of all violations by principle, largest first",
-        tone="t-b",
-        shares=True,
-        band=band if comparable else None,
-    )
-    return (
-        f'<h3>Which make up the violations</h3><p class="note">Each principle\'s share of all '
-        f"violations, largest first; the line is the even share, {percent(uniform)}. {note}</p>"
-        f"{plot}"
-    )
+def paper_comparable(figures: Figures) -> bool:
+    """Whether there are enough principles and violations to draw the paper's range."""
+    least = PAPER["principle_share"].values["least"]
+    kinds = len(figures.principles) / PAPER_PRINCIPLES
+    return 0.75 < kinds < 1.33 and figures.violations * least >= 1
 
 
-def _categories(figures: Figures) -> str:
-    rates = figures.categories
-    top = min(charts.nice(max(c.confirmed.high for c in rates)), 1.0)
-    items = [rate_row(c.name, f"{c.name}: broken in", c.confirmed) for c in rates]
-    half = (len(items) + 1) // 2
-    name = "Share of verdicts with a confirmed violation, by category of principle"
-    plots = [
-        charts.rows(part, name=name, top=top, ends=True) for part in (items[:half], items[half:])
-    ]
-    return (
-        '<h3>By category</h3><p class="note">Share of verdicts that found a confirmed violation.'
-        f"</p>{pair(*plots)}"
-    )
+def principle_shares(figures: Figures) -> Markup:
+    """Draw each principle's share of all violations, and the paper's range where comparable."""
+    low, high = PAPER["principle_share"].values.values()
+    band = (low, high, f"The paper's range: {percent(low)} to {percent(high)}")
+    even, items = 1 / len(figures.principles), []
+    for p in figures.principles[:_MOST_COLUMNS]:
+        title = f"{p.id}: {percent(p.share)} ({count(p.confirmed.k)})"
+        items.append(Column("", p.share, title, even))
+    name = "Share of all violations by principle, largest first"
+    shown = band if paper_comparable(figures) else None
+    return charts.columns(items, name=name, tone="t-b", shares=True, band=shown)
 
 
-def _principle_table(judged: Sequence[PrincipleCount]) -> str:
-    head = ["Principle", "Judged", "Claimed", "Confirmed"]
-    enough = max(p.confirmed.n for p in judged) >= FEW // 2
-    if enough:
-        head += ["Rate", "95% interval", "Of all"]
-    body = []
-    for p in judged:
-        rate = p.confirmed
-        line = [f"{esc(p.text)} <small>{esc(p.id)}</small>"]
-        line += [count(rate.n), count(p.claimed), count(rate.k)]
-        if enough:
-            line += [percent(rate.share), interval(rate.low, rate.high), percent(p.share)]
-        body.append(line)
-    return table(head, body)
+class FieldMap:
+    """Where violations occur: categories of principles, and single principles, by field."""
+
+    def __init__(self, figures: Figures) -> None:
+        self._figures = figures
+        self._fields = sorted({cell.field for cell in figures.cells})
+        self._grouped = by_category(figures.cells, figures.principles)
+        cells = list(self._grouped.values())
+        self.most = max((cell.judged for cell in cells), default=0)
+        self.dense = _dense(cells)
+        self.known = [cell for cell in cells if cell.judged >= FEW]
+        judged = sum(cell.judged for cell in cells)
+        self.overall = sum(cell.confirmed for cell in cells) / max(judged, 1)
+        bounds = [wilson(cell.confirmed, cell.judged) for cell in self.known]
+        self.apart = sum(not low <= self.overall <= high for low, high in bounds)
+        highest = max((c.confirmed / c.judged for c in self.known or cells), default=1.0)
+        self._top = min(charts.nice(highest), 1.0)
+
+    def by_category(self) -> Markup:
+        """Draw the map of categories, with a legend."""
+        names = [c.name for c in self._figures.categories if c.confirmed.n]
+        lines = [(name, f"{name}: all fields") for name in names]
+        drawn = self._map(lines, self._grouped, "Confirmed violations by category and field")
+        ends = [percent(self._top * k / charts.LEVELS) for k in range(charts.LEVELS + 1)]
+        key = {"none": "h0"} | {f"up to {ends[k]}": f"h{k}" for k in range(1, charts.LEVELS)}
+        return drawn + charts.legend(key | {f"more than {ends[-2]}": f"h{charts.LEVELS}"})
+
+    def by_principle(self) -> Markup | None:
+        """Draw the map of principles in the order of categories; None where cells are too small."""
+        if not _dense(self._figures.cells):
+            return None
+        cells = {(c.principle, c.field): c for c in self._figures.cells}
+        judged = [p for p in self._figures.principles if p.confirmed.n]
+        lines = [(p.id, _about(p)) for p in sorted(judged, key=lambda p: (p.category, p.id))]
+        return self._map(lines, cells, "Confirmed violations by principle and field", titled=False)
+
+    def surest(self) -> list[tuple[Cell, Proportion]]:
+        """Return the twelve cells whose share is most certainly high."""
+        found = [(c, proportion(c.confirmed, c.judged)) for c in self._grouped.values()]
+        return sorted(found, key=lambda x: (-x[1].low, x[0].principle, x[0].field))[:12]
+
+    def _map(
+        self,
+        lines: Sequence[tuple[str, str]],
+        cells: Mapping[tuple[str, str], Cell],
+        name: str,
+        titled: bool = True,
+    ) -> Markup:
+        drawn: list[Line] = [
+            (key, title, [_tile(cells.get((key, field))) for field in self._fields])
+            for key, title in lines
+        ]
+        heads = [*map(words, self._fields)]
+        return charts.heat(drawn, heads, name=name, top=self._top, titled=titled)
 
 
-# -- topics --------------------------------------------------------------------------------
+def _about(p: PrincipleCount) -> str:
+    k, n = count(p.confirmed.k), count(p.confirmed.n)
+    return f"{p.category}: {p.text} Violated in {k} of {n}"
 
 
-def topics(figures: Figures) -> str:
-    """How evenly the dialogues are spread."""
-    fields, domains, total = figures.fields, figures.domains, figures.finished
-    lead = (
-        f"{count(fields.used)} of {plural(len(fields.slots), 'field')} and "
-        f"{count(domains.used)} of {plural(len(domains.slots), 'domain')}. "
-    )
-    if total < FEW or len(fields.slots) < 3:
-        names = ", ".join(esc(words(slot.name, {})) for slot in fields.slots if slot.n)
-        return section("Topics", f"{lead}Here: {names}.")
-    lead += (
-        f"The largest field, {esc(words(fields.slots[0].name, {}))}, has "
-        f"{percent(fields.largest)} of the dialogues; evenness is {fields.entropy:.3f} over fields "
-        f"and {domains.entropy:.3f} over domains (1 is even)."
-    )
-    items = [
-        Column(
-            "",
-            slot.n,
-            f"{words(slot.name, {})}: {plural(slot.n, 'dialogue')} ({percent(slot.n / total)})",
-            slot.expected * total,
-        )
-        for slot in fields.slots[:_MOST_COLUMNS]
-    ]
-    return section(
-        "Topics",
-        lead,
-        charts.columns(items, name="Dialogues by field, largest first", tone="t-a2", height=110),
-        '<p class="note">Dialogues by field, largest first. The lines are what the catalogue\'s '
-        "own proportions would give.</p>",
-        details("Fields as a table", _slot_table(fields, total)),
-    )
+def _dense(cells: Sequence[Cell]) -> bool:
+    """Whether a quarter of the cells has five judgements: otherwise a map shows only noise."""
+    return 4 * sum(cell.judged >= FEW // 2 for cell in cells) >= len(cells)
 
 
-def _slot_table(balance: Balance, total: int) -> str:
-    body = [
-        [esc(words(s.name, {})), count(s.n), percent(s.n / total), percent(s.expected)]
-        for s in balance.slots
-    ]
-    return table(["Field", "Dialogues", "Share", "Of the catalogue"], body)
+def _tile(cell: Cell | None) -> Tile | None:
+    if cell is None:
+        return None
+    p = proportion(cell.confirmed, cell.judged)
+    title = f"{cell.principle}, {words(cell.field)}: {count(p.k)} of {count(p.n)} "
+    title += f"({percent(p.share)}, {within(p)}); {plural(cell.pairs, 'verified pair')}"
+    return Tile(p.share, title, cell.judged >= FEW)
 
 
 # -- cost ----------------------------------------------------------------------------------
 
 
-def tokens(figures: Figures) -> str:
-    """What each stage read, recalled from the prefix cache, and wrote."""
-    items, body = [], []
-    computed = cached = written = 0
-    for stage, use in figures.stages.items():
-        label, _ = _STAGES.get(stage, (stage, "t-n1"))
-        fresh = max(use.prompt_tokens - use.cached_tokens, 0)
-        kinds = (
-            (fresh, "t-a", "prompt, computed"),
-            (use.cached_tokens, "t-a3", "prompt, from cache"),
-            (use.completion_tokens, "t-c", "written"),
+def tokens(figures: Figures) -> Markup:
+    """Draw the tokens of each stage."""
+    kinds = {"prompt, computed": "t-a", "prompt, from cache": "t-a3", "written": "t-c"}
+    numbers = {
+        stage(name)[0]: (
+            max(use.prompt_tokens - use.cached_tokens, 0),
+            use.cached_tokens,
+            use.completion_tokens,
         )
-        parts = tuple(Part(n, tone, f"{label}, {kind}: {count(n)}") for n, tone, kind in kinds)
-        items.append(Row(label, parts, short(sum(p.value for p in parts)), label))
-        body.append([esc(label), count(use.calls), *(count(n) for n, _, _ in kinds)])
-        computed, cached = computed + fresh, cached + use.cached_tokens
-        written += use.completion_tokens
-    if not items:
-        return section("Tokens", "No model was called.")
-    prompt = computed + cached
-    lead = (
-        f"{short(prompt)} tokens were read, {percent(cached / prompt) if prompt else '0%'} of them "
-        f"from the prefix cache; {short(written)} were written."
-    )
-    if figures.least is not None:
-        lead += (
-            f" A cache without end would have left the least to compute; it was "
-            f"{figures.least:.2f} times that, in a sample of the dialogues."
-        )
-    key = [("t-a", "prompt, computed"), ("t-a3", "prompt, from cache"), ("t-c", "written")]
-    head = ["Stage", "Calls", "Prompt, computed", "Prompt, cached", "Written"]
-    return section(
-        "Tokens by stage",
-        lead,
-        charts.rows(items, name="Tokens by stage"),
-        charts.legend(key),
-        details("As a table", table(head, body)),
-    )
-
-
-def spent(figures: Figures, config: Config) -> str:
-    """What each role's model was asked, and what that cost; nothing if no model was called."""
-    if not figures.usage:
-        return ""
-    roles: dict[tuple[str, str], list[Usage]] = {}
-    for use in figures.usage:
-        roles.setdefault((use.role, use.model), []).append(use)
-    body = []
-    for (role, model), uses in roles.items():
-        prompt, cached, written = (
-            sum(getattr(u, f"{kind}_tokens") for u in uses)
-            for kind in ("prompt", "cached", "completion")
-        )
-        each = sum(u.seconds for u in uses) / sum(u.calls for u in uses)
-        row = [esc(role), esc(model), count(sum(u.calls for u in uses)), count(prompt)]
-        row += [percent(cached / prompt) if prompt else "-", count(written), duration(each)]
-        body.append(row + ([f"{money(uses, config):,.2f}"] if figures.money else []))
-    head = ["Role", "Model", "Calls", "Read", "From cache", "Written", "A call"]
-    lead = "Every answer that was recorded, those of dialogues under way included."
-    if figures.money:
-        head.append("Cost")
-        a_pair = figures.pair_cost.money
-        lead += f" All of it cost {figures.money:,.2f}" + (
-            f", {a_pair:,.4f} for each verified pair." if a_pair is not None else "."
-        )
-    return section("Models by role", lead, table(head, body))
-
-
-def times(figures: Figures) -> str:
-    """Where the model time went."""
-    uses = figures.stages
-    total = sum(use.seconds for use in uses.values())
-    if not total:
-        return section("Time by stage", "No times were recorded.")
-    items, body = [], []
-    for stage, use in uses.items():
-        label, tone = _STAGES.get(stage, (stage, "t-n1"))
-        share = percent(use.seconds / total)
-        each = use.seconds / use.calls if use.calls else 0.0
-        title = f"{label}: {duration(use.seconds)} in {plural(use.calls, 'call')}"
-        title += f", {duration(each)} each"
-        items.append(Row(label, (Part(use.seconds, tone, title),), share, title))
-        body.append([esc(label), duration(use.seconds), share, duration(each)])
-    return section(
-        "Time by stage",
-        f"{duration(total)} of model time, all requests added up; "
-        f"{duration(total / figures.finished)} a dialogue.",
-        charts.rows(items, name="Model time by stage"),
-        details("As a table", table(["Stage", "Time", "Share", "A call"], body)),
-    )
-
-
-def throughput(figures: Figures) -> str:
-    """Tokens per second over the run; nothing if there are too few answers to tell."""
-    clock = figures.clock
-    number = len(next(iter(clock.bins.values()), ()))
-    if number < 4:
-        return ""
-    series = {
-        stage: [tokens / clock.bin for tokens in values] for stage, values in clock.bins.items()
+        for name, use in figures.stages.items()
     }
-    names = {stage: _STAGES.get(stage, (stage, "t-n1")) for stage in series}
-    plot = charts.area(
-        series,
-        {stage: tone for stage, (_, tone) in names.items()},
-        name="Tokens written per second, over time",
-        seconds=clock.bin * number,
-        unit="tokens/s",
-    )
-    return section(
-        "Throughput",
-        f"Tokens written per second, by stage, in steps of {duration(clock.bin)}.",
-        plot,
-        charts.legend([(tone, label) for label, tone in names.values()]),
-    )
+    return charts.layers(numbers, kinds, name="Tokens by stage")
+
+
+def times(figures: Figures) -> Markup:
+    """Draw the model time of each stage."""
+    total, items = sum(use.seconds for use in figures.stages.values()), []
+    for name, use in figures.stages.items():
+        label, tone = stage(name)
+        title = f"{label}: {duration(use.seconds)} in {plural(use.calls, 'call')}"
+        items.append(charts.Bar(label, use.seconds, percent(use.seconds / total), title, tone))
+    return charts.bars(items, name="Model time by stage")
+
+
+def throughput(figures: Figures) -> Markup:
+    """Draw tokens written per second over the run, by stage."""
+    clock = figures.clock
+    series = {stage(k)[0]: [n / clock.bin for n in values] for k, values in clock.bins.items()}
+    seconds = clock.bin * len(next(iter(clock.bins.values())))
+    tones = [stage(name)[1] for name in clock.bins]
+    return charts.area(series, tones, name="Tokens written per second", seconds=seconds)

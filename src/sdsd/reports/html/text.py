@@ -1,12 +1,11 @@
-"""Text and numbers for people. Everything a model wrote is hostile until it went through `esc`."""
+"""Format text and numbers for people. What a model wrote is hostile until it passed `visible`."""
 
 from __future__ import annotations
 
 import html
 import unicodedata
 
-FOLD = 1_500
-"""Texts longer than this, in characters, are folded after their beginning."""
+from sdsd.reports.stats import FEW, Proportion
 
 # Needed to write Persian, Indic scripts and many emoji; they cannot reorder or hide text.
 _JOINERS = "\u200c\u200d"
@@ -14,9 +13,9 @@ _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 
 
 def visible(text: str) -> str:
-    """`text` with every control, direction-changing, invisible or broken character spelt out.
+    """Spell out every control, direction-changing, invisible or broken character of `text`.
 
-    Such characters make a page show something else than what is in the data ("Trojan source",
+    Such characters make a page show something other than the data ("Trojan source",
     CVE-2021-42574). Line feed, tab and the two joiners stay.
     """
     if text.isascii() and text.isprintable():
@@ -30,26 +29,12 @@ def visible(text: str) -> str:
 
 
 def esc(text: str) -> str:
-    """`text` for use between tags or inside a quoted attribute."""
+    """Escape `text` for use between tags or inside a quoted attribute."""
     return html.escape(visible(text), quote=True)
 
 
-def said(text: str) -> str:
-    """A model's text as a block that keeps its line breaks; a very long one is folded."""
-    return folded(text, esc(text[:FOLD]), esc(text[FOLD:]))
-
-
-def folded(text: str, head: str, rest: str) -> str:
-    """The block around a text whose two pieces are already HTML."""
-    more = ""
-    if rest:
-        left = f"{count(len(text) - FOLD)} more characters"
-        more = f'<details><summary>{left}</summary><div class="said">{rest}</div></details>'
-    return f'<div class="said" dir="auto">{head}</div>{more}'
-
-
 def clip(text: str, room: float) -> str:
-    """`text` on one line, cut with an ellipsis if it is wider than `room` pixels at 13 px type."""
+    """Put `text` on one line, cut with an ellipsis if wider than `room` pixels in 13 px type."""
     line = " ".join(visible(text[:400]).split())
     used = 0.0
     for i, c in enumerate(line):
@@ -60,7 +45,7 @@ def clip(text: str, room: float) -> str:
 
 
 def _width(c: str) -> float:
-    """Pixels, a little on the safe side: no font is known here."""
+    """Overestimate the width in pixels: the font is unknown here."""
     if unicodedata.east_asian_width(c) in "WF":
         return 13.5
     if unicodedata.combining(c):
@@ -68,13 +53,18 @@ def _width(c: str) -> float:
     return 9.0 if c.isupper() or c in "mw" else 6.9
 
 
+def words(name: str) -> str:
+    """Turn an identifier into words: `early_end` -> `early end`."""
+    return name.replace("_", " ").replace("-", " ")
+
+
 def count(n: float) -> str:
-    """A whole number: `12,345`."""
+    """`12,345`."""
     return f"{n:,.0f}"
 
 
 def short(n: float) -> str:
-    """A number in little room, three digits of it: `950`, `12.3k`, `4.56M`."""
+    """Write a number with three digits: `950`, `12.3k`, `4.56M`."""
     for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if n >= size * (10 if unit == "k" else 1):
             return f"{n / size:.3g}{unit}" if n / size < 999.5 else f"{n / size:,.0f}{unit}"
@@ -82,7 +72,7 @@ def short(n: float) -> str:
 
 
 def percent(share: float) -> str:
-    """A share of 1 as a percentage, with a decimal where it tells something."""
+    """Write a fraction of 1 as a percentage, with a decimal where it matters."""
     if 0 < share < 0.0005:
         return "<0.1%"
     fine = 0 < share < 0.0995 or 0.995 <= share < 1
@@ -90,14 +80,34 @@ def percent(share: float) -> str:
 
 
 def interval(low: float, high: float) -> str:
-    """Two shares as a range: `12-19%`."""
+    """Write two shares as a range: `12–19%`."""
     if low >= 0.0995:
         return f"{100 * low:.{1 if low >= 0.995 else 0}f}–{percent(high)}"
     return f"{100 * low:.1f}–{100 * high:.1f}%"
 
 
+def within(found: Proportion) -> str:
+    """Describe the interval, if there are enough observations for one."""
+    if found.n < FEW:
+        return "too few for an interval"
+    return f"95% interval {interval(found.low, found.high)}"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """Write a number with its sign, a true minus; without one if it rounds to zero."""
+    written = f"{abs(value):,.{digits}f}"
+    if not any(c in "123456789" for c in written):
+        return written
+    return f"{'−' if value < 0 else '+'}{written}"
+
+
+def decimal(value: float | None, digits: int = 2, missing: str = "–") -> str:
+    """Write a number with a true minus."""
+    return missing if value is None else f"{value:,.{digits}f}".replace("-", "−")
+
+
 def duration(seconds: float) -> str:
-    """A time in the two units that matter: `3 h 12 min`."""
+    """Write a time in its two largest units: `3 h 12 min`."""
     if seconds == 0:
         return "0 s"
     if seconds < 10:

@@ -1,1 +1,1 @@
-"""From records to figures: one module for each family of figures."""
+"""Turn records into figures: plain values, counted in one pass, that go to JSON as they are."""

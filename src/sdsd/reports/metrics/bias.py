@@ -1,4 +1,4 @@
-"""What a trainer may learn from pairs instead of what they are about: length and place."""
+"""What a trainer could learn from pairs instead of their content: length and position."""
 
 from __future__ import annotations
 
@@ -9,55 +9,53 @@ from collections import Counter
 from msgspec import Struct
 from rapidfuzz.distance import Prefix
 
-from sdsd.reports.rates import Rate, rate
-from sdsd.text import parsing
+from sdsd.reports.stats import Proportion, proportion
+from sdsd.text import normalize
 from sdsd.types import Critique, Pair, Record
 
 STEP = 25
-"""Characters of one class of `PairLengths.deltas`."""
+"""Width of a class of `PairLengths.deltas`, in characters."""
 _STEPS = 100
-"""Classes to either side of zero; what lies further out is counted in the last one."""
+"""Classes on either side of zero; the outermost ones collect everything beyond them."""
 _READ = 20_000
-"""Characters of a turn, from its beginning, in which places are looked for."""
+"""Characters of a turn that are searched, from its beginning."""
 
 Thirds = tuple[int, int, int]
-"""How many lie in the first, the middle and the last third of a turn."""
+"""How many positions lie in the first, middle and last third of a turn."""
 
 
 class PairLengths(Struct, frozen=True):
-    """How much longer the chosen turns are than the rejected ones, in characters."""
+    """Lengths of chosen and rejected turns, in characters."""
 
-    longer: Rate
-    """Pairs whose chosen turn is the longer one, of those that differ in length: how often the
-    rule "longer is better" would be right."""
+    longer: Proportion
+    """Pairs whose chosen turn is longer, of those whose lengths differ: the accuracy of a judge
+    that always prefers the longer turn."""
     equal: int
     delta: float
-    """Chosen less rejected, in the mean."""
+    """Mean of chosen minus rejected."""
     ratio: float
-    """Chosen over rejected, the geometric mean."""
+    """Geometric mean of chosen over rejected."""
     deltas: dict[int, int]
-    """Pairs by chosen less rejected, in steps of `STEP`: the key is the lower end."""
+    """Pairs by chosen minus rejected, in classes of `STEP`; the key is the lower end."""
 
 
 class Biases(Struct, frozen=True):
-    """What sets chosen turns apart from rejected ones, and where violations stand."""
+    """What distinguishes chosen from rejected turns, and where violations are."""
 
     lengths: dict[str, PairLengths]
-    """Of the pairs of each kind, and of `all`."""
+    """By kind of pair, and for `all`."""
     quotes: Thirds
-    """Where in the turn the middle of the critic's quotation is, of confirmed violations."""
+    """Position in the turn of the middle of each confirmed quotation."""
     quoted: float | None
-    """How much of the turn a quotation that is there is, in the mean, by characters: evidence that
-    is most of a turn proves little. None without one."""
+    """Mean share of the turn that a quotation covers, by characters; None without one. A quotation
+    of most of the turn is weak evidence."""
     changes: Thirds
-    """Where in the rejected turn the first change of its revision is, of verified revisions."""
-    exchanges: dict[int, Rate]
-    """Turns with a confirmed violation, of those judged, by the number of their exchange."""
+    """Position in the rejected turn of the first word that the verified revision changes."""
+    exchanges: dict[int, Proportion]
+    """Agent turns with a confirmed violation, of those judged, by number of the exchange."""
 
 
 class _Lengths:
-    """Sums over the pairs of one kind."""
-
     def __init__(self) -> None:
         self._n = self._longer = self._equal = self._delta = 0
         self._logs = 0.0
@@ -72,16 +70,16 @@ class _Lengths:
         self._logs += math.log(max(chosen, 1) / max(rejected, 1))
         self._deltas[STEP * min(max(delta // STEP, -_STEPS), _STEPS - 1)] += 1
 
-    def found(self) -> PairLengths:
+    def result(self) -> PairLengths:
         n = max(self._n, 1)
-        longer = rate(self._longer, self._n - self._equal)
+        longer = proportion(self._longer, self._n - self._equal)
         ratio = math.exp(self._logs / n)
         deltas = dict(sorted(self._deltas.items()))
         return PairLengths(longer, self._equal, self._delta / n, ratio, deltas)
 
 
 class BiasTally:
-    """Counters over records."""
+    """Counts lengths and positions."""
 
     def __init__(self) -> None:
         self._lengths = {"all": _Lengths()}
@@ -89,10 +87,10 @@ class BiasTally:
         self._quoted = 0.0
         self._changes: Counter[int] = Counter()
         self._judged: Counter[int] = Counter()
-        self._broken: Counter[int] = Counter()
+        self._violated: Counter[int] = Counter()
 
     def add(self, record: Record) -> None:
-        """One more record."""
+        """Count one record."""
         if record.dialogue is None:
             return
         for number, critique in enumerate(record.earlier_critiques, 1):
@@ -103,28 +101,30 @@ class BiasTally:
         for pair in record.pairs:
             self._add_pair(pair, record.dialogue.utterance)
 
-    def found(self) -> Biases:
-        """What was counted."""
+    def result(self) -> Biases:
+        """Return what was counted."""
         return Biases(
-            lengths={kind: lengths.found() for kind, lengths in self._lengths.items()},
+            lengths={kind: lengths.result() for kind, lengths in self._lengths.items()},
             quotes=_thirds(self._quotes),
             quoted=self._quoted / self._quotes.total() if self._quotes else None,
             changes=_thirds(self._changes),
-            exchanges={k: rate(self._broken[k], n) for k, n in sorted(self._judged.items())},
+            exchanges={
+                k: proportion(self._violated[k], n) for k, n in sorted(self._judged.items())
+            },
         )
 
     def _add_exchange(self, number: int, critique: Critique) -> None:
         self._judged[number] += 1
-        self._broken[number] += bool(critique.violations)
+        self._violated[number] += bool(critique.violations)
 
     def _add_quotes(self, critique: Critique, utterance: str) -> None:
         quotes = [verdict.quote for verdict in critique.verdicts if verdict.confirmed]
-        text = parsing.normal(utterance[:_READ]) if quotes else ""
+        text = normalize.normal(utterance[:_READ]) if quotes else ""
         for quote in quotes:
             third = third_of_quote(quote, text)
             if third is not None:
                 self._quotes[third] += 1
-                self._quoted += min(len(parsing.normal(quote[:_READ])) / max(len(text), 1), 1.0)
+                self._quoted += min(len(normalize.normal(quote[:_READ])) / max(len(text), 1), 1.0)
 
     def _add_pair(self, pair: Pair, rejected: str) -> None:
         for kind in ("all", pair.kind):
@@ -137,19 +137,19 @@ _GAP = re.compile(r"\.{3,}|…|\[\.+\]")
 
 
 def third_of_quote(quote: str, text: str) -> int | None:
-    """The third (0, 1, 2) of a text, as `parse.normal` gives it, in which a quotation stands.
+    """Return the third (0, 1, 2) of `text`, as `normalize.normal` gives it, that holds a quotation.
 
-    Of a quotation with gaps its longest piece counts. None if it is not found letter for letter.
+    Of a quotation with gaps the longest piece decides. None if it is not in the text.
     """
-    pieces = (parsing.normal(piece).strip(" .,;:!?\"'") for piece in _GAP.split(quote[:_READ]))
+    pieces = (normalize.normal(piece).strip(" .,;:!?\"'") for piece in _GAP.split(quote[:_READ]))
     piece = max(pieces, key=len)
     at = text.find(piece) if piece else -1
     return _third(at + len(piece) / 2, len(text)) if at >= 0 else None
 
 
 def third_of_change(old: str, new: str) -> int:
-    """The third (0, 1, 2) of `old` in which `new` begins to differ from it."""
-    before, after = parsing.normal(old[:_READ]), parsing.normal(new[:_READ])
+    """Return the third (0, 1, 2) of `old` in which `new` first differs from it."""
+    before, after = normalize.normal(old[:_READ]), normalize.normal(new[:_READ])
     return _third(Prefix.similarity(before, after), len(before))
 
 

@@ -2,55 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 
 from msgspec import Struct
+from msgspec.structs import astuple
 
-from sdsd.reports.rates import Estimate, Ratio
+from sdsd.reports.stats import Interval, Ratio
 from sdsd.types import Record, StageUsage
 
 
 class PairCost(Struct, frozen=True):
-    """Everything spent over the verified pairs that came of it; None where there are none.
+    """Everything spent on finished dialogues, divided by the number of verified pairs.
 
-    Dialogues that gave no pair are paid for by those that did. The intervals tell how sure the
-    figures are for other dialogues of the same kind.
+    Dialogues without a pair are included in the cost. None without a pair.
     """
 
-    calls: Estimate | None
-    tokens: Estimate | None
-    """Read and written; those found in a prefix cache count too."""
-    written: Estimate | None
-    """Tokens written."""
-    seconds: Estimate | None
-    """Model time, all requests added up."""
+    calls: Interval | None
+    tokens: Interval | None
+    """Read and written, including those found in a prefix cache."""
+    written: Interval | None
+    seconds: Interval | None
+    """Model time, summed over all requests."""
     money: float | None
-    """In the currency of the prices, dialogues under way included; None without prices."""
+    """In the currency of the prices, including dialogues in progress; None without prices."""
 
 
 class CostTally:
-    """Sums over finished dialogues."""
+    """Sums up what finished dialogues cost."""
 
     def __init__(self) -> None:
         self._ratios = [Ratio() for _ in range(4)]
         self._pairs = 0
 
     def add(self, record: Record) -> None:
-        """One more record."""
+        """Count one record."""
         pairs = len(record.pairs)
         self._pairs += pairs
-        for ratio, spent in zip(self._ratios, _spent(record.usage.values()), strict=True):
-            ratio.add(spent, pairs)
+        use = total(record.usage.values())
+        read, written = use.prompt_tokens, use.completion_tokens
+        spent = (use.calls, read + written, written, use.seconds)
+        for ratio, each in zip(self._ratios, spent, strict=True):
+            ratio.add(each, pairs)
 
-    def found(self, money: float) -> PairCost:
-        """What was counted; `money` is what all of the run cost, 0 without prices."""
+    def result(self, money: float) -> PairCost:
+        """Return the costs; `money` is what the whole run cost, 0 without prices."""
         each = money / self._pairs if money and self._pairs else None
         calls, tokens, written, seconds = (ratio.estimate() for ratio in self._ratios)
         return PairCost(calls, tokens, written, seconds, each)
 
 
-def _spent(uses: Collection[StageUsage]) -> tuple[float, float, float, float]:
-    written = sum(use.completion_tokens for use in uses)
-    read = sum(use.prompt_tokens for use in uses)
-    seconds = sum(use.seconds for use in uses)
-    return sum(use.calls for use in uses), read + written, written, seconds
+def total(uses: Iterable[StageUsage]) -> StageUsage:
+    """Add usage up."""
+    return StageUsage(*map(sum, zip(*map(astuple, uses), strict=True)))

@@ -1,7 +1,7 @@
-"""How different a run's dialogues are from one another: their words, their texts, their meanings.
+"""How much a run's dialogues differ from each other: in words, as texts, and in meaning.
 
-All of it is read from the first `SAMPLE` dialogues of a run, so that neither time nor memory grows
-without end. Of a turn its first 20,000 characters count.
+Only the first `SAMPLE` dialogues are read, and of each turn the first 20,000 characters, so that
+neither time nor memory grows without bound.
 """
 
 from __future__ import annotations
@@ -13,87 +13,79 @@ from typing import Any
 
 from msgspec import Struct
 
-from sdsd.reports.rates import Rate, rate
+from sdsd.reports.stats import FEW, Proportion, proportion
 from sdsd.text.embeddings import Embed
 from sdsd.text.near_duplicates import Near, spoken
+from sdsd.text.normalize import valid_unicode
 from sdsd.text.words import words
 from sdsd.types import Dialogue
 
 SAMPLE = 20_000
 """Dialogues that are read."""
 BLOCK = 1_000
-"""Words of one block, whose different words and runs of words are counted."""
+"""Words in a block, within which distinct n-grams are counted."""
 LENGTHS = (1, 2, 3)
-"""Words in a run."""
-_FEW = 10
-"""Blocks without which there is no standard error to speak of."""
+"""The n of the n-grams."""
 _OPENING = 3
-"""Words of an opening."""
+"""Words in an opening."""
 _SHOWN = 10
-"""Openings that are named."""
 _READ = 20_000
-"""Characters of a turn that are read."""
 
 
 class Distinct(Struct, frozen=True):
-    """Different words, pairs and triples of words, as shares of all of them (Li et al. 2016).
+    """Distinct-n: different n-grams of words, as a share of all n-grams (Li et al. 2016).
 
-    The share falls with the length of any text, so it is counted in blocks of `BLOCK` words and
-    averaged over them (as Johnson 1944 did for single words): runs of any size compare.
+    The share falls with the length of any text. It is therefore counted in blocks of `BLOCK` words
+    and averaged (as Johnson 1944 did for single words), so that runs of any size can be compared.
     """
 
     words: int
-    """All that were read."""
     blocks: int
-    """Full ones among them, each of several dialogues."""
     means: tuple[float, ...]
-    """For runs of 1, 2 and 3 words; none without a full block."""
+    """For n = 1, 2, 3; empty without a full block."""
     errors: tuple[float, ...]
-    """Standard errors of the means; none with fewer than ten blocks."""
+    """Standard errors of the means; empty with fewer than ten blocks."""
 
 
 class Opening(Struct, frozen=True):
     """The first words of turns."""
 
     words: str
-    turns: Rate
-    """Turns that begin with them."""
+    turns: Proportion
+    """Turns that begin with these words."""
 
 
 class Voice(Struct, frozen=True):
-    """One side's turns."""
+    """The turns of one side."""
 
     distinct: Distinct
     openings: tuple[Opening, ...]
-    """The most frequent ones, most frequent first."""
+    """The most frequent ones, in descending order."""
 
 
 class Diversity(Struct, frozen=True):
-    """How different the first dialogues of a run are from one another."""
+    """How much the first dialogues of a run differ from each other."""
 
     dialogues: int
-    """That were read, at most `SAMPLE`."""
     user: Voice
     agent: Voice
     threshold: float
-    """Share of runs of five words in common (Jaccard) from which on a dialogue repeats another."""
-    repeats: Rate
+    """Jaccard similarity of five-word shingles from which a dialogue counts as a repeat."""
+    repeats: Proportion
     """Dialogues that nearly repeat an earlier one, by MinHash."""
     clusters: dict[int, int]
-    """How many groups there are of so many dialogues that repeat their first one; 1: alone."""
+    """Number of groups of near repeats, by size; 1 is a dialogue that nothing repeats."""
     spread: float | None
-    """1 less the mean cosine between the embeddings of any two dialogues; 0 is all the same. None
-    without an embedding model."""
+    """1 minus the mean cosine similarity between the embeddings of two dialogues; 0 means that all
+    are the same. None without an embedding model."""
 
     @property
     def largest(self) -> float:
-        """The share of the largest group."""
+        """The share of dialogues in the largest group."""
         return max(self.clusters, default=0) / self.dialogues if self.dialogues else 0.0
 
 
 class _Blocks:
-    """Distinct runs of words, block by block."""
-
     def __init__(self) -> None:
         self._words = 0
         self._shares: list[list[float]] = []
@@ -102,28 +94,28 @@ class _Blocks:
     def _clear(self) -> None:
         self._room = BLOCK
         self._seen: list[set[tuple[str, ...]]] = [set() for _ in LENGTHS]
-        self._runs = [0 for _ in LENGTHS]
+        self._ngrams = [0 for _ in LENGTHS]
 
     def add(self, turn: Sequence[str]) -> None:
-        """The words of one turn; no run goes over its end, nor over that of a block."""
+        """Count the words of one turn. No n-gram crosses the end of a turn or of a block."""
         self._words += len(turn)
         while turn:
             piece, turn = turn[: self._room], turn[self._room :]
             for k, length in enumerate(LENGTHS):
                 self._seen[k].update(zip(*(piece[i:] for i in range(length)), strict=False))
-                self._runs[k] += max(len(piece) - length + 1, 0)
+                self._ngrams[k] += max(len(piece) - length + 1, 0)
             self._room -= len(piece)
             if not self._room:
-                pairs = zip(self._seen, self._runs, strict=True)
-                self._shares.append([len(seen) / max(runs, 1) for seen, runs in pairs])
+                pairs = zip(self._seen, self._ngrams, strict=True)
+                self._shares.append([len(seen) / max(total, 1) for seen, total in pairs])
                 self._clear()
 
-    def found(self) -> Distinct:
+    def result(self) -> Distinct:
         blocks = len(self._shares)
         columns = list(zip(*self._shares, strict=True))
         means = [math.fsum(column) / blocks for column in columns]
         errors = []
-        if blocks >= _FEW:
+        if blocks >= FEW:
             for mean, column in zip(means, columns, strict=True):
                 squares = math.fsum((x - mean) ** 2 for x in column)
                 errors.append(math.sqrt(squares / (blocks - 1) / blocks))
@@ -131,8 +123,6 @@ class _Blocks:
 
 
 class _Voice:
-    """One side's turns so far."""
-
     def __init__(self) -> None:
         self._turns = 0
         self._blocks = _Blocks()
@@ -144,14 +134,14 @@ class _Voice:
         self._blocks.add(found)
         self._openings[" ".join(found[:_OPENING])[:60]] += 1
 
-    def found(self) -> Voice:
+    def result(self) -> Voice:
         common = self._openings.most_common(_SHOWN)
-        shown = (Opening(words, rate(n, self._turns)) for words, n in common if words and n > 1)
-        return Voice(self._blocks.found(), tuple(shown))
+        shown = (Opening(words, proportion(n, self._turns)) for words, n in common if words)
+        return Voice(self._blocks.result(), tuple(o for o in shown if o.turns.k > 1))
 
 
 class _Spread:
-    """The mean cosine of all pairs of vectors, from the sum of their directions alone."""
+    """The mean cosine similarity of all pairs, from the sum of the unit vectors alone."""
 
     def __init__(self, embed: Embed) -> None:
         self._embed = embed
@@ -159,13 +149,13 @@ class _Spread:
         self._n = 0
 
     def add(self, text: str) -> None:
-        vector = self._embed(text[:_READ].encode("utf-8", "replace").decode())  # lone surrogates
+        vector = self._embed(valid_unicode(text[:_READ]))
         length = math.sqrt(float(vector @ vector))
         if length:
             self._sum = self._sum + vector / length
             self._n += 1
 
-    def found(self) -> float | None:
+    def result(self) -> float | None:
         n = self._n
         if n < 2:
             return None
@@ -184,7 +174,7 @@ class DiversityTally:
         self._n = 0
 
     def add(self, key: str, dialogue: Dialogue) -> None:
-        """One more dialogue, under a key of its own; nothing after the first `SAMPLE`."""
+        """Count one dialogue under a unique key; ignored after the first `SAMPLE`."""
         if self._n >= SAMPLE:
             return
         self._n += 1
@@ -196,15 +186,15 @@ class DiversityTally:
         if self._spread:
             self._spread.add(text)
 
-    def found(self) -> Diversity:
-        """What was counted."""
+    def result(self) -> Diversity:
+        """Return what was counted."""
         alone = len(self._groups)
         return Diversity(
             dialogues=self._n,
-            user=self._voices["user"].found(),
-            agent=self._voices["assistant"].found(),
+            user=self._voices["user"].result(),
+            agent=self._voices["assistant"].result(),
             threshold=self._threshold,
-            repeats=rate(self._n - alone, self._n),
+            repeats=proportion(self._n - alone, self._n),
             clusters=dict(sorted(Counter(self._groups.values()).items())),
-            spread=self._spread.found() if self._spread else None,
+            spread=self._spread.result() if self._spread else None,
         )

@@ -1,8 +1,8 @@
-"""What happened in a run, as numbers: one pass over its records, counters only.
+"""What happened in a run, as numbers.
 
-`collect` reads every record once and keeps nothing of it but counts, and of the first dialogues
-sketches (`sdsd.reports.metrics.diversity`), so a million dialogues take the memory of the first 20,000.
-The result is a plain value that goes to JSON as it is.
+`collect` reads every record once and keeps only counts (and sketches of the first dialogues, see
+`diversity`), so memory does not grow with the run. Shares are fractions of 1, times are in seconds,
+lengths in characters.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sdsd.checks import dialogue_rules
 from sdsd.config import Config
 from sdsd.dataset.extensions import checks_of
 from sdsd.reports.metrics.bias import Biases, BiasTally
-from sdsd.reports.metrics.costs import CostTally, PairCost
+from sdsd.reports.metrics.costs import CostTally, PairCost, total
 from sdsd.reports.metrics.diversity import Diversity, DiversityTally
 from sdsd.reports.metrics.principles import (
     CategoryCount,
@@ -29,9 +29,9 @@ from sdsd.reports.metrics.principles import (
     categories,
 )
 from sdsd.reports.metrics.timeline import Clock, Timeline, in_order
-from sdsd.reports.metrics.votes import Critics, Votes
+from sdsd.reports.metrics.votes import Agreement, Critics, Table, Votes, agreement
 from sdsd.reports.money import money
-from sdsd.reports.rates import Rate, kappa, rate
+from sdsd.reports.stats import Proportion, proportion
 from sdsd.text.embeddings import Embed
 from sdsd.types import (
     Critique,
@@ -46,15 +46,27 @@ from sdsd.types import (
     Usage,
 )
 
-Found = Literal["clean", "claimed", "confirmed"]
-"""What the critic made of a dialogue's last turn. `claimed`: without a quotation that is there."""
+Finding = Literal["clean", "claimed", "confirmed"]
+"""The critic's finding on a last reply. `claimed`: a violation without a valid quotation."""
+
+FUNNEL: dict[str, Callable[[Record], bool]] = {
+    "started": lambda r: True,
+    "planned": lambda r: r.plan is not None,
+    "generated": lambda r: r.dialogue is not None,
+    "judged": lambda r: r.critique is not None,
+    "claimed": lambda r: r.critique is not None and not r.critique.clean,
+    "confirmed": lambda r: r.critique is not None and bool(r.critique.violations),
+    "revised": lambda r: any(not revision.defect for revision in r.revisions),
+    "accepted": lambda r: bool(r.pairs),
+}
+"""The steps from a scenario to an accepted dialogue, and which records got that far."""
 
 
 # -- values --------------------------------------------------------------------------------
 
 
-class Step(Struct, frozen=True):
-    """How many scenarios came this far."""
+class FunnelStep(Struct, frozen=True):
+    """How many scenarios got this far."""
 
     name: str
     n: int
@@ -69,26 +81,18 @@ class OutcomeCount(Struct, frozen=True):
 
 
 class Signal(Struct, frozen=True):
-    """Dialogues by what was planned, what the speaking model said, and what the critic found."""
+    """Dialogues by what was planned, what the self-check said, and what the critic found."""
 
     reached: bool
-    """The planned final agent turn was written: a violation was intended here."""
+    """The planned last reply was written, so a violation was intended there."""
     flagged: bool | None
-    """The model's own statement; None where it was not asked."""
-    found: Found
+    """The self-check; None where the model was not asked."""
+    found: Finding
     n: int
 
 
-class Agreement(Struct, frozen=True):
-    """The speaking model's own flag against the critic's confirmed verdict."""
-
-    same: Rate
-    kappa: float | None
-    """Cohen's kappa (1960): agreement beyond chance, 1 is perfect. None where undefined."""
-
-
-class Slot(Struct, frozen=True):
-    """One topic: how many dialogues it got, and its part of the catalogue."""
+class TopicCount(Struct, frozen=True):
+    """The dialogues of one topic, and its share of the catalogue."""
 
     name: str
     n: int
@@ -98,17 +102,17 @@ class Slot(Struct, frozen=True):
 class Balance(Struct, frozen=True):
     """How evenly the dialogues are spread over topics."""
 
-    slots: tuple[Slot, ...]
+    topics: tuple[TopicCount, ...]
     """Largest first."""
     used: int
     largest: float
     """The share of the largest topic."""
     entropy: float
-    """Shannon entropy over the most it can be, log(min(dialogues, topics)): 1 is even."""
+    """Shannon entropy over its maximum, log(min(dialogues, topics)): 1 is even."""
 
 
 class FailureCount(Struct, frozen=True):
-    """Failures of one kind. What a model wrote is left out of `cause`."""
+    """Failures with one cause, from which quotations of the model are removed."""
 
     stage: str
     cause: str
@@ -116,7 +120,7 @@ class FailureCount(Struct, frozen=True):
 
 
 class FailureExample(Struct, frozen=True):
-    """One failure as it happened."""
+    """One failure, with the text that caused it."""
 
     scenario: str
     step: str
@@ -125,13 +129,13 @@ class FailureExample(Struct, frozen=True):
 
 
 class StrategyCount(Struct, frozen=True):
-    """What one strategy brought."""
+    """What one strategy achieved."""
 
     name: str
-    violating: Rate
+    violating: Proportion
     """Dialogues with a confirmed violation, of those judged."""
-    pairs: Rate
-    """Accepted ones, of all."""
+    accepted: Proportion
+    """Accepted dialogues, of finished scenarios."""
 
 
 class Lengths(Struct, frozen=True):
@@ -144,84 +148,82 @@ class Lengths(Struct, frozen=True):
 
 
 class Figures(Struct, frozen=True, kw_only=True):
-    """A run in numbers. Shares are of 1, times in seconds, lengths in characters."""
+    """A run in numbers.
+
+    Two counts must not be confused: `pairs` counts verified pairs, of which a dialogue with several
+    candidates may have more than one; `accepted` counts dialogues with at least one verified pair.
+    """
 
     asked: int
     """Dialogues that the configuration asks for."""
     finished: int
-    funnel: tuple[Step, ...]
+    """Scenarios with a record."""
+    funnel: tuple[FunnelStep, ...]
     outcomes: tuple[OutcomeCount, ...]
-    pairs: Rate
-    """The yield: dialogues with a verified pair, of finished scenarios."""
-    violating: Rate
-    """Dialogues with a confirmed violation, of those judged: what the paper calls its yield."""
+    pairs: int
+    """Verified pairs: the sum of `len(record.pairs)`."""
+    accepted: Proportion
+    """The yield: accepted dialogues, of finished scenarios."""
+    violating: Proportion
+    """Dialogues with a confirmed violation, of those judged."""
     stops: dict[StopReason, int]
     exchanges: dict[int, int]
+    """Dialogues by number of exchanges."""
     messages_mean: float
-    """Per dialogue, the plan counted as one."""
+    """Per dialogue, counting the plan as one message."""
     signals: tuple[Signal, ...]
     agreement: Agreement
+    """Self-check against the critic's confirmed verdict."""
     violations: int
     """Confirmed violations; a dialogue may have several."""
     principles: tuple[PrincipleCount, ...]
     """The whole catalogue, most violations first."""
     categories: tuple[CategoryCount, ...]
     cells: tuple[Cell, ...]
-    """Principles by field, those that were judged there."""
+    """Principles by field, where they were judged."""
     strategies: tuple[StrategyCount, ...]
-    """Best first."""
+    """Highest yield first."""
     kinds: dict[str, int]
     """Verified pairs by kind: `revision`, `on_policy`."""
-    flags: dict[str, int]
-    """Dialogues by the rules of `sdsd.checks.dialogue_rules` that they break, most frequent first."""
+    warnings: dict[str, int]
+    """Dialogues by rule of `sdsd.checks.dialogue_rules`, most frequent first."""
     fields: Balance
     domains: Balance
     diversity: Diversity
     biases: Biases
     critics: Critics | None
-    """Whether they agree; None where there is only one."""
+    """None with a single critic."""
     stages: dict[str, StageUsage]
     usage: tuple[Usage, ...]
-    """By stage, role and model; unlike `stages`, dialogues under way are in it."""
+    """By stage, role and model. Unlike `stages` it includes dialogues in progress."""
     money: float
-    """What `usage` cost, in the currency of the prices; 0 where no model has one."""
+    """The price of `usage`, in the currency of the prices; 0 where no model has a price."""
     pair_cost: PairCost
-    least: float | None
-    """Prompt tokens computed, in multiples of the least possible, over a sample of the dialogues;
-    None where servers do not say what they found in their caches."""
     failures: tuple[FailureCount, ...]
     examples: tuple[FailureExample, ...]
     lengths: Lengths
     rounds: dict[int, int]
-    """Accepted pairs by the number of revisions they took."""
+    """Pairs of kind `revision` by the number of revisions they took."""
     clock: Clock
 
-    @property
-    def pair_count(self) -> int:
-        """Verified pairs; a dialogue may have several."""
-        lengths = self.biases.lengths["all"]
-        return lengths.longer.n + lengths.equal
-
-    def step(self, name: str) -> int:
-        """How many came as far as this step of the funnel."""
-        return next((step.n for step in self.funnel if step.name == name), 0)
-
-
-# -- formulae ------------------------------------------------------------------------------
+    def reached(self, step: str) -> int:
+        """Return how many scenarios got as far as this step of the funnel."""
+        return next((s.n for s in self.funnel if s.name == step), 0)
 
 
 def balance(counts: Mapping[str, int], catalogue: Mapping[str, int]) -> Balance:
-    """How evenly `counts` is spread; `catalogue` gives each topic's size there."""
+    """Return how evenly `counts` is spread; `catalogue` gives the size of each topic there."""
     names = {**catalogue, **counts}
     total, size = sum(counts.values()), sum(catalogue.values())
-    slots = sorted(
-        (Slot(x, counts.get(x, 0), catalogue.get(x, 0) / size if size else 0.0) for x in names),
-        key=lambda slot: (-slot.n, slot.name),
-    )
-    shares = [slot.n / total for slot in slots if slot.n]
-    most = math.log(min(total, len(slots))) if shares else 0.0
+
+    def topic(name: str) -> TopicCount:
+        return TopicCount(name, counts.get(name, 0), catalogue.get(name, 0) / max(size, 1))
+
+    topics = sorted(map(topic, names), key=lambda t: (-t.n, t.name))
+    shares = [t.n / total for t in topics if t.n]
+    most = math.log(min(total, len(topics))) if shares else 0.0
     entropy = -sum(p * math.log(p) for p in shares) / most if most else 1.0
-    return Balance(tuple(slots), len(shares), max(shares, default=0.0), min(entropy, 1.0))
+    return Balance(tuple(topics), len(shares), max(shares, default=0.0), min(entropy, 1.0))
 
 
 # -- counting ------------------------------------------------------------------------------
@@ -234,60 +236,33 @@ def collect(
     catalogue_principles: Sequence[Principle],
     catalogue_domains: Sequence[Domain],
     usage: Sequence[Usage] = (),
-    sums: Mapping[str, float] = {},
-    flagged: Mapping[str, int] | None = None,
+    warnings: Mapping[str, int] | None = None,
     embed: Embed | None = None,
 ) -> Figures:
-    """The figures of a run, in one pass over its records and one over its answers.
+    """Return the figures of a run, in one pass over its records and one over its completions.
 
-    times    (unix time, stage, completion tokens) of every answer, in order of time
-    flagged  dialogues by the rules of `sdsd.checks.dialogue_rules` that they break, if they are counted already:
-             to count them takes longer than everything else here
-    embed    an embedding model, for `Diversity.spread`
+    times     (Unix time, stage, completion tokens) of every completion, in order of time
+    warnings  dialogues by rule of `sdsd.checks.dialogue_rules`, if already counted: counting them
+              takes longer than everything else here
+    embed     an embedding model, for `Diversity.spread`
     """
-    tally = _Tally(config, catalogue_principles, flagged, embed)
+    tally = _Tally(config, catalogue_principles, warnings, embed)
     for record in records:
         tally.add(record)
-    timeout = max(model.timeout for model in config.models.values())
-    line = Timeline(pause=timeout)
+    line = Timeline(pause=max(model.timeout for model in config.models.values()))
     for at, stage, tokens in times:
         line.add(at, stage, tokens)
-    return tally.figures(catalogue_domains, line.clock(tally.mean_call()), usage, sums)
-
-
-def _of_least(sums: Mapping[str, float]) -> float | None:
-    """Computed prompt tokens in multiples of the least, from the journal's sums."""
-    cached, least = sums.get("sampled_cached", 0.0), sums.get("sampled_least", 0.0)
-    return (sums["sampled_prompt"] - cached) / least if cached and least else None
-
-
-FUNNEL: tuple[tuple[str, Callable[[Record], bool]], ...] = (
-    ("started", lambda r: True),
-    ("planned", lambda r: r.plan is not None),
-    ("held", lambda r: r.dialogue is not None),
-    ("judged", lambda r: r.critique is not None),
-    ("claimed", lambda r: r.critique is not None and not r.critique.clean),
-    ("confirmed", lambda r: r.critique is not None and bool(r.critique.violations)),
-    ("revised", lambda r: any(not revision.defect for revision in r.revisions)),
-    ("accepted", lambda r: r.outcome == "accepted"),
-)
-"""The steps on the way to a pair, and which records came as far."""
-
-_EXAMPLES = 20
-_EXAMPLES_PER_CAUSE = 3
-_RAW = 600
-_CAUSES = 100
-_VARIABLE = re.compile(r"'[^']*'?|\"[^\"]*\"?|\d[\d,.]{3,}")
+    return tally.figures(catalogue_domains, line.clock(tally.mean_call()), usage)
 
 
 class _Tally:
-    """Counters over records."""
+    """Counts records."""
 
     def __init__(
         self,
         config: Config,
         principles: Sequence[Principle],
-        flagged: Mapping[str, int] | None,
+        warnings: Mapping[str, int] | None,
         embed: Embed | None,
     ) -> None:
         self._config = config
@@ -296,78 +271,63 @@ class _Tally:
         self._biases = BiasTally()
         self._votes = Votes()
         self._costs = CostTally()
+        self._failures = _Failures()
         self._funnel: Counter[str] = Counter()
         self._outcomes: Counter[tuple[Outcome, str]] = Counter()
         self._stops: Counter[StopReason] = Counter()
         self._exchanges: Counter[int] = Counter()
-        self._signals: Counter[tuple[bool, bool | None, Found]] = Counter()
+        self._signals: Counter[tuple[bool, bool | None, Finding]] = Counter()
         self._fields: Counter[str] = Counter()
         self._domains: Counter[str] = Counter()
-        self._failures: Counter[tuple[str, str]] = Counter()
         self._strategies: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._kinds: Counter[str] = Counter()
-        self._flags: Counter[str] = Counter(flagged)
-        self._flag = flagged is None
-        self._checks = checks_of(config.export)
-        self._examples: list[FailureExample] = []
+        self._warnings: Counter[str] = Counter(warnings)
+        self._checks = checks_of(config.export) if warnings is None else None
         self._rounds: Counter[int] = Counter()
         self._chars: Counter[str] = Counter()
-        self._use: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._use: defaultdict[str, StageUsage] = defaultdict(StageUsage)
 
     def add(self, record: Record) -> None:
-        self._funnel.update(name for name, reached in FUNNEL if reached(record))
+        reached = [name for name, test in FUNNEL.items() if test(record)]
+        self._funnel.update(reached)
+        self._strategies[record.scenario.strategy].update(reached)
         self._outcomes[record.outcome, record.rule] += 1
         self._fields[record.scenario.field] += 1
-        self._domains[_place(record.scenario.field, record.scenario.domain)] += 1
+        self._domains[_domain(record.scenario.field, record.scenario.domain)] += 1
         self._principles.add(record)
         self._biases.add(record)
         self._costs.add(record)
-        self._add_strategy(record)
-        if record.dialogue:
-            self._add_dialogue(record, record.dialogue)
         for critique in (*record.earlier_critiques, record.critique):
             if critique:
                 self._votes.add(critique.votes)
-        if record.dialogue and record.critique:
-            signal = self._signal(record.dialogue, record.critique)
-            self._signals[signal] += 1
-        if record.outcome == "accepted":
-            self._add_pair(record)
+        if record.dialogue:
+            self._add_dialogue(record, record.dialogue)
         if record.failure:
-            self._add_failure(record.scenario.id, record.failure)
+            self._failures.add(record.scenario.id, record.failure)
         for stage, use in record.usage.items():
-            self._add_use(stage, use)
+            self._use[stage] = total((self._use[stage], use))
 
     def mean_call(self) -> float:
-        """Seconds that a model call takes in the mean."""
-        calls = sum(use["calls"] for use in self._use.values())
-        return sum(self._seconds.values()) / calls if calls else 0.0
+        """Return the mean duration of a model call."""
+        use = total(self._use.values())
+        return use.seconds / use.calls if use.calls else 0.0
 
-    def figures(
-        self,
-        domains: Sequence[Domain],
-        clock: Clock,
-        usage: Sequence[Usage],
-        sums: Mapping[str, float],
-    ) -> Figures:
-        held, judged = self._funnel["held"], self._funnel["judged"]
-        started = self._funnel["started"]
+    def figures(self, domains: Sequence[Domain], clock: Clock, usage: Sequence[Usage]) -> Figures:
+        funnel, generated = self._funnel, self._funnel["generated"]
         messages = sum(2 * exchanges * n for exchanges, n in self._exchanges.items())
         principles, spent = self._principles.principles(), money(usage, self._config)
+        ended = self._outcomes.most_common()
         return Figures(
             asked=self._config.n,
-            finished=started,
-            funnel=tuple(Step(name, self._funnel[name]) for name, _ in FUNNEL),
-            outcomes=tuple(
-                OutcomeCount(outcome, rule, n)
-                for (outcome, rule), n in self._outcomes.most_common()
-            ),
-            pairs=rate(self._funnel["accepted"], started),
-            violating=rate(self._funnel["confirmed"], judged),
+            finished=funnel["started"],
+            funnel=tuple(FunnelStep(name, funnel[name]) for name in FUNNEL),
+            outcomes=tuple(OutcomeCount(outcome, rule, n) for (outcome, rule), n in ended),
+            pairs=self._kinds.total(),
+            accepted=proportion(funnel["accepted"], funnel["started"]),
+            violating=proportion(funnel["confirmed"], funnel["judged"]),
             stops=dict(self._stops.most_common()),
             exchanges=dict(sorted(self._exchanges.items())),
-            messages_mean=messages / held + 1 if held else 0.0,
+            messages_mean=messages / generated + 1 if generated else 0.0,
             signals=tuple(Signal(*key, n) for key, n in self._signals.most_common()),
             agreement=self._agreement(),
             violations=sum(p.confirmed.k for p in principles),
@@ -376,40 +336,22 @@ class _Tally:
             cells=self._principles.cells(),
             strategies=self._strategy_counts(),
             kinds=dict(self._kinds.most_common()),
-            flags=dict(self._flags.most_common()),
+            warnings=dict(self._warnings.most_common()),
             fields=balance(self._fields, Counter(d.field for d in domains)),
-            domains=balance(self._domains, Counter(_place(d.field, d.name) for d in domains)),
-            diversity=self._diversity.found(),
-            biases=self._biases.found(),
-            critics=self._votes.found(),
-            stages={stage: self._stage(stage) for stage in in_order(self._use)},
+            domains=balance(self._domains, Counter(_domain(d.field, d.name) for d in domains)),
+            diversity=self._diversity.result(),
+            biases=self._biases.result(),
+            critics=self._votes.result(),
+            stages={stage: self._use[stage] for stage in in_order(self._use)},
             usage=tuple(usage),
             money=spent,
-            pair_cost=self._costs.found(spent),
-            least=_of_least(sums),
-            failures=tuple(
-                FailureCount(stage, cause, n) for (stage, cause), n in self._failures.most_common()
-            ),
-            examples=tuple(self._examples),
+            pair_cost=self._costs.result(spent),
+            failures=self._failures.counts(),
+            examples=tuple(self._failures.examples),
             lengths=self._lengths(),
             rounds=dict(sorted(self._rounds.items())),
             clock=clock,
         )
-
-    def _add_strategy(self, record: Record) -> None:
-        counts = self._strategies[record.scenario.strategy]
-        counts["all"] += 1
-        counts["judged"] += record.critique is not None
-        counts["violating"] += bool(record.critique and record.critique.violations)
-        counts["accepted"] += record.outcome == "accepted"
-        self._kinds.update(pair.kind for pair in record.pairs)
-
-    def _strategy_counts(self) -> tuple[StrategyCount, ...]:
-        found = [
-            StrategyCount(name, rate(c["violating"], c["judged"]), rate(c["accepted"], c["all"]))
-            for name, c in self._strategies.items()
-        ]
-        return tuple(sorted(found, key=lambda s: (-s.pairs.share, -s.violating.share, s.name)))
 
     def _add_dialogue(self, record: Record, dialogue: Dialogue) -> None:
         self._stops[dialogue.stop] += 1
@@ -417,75 +359,88 @@ class _Tally:
         for message in dialogue.messages:
             self._chars[message.role] += len(message.content)
         self._diversity.add(record.scenario.id, dialogue)
-        if self._flag:
+        if self._checks is not None:
             principles = record.scenario.principles
             found = dialogue_rules.find(dialogue, record.plan, principles, self._checks)
-            self._flags.update({flag.rule for flag in found})
+            self._warnings.update({warning.rule for warning in found})
+        if record.critique:
+            self._signals[self._signal(dialogue, record.critique)] += 1
+        for pair in record.pairs:
+            self._kinds[pair.kind] += 1
+            self._chars["chosen"] += len(pair.chosen)
+            self._chars["rejected"] += len(dialogue.utterance)
+            if pair.kind == "revision":
+                self._rounds[len(record.revisions)] += 1
 
-    def _signal(self, dialogue: Dialogue, critique: Critique) -> tuple[bool, bool | None, Found]:
-        reached = dialogue.stop == "completed"
+    def _signal(self, dialogue: Dialogue, critique: Critique) -> tuple[bool, bool | None, Finding]:
         when = self._config.dialogue.self_check
         asked = (
             dialogue.protocol == "transcript"
             or when == "every"
             or (when == "last" and dialogue.stop in ("completed", "turn_limit"))
         )
-        found: Found = "claimed"
+        found: Finding = "claimed"
         if critique.clean:
             found = "clean"
         elif critique.violations:
             found = "confirmed"
-        return reached, dialogue.self_flagged if asked else None, found
+        return dialogue.stop == "completed", dialogue.self_flagged if asked else None, found
 
-    def _add_pair(self, record: Record) -> None:
-        for pair in record.pairs:
-            if pair.kind == "revision":
-                self._rounds[len(record.revisions)] += 1
-            self._chars["chosen"] += len(pair.chosen)
-            self._chars["rejected"] += len(record.dialogue.utterance) if record.dialogue else 0
-
-    def _add_failure(self, scenario: str, failure: Failure) -> None:
-        # Causes may quote the model: without its words the kinds are few, and the few are capped.
-        cause = _VARIABLE.sub("…", failure.cause)[:160]
-        kind = failure.step.partition("/")[0], cause
-        if kind not in self._failures and len(self._failures) >= _CAUSES:
-            kind = "other", "causes seen only after the first hundred kinds"
-        self._failures[kind] += 1
-        if len(self._examples) < _EXAMPLES and self._failures[kind] <= _EXAMPLES_PER_CAUSE:
-            raw = failure.raw[:_RAW]
-            self._examples.append(FailureExample(scenario, failure.step, failure.cause[:_RAW], raw))
-
-    def _add_use(self, stage: str, use: StageUsage) -> None:
-        counts = self._use[stage]
-        counts["calls"] += use.calls
-        counts["prompt_tokens"] += use.prompt_tokens
-        counts["cached_tokens"] += use.cached_tokens
-        counts["completion_tokens"] += use.completion_tokens
-        self._seconds[stage] += use.seconds
-
-    def _stage(self, stage: str) -> StageUsage:
-        return StageUsage(**self._use[stage], seconds=round(self._seconds[stage], 3))
+    def _strategy_counts(self) -> tuple[StrategyCount, ...]:
+        found = [
+            StrategyCount(
+                name,
+                proportion(reached["confirmed"], reached["judged"]),
+                proportion(reached["accepted"], reached["started"]),
+            )
+            for name, reached in self._strategies.items()
+        ]
+        return tuple(sorted(found, key=lambda s: (-s.accepted.share, -s.violating.share, s.name)))
 
     def _agreement(self) -> Agreement:
-        table: Counter[tuple[bool, bool]] = Counter()
+        table: Table = Counter()
         for (_, flagged, found), n in self._signals.items():
             if flagged is not None:
                 table[flagged, found == "confirmed"] += n
-        cells = (table[True, True], table[True, False], table[False, True], table[False, False])
-        return Agreement(rate(cells[0] + cells[3], sum(cells)), kappa(*cells))
+        return agreement("self-check", "critic", table)
 
     def _lengths(self) -> Lengths:
-        turns = sum(exchanges * n for exchanges, n in self._exchanges.items())
-        pairs = self._kinds.total()
-        chars = self._chars
+        turns = max(sum(exchanges * n for exchanges, n in self._exchanges.items()), 1)
+        pairs, chars = max(self._kinds.total(), 1), self._chars
         return Lengths(
-            user_turn=chars["user"] / turns if turns else 0.0,
-            agent_turn=chars["assistant"] / turns if turns else 0.0,
-            rejected=chars["rejected"] / pairs if pairs else 0.0,
-            chosen=chars["chosen"] / pairs if pairs else 0.0,
+            user_turn=chars["user"] / turns,
+            agent_turn=chars["assistant"] / turns,
+            rejected=chars["rejected"] / pairs,
+            chosen=chars["chosen"] / pairs,
         )
 
 
-def _place(field: str, domain: str) -> str:
-    """A domain's name is its own only inside its field."""
+class _Failures:
+    """Failures by cause, and a few examples of each."""
+
+    _EXAMPLES, _PER_CAUSE, _CAUSES = 20, 3, 100
+    _CHARACTERS = 600
+    _VARIABLE = re.compile(r"'[^']*'?|\"[^\"]*\"?|\d[\d,.]{3,}")
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+        self.examples: list[FailureExample] = []
+
+    def add(self, scenario: str, failure: Failure) -> None:
+        # A cause may quote the model. Without the quotations there are few causes, capped here.
+        cause = self._VARIABLE.sub("…", failure.cause)[:160]
+        kind = failure.step.partition("/")[0], cause
+        if kind not in self._counts and len(self._counts) >= self._CAUSES:
+            kind = "other", "causes beyond the first hundred"
+        self._counts[kind] += 1
+        if len(self.examples) < self._EXAMPLES and self._counts[kind] <= self._PER_CAUSE:
+            cause, raw = failure.cause[: self._CHARACTERS], failure.raw[: self._CHARACTERS]
+            self.examples.append(FailureExample(scenario, failure.step, cause, raw))
+
+    def counts(self) -> tuple[FailureCount, ...]:
+        return tuple(FailureCount(*kind, n) for kind, n in self._counts.most_common())
+
+
+def _domain(field: str, domain: str) -> str:
+    """Name a domain together with its field: names are unique only within a field."""
     return f"{field} / {domain}"

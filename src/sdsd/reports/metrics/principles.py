@@ -1,4 +1,4 @@
-"""Which principles are broken, how readily, and in talk about what."""
+"""Which principles are violated, how often, and in which fields."""
 
 from __future__ import annotations
 
@@ -7,70 +7,77 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
-from sdsd.reports.rates import Rate, rate
+from sdsd.reports.stats import Proportion, proportion
 from sdsd.types import Principle, Record
 
 
 class PrincipleCount(Struct, frozen=True):
-    """How often one principle was judged, and broken."""
+    """How often one principle was judged, violated and targeted."""
 
     id: str
     text: str
     family: str
     category: str
     claimed: int
-    confirmed: Rate
-    """Of the dialogues critiqued on this principle, those with a confirmed violation."""
+    """Verdicts that claim a violation, with or without evidence."""
+    confirmed: Proportion
+    """Dialogues with a confirmed violation, of those judged on this principle."""
     share: float
-    """Of all confirmed violations of the run, those of this principle."""
+    """This principle's share of all confirmed violations of the run."""
+    targeted: Proportion
+    """Accepted dialogues, of those whose target principle this was."""
 
 
 class CategoryCount(Struct, frozen=True):
-    """The same, for all principles of a category; `n` counts verdicts."""
+    """The principles of one category, added up."""
 
     name: str
-    confirmed: Rate
+    confirmed: Proportion
+    """Verdicts with a confirmed violation, of all verdicts."""
+    targeted: Proportion
+    """Accepted dialogues, of those whose target principle was in this category."""
 
 
 class Cell(Struct, frozen=True):
-    """One principle in the dialogues of one field."""
+    """One principle (or category of principles) in the dialogues of one field."""
 
     principle: str
     field: str
     confirmed: int
-    """Dialogues in which its violation is confirmed."""
+    """Verdicts with a confirmed violation."""
     judged: int
-    """Dialogues that were judged on it."""
     pairs: int
-    """Verified pairs of those in which it is broken."""
+    """Verified pairs of the dialogues in which it is violated."""
 
 
 class PrincipleTally:
-    """Counters over the verdicts on last turns."""
+    """Counts the verdicts on last replies."""
 
     def __init__(self, catalogue: Iterable[Principle]) -> None:
         self._principles = {p.id: p for p in catalogue}
         self._cells: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
         self._claimed: Counter[str] = Counter()
+        self._targeted: Counter[str] = Counter()
+        self._accepted: Counter[str] = Counter()
 
     def add(self, record: Record) -> None:
-        """One more record."""
+        """Count one record."""
         for principle in record.scenario.principles:
             self._principles.setdefault(principle.id, principle)
+        self._targeted[record.scenario.target_principle.id] += 1
+        self._accepted[record.scenario.target_principle.id] += bool(record.pairs)
         if record.critique is None:
             return
-        pairs = len(record.pairs)
         for verdict in record.critique.verdicts:
             cell = self._cells[verdict.principle, record.scenario.field]
             cell[1] += 1
-            if verdict.violated:
-                self._claimed[verdict.principle] += 1
+            self._claimed[verdict.principle] += verdict.violated
             if verdict.confirmed:
                 cell[0] += 1
-                cell[2] += pairs
+                cell[2] += len(record.pairs)
 
     def principles(self) -> tuple[PrincipleCount, ...]:
-        """All of the catalogue and of the records, most violations first."""
+        """Return every principle of the catalogue and the records, most violations first."""
         confirmed: Counter[str] = Counter()
         judged: Counter[str] = Counter()
         for (principle, _), (k, n, _) in self._cells.items():
@@ -84,37 +91,41 @@ class PrincipleTally:
                 p.family,
                 p.category,
                 self._claimed[p.id],
-                rate(confirmed[p.id], judged[p.id]),
+                proportion(confirmed[p.id], judged[p.id]),
                 confirmed[p.id] / total if total else 0.0,
+                proportion(self._accepted[p.id], self._targeted[p.id]),
             )
             for p in self._principles.values()
         )
         return tuple(sorted(counts, key=lambda c: (-c.confirmed.k, -c.confirmed.n, c.id)))
 
     def cells(self) -> tuple[Cell, ...]:
-        """Every principle in every field in which it was judged."""
+        """Return every principle in every field in which it was judged."""
         return tuple(Cell(*key, *counts) for key, counts in sorted(self._cells.items()))
 
 
 def categories(principles: Iterable[PrincipleCount]) -> tuple[CategoryCount, ...]:
-    """The principles added up by category, the most readily broken first."""
-    broken: Counter[str] = Counter()
-    judged: Counter[str] = Counter()
+    """Add the principles up by category, the most often violated first."""
+    sums: defaultdict[str, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
     for p in principles:
-        broken[p.category] += p.confirmed.k
-        judged[p.category] += p.confirmed.n
-    counts = (CategoryCount(name, rate(broken[name], n)) for name, n in judged.items() if n)
+        parts = (p.confirmed.k, p.confirmed.n, p.targeted.k, p.targeted.n)
+        sums[p.category] = [a + b for a, b in zip(sums[p.category], parts, strict=True)]
+    counts = (
+        CategoryCount(name, proportion(k, n), proportion(accepted, targeted))
+        for name, (k, n, accepted, targeted) in sums.items()
+        if n or targeted
+    )
     return tuple(sorted(counts, key=lambda c: (-c.confirmed.share, c.name)))
 
 
 def by_category(
     cells: Iterable[Cell], principles: Sequence[PrincipleCount]
 ) -> dict[tuple[str, str], Cell]:
-    """The cells added up by (category, field)."""
+    """Add the cells up by (category, field)."""
     category = {p.id: p.category for p in principles}
     sums: defaultdict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
     for cell in cells:
-        total = sums[category[cell.principle], cell.field]
-        for k, part in enumerate((cell.confirmed, cell.judged, cell.pairs)):
-            total[k] += part
+        key = category[cell.principle], cell.field
+        parts = (cell.confirmed, cell.judged, cell.pairs)
+        sums[key] = [a + b for a, b in zip(sums[key], parts, strict=True)]
     return {key: Cell(*key, *counts) for key, counts in sums.items()}

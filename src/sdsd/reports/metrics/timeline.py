@@ -1,4 +1,4 @@
-"""When the answers came: tokens over seconds of work."""
+"""Throughput over time: completion tokens per second of work, pauses left out."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 STAGES = ("plan", "turn", "check", "critique", "revise", "recheck")
-"""Stages in the order of the story; others, if any, come after them."""
 
 
 class Clock(Struct, frozen=True):
-    """When the answers came."""
+    """When the completions arrived."""
 
     answers: int
     completion_tokens: int
     wall: float
-    """Seconds of work: from the first request to the last answer, without pauses."""
+    """Seconds from the first request to the last completion, without pauses."""
     paused: float
-    """Seconds between stops and continuations of the run."""
+    """Seconds between stopping and continuing the run."""
     tokens_per_second: float
     bin: float
     """Width of a bin, in seconds of work."""
     bins: dict[str, tuple[int, ...]]
-    """Completion tokens by stage, over time. Empty if there are too few answers to tell."""
+    """Completion tokens over time, by stage; empty with too few completions."""
 
 
 def in_order(stages: Iterable[str]) -> list[str]:
-    """Stages as the story tells them."""
+    """Sort stages in the order of the pipeline; unknown ones come last."""
     return sorted(stages, key=lambda s: (STAGES.index(s) if s in STAGES else len(STAGES), s))
 
 
@@ -39,7 +38,7 @@ _ANSWERS_PER_BIN = 4
 
 
 class Timeline:
-    """Tokens over seconds of work, in bins that grow with the run, so that memory does not."""
+    """Tokens over seconds of work. Bins grow with the run, so memory does not."""
 
     def __init__(self, pause: float) -> None:
         self._pause = pause
@@ -52,10 +51,10 @@ class Timeline:
         self._answers = 0
 
     def add(self, at: float, stage: str, tokens: int) -> None:
-        """Count one answer that came at unix time `at`; in order of time."""
+        """Count one completion that arrived at Unix time `at`. Call in order of time."""
         gap = at - self._last
         if gap > self._pause:
-            # No request may take this long: nothing was running meanwhile.
+            # No request may take this long: nothing was running in the meantime.
             self._starts += 1
             self._paused += gap if math.isfinite(gap) else 0.0
         else:
@@ -67,7 +66,7 @@ class Timeline:
         self._tokens[stage, int(self._elapsed / self._width)] += tokens
 
     def clock(self, mean_call: float) -> Clock:
-        """The first answer of each start took time too: about as much as a call does."""
+        """Return the totals; `mean_call` seconds stand for the first completion of each start."""
         total = self._tokens.total()
         wall = self._elapsed + self._starts * mean_call
         number = min(_BINS, self._answers // _ANSWERS_PER_BIN) if self._elapsed else 0
@@ -84,13 +83,13 @@ class Timeline:
     def _coarsen(self) -> None:
         self._width *= 2
         merged: Counter[tuple[str, int]] = Counter()
-        for (stage, place), tokens in self._tokens.items():
-            merged[stage, place // 2] += tokens
+        for (stage, k), tokens in self._tokens.items():
+            merged[stage, k // 2] += tokens
         self._tokens = merged
 
     def _bins(self, number: int) -> dict[str, tuple[int, ...]]:
         bins = {stage: [0] * number for stage in in_order({s for s, _ in self._tokens})}
-        for (stage, place), tokens in self._tokens.items():
-            at = int((place + 0.5) * self._width / self._elapsed * number)
+        for (stage, k), tokens in self._tokens.items():
+            at = int((k + 0.5) * self._width / self._elapsed * number)
             bins[stage][min(at, number - 1)] += tokens
         return {stage: tuple(values) for stage, values in bins.items()}

@@ -1,0 +1,111 @@
+"""The rules that types cannot express: names that must exist, keys that exclude each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sdsd.config.model_schema import ModelConfig
+from sdsd.config.schema import MODEL_NAME, PROTOCOLS, Config
+from sdsd.errors import ConfigError, PluginError
+from sdsd.plugins import resolve
+from sdsd.types import ROLES
+
+
+def check(config: Config, where: str) -> None:
+    """Raise `ConfigError` for the first contradiction; `where` names the file."""
+    for problem in _problems(config):
+        raise ConfigError(f"{where}: {problem}")
+
+
+def _problems(config: Config) -> Iterator[str]:
+    """Yield what is wrong, and the remedy."""
+    yield from _size(config)
+    yield from _parts(config)
+    yield from _names(config)
+    yield from _ranges(config)
+    for name, model in config.models.items():
+        yield from _model(name, model)
+
+
+def _size(config: Config) -> Iterator[str]:
+    if not (config.n or config.targets.on or config.source.path):
+        yield "`n` must be at least 1 (0 only with `targets` or `source`)"
+    if config.targets.on and config.source.path:
+        yield (
+            "`targets` decide which dialogues are made, but a `source` has its dialogues already; "
+            "leave out one of them"
+        )
+
+
+def _parts(config: Config) -> Iterator[str]:
+    """Import the user's own parts: a run must not begin without them."""
+    if (protocol := config.dialogue.protocol) not in PROTOCOLS:
+        yield from _part("dialogue.protocol", protocol, "protocols", PROTOCOLS)
+    if config.pipeline:
+        yield from _part("pipeline", config.pipeline, "pipelines")
+    for name, critic in config.critique.critics.items():
+        if critic.use and critic.model:
+            yield f"`critique.critics.{name}` has both `use` and `model`; remove one of them"
+        if critic.use:
+            yield from _part(f"critique.critics.{name}.use", critic.use, "critics")
+
+
+def _part(key: str, name: str, group: str, known: tuple[str, ...] = ()) -> Iterator[str]:
+    try:
+        resolve(name, group, known)
+    except PluginError as error:
+        yield f"`{key}`: {error}"
+
+
+def _names(config: Config) -> Iterator[str]:
+    for name in config.critique.critics:
+        if not MODEL_NAME.fullmatch(name):
+            yield f"`critique.critics.{name}`: use letters, digits, `_` and `-` in the name"
+    for role, name in config.role_models.items():
+        if name not in config.models:
+            key = f"roles.{role}"
+            if role not in ROLES:
+                key = f"critique.critics.{role.partition('/')[2]}.model"
+            yield (
+                f"`{key}` names `{name}`, which is not under `models` "
+                f"({', '.join(config.models)}); add it there or name another"
+            )
+
+
+def _ranges(config: Config) -> Iterator[str]:
+    for key in ("principles", "exchanges"):
+        least, most = getattr(config.scenarios, key)
+        if least > most:
+            yield f"`scenarios.{key}`: [{least}, {most}] must be [fewest, most]"
+    most, limit = config.scenarios.exchanges[1], config.dialogue.max_exchanges
+    if most > limit:
+        yield (
+            f"`scenarios.exchanges` asks for up to {most}, but `dialogue.max_exchanges` is "
+            f"{limit}; raise the one or lower the other"
+        )
+    splits = config.export.splits
+    if splits.validation + splits.test >= 1:
+        yield "`export.splits`: `validation` and `test` leave nothing to train on; lower one"
+
+
+def _model(name: str, model: ModelConfig) -> Iterator[str]:
+    key = f"`models.{name}`"
+    if not MODEL_NAME.fullmatch(name):
+        yield f"`models` has the name `{name}`; use letters, digits, `_` and `-`"
+    if not model.model.strip():
+        yield f"`models.{name}.model` is empty; name a model"
+    if model.launch and model.base_url:
+        yield f"{key} has both `launch` and `base_url`; take one of them out"
+    if model.backend and (model.launch or model.transport == "batch"):
+        other = "launch" if model.launch else "transport: batch"
+        yield f"{key} has both `backend` and `{other}`; take one of them out"
+    if model.transport == "batch" and len(model.urls) > 1:
+        yield (
+            f"{key} has `transport: batch` and several addresses, but a batch runs at one server; "
+            "leave one address in `base_url`"
+        )
+    if model.transport == "batch" and model.launch:
+        yield (
+            f"{key} has `transport: batch` and `launch`, but launched servers have no batch API; "
+            "take one of them out"
+        )

@@ -1,0 +1,253 @@
+"""What a run is made from: configuration, catalogue, prompts and strategies.
+
+A new run reads them from the package and from the user's files, checks them, and copies them into
+its directory. From then on it reads only its own copies, so that neither an upgrade nor an edit
+changes a run half-way; `differences` says what has changed outside in the meantime.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from sdsd import plugins
+from sdsd.config import Config, ExportConfig
+from sdsd.config.manifest import Manifest
+from sdsd.config.schema import PROTOCOLS
+from sdsd.dataset.extensions import validate
+from sdsd.errors import ConfigError, PluginError, PromptError, RunDirError, SdsdError
+from sdsd.pipeline.method import PROMPTS, Method, Start
+from sdsd.pipeline.prompts import load_prompt
+from sdsd.pipeline.versions import VERSIONS
+from sdsd.runs.directory import RunDir
+from sdsd.runs.rounds import quota_of
+from sdsd.scenarios import catalogue as catalogues
+from sdsd.scenarios import strategies as strategy_files
+from sdsd.scenarios.catalogue import Catalogue
+from sdsd.scenarios.existing_scenarios import SourceScenarios, dialogue_of, plan_of
+from sdsd.scenarios.existing_store import StoredRows
+from sdsd.scenarios.sampler import Scenarios
+from sdsd.scenarios.strategies import Strategy, load_strategies
+from sdsd.text.prompt_files import Prompt
+from sdsd.types import Scenario
+
+STRATEGY = "strategy/"
+"""Before a strategy's name where prompts and strategies are listed together."""
+
+
+class Inputs(Struct, frozen=True):
+    """Everything a run reads before it does anything."""
+
+    config: Config
+    catalogue: Catalogue
+    prompts: dict[str, Prompt]
+    strategies: dict[str, Strategy]
+    scenarios: Scenarios
+
+    @property
+    def texts(self) -> dict[str, Prompt]:
+        """By name, all prompts; a strategy is one, too."""
+        strategies = {f"{STRATEGY}{name}": s.prompt for name, s in self.strategies.items()}
+        return self.prompts | strategies
+
+    def method(self, manifest: Manifest) -> Method:
+        """Combine what was configured with what was found on the servers."""
+        return Method(
+            self.config,
+            self.prompts,
+            self.strategies,
+            manifest.protocol,
+            manifest.template,
+            manifest.schema,
+            shared_chat=manifest.shared,
+        )
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+def read_inputs(config: Config) -> Inputs:
+    """Load and check what a new run reads, so that errors are found before anything is spent."""
+    validate(config.export)
+    catalogue = _catalogue(config)
+    prompts = {name: load_prompt(name, getattr(config.prompts, name)) for name in PROMPTS}
+    return _checked(config, catalogue, prompts, load_strategies(config.scenarios.strategies))
+
+
+def kept_inputs(config: Config, rundir: RunDir, manifest: Manifest) -> Inputs:
+    """Load the run's own copies.
+
+    Raises `RunDirError` if a copy is missing or altered, or lacks what today's stages need.
+    """
+    validate(config.export)
+    catalogue = msgspec.json.decode(
+        rundir.kept_input(manifest.catalogue, ".json").read_bytes(), type=Catalogue
+    )
+    paths = {name: rundir.kept_input(d, ".md") for name, d in manifest.prompts.items()}
+    try:
+        prompts = {name: load_prompt(name, str(paths[name])) for name in PROMPTS}
+        strategies = {
+            name.removeprefix(STRATEGY): strategy_files.read(path, name.removeprefix(STRATEGY))
+            for name, path in paths.items()
+            if name.startswith(STRATEGY)
+        }
+    except (KeyError, PromptError) as error:
+        raise RunDirError(
+            f"{rundir.path}: made by sdsd {manifest.sdsd}; its prompts do not fit this program's "
+            f"stages: {error}. Continue it with the program that made it"
+        ) from None
+    return _checked(config, catalogue, prompts, strategies)
+
+
+def inputs_of(rundir: RunDir, config: Config) -> Inputs:
+    """Load the inputs of the run in a directory: its own copies, where it has them already."""
+    manifest = rundir.manifest()
+    if manifest is None or not rundir.inputs.exists():  # not begun, or pulled from a hub
+        return read_inputs(config)
+    return kept_inputs(config, rundir, manifest)
+
+
+def keep_inputs(inputs: Inputs, rundir: RunDir) -> None:
+    """Copy the inputs into the run's directory. Call it before the manifest is written."""
+    try:
+        rundir.keep_input(msgspec.json.encode(inputs.catalogue), ".json")
+        for prompt in inputs.texts.values():
+            rundir.keep_input(prompt.text.encode(), ".md")
+    except OSError as error:
+        raise RunDirError(f"{rundir.inputs}: cannot be written: {error}") from None
+
+
+def _catalogue(config: Config) -> Catalogue:
+    lists = (config.catalogue.topics, config.catalogue.principles, config.catalogue.goals)
+    return catalogues.load(*(Path(p) if p else None for p in lists))
+
+
+def _checked(
+    config: Config,
+    catalogue: Catalogue,
+    prompts: dict[str, Prompt],
+    strategies: dict[str, Strategy],
+) -> Inputs:
+    scenarios = Scenarios(catalogue, config.scenarios, config.seed, tuple(strategies))
+    if config.targets.on:
+        quota_of(config.targets, scenarios)  # names a cell that does not exist
+    return Inputs(config, catalogue, prompts, strategies, scenarios)
+
+
+def check_files(export: ExportConfig) -> None:
+    """Raise `ConfigError` for a missing file that the export is going to need."""
+    for key, names in (
+        ("duplicates.against", export.duplicates.against),
+        ("contamination.sets", export.contamination.sets),
+    ):
+        for name in names:
+            if not name.startswith("hf:") and not Path(name).exists():
+                raise ConfigError(f"`export.{key}`: {name}: no such file; check the path")
+
+
+# -- what a run starts from --------------------------------------------------------------------
+
+
+def sourced(inputs: Inputs, rundir: RunDir) -> SourceScenarios | None:
+    """Return the rows that the run starts from; None if it makes everything itself."""
+    if not inputs.config.source.path:
+        return None
+    return SourceScenarios(StoredRows(rundir.source), inputs.scenarios, inputs.catalogue)
+
+
+def start_of(scenario: Scenario, source: SourceScenarios | None) -> Start:
+    """Return what exists of a scenario's dialogue before the run makes the rest."""
+    if source is None:
+        return Start()
+    given = source.rows[scenario.index]
+    return Start(plan_of(given, scenario), dialogue_of(given))
+
+
+# -- what has changed since the run began --------------------------------------------------------
+
+
+def versions_of_parts(config: Config) -> dict[str, str]:
+    """Return the version of each user-defined part that makes dialogues, by name.
+
+    Parts of the export (views, filters, formats) are not among them: they may change at any time.
+    """
+    protocol = config.dialogue.protocol
+    named = {config.pipeline: "pipelines", "" if protocol in PROTOCOLS else protocol: "protocols"}
+    named |= {critic.use: "critics" for critic in config.critique.critics.values()}
+    named |= {model.backend: "backends" for model in config.models.values()}
+    parts = {name: group for name, group in named.items() if name}
+    return {name: plugins.version(plugins.resolve(name, group)) for name, group in parts.items()}
+
+
+def differences(inputs: Inputs, manifest: Manifest) -> Iterator[str]:
+    """Yield a line for everything outside the run's directory that has changed since it began."""
+    for name, gone in chain(_changed_prompts(inputs), _changed_lists(inputs)):
+        if gone:
+            yield f"{name} is gone or cannot be read; the run continues {_WITH_COPY}"
+        else:
+            yield f"{name} has changed since this run began; it continues {_WITH_COPY}"
+    for stage in {**manifest.versions, **VERSIONS}:
+        then, now = manifest.versions.get(stage, "none"), VERSIONS.get(stage, "none")
+        if then != now:
+            yield _other_version(f"the stage `{stage}`", str(then), str(now))
+    try:
+        parts = versions_of_parts(inputs.config)
+    except PluginError as error:
+        yield str(error)
+        return
+    for part, digest in parts.items():
+        before = manifest.parts.get(part, "none")
+        if before != digest:
+            yield _other_version(f"`{part}`", before[:12], digest[:12])
+
+
+_WITH_COPY = "with its own copy in inputs/"
+
+
+def _other_version(what: str, then: str, now: str) -> str:
+    return (
+        f"{what} has changed since this run began (version {then} then, {now} now): recorded "
+        "dialogues may replay differently, and new ones are made by the new version"
+    )
+
+
+def _changed_prompts(inputs: Inputs) -> Iterator[tuple[str, bool]]:
+    """Yield the prompts and strategies that are no longer the run's, and whether they are gone."""
+    config = inputs.config
+    for name, prompt in inputs.prompts.items():
+        try:
+            if load_prompt(name, getattr(config.prompts, name)).text != prompt.text:
+                yield f"prompts.{name}", False
+        except PromptError:
+            yield f"prompts.{name}", True
+    now = _readable_strategies(config.scenarios.strategies)
+    for name, strategy in inputs.strategies.items():
+        if name not in now:
+            yield f"the strategy `{name}`", True
+        elif now[name].prompt.text != strategy.prompt.text:
+            yield f"the strategy `{name}`", False
+
+
+def _readable_strategies(names: Iterable[str]) -> dict[str, Strategy]:
+    found: dict[str, Strategy] = {}
+    for name in names:
+        try:
+            found |= load_strategies([name])
+        except PromptError:
+            continue
+    return found
+
+
+def _changed_lists(inputs: Inputs) -> Iterator[tuple[str, bool]]:
+    try:
+        now = _catalogue(inputs.config)
+    except SdsdError:
+        yield "the catalogue", True
+        return
+    for name, attribute in (("topics", "domains"), ("principles",) * 2, ("goals",) * 2):
+        if getattr(now, attribute) != getattr(inputs.catalogue, attribute):
+            yield f"catalogue.{name}", False

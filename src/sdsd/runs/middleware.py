@@ -1,0 +1,192 @@
+"""The way of a request to a model, as middleware.
+
+A `Send` takes a call and returns its answer. `to_models` is the innermost; every other function
+here wraps one `Send` in another:
+
+    commit( until_stopped( from_caches( retry( to_models(models) ) ) ) )
+
+`sdsd.runs.session` puts them together; `sdsd.runs.ask.Ask` is what a stage calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from sdsd.errors import Busy, ModelError, ReplayMiss, Stopped, TransientError
+from sdsd.models.base import Model
+from sdsd.runs.journal import Fingerprint, Journal
+from sdsd.text.normalize import valid_unicode
+from sdsd.types import Answer, Completion, Refusal, Request, Role
+
+
+class Call(Struct, frozen=True):
+    """One request on its way to a model."""
+
+    scenario: str
+    step: str
+    request: Request
+    seed: int
+    asked: Fingerprint
+    dialogue: int = 0
+    """Index of the dialogue: where calls must wait, lower ones go first."""
+
+
+Send = Callable[[Call], Awaitable[Answer]]
+
+
+class Responder(Protocol):
+    """Whatever answers the requests of a role: a model, or a critic that is a function."""
+
+    @property
+    def name(self) -> str:
+        """Goes into every request's fingerprint."""
+        ...
+
+    async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
+        """Make one attempt at one request."""
+        ...
+
+    def recorded(self, request: Request, seed: int, dialogue: int) -> None:
+        """Take note that the answer is on disk."""
+        ...
+
+
+def to_models(models: Mapping[Role, Model | Responder]) -> Send:
+    """Send each call to the model that has its role."""
+
+    async def send(call: Call) -> Answer:
+        model = models[call.request.role]
+        answer = await model.complete(call.request, call.seed, call.dialogue)
+        if isinstance(answer, Completion) and not answer.text.isascii():
+            return replace(answer, text=valid_utf8(answer.text))
+        return answer
+
+    return send
+
+
+class RetryPolicy(Struct, frozen=True):
+    """How long to keep trying a role's model."""
+
+    retries: int = 16
+    """Retries before a request is abandoned while its model keeps answering others."""
+    outage: float = 600.0
+    """Seconds without any answer from a model before the run stops."""
+
+
+def retry(
+    send: Send,
+    policies: Mapping[Role, RetryPolicy],
+    names: Mapping[Role, str],
+    *,
+    first_wait: float = 0.5,
+    longest_wait: float = 30.0,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Send:
+    """Retry after transient errors, with exponential back-off and full jitter.
+
+    A request that keeps failing while its model answers others is itself at fault: it is abandoned
+    with a `Refusal`, which is recorded. A model that answers no request is down: it is waited for,
+    and `ModelError` stops the run when it stays away.
+
+    Waits are in seconds; a server's Retry-After is honoured. The jitter is the only deliberate
+    randomness in a run: it decides when a request is sent, never what.
+    """
+    answered_at: dict[str, float] = dict.fromkeys(names.values(), -math.inf)
+
+    async def again(call: Call) -> Answer:
+        role = call.request.role
+        name, policy = names[role], policies[role]
+        began = since = clock()
+        tries, wait = 0, first_wait
+        while True:
+            try:
+                answer = await send(call)
+            except TransientError as error:
+                last = error
+            else:
+                answered_at[name] = clock()
+                return answer
+            now = clock()
+            if now - max(answered_at[name], began) >= policy.outage:
+                raise ModelError(
+                    f"{role}: `{name}` has not answered for {policy.outage:g} s, last: {last}. "
+                    "Everything answered so far is kept; run the same command again to continue"
+                )
+            answers_others = answered_at[name] > since  # while this request failed once more
+            if not isinstance(last, Busy) and (answers_others or not tries):
+                tries += 1
+                if tries > policy.retries and answers_others:
+                    cause = f"no answer in {tries} tries, while others had theirs"
+                    return Refusal(cause, str(last), "unanswered")
+            if answers_others:  # the model does not need a long pause
+                wait = first_wait
+            since = now
+            pause = random.uniform(0, wait)  # noqa: S311
+            await sleep(pause if last.retry_after is None else last.retry_after + pause / 10)
+            wait = min(wait * 2, longest_wait)
+
+    return again
+
+
+def from_caches(send: Send, caches: Sequence[Journal]) -> Send:
+    """Take the answer from another run that asked the same request under the same step.
+
+    The same scenario, step and request mean the same sampling seed if the runs share theirs, so it
+    is the answer that the model would have been asked for. The arms of an experiment pay only for
+    what differs between them.
+    """
+
+    async def or_ask(call: Call) -> Answer:
+        for journal in caches:
+            entry = journal.step(call.scenario, call.step)
+            if entry is not None and entry.request == call.asked:
+                return entry.answer
+        return await send(call)
+
+    return or_ask
+
+
+def until_stopped(send: Send, stopping: asyncio.Event) -> Send:
+    """Let no new request through once the run is asked to stop."""
+
+    async def unless(call: Call) -> Answer:
+        if stopping.is_set():
+            raise Stopped("stopped")
+        return await send(call)
+
+    return unless
+
+
+def commit(send: Send, journal: Journal, committed: Callable[[Call, Answer], None]) -> Send:
+    """Write each answer to disk before it is returned; then call `committed`."""
+
+    async def durable(call: Call) -> Answer:
+        answer = await send(call)
+        # Queued before it is awaited: an answer that was paid for is written even if its dialogue
+        # is being cancelled.
+        await journal.commit(call.scenario, call.step, call.asked, answer)
+        committed(call, answer)
+        return answer
+
+    return durable
+
+
+async def replay_only(call: Call) -> Answer:
+    """Send nothing: in a replay, a step that is not recorded is an error."""
+    raise ReplayMiss(
+        f"{call.scenario} {call.step}: not in the journal; `sdsd run` again to complete it"
+    )
+
+
+def valid_utf8(text: str) -> str:
+    """Replace lone surrogates, which a reply cut inside a character leaves, by U+FFFD."""
+    return valid_unicode(text)

@@ -1,0 +1,26 @@
+"""Normal forms of text: for comparing, and for storing."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_MARKS = str.maketrans({"“": '"', "”": '"', "„": '"', "«": '"', "»": '"', "’": "'", "‘": "'",
+                        "‚": "'", "–": "-", "—": "-", "−": "-", "‑": "-"})  # fmt: skip
+
+
+def normal(text: str) -> str:
+    """Return `text` for comparing: NFKC, case-folded, one kind of quote and dash, single spaces."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text).translate(_MARKS)
+    return " ".join(text.casefold().split())
+
+
+def valid_unicode(text: str) -> str:
+    """Return `text` as UTF-8 can hold it.
+
+    Text that was cut inside a character has half of a surrogate pair there. Two halves that belong
+    together are joined; a lone one becomes U+FFFD.
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
