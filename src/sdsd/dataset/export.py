@@ -32,7 +32,7 @@ from sdsd.dataset.selection import Selection
 from sdsd.dataset.splits import SPLITS, Split, split
 from sdsd.dataset.view import Row, View, select
 from sdsd.errors import PluginError, SdsdError
-from sdsd.text.unicode import encodable
+from sdsd.text.normalize import encodable
 from sdsd.types import Record
 
 _SHARD = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5}})-of-(\d{{5}})\.parquet")
