@@ -28,7 +28,7 @@ from sdsd.dataset.splits import SPLITS
 from sdsd.dataset.views import VIEWS
 from sdsd.errors import SdsdError
 from sdsd.reports.metrics.figures import collect
-from sdsd.text.unicode import encodable
+from sdsd.text.normalize import encodable
 from sdsd.types import (
     Candidate,
     Record,
