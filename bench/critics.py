@@ -242,7 +242,7 @@ async def counted(world: World, arm: Arm, rates: Rates, n: int, seed: int) -> Co
         async def send(call: Call, model: ScriptedModel = model) -> Answer:
             return await model.complete(call.request, call.seed)
 
-        ask = Ask(scenario.id, seed, {}, send, dict.fromkeys(chosen.cast, model.name))
+        ask = Ask(scenario.id, seed, {}, send, dict.fromkeys(chosen.role_models, model.name))
         record = await make_record(scenario, ask, method)
         found["calls"] += model.asked
         add(found, record)

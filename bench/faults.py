@@ -462,7 +462,7 @@ def capped(log: Path, *, calls: int = 600, cap: int = 16, limit: int = 128) -> C
     async def all_of_them(url: str) -> tuple[list[Answer], float]:
         async with HttpModel(DEFAULT_MODEL, url) as model:
             pool = Pool([model], limit=limit)
-            async with pool.watched(HttpModel.gauges):  # type: ignore[arg-type]
+            async with pool.monitored(HttpModel.gauges):  # type: ignore[arg-type]
                 send = middleware.retry(
                     middleware.to_models({"agent": pool}),
                     {"agent": middleware.RetryPolicy()},

@@ -110,7 +110,7 @@ def both(data: Iterable[dict[str, Any]], model: Any, tokenizer: Any) -> list[Bot
 
 
 def drawn(pairs: Sequence[Both], seed: int, budget: int) -> dict[str, list[Both]]:
-    """What each arm is trained on: pairs in an order of the seed, as many as the tokens allow.
+    """Return what each arm trains on: pairs in a seeded order, as many as the tokens allow.
 
     `budget` is the most tokens; there are never more than all pairs have in single form. The arms
     `multi` and `single` come as near to it as whole pairs can.

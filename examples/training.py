@@ -79,7 +79,7 @@ def settings(chosen: argparse.Namespace) -> dict[str, Any]:
 
 
 def start(name: str) -> tuple[Any, Any]:
-    """The model and its tokenizer, in full precision, ready to be trained.
+    """Load a model and its tokenizer in full precision, ready for training.
 
     The small model comes as the file that the embedded engine loads. It is unpacked once, and kept
     beside that file. Raises `SdsdError` if there is no model of this name.
@@ -117,7 +117,7 @@ def unpacked(file: Path) -> Path:
 
 
 def rows(run: Path, view: str) -> tuple[Dataset, Dataset]:
-    """What to train on and what to hold out of a view; no domain of talk is in both.
+    """Return the rows of a view to train on and those to hold out; no domain is in both.
 
     The export's own splits where it has them (`export.splits`), else a fifth of the domains.
     Raises `SdsdError` if there are too few rows.

@@ -65,7 +65,7 @@ def made() -> dict[Path, str]:
     """Every file that this script writes, with what belongs in it."""
     return {
         DOCS / "configuration.md": configuration(),
-        DOCS / "config.schema.json": editor_schema(),
+        DOCS / "config.schema.json": config.json_schema_text(),
         DOCS / "cli.md": command_line(),
         DOCS / "method.md": filled(
             DOCS / "method.md",
@@ -251,12 +251,6 @@ def _bounds(known: Sequence[msgspec.Meta]) -> str:
         f", at most {most:g}" if most is not None else "",
     ]
     return "".join(parts)
-
-
-def editor_schema() -> str:
-    """`docs/config.schema.json`."""
-    schema = msgspec.json.encode(config.json_schema())
-    return msgspec.json.format(schema, indent=2).decode() + "\n"
 
 
 # -- the command line --------------------------------------------------------------------------

@@ -265,8 +265,8 @@ class Record(Struct, frozen=True):
 
 
 Purpose = Literal[
-    "plan", "transcript", "user_turn", "agent_turn", "self_check", "verdict", "adherence", "revision",
-    "catalogue", "probe",
+    "plan", "transcript", "user_turn", "agent_turn", "self_check", "verdict", "adherence",
+    "revision", "catalogue", "probe",
 ]  # fmt: skip
 """What a request asks for, independent of its wording."""
 

@@ -17,6 +17,7 @@ from msgspec.structs import replace
 
 import sdsd
 from sdsd.cli.app import main
+from sdsd.config import Config, load
 from sdsd.models.scripted import ScriptedModel
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
@@ -74,7 +75,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "run", "init", "status", "show", "verify", "export", "report", "push", "pull",
+    "path", ["", "run", "init", "status", "show", "verify", "export", "report", "push",
              "doctor", "models pull", "catalogue check", "catalogue expand", "catalogue preview"],
 )  # fmt: skip
 def test_every_command_explains_itself(command: Command, path: str) -> None:
@@ -241,6 +242,16 @@ def test_init_writes_a_configuration_and_never_over_one(command: Command, tmp_pa
     refused(command("init", tmp_path / "no" / "such"), "cannot be written: No such file")
 
 
+def test_init_writes_a_schema_for_editors(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    command("init", file, "--schema")
+    first = file.read_text("utf-8").partition("\n")[0]
+    assert first == "# yaml-language-server: $schema=mine.schema.json"
+    schema = json.loads((tmp_path / "mine.schema.json").read_text("utf-8"))
+    assert "dialogue" in schema["properties"]
+    assert load(file) == Config()
+
+
 # -- a run from end to end -----------------------------------------------------------------
 
 
@@ -372,13 +383,11 @@ def test_a_run_against_another(command: Command, copied: Path, finished: Path) -
     assert told
 
 
-def test_pull_and_push_say_what_they_need(command: Command, copied: Path, tmp_path: Path) -> None:
+def test_push_says_what_it_needs(command: Command, copied: Path, tmp_path: Path) -> None:
     printed = command("push", tmp_path, "org/name")
     assert (printed.code, "not a run directory" in printed.err) == (2, True)
     printed = command("push", copied, "name")
     assert (printed.code, "name" in printed.err) == (2, True)
-    printed = command("pull", "org/name", copied)
-    assert (printed.code, "is there already; name another" in printed.err) == (2, True)
 
 
 def test_run_with_json_prints_json_alone(command: Command, copied: Path) -> None:
@@ -424,7 +433,7 @@ def test_the_models_that_are_known(command: Command) -> None:
     told = json.loads(command("models", "list", "--json").out)
     shown = command("models", "list").out
     assert told
-    assert all(entry["row"]["name"] in shown for entry in told)
+    assert all(entry["weights"]["name"] in shown for entry in told)
 
 
 # -- hostile text --------------------------------------------------------------------------

@@ -321,6 +321,7 @@ IDENTITY: dict[str, Any] = {
     "seed": 1,
     "attempts": 1,
     "models.default.model": "another",
+    "models.default.backend": "mine:Model",
     "models.default.extra_body": {"top_k": 1},
     "models.default.context": 1024,
     "models.second.model": "another",

@@ -1,4 +1,4 @@
-"""The batch transport against a provider on loopback: rounds, results, and nothing paid twice."""
+"""The batch transport against a provider on loopback: batches, results, and nothing paid twice."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import pytest
 import sdsd
 from sdsd.errors import JournalError, ModelError, Stopped, TransientError
 from sdsd.models.base import Capabilities
-from sdsd.models.batch import BatchModel, Terms
-from sdsd.models.batch_api import Intent, Sleep, Transport, custom_id, multipart
+from sdsd.models.batch import BatchModel, Limits
+from sdsd.models.batch_api import BatchState, Sleep, Transport, custom_id, multipart
+from sdsd.models.http_client import Reply
 from sdsd.models.scripted import ScriptedModel
 from sdsd.runs.events import Called, Event
 from sdsd.types import Answer, Completion, Message, Record, Refusal, Request
@@ -41,14 +42,27 @@ class Wire:
 
     async def request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}
-    ) -> tuple[int, bytes]:
+    ) -> Reply:
         async with (
             aiohttp.ClientSession() as session,
             session.request(
                 method, self._base_url + path, data=body or None, headers=headers
             ) as reply,
         ):
-            return reply.status, await reply.read()
+            return Reply(reply.status, await reply.read(), [])
+
+
+class Online:
+    """The model that the batches are of."""
+
+    def __init__(self, name: str = "tiny") -> None:
+        self.name, self.capabilities = name, CAN
+
+    def encode(self, request: Request, seed: int) -> tuple[str, bytes]:
+        return encode(request, seed)
+
+    def decode(self, request: Request, status: int, body: bytes) -> Answer:
+        return decode(request, status, body)
 
 
 def encode(request: Request, seed: int) -> tuple[str, bytes]:
@@ -111,19 +125,16 @@ class Place:
         self.models: list[BatchModel] = []
 
     def model(
-        self, *, wire: Transport | None = None, sleep: Sleep | None = None, **terms: Any
+        self, *, wire: Transport | None = None, sleep: Sleep | None = None, **limits: Any
     ) -> BatchModel:
         """A new life over the state that is there."""
         model = BatchModel(
-            "tiny",
+            Online(),
             wire or Wire(self.url),
-            encode,
-            decode,
             state=self.state,
             run="run-1",
-            capabilities=CAN,
             note=self.notes.append,
-            terms=Terms(**terms),
+            limits=Limits(**limits),
             sleep=sleep or self.time.sleep,
             clock=self.time.clock,
         )
@@ -131,15 +142,15 @@ class Place:
         return model
 
     @property
-    def rounds(self) -> list[list[str]]:
+    def batches_sent(self) -> list[list[str]]:
         """By batch, the ids of its requests."""
         return [[line.custom_id for line in b.asked] for b in self.provider.batches.values()]
 
     @property
-    def noted(self) -> list[Intent]:
+    def noted(self) -> list[BatchState]:
         """The files of state."""
         files = sorted(self.state.glob("*.json"))
-        return [msgspec.json.decode(file.read_bytes(), type=Intent) for file in files]
+        return [msgspec.json.decode(file.read_bytes(), type=BatchState) for file in files]
 
     def only(self) -> Batch:
         """The one batch there is."""
@@ -186,7 +197,7 @@ async def until(true: Callable[[], bool]) -> None:
     raise AssertionError("it did not come true in 5 s")
 
 
-# -- rounds --------------------------------------------------------------------------------
+# -- batches -------------------------------------------------------------------------------
 
 
 async def test_requests_at_once_are_one_batch_and_each_gets_its_own_answer(place: Place) -> None:
@@ -197,7 +208,9 @@ async def test_requests_at_once_are_one_batch_and_each_gets_its_own_answer(place
         assert answer.completion_tokens == len(answer.text) // 4 + 1
         assert answer.prompt_tokens > 0
         assert answer.model == "stand-in"
-    assert sorted(map(sorted, place.rounds)) == [sorted(named(s, dialogue=s) for s in range(20))]
+    assert sorted(map(sorted, place.batches_sent)) == [
+        sorted(named(s, dialogue=s) for s in range(20))
+    ]
     batch = place.only()
     assert batch.endpoint == "/v1/chat/completions"
     assert batch.metadata["sdsd_run"] == "run-1"
@@ -214,7 +227,7 @@ async def test_chats_and_raw_prompts_go_into_batches_of_their_own(place: Place) 
     assert endpoints == {"/v1/chat/completions", "/v1/completions"}
 
 
-async def test_a_request_that_comes_in_time_joins_the_round_and_a_late_one_does_not(
+async def test_a_request_that_comes_in_time_joins_the_batch_and_a_late_one_does_not(
     place: Place,
 ) -> None:
     opened = [asyncio.Event() for _ in range(3)]
@@ -228,26 +241,26 @@ async def test_a_request_that_comes_in_time_joins_the_round_and_a_late_one_does_
     await asyncio.sleep(0.01)
     second = asyncio.create_task(model.complete(CHAT, 2))
     await asyncio.sleep(0.01)
-    opened[0].set()  # something new has come: the round stays open
+    opened[0].set()  # something new has come: the batch stays open
     await asyncio.sleep(0.01)
     assert not place.provider.files
     opened[1].set()  # nothing new: it is sent
     await asyncio.gather(first, second)
     opened[2].set()
     await model.complete(CHAT, 3)
-    assert [sorted(names) for names in place.rounds] == [
+    assert [sorted(names) for names in place.batches_sent] == [
         sorted([named(1), named(2)]),
         [named(3)],
     ]
 
 
-async def test_a_round_holds_so_many_requests(place: Place) -> None:
-    await asked(place.model(most=4), *range(10))
-    assert sorted(map(len, place.rounds)) == [2, 4, 4]
+async def test_a_batch_holds_so_many_requests(place: Place) -> None:
+    await asked(place.model(max_requests=4), *range(10))
+    assert sorted(map(len, place.batches_sent)) == [2, 4, 4]
 
 
-async def test_a_round_holds_so_many_bytes_and_a_longer_request_goes_alone(place: Place) -> None:
-    model = place.model(most_bytes=700)
+async def test_a_batch_holds_so_many_bytes_and_a_longer_request_goes_alone(place: Place) -> None:
+    model = place.model(max_bytes=700)
     long = Request("agent", 32, (Message("user", "x" * 900),))
     calls = [model.complete(CHAT, seed) for seed in range(6)]
     await asyncio.gather(*calls, model.complete(long, 9))
@@ -256,7 +269,7 @@ async def test_a_round_holds_so_many_bytes_and_a_longer_request_goes_alone(place
     assert sorted(data.count(b"\n") for data in uploads) == [1, 3, 3]
 
 
-async def test_several_rounds_are_under_way_at_once(place: Place) -> None:
+async def test_several_batches_are_under_way_at_once(place: Place) -> None:
     place.provider.polls = 0
     model = place.model()
     early = asyncio.create_task(model.complete(CHAT, 1))
@@ -275,7 +288,7 @@ async def test_the_same_request_asked_twice_at_once_is_sent_once(place: Place) -
     model = place.model()
     one, two = await asyncio.gather(model.complete(CHAT, 1), model.complete(CHAT, 1))
     assert one == two
-    assert place.rounds == [[named(1)]]
+    assert place.batches_sent == [[named(1)]]
 
 
 def test_an_id_is_that_of_the_step_and_fits_the_provider() -> None:
@@ -304,7 +317,7 @@ async def test_a_line_with_a_judgement_is_a_refusal(place: Place) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-async def test_a_line_that_failed_is_asked_again_in_a_later_round(
+async def test_a_line_that_failed_is_asked_again_in_a_later_batch(
     place: Place, status: int
 ) -> None:
     bad = {named(1, dialogue=1)}
@@ -317,7 +330,7 @@ async def test_a_line_that_failed_is_asked_again_in_a_later_round(
     assert isinstance(faulty, TransientError)
     bad.clear()
     assert isinstance(await model.complete(CHAT, 1, 1), Completion)
-    assert place.rounds[1:] == [[named(1, dialogue=1)]]
+    assert place.batches_sent[1:] == [[named(1, dialogue=1)]]
 
 
 async def test_a_line_that_concerns_every_request_is_a_model_error(place: Place) -> None:
@@ -333,7 +346,7 @@ async def test_what_an_expired_batch_did_not_do_is_asked_again(place: Place) -> 
     assert [a.text for a in answers if isinstance(a, Completion)] == [
         await truth(k) for k in range(8)
     ]
-    assert [len(names) for names in place.rounds] == [8, 5]
+    assert [len(names) for names in place.batches_sent] == [8, 5]
     assert not place.provider.twice
     assert len(place.provider.processed) == 8
 
@@ -344,7 +357,7 @@ async def test_a_cancelled_batch_is_a_fault_that_may_pass(place: Place) -> None:
     call = asyncio.create_task(model.complete(CHAT, 1))
     await until(lambda: bool(place.provider.batches))
     await Wire(place.url).request("POST", f"/batches/{place.only().id}/cancel")
-    with pytest.raises(TransientError, match="round 1, cancelled: batch_cancelled"):
+    with pytest.raises(TransientError, match="batch 1, cancelled: batch_cancelled"):
         await call
 
 
@@ -430,7 +443,7 @@ async def test_a_batch_that_fails_validation_names_the_errors(place: Place) -> N
 async def test_faults_of_the_provider_are_waited_out(place: Place) -> None:
     place.provider.statuses = [503, 429, 500]
     assert isinstance(await place.model().complete(CHAT, 1), Completion)
-    assert place.time.slept[1:4] == [1, 2, 4]  # after the round was gathered
+    assert place.time.slept[1:4] == [1, 2, 4]  # after the batch was gathered
     assert len(place.provider.batches) == 1
 
 
@@ -440,7 +453,7 @@ async def test_a_provider_that_does_not_come_back_ends_the_run_and_keeps_the_sta
     place.provider.polls = 0
     model = place.model(retries=2)
     call = asyncio.create_task(model.complete(CHAT, 1))
-    await until(lambda: bool(place.noted and place.noted[0].batch))
+    await until(lambda: bool(place.noted and place.noted[0].batch_id))
     place.provider.statuses = [500] * 1000
     with pytest.raises(ModelError, match=r"3 tries.*HTTP 500.*run the same command again"):
         await call
@@ -473,7 +486,7 @@ async def test_a_batch_that_does_not_show_up_is_made_again(place: Place) -> None
 
         async def request(
             self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}
-        ) -> tuple[int, bytes]:
+        ) -> Reply:
             if (method, path) == ("POST", "/batches") and not self.lost:
                 self.lost = True
                 raise TransientError("reset")
@@ -504,16 +517,16 @@ async def test_progress_is_told_at_each_change(place: Place) -> None:
     await until(lambda: len(place.notes) == 2)
     await place.provider.end(batch)
     await calls
-    assert place.notes[0].startswith("batch round 1: 0 of 5 answered, ")
-    assert place.notes[1].startswith("batch round 1: 2 of 5 answered, 1 failed, ")
-    assert place.notes[2].startswith("batch round 1: 5 of 5 answered, completed, ")
+    assert place.notes[0].startswith("batch 1: 0 of 5 answered, ")
+    assert place.notes[1].startswith("batch 1: 2 of 5 answered, 1 failed, ")
+    assert place.notes[2].startswith("batch 1: 5 of 5 answered, completed, ")
     assert int(place.notes[1].split()[-2]) >= 7
     assert len(place.notes) == 3
 
 
 async def test_a_batch_is_looked_at_less_and_less_often(place: Place) -> None:
     place.provider.polls = 9
-    await place.model(poll=10, longest_poll=40).complete(CHAT, 1)
+    await place.model(poll=10, max_poll=40).complete(CHAT, 1)
     assert place.time.slept[-8:] == [10, 15, 22.5, 33.75, 40, 40, 40, 40]
 
 
@@ -544,7 +557,7 @@ class Mortal:
 
     async def request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}
-    ) -> tuple[int, bytes]:
+    ) -> Reply:
         await self._live()
         reply = await self._wire.request(method, path, body, headers)
         await self._live()
@@ -630,11 +643,11 @@ async def test_an_upload_that_never_became_a_batch_is_forgotten_without_a_look(
 ) -> None:
     lives = Lives(place, 2)
     await lives.one(2)
-    assert [intent.file for intent in place.noted] == [""]
+    assert [state.file_id for state in place.noted] == [""]
     await lives.one(10**9)
-    assert any("round 1: was never made" in note for note in place.notes)
+    assert any("batch 1: never created" in note for note in place.notes)
     assert 10 not in place.time.slept  # the default `settle` is looked through in steps of 10 s
-    assert sorted(map(len, place.rounds)) == [2]
+    assert sorted(map(len, place.batches_sent)) == [2]
 
 
 async def test_a_batch_made_just_before_the_end_is_found_on_a_later_page(place: Place) -> None:
@@ -642,8 +655,8 @@ async def test_a_batch_made_just_before_the_end_is_found_on_a_later_page(place: 
         await place.model().complete(CHAT, seed)
     lives = Lives(place, 3)
     await lives.one(4)
-    (intent,) = [i for i in place.noted if not i.batch]
-    assert intent.file
+    (state,) = [s for s in place.noted if not s.batch_id]
+    assert state.file_id
     mine = list(place.provider.batches)[-1]
     for seed in range(200, 203):
         other = Place(place.provider, place.url, place.state.with_name("other"))
@@ -665,7 +678,7 @@ async def test_answers_handed_out_and_not_recorded_are_read_again(place: Place) 
     assert len(place.provider.batches) == 1
 
 
-async def test_a_round_is_kept_until_its_last_answer_is_recorded(place: Place) -> None:
+async def test_a_batch_is_kept_until_its_last_answer_is_recorded(place: Place) -> None:
     model = place.model()
     await asked(model, 0, 1, 2)
     for k in (0, 2):
@@ -676,20 +689,7 @@ async def test_a_round_is_kept_until_its_last_answer_is_recorded(place: Place) -
     assert not place.noted
 
 
-async def test_recorded_by_an_earlier_life_the_rest_goes_when_the_run_is_finished(
-    place: Place,
-) -> None:
-    await asked(place.model(), 0, 1)
-    reborn = place.model()
-    await reborn.complete(CHAT, 1, 1)  # the other one is in the journal: nobody asks
-    reborn.recorded(CHAT, 1, 1)
-    await reborn.close()
-    assert len(place.noted) == 1
-    await reborn.close(finished=True)
-    assert not place.noted
-
-
-async def test_a_request_in_two_files_is_waited_for_in_the_later_round(place: Place) -> None:
+async def test_a_request_in_two_files_is_waited_for_in_the_later_batch(place: Place) -> None:
     place.provider.expires_after = 1
     model = place.model()
     first = await asyncio.gather(
@@ -699,12 +699,12 @@ async def test_a_request_in_two_files_is_waited_for_in_the_later_round(place: Pl
     left = [k for k, answer in enumerate(first) if isinstance(answer, TransientError)]
     assert len(left) == 2
     waiting = [asyncio.create_task(model.complete(CHAT, k, k)) for k in left]
-    await until(lambda: len(place.noted) == 2 and bool(place.noted[1].batch))
+    await until(lambda: len(place.noted) == 2 and bool(place.noted[1].batch_id))
     reborn = place.model()
     place.provider.polls = 1
     answers = await asyncio.gather(*(reborn.complete(CHAT, k, k) for k in range(3)))
     assert all(isinstance(answer, Completion) for answer in answers)
-    assert [len(names) for names in place.rounds] == [3, 2]
+    assert [len(names) for names in place.batches_sent] == [3, 2]
     assert not place.provider.twice
     await asyncio.gather(*waiting)
 
@@ -715,15 +715,15 @@ async def test_closing_tells_those_who_wait_and_leaves_the_batch_to_the_next_sta
     place.provider.polls = 0
     model = place.model()
     call = asyncio.create_task(model.complete(CHAT, 1))
-    await until(lambda: bool(place.noted and place.noted[0].batch))
+    await until(lambda: bool(place.noted and place.noted[0].batch_id))
     await model.close()
-    with pytest.raises(Stopped, match="collected when the same command is run again"):
+    with pytest.raises(Stopped, match="run the same command again to collect"):
         await call
     with pytest.raises(Stopped):
         await model.complete(CHAT, 2)
     place.provider.polls = 1
     assert isinstance(await place.model().complete(CHAT, 1), Completion)
-    assert place.rounds == [[named(1)]]
+    assert place.batches_sent == [[named(1)]]
 
 
 async def test_a_caller_that_gives_up_does_not_disturb_the_others(place: Place) -> None:
@@ -742,15 +742,15 @@ async def test_a_caller_that_gives_up_does_not_disturb_the_others(place: Place) 
 async def test_a_batch_that_the_account_does_not_know_is_not_made_anew(place: Place) -> None:
     await place.model().complete(CHAT, 1)
     place.provider.batches.clear()
-    with pytest.raises(ModelError, match=r"HTTP 404.*known only to the account.*noted in"):
+    with pytest.raises(ModelError, match=r"HTTP 404.*visible only to the account.*listed in"):
         await place.model().complete(CHAT, 1)
     assert not place.provider.batches
 
 
 async def test_a_damaged_file_of_state_is_named(place: Place) -> None:
     place.state.mkdir()
-    (place.state / "round-000001.json").write_bytes(b'{"id"')
-    with pytest.raises(JournalError, match=r"round-000001\.json: cannot be read.*restore it"):
+    (place.state / "batch-000001.json").write_bytes(b'{"id"')
+    with pytest.raises(JournalError, match=r"batch-000001\.json: cannot be read.*restore the file"):
         await place.model().complete(CHAT, 1)
     assert not place.provider.batches
 
@@ -772,11 +772,11 @@ async def test_ids_that_the_provider_names_cannot_leave_their_place_in_the_path(
 
         async def request(
             self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}
-        ) -> tuple[int, bytes]:
+        ) -> Reply:
             seen.append(path)
             if method == "POST":
-                return 200, b'{"id": "../x?a=b\\r\\nHost: y"}'
-            return 200, b'{"status": "completed", "output_file_id": "../../y"}'
+                return Reply(200, b'{"id": "../x?a=b\\r\\nHost: y"}', [])
+            return Reply(200, b'{"status": "completed", "output_file_id": "../../y"}', [])
 
     with pytest.raises(TransientError):
         await place.model(wire=Hostile()).complete(CHAT, 1)
@@ -793,10 +793,8 @@ class Crash(BaseException):
 
 def model_for(url: str, state: Path) -> BatchModel:
     """A batch model that waits in real time, briefly."""
-    terms = Terms(gather=0.01, poll=0.01, longest_poll=0.02)
-    return BatchModel(
-        "m", Wire(url), encode, decode, state=state, run="r", capabilities=CAN, terms=terms
-    )
+    limits = Limits(gather=0.01, poll=0.01, max_poll=0.02)
+    return BatchModel(Online("m"), Wire(url), state=state, run="r", limits=limits)
 
 
 def records(out: Path, model: BatchModel | ScriptedModel, hear: Any = None) -> list[Record]:

@@ -1,17 +1,13 @@
 """Chat templates read from a model's files, or had from a server that gives tokens only.
 
 The families' templates are those of `test_template`, and some more in the layout in which
-models' files have them. The GGUF files are written here, byte by byte.
+models' files have them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import re
-import struct
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -185,18 +181,6 @@ def test_a_hostile_template_is_an_error(hostile: str, said: str) -> None:
     assert "\x1b" not in str(error.value)
 
 
-def test_without_jinja_the_extra_is_named(tmp_path: Path) -> None:
-    path = configured(tmp_path, LLAMA_3)
-    program = (
-        "import sys; sys.modules['jinja2'] = None\n"
-        "from pathlib import Path; from sdsd.models import chat_templates\n"
-        f"chat_templates.learn(Path({str(path)!r}))"
-    )
-    command = [sys.executable, "-c", program]
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert "pip install 'sdsd[template]'" in done.stderr
-
-
 class TestFiles:
     """What `source` takes for the template and the special tokens."""
 
@@ -247,123 +231,15 @@ class TestFiles:
             with pytest.raises(WeightsError, match=re.escape(str(path))):
                 chat_templates.source(path)
 
+    def test_a_gguf_file_is_refused_with_the_remedy(self, tmp_path: Path) -> None:
+        with pytest.raises(WeightsError, match=r"tiny\.gguf: .*not read.*chat_template\.jinja"):
+            chat_templates.source(tmp_path / "tiny.gguf")
+
     def test_a_template_without_seams_says_why(self, tmp_path: Path) -> None:
         with pytest.raises(WeightsError, match=r"loses or moves.*chat"):
             chat_templates.learn(configured(tmp_path, "{{ messages[0].content }}"))
         with pytest.raises(WeightsError, match=r"never.*chat"):
             chat_templates.learn(configured(tmp_path, "{{ raise_exception('never') }}"))
-
-
-def string(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<Q", len(data)) + data
-
-
-def pair(key: str, kind: int, value: bytes) -> bytes:
-    return string(key) + struct.pack("<I", kind) + value
-
-
-def strings(*items: str) -> bytes:
-    return struct.pack("<IQ", 8, len(items)) + b"".join(map(string, items))
-
-
-def gguf(*pairs: bytes, version: int = 3, count: int | None = None) -> bytes:
-    number = len(pairs) if count is None else count
-    return b"GGUF" + struct.pack("<IQQ", version, 0, number) + b"".join(pairs)
-
-
-TEMPLATE_PAIR = pair("tokenizer.chat_template", 8, string(LLAMA_3))
-BOS_PAIR = pair("tokenizer.ggml.bos_token_id", 4, struct.pack("<I", 1))
-EOS_PAIR = pair("tokenizer.ggml.eos_token_id", 4, struct.pack("<I", 2))
-TOKENS_PAIR = pair("tokenizer.ggml.tokens", 9, strings("<unk>", "<s>", "</s>", "a"))
-WHOLE = (
-    pair("general.name", 8, string("tiny")),
-    pair("general.file_type", 4, struct.pack("<I", 7)),
-    pair("llama.rope.freq_base", 6, struct.pack("<f", 1e4)),
-    pair("llama.size", 10, struct.pack("<Q", 1)),
-    BOS_PAIR,
-    pair("tokenizer.ggml.scores", 9, struct.pack("<IQ4f", 6, 4, 0, 0, 0, 0)),
-    TOKENS_PAIR,
-    pair("tokenizer.ggml.merges", 9, strings("a b", "b c")),
-    EOS_PAIR,
-    TEMPLATE_PAIR,
-)
-
-
-class TestGguf:
-    """The header of a GGUF file: whole, cut, or made to hurt."""
-
-    def write(self, tmp_path: Path, data: bytes) -> Path:
-        path = tmp_path / "tiny.gguf"
-        path.write_bytes(data)
-        return path
-
-    @pytest.mark.parametrize("version", [2, 3])
-    def test_a_whole_one(self, tmp_path: Path, version: int) -> None:
-        path = self.write(tmp_path, gguf(*WHOLE, version=version) + b"tensors")
-        assert chat_templates.source(path) == chat_templates.Source(LLAMA_3, SPECIAL)
-        assert chat_templates.learn(path)[1] is True
-
-    @pytest.mark.parametrize(
-        ("more", "adds"),
-        [
-            ((), None),
-            ((pair("tokenizer.ggml.model", 8, string("gpt2")),), None),
-            ((pair("tokenizer.ggml.model", 8, string("llama")),), True),
-            ((pair("tokenizer.ggml.add_bos_token", 7, b"\x01"),), True),
-            (
-                (
-                    pair("tokenizer.ggml.model", 8, string("llama")),
-                    pair("tokenizer.ggml.add_bos_token", 7, b"\x00"),
-                ),
-                False,
-            ),
-        ],
-    )
-    def test_who_writes_the_bos_token(
-        self, tmp_path: Path, more: tuple[bytes, ...], adds: bool | None
-    ) -> None:
-        assert chat_templates.source(self.write(tmp_path, gguf(*WHOLE, *more))).adds_bos is adds
-
-    def test_cut_anywhere_it_is_an_error(self, tmp_path: Path) -> None:
-        whole = gguf(*WHOLE)
-        for end in range(0, len(whole), 7):
-            with pytest.raises(WeightsError, match=r"tiny\.gguf"):
-                chat_templates.source(self.write(tmp_path, whole[:end]))
-
-    @pytest.mark.parametrize(
-        ("data", "said"),
-        [
-            (b"GGML" + gguf(*WHOLE)[4:], "begin"),
-            (gguf(*WHOLE, version=1), "version 1"),
-            (gguf(*WHOLE, version=3 << 24), "version"),  # another byte order
-            (gguf(count=1 << 60), "keys"),
-            (gguf(struct.pack("<Q", 1 << 62)), "string of"),
-            (gguf(pair("a", 8, struct.pack("<Q", 1 << 63))), "cut short"),
-            (gguf(pair("a", 9, struct.pack("<IQ", 0, 1 << 63))), "cut short"),
-            (gguf(pair("a", 9, struct.pack("<IQ", 12, (1 << 64) - 1))), "cut short"),
-            (gguf(pair("a", 9, struct.pack("<IQ", 8, 1 << 63))), "strings"),
-            (gguf(pair("a", 9, struct.pack("<IQ", 9, 1))), "type 9"),
-            (gguf(pair("a", 13, b"")), "type 13"),
-            (gguf(pair("tokenizer.ggml.tokens", 9, struct.pack("<IQ", 4, 0))), "not texts"),
-            (gguf(TEMPLATE_PAIR, BOS_PAIR), "token 1 of 0"),
-            (gguf(TOKENS_PAIR, BOS_PAIR), "no chat template"),
-            (gguf(pair("tokenizer.chat_template", 4, struct.pack("<I", 1))), "no chat template"),
-        ],
-    )
-    def test_a_hostile_one_is_an_error(self, tmp_path: Path, data: bytes, said: str) -> None:
-        with pytest.raises(WeightsError, match=said):
-            chat_templates.source(self.write(tmp_path, data))
-
-    @given(at=st.integers(0, len(gguf(*WHOLE)) - 1), byte=st.integers(0, 255))
-    def test_any_changed_byte_gives_a_template_or_an_error(
-        self, tmp_path_factory: pytest.TempPathFactory, at: int, byte: int
-    ) -> None:
-        data = bytearray(gguf(*WHOLE))
-        data[at] = byte
-        path = self.write(tmp_path_factory.getbasetemp(), bytes(data))
-        with contextlib.suppress(WeightsError):  # and nothing else
-            assert isinstance(chat_templates.source(path).text, str)
 
 
 class Server:

@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import pytest
 
-from sdsd.models.concurrency import FIRST, RAMP, ConcurrencyController, Gauges
+from sdsd.models.concurrency import INITIAL_LIMIT, RAMP, ConcurrencyController, Gauges
 from sdsd.models.rate_limits import PrioritySemaphore
 from sdsd.types import Completion
 
 
 class World:
-    """A closed loop: `dialogues` of `turns` each, as many at once as the gate has places.
+    """A closed loop: `dialogues` of `turns` each, as many at once as the semaphore has permits.
 
     `seconds(running)` is how long a server takes for one reply with so many at once. Its cache
     holds `blocks` prefixes' tokens, least recently used first out.
@@ -32,10 +32,10 @@ class World:
         reports: bool = True,
     ) -> None:
         self.now = 0.0
-        self.gate = PrioritySemaphore(most)
+        self.permits = PrioritySemaphore(most)
         self.notes: list[str] = []
-        self.pace = ConcurrencyController(
-            self.gate, most, search=search, note=self.notes.append, clock=lambda: self.now
+        self.concurrency = ConcurrencyController(
+            self.permits, most, search=search, note=self.notes.append, clock=lambda: self.now
         )
         self.refused = 0
         self.cached = self.asked = 0
@@ -52,22 +52,27 @@ class World:
         heapq.heapify(ready)
         tick = 0.0
         while ready or ends:
-            while ready and self.gate.busy < self.gate.limit:
+            while ready and self.permits.busy < self.permits.limit:
                 index = heapq.heappop(ready)
-                self.gate.busy += 1
-                self.peak = max(self.peak, self.gate.busy)
-                if self.gate.busy > self._cap:
+                self.permits.busy += 1
+                self.peak = max(self.peak, self.permits.busy)
+                if self.permits.busy > self._cap:
                     self.refused += 1
-                    self.pace.refused(1.0)
-                    self.gate.busy -= 1
+                    self.concurrency.refused(1.0)
+                    self.permits.busy -= 1
                     heapq.heappush(ends, (self.now + 1.0, -index - 1, 0.0, 0))
                     continue
                 heapq.heappush(
                     ends,
-                    (self.now + self._seconds(self.gate.busy), index, self.now, self.gate.busy),
+                    (
+                        self.now + self._seconds(self.permits.busy),
+                        index,
+                        self.now,
+                        self.permits.busy,
+                    ),
                 )
             if tick <= ends[0][0]:
-                self.now, tick = tick, tick + RAMP if self.pace.tick() else math.inf
+                self.now, tick = tick, tick + RAMP if self.concurrency.tick() else math.inf
                 continue
             self.now, index, began, busy = heapq.heappop(ends)
             if index < 0:
@@ -87,14 +92,16 @@ class World:
                 completion_tokens=words,
                 seconds=self.now - began,
             )
-            self.pace.answered(index, "agent", answer, busy=busy, waited=began > since[index])
-            self.gate.busy -= 1
+            self.concurrency.answered(
+                index, "agent", answer, busy=busy, waited=began > since[index]
+            )
+            self.permits.busy -= 1
             depth[index] += 1
             since[index] = self.now
             if depth[index] < turns:
                 heapq.heappush(ready, index)
             else:
-                self.pace.closed(index)
+                self.concurrency.closed(index)
         return self.now
 
 
@@ -103,20 +110,20 @@ def test_the_knee_of_a_server_that_queues_is_found(slots: int) -> None:
     """A server of so many slots writes no more with more requests: they only wait in it."""
     world = World(lambda running: max(running, slots) / slots)
     world.run(3000 if slots > 32 else 600)
-    assert slots / 2 <= world.gate.limit <= 2 * slots
-    assert any("requests at once from here on" in note for note in world.notes)
+    assert slots / 2 <= world.permits.limit <= 2 * slots
+    assert any("requests at once from now on" in note for note in world.notes)
 
 
 def test_a_server_that_never_slows_down_gets_all() -> None:
     world = World(lambda running: 1.0)
     world.run(2500)
-    assert world.gate.limit == 1024
+    assert world.permits.limit == 1024
 
 
 def test_an_explicit_limit_is_never_exceeded() -> None:
     world = World(lambda running: 1.0, search=False, most=24)
     world.run(400)
-    assert world.peak == 24 == world.gate.limit
+    assert world.peak == 24 == world.permits.limit
 
 
 @pytest.mark.parametrize("search", [True, False])
@@ -125,17 +132,17 @@ def test_refusals_teach_what_the_server_holds(search: bool) -> None:
     took = world.run(600, turns=1)
     assert took <= 1.15 * 600 * 0.2 / 16
     assert world.refused < 40
-    assert world.gate.limit in (16, 17)
+    assert world.permits.limit in (16, 17)
 
 
 def test_a_server_that_refuses_everything_is_left_alone_for_as_long_as_it_says() -> None:
     gate, now = PrioritySemaphore(8), [0.0]
     pace = ConcurrencyController(gate, 8, search=False, clock=lambda: now[0])
     for _ in range(8):
-        gate.try_enter()
+        gate.try_acquire()
     for _ in range(8):
         pace.refused(30.0)
-        gate.leave()
+        gate.release()
     assert gate.limit == 1
     assert pace.pause == 30.0
     now[0] = 31.0
@@ -152,13 +159,13 @@ def test_dialogues_under_way_are_no_more_than_the_cache_holds() -> None:
     seeing.run(2000)
     assert blind.cached / blind.asked < 0.3
     assert seeing.cached / seeing.asked > 0.7
-    assert 32 <= seeing.gate.limit <= 128
+    assert 32 <= seeing.permits.limit <= 128
 
 
 def test_a_server_that_tells_its_cache_is_believed() -> None:
     gate = PrioritySemaphore(256)
     pace = ConcurrencyController(gate, 256, search=True)
-    pace.told(Gauges(cache_tokens=8_000))
+    pace.observe(Gauges(cache_tokens=8_000))
     for index in range(256):
         answer = Completion("", prompt_tokens=700, completion_tokens=20, seconds=1.0)
         pace.answered(index, "agent", answer, busy=9, waited=False)
@@ -171,11 +178,11 @@ def test_a_server_that_tells_its_queue_is_filled_without_measuring() -> None:
     for _ in range(5):  # no replies yet, but nothing waits either
         gate.busy = gate.limit
         pace.tick()
-        pace.told(Gauges(running=gate.busy, waiting=0))
-    assert gate.limit == 32 * FIRST
+        pace.observe(Gauges(running=gate.busy, waiting=0))
+    assert gate.limit == 32 * INITIAL_LIMIT
     gate.busy = gate.limit
     for _ in range(2):
-        pace.told(Gauges(running=300, waiting=212))
-    assert gate.limit == 32 * FIRST  # it may be prompts that are being read
-    pace.told(Gauges(running=300, waiting=212))
+        pace.observe(Gauges(running=300, waiting=212))
+    assert gate.limit == 32 * INITIAL_LIMIT  # it may be prompts that are being read
+    pace.observe(Gauges(running=300, waiting=212))
     assert gate.limit == 300

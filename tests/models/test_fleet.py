@@ -140,9 +140,9 @@ async def test_capacity_follows_what_the_servers_take(tmp_path: Path) -> None:
             assert fleet.capacity == 16
             pool = fleet.models["agent"]
             assert isinstance(pool, Pool)
-            gate = pool.servers[0].gate
+            gate = pool.servers[0].permits
             async with asyncio.timeout(5):
                 while fleet.capacity < 100:
-                    gate.busy = gate.limit  # as if all places were taken
+                    gate.busy = gate.limit  # as if all permits were taken
                     fleet.changed.clear()
                     await fleet.changed.wait()

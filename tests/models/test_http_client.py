@@ -232,8 +232,8 @@ async def stalling(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 @pytest.mark.parametrize(
     ("speak", "timeouts", "complaint"),
     [
-        (silent, Timeouts(total=0.1, idle=0.03), "no whole reply in 0.1 s"),
-        (dripping, Timeouts(total=0.2, idle=0.1), "no whole reply in 0.2 s"),
+        (silent, Timeouts(total=0.1, idle=0.03), "no complete reply in 0.1 s"),
+        (dripping, Timeouts(total=0.2, idle=0.1), "no complete reply in 0.2 s"),
         (stalling, Timeouts(total=5.0, idle=0.1), "silent for 0.1 s"),
     ],
 )
@@ -265,7 +265,7 @@ async def test_a_reply_without_end_is_refused() -> None:
             await writer.drain()
 
     async with serving(flooding) as port:
-        with pytest.raises(TransientError, match=f"more than {module.MOST_BYTES:,} bytes"):
+        with pytest.raises(TransientError, match=f"more than {module.MAX_BYTES:,} bytes"):
             await ask(port)
 
 

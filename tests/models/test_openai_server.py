@@ -330,7 +330,7 @@ async def test_a_connection_that_breaks_may_pass(said: bytes) -> None:
 
 async def test_a_server_that_is_too_slow_may_pass() -> None:
     async with bare(None) as url, HttpModel("tiny", url, timeouts=Timeouts(total=0.05)) as model:
-        with pytest.raises(TransientError, match=r"no whole reply in 0\.05 s"):
+        with pytest.raises(TransientError, match=r"no complete reply in 0\.05 s"):
             await model.complete(CHAT, 5)
 
 

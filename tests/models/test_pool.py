@@ -12,7 +12,7 @@ from sdsd.errors import Busy, ModelError, Stopped, TransientError
 from sdsd.models.base import Capabilities, Model
 from sdsd.models.concurrency import Gauges
 from sdsd.models.pool import Pool
-from sdsd.models.rate_limits import RateLimit
+from sdsd.models.rate_limits import RateLimit, RateLimits
 from sdsd.types import Answer, Completion, Message, Refusal, Request
 
 REQUEST = Request("agent", 100, (Message("user", "x" * 400),))
@@ -96,7 +96,7 @@ async def test_a_server_that_fails_loses_its_dialogues_and_gets_new_ones_when_it
             await many.complete(REQUEST, 0, 1)
     await many.complete(REQUEST, 0, 1)
     assert second.dialogues == [1]
-    assert notes == ["http://server-0: does not answer; it is tried again by itself"]
+    assert notes == ["http://server-0: does not answer; it is retried automatically"]
     first.fault = None
     time.now += 1.0
     for k in range(2, 6):
@@ -170,13 +170,13 @@ async def test_one_who_gives_up_waiting_leaves_no_trace() -> None:
     server.hold.set()
     assert isinstance(await tasks[2], Completion)
     assert server.dialogues == [0, 2]
-    assert many.servers[0].gate.busy == 0
+    assert many.servers[0].permits.busy == 0
 
 
 async def test_a_provider_s_limits_are_kept_to() -> None:
     time = Time()
     requests = RateLimit(60, burst=0.0, clock=time, sleep=time.sleep)
-    many = pool(fakes(1), time, limit=8, requests=requests)
+    many = pool(fakes(1), time, limit=8, rates=RateLimits(requests=requests))
     for _ in range(10):
         await many.complete(REQUEST, 0)
     assert time.now == pytest.approx(9.0)
@@ -186,7 +186,7 @@ async def test_tokens_are_reserved_before_and_settled_after() -> None:
     """About 200 are expected (400 characters and 100 of reply); 150 are used."""
     time = Time()
     tokens = RateLimit(6000, burst=0.0, clock=time, sleep=time.sleep)
-    many = pool(fakes(1), time, limit=8, tokens=tokens)
+    many = pool(fakes(1), time, limit=8, rates=RateLimits(tokens=tokens))
     for _ in range(10):
         await many.complete(REQUEST, 0)
     assert time.now == pytest.approx(9 * 1.5)
@@ -204,7 +204,7 @@ async def test_a_server_s_own_figures_are_listened_to() -> None:
         looks += 1
         return Gauges(running=3, waiting=9) if looks % 2 else None
 
-    async with many.watched(look, every=0.0):
+    async with many.monitored(look, every=0.0):
         await asyncio.sleep(0.02)
     assert looks > 5
     assert many.capacity == 3
@@ -217,6 +217,6 @@ async def test_a_server_that_tells_nothing_is_not_asked_for_ever() -> None:
     async def look(model: Model) -> None:
         looks.append(model)
 
-    async with pool(fakes(2)).watched(look, every=0.0):
+    async with pool(fakes(2)).monitored(look, every=0.0):
         await asyncio.sleep(0.02)
     assert len(looks) == 6

@@ -36,17 +36,17 @@ async def test_the_dialogues_begun_first_go_first() -> None:
     gate, entered = PrioritySemaphore(1), []
 
     async def visit(order: int) -> None:
-        await gate.enter(order)
+        await gate.acquire(order)
         entered.append(order)
         await asyncio.sleep(0)
-        gate.leave()
+        gate.release()
 
-    assert gate.try_enter()
+    assert gate.try_acquire()
     tasks = [asyncio.create_task(visit(order)) for order in (5, 3, 9, 3, 1)]
     await settled()
     assert (gate.busy, gate.waiting) == (1, 5)
-    assert not gate.try_enter()
-    gate.leave()
+    assert not gate.try_acquire()
+    gate.release()
     await asyncio.gather(*tasks)
     assert entered == [1, 3, 3, 5, 9]
     assert (gate.busy, gate.waiting) == (0, 0)
@@ -54,7 +54,7 @@ async def test_the_dialogues_begun_first_go_first() -> None:
 
 async def test_a_limit_that_rises_lets_in_and_one_that_falls_sends_nobody_away() -> None:
     gate = PrioritySemaphore(2)
-    tasks = [asyncio.create_task(gate.enter(k)) for k in range(6)]
+    tasks = [asyncio.create_task(gate.acquire(k)) for k in range(6)]
     await settled()
     assert gate.busy == 2
     gate.limit = 4
@@ -63,11 +63,11 @@ async def test_a_limit_that_rises_lets_in_and_one_that_falls_sends_nobody_away()
     assert (gate.busy, gate.waiting) == (4, 2)
     gate.limit = 1
     for _ in range(3):
-        gate.leave()
+        gate.release()
     await settled()
     assert (gate.busy, gate.waiting) == (1, 2)
     for _ in range(2):
-        gate.leave()
+        gate.release()
     await asyncio.gather(*tasks)
 
 
@@ -79,10 +79,10 @@ def test_places_are_never_lost_nor_doubled(moves: list[str]) -> None:
         waiting: list[asyncio.Task[None]] = []
         for order, move in enumerate(moves):
             if move == "enter":
-                waiting.append(asyncio.create_task(gate.enter(order)))
+                waiting.append(asyncio.create_task(gate.acquire(order)))
             elif move == "leave" and inside:
                 inside.pop()
-                gate.leave()
+                gate.release()
             elif move == "cancel" and waiting:
                 waiting.pop().cancel()  # perhaps in the same moment as its place comes
             elif move in ("up", "down"):
@@ -145,7 +145,7 @@ async def test_no_rate_is_no_wait() -> None:
 
 def test_a_breaker_opens_tries_again_by_itself_and_closes() -> None:
     time = Time()
-    breaker = Breaker(most=3, first=1.0, longest=4.0, clock=time)
+    breaker = Breaker(threshold=3, first=1.0, longest=4.0, clock=time)
     assert [breaker.failed() for _ in range(4)] == [False, False, True, False]
     waits = []
     for _ in range(4):
@@ -171,7 +171,7 @@ def test_a_breaker_opens_tries_again_by_itself_and_closes() -> None:
 
 def test_a_trial_that_was_given_up_leaves_room_for_the_next() -> None:
     time = Time()
-    breaker = Breaker(most=1, clock=time)
+    breaker = Breaker(threshold=1, clock=time)
     breaker.failed()
     time.now += breaker.wait
     breaker.begin()

@@ -1,4 +1,4 @@
-"""Model files: whatever the places do, a file under its final name has the right hash."""
+"""Model files: whatever the origins do, a file under its final name has the right hash."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ import pytest
 
 from sdsd.errors import WeightsError
 from sdsd.models import downloads, weights
-from sdsd.models.downloads import Hub, Part, PlaceError, Wheels
+from sdsd.models.downloads import DownloadError, HubFile, Part, Wheels
 from sdsd.models.weights import Store, Weights
 
 DATA = b"GGUF" + bytes(range(256)) * 400
 SLICES = [DATA[at : at + 20_000] for at in range(0, len(DATA), 20_000)]
-HUB = Hub("org/tiny", "tiny.gguf")
+HUB = HubFile("org/tiny", "tiny.gguf")
 WHEELS = Wheels(tuple(Part(f"tiny-part{n}==1.0", f"tiny/{n}.bin") for n in range(len(SLICES))))
 PINS = [part.pin for part in WHEELS.parts]
 
 
-def row(*places: Hub | Wheels, data: bytes = DATA) -> Weights:
+def row(*origins: HubFile | Wheels, data: bytes = DATA) -> Weights:
     digest = hashlib.sha256(data).hexdigest()
-    return Weights("tiny-model", "Apache-2.0", "tiny.gguf", len(data), digest, places)
+    return Weights("tiny-model", "Apache-2.0", "tiny.gguf", len(data), digest, origins)
 
 
 class FakeHub:
     def __init__(self, data: bytes = DATA, error: Exception | None = None) -> None:
         self.data, self.error = data, error
-        self.asked: list[tuple[str, str, bool]] = []
+        self.asked: list[tuple[str, str]] = []
 
-    def __call__(self, repo: str, file: str, into: Path | None, offline: bool) -> Path:
-        self.asked.append((repo, file, offline))
+    def __call__(self, repo: str, file: str, into: Path | None) -> Path:
+        self.asked.append((repo, file))
         if self.error:
             raise self.error
         assert into is not None
@@ -77,7 +77,7 @@ class FakeIndex:
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., Store]:
     def store(
-        *places: Hub | Wheels,
+        *origins: HubFile | Wheels,
         hub: FakeHub | None = None,
         wheel: Callable[[str, Path, threading.Event], None] | None = None,
         data: bytes = DATA,
@@ -85,7 +85,7 @@ def make(tmp_path: Path) -> Callable[..., Store]:
     ) -> Store:
         return Store(
             root=tmp_path / "cache",
-            rows=(row(*places, data=data),),
+            known=(row(*origins, data=data),),
             hub=hub or FakeHub(),
             wheel=wheel or FakeIndex(),
             free=lambda _: free,
@@ -117,7 +117,7 @@ def test_the_hub_is_tried_first_and_is_enough(make: Make) -> None:
     store = make(HUB, WHEELS, hub=hub, wheel=index)
     path = weights.locate("tiny-model", store=store)
     assert path.read_bytes() == DATA
-    assert hub.asked == [("org/tiny", "tiny.gguf", False)]
+    assert hub.asked == [("org/tiny", "tiny.gguf")]
     assert index.asked == []
     assert names(store) == CLEAN
     assert weights.locate("tiny-model", store=store) == path
@@ -134,7 +134,7 @@ def test_parts_are_joined_in_order(make: Make, unpacked: bool) -> None:
     assert names(store) == CLEAN
 
 
-@pytest.mark.parametrize("fault", [PlaceError("gone"), OSError("reset"), KeyboardInterrupt()])
+@pytest.mark.parametrize("fault", [DownloadError("gone"), OSError("reset"), KeyboardInterrupt()])
 def test_an_interrupted_fetch_goes_on_where_it_stopped(make: Make, fault: BaseException) -> None:
     index = FakeIndex({PINS[4]: fault})
     store = make(WHEELS, wheel=index)
@@ -179,46 +179,38 @@ def test_a_broken_wheel_is_named(make: Make) -> None:
         weights.pull("tiny-model", store=make(WHEELS, wheel=broken))
 
 
-def test_a_wrong_hash_is_refused_and_the_next_place_tried(make: Make) -> None:
+def test_a_wrong_hash_is_refused_and_the_next_origin_tried(make: Make) -> None:
     store = make(HUB, WHEELS, hub=FakeHub(DATA[:-1] + b"!"))
     assert weights.pull("tiny-model", store=store).read_bytes() == DATA
     assert names(store) == CLEAN
 
 
-def test_when_all_places_fail_each_is_named_with_the_remedy(make: Make) -> None:
-    store = make(HUB, WHEELS, hub=FakeHub(error=PlaceError("no connection")), data=DATA + b"!")
+def test_when_all_origins_fail_each_is_named_with_the_remedy(make: Make) -> None:
+    store = make(HUB, WHEELS, hub=FakeHub(error=DownloadError("no connection")), data=DATA + b"!")
     with pytest.raises(WeightsError) as caught:
         weights.pull("tiny-model", store=store)
     said = str(caught.value)
     assert "hub org/tiny/tiny.gguf: no connection" in said
     assert f"wheels {PINS[0]} to {PINS[-1]}: wrong SHA-256 for tiny.gguf" in said
-    wanted = store.rows[0].sha256
+    wanted = store.known[0].sha256
     assert f"expected {wanted}, found {hashlib.sha256(DATA).hexdigest()}" in said
     assert f"with SHA-256 {wanted} at\n  {store.root / 'tiny.gguf'}" in said
     assert only(store).state == "absent"  # the next pull begins clean
 
 
 def test_the_remedy_works(make: Make) -> None:
-    store = make(HUB, hub=FakeHub(error=PlaceError("no connection")))
+    store = make(HUB, hub=FakeHub(error=DownloadError("no connection")))
     store.root.mkdir()
     (store.root / "tiny.gguf").write_bytes(DATA)
     assert only(store).state == "unverified"
-    assert weights.locate("tiny-model", offline=True, store=store).read_bytes() == DATA
+    assert weights.locate("tiny-model", store=store).read_bytes() == DATA
     assert only(store).state == "present"
-
-
-def test_offline_fetches_nothing(make: Make) -> None:
-    hub, index = FakeHub(), FakeIndex()
-    store = make(HUB, WHEELS, hub=hub, wheel=index)
-    with pytest.raises(WeightsError, match="offline: nothing was fetched"):
-        weights.locate("tiny-model", offline=True, store=store)
-    assert (hub.asked, index.asked) == ([], [])
 
 
 def test_a_full_disk_is_noticed_before_the_fetch(make: Make) -> None:
     hub = FakeHub()
     store = make(HUB, hub=hub, free=len(DATA))
-    with pytest.raises(WeightsError, match="make room") as caught:
+    with pytest.raises(WeightsError, match="free some space") as caught:
         weights.pull("tiny-model", store=store)
     assert str(store.root) in str(caught.value)
     assert str(int(2.1 * len(DATA))) in str(caught.value)
@@ -227,7 +219,7 @@ def test_a_full_disk_is_noticed_before_the_fetch(make: Make) -> None:
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    store = Store(root=tmp_path / "file" / "cache", rows=(row(HUB),), hub=FakeHub())
+    store = Store(root=tmp_path / "file" / "cache", known=(row(HUB),), hub=FakeHub())
     with pytest.raises(WeightsError, match=r"cannot write to .*SDSD_CACHE"):
         weights.pull("tiny-model", store=store)
 
@@ -309,7 +301,7 @@ def test_remove_frees_everything(make: Make) -> None:
 def test_a_file_of_the_wrong_size_is_listed_as_corrupt(make: Make) -> None:
     store = make(HUB)
     store.root.mkdir()
-    store.path(store.rows[0]).write_bytes(b"GGUF")
+    store.path(store.known[0]).write_bytes(b"GGUF")
     assert only(store).state == "corrupt"
 
 
@@ -319,8 +311,8 @@ def test_a_file_of_the_wrong_size_is_listed_as_corrupt(make: Make) -> None:
 @pytest.mark.parametrize(("name", "meant"), [("qwen", weights.DEFAULT), ("smolm2-135m", "smollm2")])
 def test_an_unknown_name_is_answered_with_the_nearest(name: str, meant: str) -> None:
     with pytest.raises(WeightsError, match=f"Did you mean {meant}") as caught:
-        weights.locate(name, offline=True)
-    assert all(known.name in str(caught.value) for known in weights.ROWS)
+        weights.locate(name)
+    assert all(known.name in str(caught.value) for known in weights.KNOWN)
 
 
 @pytest.mark.parametrize("name", ["", "zzz"])
@@ -342,20 +334,20 @@ def test_a_path_must_be_a_gguf_file(tmp_path: Path) -> None:
 
 
 def test_hf_names_a_file_of_the_hub(tmp_path: Path) -> None:
-    asked: list[tuple[str, str, Path | None, bool]] = []
+    asked: list[tuple[str, str, Path | None]] = []
 
-    def hub(repo: str, file: str, into: Path | None, offline: bool) -> Path:
-        asked.append((repo, file, into, offline))
+    def hub(repo: str, file: str, into: Path | None) -> Path:
+        asked.append((repo, file, into))
         (tmp_path / "got").write_bytes(DATA)
         return tmp_path / "got"
 
     store = Store(root=tmp_path, hub=hub)
     name = "hf:org/repo/sub/file.gguf"
-    assert weights.locate(name, offline=True, store=store) == tmp_path / "got"
-    assert asked == [("org/repo", "sub/file.gguf", None, True)]
+    assert weights.locate(name, store=store) == tmp_path / "got"
+    assert asked == [("org/repo", "sub/file.gguf", None)]
     with pytest.raises(WeightsError, match=r"write hf:org/repo/file\.gguf"):
         weights.locate("hf:org/repo", store=store)
-    failing = Store(root=tmp_path, hub=FakeHub(error=PlaceError("no connection")))
+    failing = Store(root=tmp_path, hub=FakeHub(error=DownloadError("no connection")))
     with pytest.raises(WeightsError, match=f"cannot get {name}: no connection"):
         weights.locate(name, store=failing)
 
@@ -370,9 +362,9 @@ def test_the_cache_is_where_the_system_keeps_caches() -> None:
 
 
 def test_rows_are_consistent() -> None:
-    assert weights.DEFAULT in [known.name for known in weights.ROWS]
-    assert len({known.file for known in weights.ROWS}) == len(weights.ROWS)
-    assert all(len(bytes.fromhex(known.sha256)) == 32 for known in weights.ROWS)
+    assert weights.DEFAULT in [known.name for known in weights.KNOWN]
+    assert len({known.file for known in weights.KNOWN}) == len(weights.KNOWN)
+    assert all(len(bytes.fromhex(known.sha256)) == 32 for known in weights.KNOWN)
 
 
 # --- the real fetchers ---------------------------------------------------------------------------
@@ -411,13 +403,13 @@ def test_a_real_wheel_through_pip(make: Make, pip_env: dict[str, str]) -> None:
     path = weights.pull("tiny-model", lambda *said: heard.append(said), store=store)
     assert path.read_bytes() == DATA
     assert names(store) == CLEAN
-    assert ("fetching tiny-model", len(DATA), len(DATA)) in heard
-    assert heard[-1] == ("joining tiny-model", len(DATA), len(DATA))
+    assert ("downloading tiny-model", len(DATA), len(DATA)) in heard
+    assert heard[-1] == ("checking tiny-model", len(DATA), len(DATA))
 
 
 def test_pip_is_quoted_when_it_fails(tmp_path: Path, pip_env: dict[str, str]) -> None:
     pytest.importorskip("pip")
-    with pytest.raises(PlaceError, match=r"^nowhere==3: ERROR: No matching distribution"):
+    with pytest.raises(DownloadError, match=r"^nowhere==3: ERROR: No matching distribution"):
         downloads.fetch_wheel("nowhere==3", tmp_path, threading.Event(), pip_env)
 
 
@@ -425,7 +417,7 @@ def test_a_stopped_fetch_ends_at_once(tmp_path: Path, pip_env: dict[str, str]) -
     pytest.importorskip("pip")
     stop = threading.Event()
     stop.set()
-    with pytest.raises(PlaceError, match="exited with"):
+    with pytest.raises(DownloadError, match="exited with"):
         downloads.fetch_wheel("tiny-part0==1.0", tmp_path, stop, pip_env)
 
 
@@ -439,7 +431,7 @@ def test_which_installer_is_used() -> None:
     assert command(False, "uv")[:3] == ["/bin/uv", "pip", "install"]
     for tools in [("pip",), ("uv",)]:
         assert {"--no-deps", "--only-binary", "p==1", "d"} <= set(command(False, *tools))
-    with pytest.raises(PlaceError, match="neither pip nor uv"):
+    with pytest.raises(DownloadError, match="neither pip nor uv"):
         command(False)
 
 
@@ -480,11 +472,11 @@ def ask_hub(into: Path, env: dict[str, str], before: str = "pass") -> tuple[str,
     program = f"""if True:
         {before}
         from pathlib import Path
-        from sdsd.models.downloads import PlaceError, fetch_from_hub
+        from sdsd.models.downloads import DownloadError, fetch_from_hub
         try:
-            print(fetch_from_hub("org/tiny", "tiny.gguf", Path({str(into)!r}), False).read_bytes()
+            print(fetch_from_hub("org/tiny", "tiny.gguf", Path({str(into)!r})).read_bytes()
                   .startswith(b"GGUF"))
-        except PlaceError as error:
+        except DownloadError as error:
             print(error)
     """
     clean = {k: v for k, v in os.environ.items() if "PROXY" not in k.upper() and k[:3] != "HF_"}
@@ -525,5 +517,5 @@ def test_without_the_extra_it_is_named(tmp_path: Path) -> None:
 
 def test_the_page_names_every_row() -> None:
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
-    for known in weights.ROWS:
+    for known in weights.KNOWN:
         assert f"| `{known.name}` | `{known.file}` | {known.size} | `{known.sha256}` |" in page

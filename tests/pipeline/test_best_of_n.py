@@ -279,7 +279,7 @@ async def make(
 
     chosen = config.load(None, {k.replace("__", "."): v for k, v in overrides.items()})
     prompts = {name: load_prompt(name) for name in PROMPTS}
-    ask = Ask(SCENARIO.id, 0, {}, send, dict.fromkeys(chosen.cast, "scripted"))
+    ask = Ask(SCENARIO.id, 0, {}, send, dict.fromkeys(chosen.role_models, "scripted"))
     method = Method(chosen, prompts, STRATEGIES, protocol, CHATML, schema=True)
     scenario = replace(SCENARIO, strategy=strategy)
     return Made(await make_record(scenario, ask, method, start), calls, given)

@@ -25,7 +25,7 @@ from sdsd.errors import (
 )
 from sdsd.hashing import call_seed
 from sdsd.models.base import Capabilities
-from sdsd.models.fleet import cast
+from sdsd.models.fleet import assign_roles
 from sdsd.models.scripted import ScriptedModel
 from sdsd.runs import middleware
 from sdsd.runs.ask import Ask
@@ -315,7 +315,7 @@ async def test_once_stopping_nothing_new_is_sent_and_what_is_in_flight_is_kept(
             return Completion("kept")
 
     models, limits = {"default": Held()}, {"default": 2}
-    fleet = cast(models, Config(), limits=limits, stopping=stop.requested)
+    fleet = assign_roles(models, Config(), limits=limits, stopping=stop.requested)
     heard: list[str] = []
     needs = Needs(Config(), journal, journal.path.parent, lambda event: None, stop)
     send = chain(needs, fleet.models, lambda call, _: heard.append(call.step))

@@ -7,7 +7,10 @@ import asyncio
 import contextlib
 import http.server
 import json
+import os
 import re
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -19,9 +22,10 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from prometheus_client import generate_latest
 
 from sdsd import run
 from sdsd.models.scripted import ScriptedModel
@@ -29,11 +33,13 @@ from sdsd.runs.directory import RunDir
 from sdsd.runs.events import Began, Called, Event, Noted, Recorded
 from sdsd.runs.journal import Journal, fingerprint
 from sdsd.runs.middleware import Call
-from sdsd.runs.telemetry import BACKLOG, Fan, listeners
-from sdsd.runs.telemetry.prometheus import Metrics, MetricsFile, escaped
+from sdsd.runs.telemetry import BACKLOG, CONTENT, Dispatcher, listeners
+from sdsd.runs.telemetry.prometheus import Metrics, MetricsFile
 from sdsd.runs.telemetry.runlog import RunLog
 from sdsd.types import (
+    Candidate,
     Completion,
+    Critique,
     Failure,
     Goal,
     Message,
@@ -49,6 +55,8 @@ AT = 1_800_000_000 * SECOND
 CHAT = Request("critic", 64, (Message("system", "secret brief"), Message("user", "secret ask")))
 RAW = Request("agent", 32, prompt="secret prompt", temperature=0.8, top_p=0.9)
 ANSWER = Completion("secret reply", "stop", "tiny-v2", 100, 60, 20, 0.5)
+ENV = {"PYTHONPATH": os.pathsep.join(sys.path)}
+"""For other interpreters: the same packages, and nothing else of this environment."""
 HOSTILE = 'a "quote" \\ back\nslash \x1b[31m\u2028 \x9b \ud800 {}'
 
 
@@ -66,7 +74,7 @@ def recorded(index: int = 0, **changes: Any) -> Recorded:
     goal = Goal("g", "kind", "text")
     scenario = Scenario(f"s-{index}", index, "field", "domain", "subarea", goal, (), 2)
     use = {"plan": StageUsage(1, 100, 60, 20, 0.5), "turn": StageUsage(2, 10, 0, 4, 0.25)}
-    made = Record(scenario, "accepted", usage=use, revisions=(Revision("Better."),))
+    made = Record(scenario, "accepted", revisions=(Revision("better"),), usage=use)
     return Recorded(replace(made, **changes))
 
 
@@ -75,12 +83,13 @@ def failed(cause: str) -> Recorded:
 
 
 BEGAN = Began(Path("runs/x"), 5, 2, 4, "roleplay")
-FILTERED = recorded(1, outcome="filtered", rule="no_violation")
+FILTERED = recorded(1, outcome="filtered", rule="no_violation", revisions=())
+THREE_PAIRS = recorded(2, candidates=(Candidate("a", Critique(())), Candidate("b", Critique(()))))
 
 
 def heard(listener: Any, *events: Event) -> None:
     for number, event in enumerate(events):
-        listener.hear(AT + number * SECOND, event)
+        listener.on_event(AT + number * SECOND, event)
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -108,8 +117,8 @@ def test_log_says_what_was_done_and_what_it_cost(tmp_path: Path) -> None:
         "protocol": "roleplay",
     }  # fmt: skip
     assert {k: v for k, v in record.items() if k != "time"} == {
-        "event": "record", "index": 0, "id": "s-0", "outcome": "accepted", "rule": "",
-        "pairs": 1, "failure": None, "seconds": 0.75,
+        "event": "record", "index": 0, "id": "s-0", "outcome": "accepted", "rule": "", "pairs": 1,
+        "failure": None, "seconds": 0.75,
         "stages": {
             "plan": {"calls": 1, "prompt_tokens": 100, "cached_tokens": 60,
                      "completion_tokens": 20, "seconds": 0.5},
@@ -126,18 +135,14 @@ def test_log_says_what_was_done_and_what_it_cost(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_log_has_calls_only_if_asked_and_never_what_was_said(tmp_path: Path) -> None:
-    for calls in (False, True):
-        log = RunLog(tmp_path / f"{calls}.jsonl", calls=calls)
-        heard(log, called(), called(RAW, step="turn/2/agent", dialogue=3), failed("no STEP line"))
-        log.close()
-    assert [line["event"] for line in lines(tmp_path / "False.jsonl")] == ["record", "summary"]
-    first, second, record, _ = lines(tmp_path / "True.jsonl")
-    assert (first["role"], first["stage"], first["model"]) == ("critic", "critique", "tiny")
-    assert (second["index"], second["step"], second["stage"]) == (3, "turn/2/agent", "turn")
-    assert second["seconds"] == 0.5
+def test_log_names_the_cause_and_never_what_was_said(tmp_path: Path) -> None:
+    log = RunLog(tmp_path / "run.jsonl")
+    heard(log, called(), called(RAW, step="turn/2/agent", dialogue=3), failed("no STEP line"))
+    log.close()
+    record, summary = lines(tmp_path / "run.jsonl")
     assert record["failure"] == {"step": "plan/1", "cause": "no STEP line"}
-    assert "secret" not in (tmp_path / "True.jsonl").read_text()
+    assert summary["calls"] == 2
+    assert "secret" not in (tmp_path / "run.jsonl").read_text()
 
 
 def test_log_is_json_whatever_is_said(tmp_path: Path) -> None:
@@ -260,11 +265,15 @@ def value(samples: Samples, name: str, **labels: str) -> float:
     return found
 
 
+def rendered(metrics: Metrics) -> str:
+    return generate_latest(metrics.registry).decode()
+
+
 def test_metrics_count_by_role_model_and_stage() -> None:
     metrics = Metrics("x", "1.2")
     turn = called(RAW, step="turn/1/agent")
     heard(metrics, BEGAN, called(), called(), turn, recorded(), FILTERED, failed("no"))
-    samples = parsed(metrics.render())
+    samples = parsed(rendered(metrics))
     critic = {"run": "x", "role": "critic", "model": "tiny", "stage": "critique"}
     assert value(samples, "sdsd_calls_total", **critic) == 2
     assert value(samples, "sdsd_calls_total", role="agent", stage="turn") == 1
@@ -280,8 +289,16 @@ def test_metrics_count_by_role_model_and_stage() -> None:
     assert value(samples, "sdsd_run_info", protocol="roleplay", concurrency="4", version="1.2") == 1
 
 
+def test_pairs_and_the_dialogues_that_have_some_are_two_metrics() -> None:
+    metrics = Metrics("x")
+    heard(metrics, recorded(), THREE_PAIRS, FILTERED)
+    samples = parsed(rendered(metrics))
+    assert value(samples, "sdsd_verified_pairs_total") == 1 + 3
+    assert value(samples, "sdsd_accepted_dialogues_total") == 2
+
+
 def test_metrics_of_nothing_are_well_formed() -> None:
-    samples = parsed(Metrics("x").render())
+    samples = parsed(rendered(Metrics("x")))
     assert value(samples, "sdsd_verified_pairs_total") == 0
     assert not [name for name, _ in samples if name == "sdsd_dialogues"]  # not a run of none
 
@@ -290,7 +307,7 @@ def test_histogram_is_cumulative_and_its_bounds_belong_to_it() -> None:
     metrics = Metrics("x")
     times = (0.01, 0.05, 0.051, 0.1, 20.0, 1000.0)
     heard(metrics, *(called(answer=replace(ANSWER, seconds=s)) for s in times))
-    samples = parsed(metrics.render())
+    samples = parsed(rendered(metrics))
     bounds = ("0.05", "0.1", "0.25", "10", "20", "320", "+Inf")
     below = [value(samples, "sdsd_call_seconds_bucket", le=bound) for bound in bounds]
     assert below == [2, 4, 4, 4, 5, 5, 6]
@@ -304,23 +321,20 @@ def test_a_server_can_neither_turn_counters_back_nor_make_series() -> None:
         replace(ANSWER, model=f"m{k}", prompt_tokens=-5, completion_tokens=2**80) for k in (1, 2)
     ]
     heard(metrics, *(called(answer=answer) for answer in odd))
-    samples = parsed(metrics.render())
+    samples = parsed(rendered(metrics))
     assert value(samples, "sdsd_calls_total") == 2
     assert value(samples, "sdsd_prompt_tokens_total") == 0
     assert value(samples, "sdsd_completion_tokens_total") == float(2**64)
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=100))
+@example('a\\b"c\nd')
 def test_any_name_survives_as_a_label(name: str) -> None:
     request = replace(called().call, asked=fingerprint(CHAT, name))
     metrics = Metrics(name)
     heard(metrics, Called(request, ANSWER))
-    text = metrics.render().encode().decode()
+    text = rendered(metrics).encode().decode()
     assert value(parsed(text), "sdsd_calls_total", run=name, model=name) == 1
-
-
-def test_escaping_is_that_of_the_format() -> None:
-    assert escaped('a\\b"c\nd\ud800') == 'a\\\\b\\"c\\nd�'
 
 
 def test_file_is_whole_and_written_at_most_every_five_seconds(tmp_path: Path) -> None:
@@ -348,32 +362,33 @@ async def asked(port: int, request: bytes) -> tuple[str, dict[str, str], str]:
     except ConnectionError:
         data = b""
     writer.close()
-    head, _, body = data.decode().partition("\r\n\r\n")
+    head, _, body = data.decode("utf-8", "replace").partition("\r\n\r\n")
     first, *rest = head.split("\r\n")
     return first, dict(line.split(": ", 1) for line in rest), body
 
 
-async def test_endpoint_answers_a_scrape_and_refuses_the_rest() -> None:
+async def test_endpoint_answers_a_scrape_and_outlives_nonsense(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     metrics = Metrics("x")
     heard(metrics, recorded())
-    server = await metrics.serve(0)
-    port = server.sockets[0].getsockname()[1]
+    port = int(metrics.serve(0).removesuffix("/metrics").rpartition(":")[2])
     get = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
     status, headers, body = await asked(port, get)
-    assert status == "HTTP/1.1 200 OK"
-    assert headers["Content-Type"].startswith("text/plain; version=0.0.4")
-    assert int(headers["Content-Length"]) == len(body.encode())
+    assert status.endswith("200 OK")
+    assert headers["Content-Type"].startswith("text/plain; version=")
     assert value(parsed(body), "sdsd_verified_pairs_total") == 1
-    status, headers, body = await asked(port, get.replace(b"GET", b"HEAD"))
-    assert (status, body) == ("HTTP/1.1 200 OK", "")
-    assert int(headers["Content-Length"]) > 0
-    assert "200" in (await asked(port, get.replace(b"/metrics", b"/metrics?x=1")))[0]
-    assert "404" in (await asked(port, get.replace(b"/metrics", b"/")))[0]
     assert "405" in (await asked(port, get.replace(b"GET", b"POST")))[0]
-    assert "404" in (await asked(port, b"\xff\xfe\r\n\r\n"))[0]
-    assert (await asked(port, b"x" * 100_000))[0] == ""
+    await asked(port, b"\xff\xfe\r\n\r\n")
+    await asked(port, b"x" * 100_000)
+    with socket.create_connection(("127.0.0.1", port)) as rude:
+        rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        rude.sendall(get[:20])  # and a reset
     assert "200" in (await asked(port, get))[0]
-    server.close()
+    metrics.close()
+    assert capsys.readouterr().err == ""
+    with pytest.raises(OSError, match="Connect call failed"):
+        await asked(port, get)
 
 
 # -- all together --------------------------------------------------------------------------
@@ -408,7 +423,8 @@ def test_a_whole_run_is_logged_and_counted(tmp_path: Path) -> None:
         counted = sum(v for (n, _), v in samples.items() if n == f"sdsd_{name}_total")
         spent = sum(getattr(use, name) for record in records for use in record.usage.values())
         assert counted == spent == sum(line[name] for line in log if line["event"] == "summary")
-    assert value(samples, "sdsd_verified_pairs_total") == result.status().pairs
+    assert value(samples, "sdsd_verified_pairs_total") == sum(len(r.pairs) for r in records)
+    assert value(samples, "sdsd_accepted_dialogues_total") == sum(bool(r.pairs) for r in records)
     assert value(samples, "sdsd_dialogues", state="done") == 12
 
 
@@ -459,8 +475,8 @@ class Broken:
         if where == self.where:
             raise ValueError(f"broken at {where}")
 
-    def hear(self, at: int, event: Event) -> None:
-        self._at("hear")
+    def on_event(self, at: int, event: Event) -> None:
+        self._at("on_event")
 
     def tick(self, now: float) -> None:
         self._at("tick")
@@ -477,7 +493,7 @@ class Hears:
         self.heard: list[Event] = []
         self.threads: set[int] = set()
 
-    def hear(self, at: int, event: Event) -> None:
+    def on_event(self, at: int, event: Event) -> None:
         self.heard.append(event)
         self.threads.add(threading.get_ident())
 
@@ -486,10 +502,10 @@ class Hears:
     def close(self) -> None: ...
 
 
-@pytest.mark.parametrize("where", ["hear", "tick", "close"])
+@pytest.mark.parametrize("where", ["on_event", "tick", "close"])
 def test_a_listener_that_raises_is_switched_off_with_one_note(where: str) -> None:
     events, broken, hears = list[Event](), Broken(where), Hears()
-    fan = Fan(events.append)
+    fan = Dispatcher(events.append)
     fan.add("broken", lambda: broken)
     fan.add("hears", lambda: hears)
     fan.start()
@@ -505,7 +521,7 @@ def test_a_listener_that_raises_is_switched_off_with_one_note(where: str) -> Non
 
 def test_more_events_than_can_wait_are_counted_and_left_out() -> None:
     events, hears = list[Event](), Hears()
-    fan = Fan(events.append)
+    fan = Dispatcher(events.append)
     fan.add("hears", lambda: hears)
     for _ in range(BACKLOG + 5):
         fan(FILTERED)
@@ -524,7 +540,7 @@ def test_the_callers_own_callback_is_called_in_its_thread_and_may_raise() -> Non
         if isinstance(event, Began):
             raise KeyError("mine")
 
-    fan = Fan(tell)
+    fan = Dispatcher(tell)
     fan.add("hears", lambda: hears)
     fan.start()
     fan.note("from elsewhere")
@@ -546,23 +562,22 @@ def test_it_closes_when_the_run_raises(tmp_path: Path) -> None:
         work()
     log = lines(tmp_path / "logs" / "run.jsonl")
     assert [line["event"] for line in log] == ["record", "summary"]
-    assert not [t for t in threading.enumerate() if t.name == "observe"]
+    assert not [t for t in threading.enumerate() if t.name == "telemetry"]
 
 
 async def test_endpoint_of_a_run_and_a_port_that_is_taken(tmp_path: Path) -> None:
     first, second = list[Event](), list[Event]()
-    with listeners(tmp_path, first.append, log=False, metrics=False, port=0) as tell:
+    with listeners(tmp_path, first.append, port=0) as tell:
         tell(recorded())
         (said,) = texts(first)
         port = int(said.removesuffix("/metrics").rpartition(":")[2])
-        with listeners(tmp_path, second.append, log=False, metrics=False, port=port):
+        with listeners(tmp_path, second.append, port=port):
             pass
         assert "metrics endpoint" in texts(second)[0]
         assert "another port" in texts(second)[0]
         await asyncio.sleep(0.3)
         _, _, body = await asked(port, b"GET /metrics HTTP/1.1\r\n\r\n")
     assert value(parsed(body), "sdsd_verified_pairs_total") == 1
-    assert not (tmp_path / "metrics.prom").exists()
 
 
 # -- OpenTelemetry -------------------------------------------------------------------------
@@ -725,7 +740,8 @@ def test_spans_and_metrics_arrive_over_a_socket(
     odd = replace(ANSWER, model=HOSTILE, text=HOSTILE, prompt_tokens=2**80, completion_tokens=-1)
     with collector() as (url, posts):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
-        with listeners(tmp_path, events.append, version="1.2", log=False, content=True) as tell:
+        monkeypatch.setenv(CONTENT, "true")
+        with listeners(tmp_path, events.append, version="1.2") as tell:
             for event in (BEGAN, called(answer=odd), failed(HOSTILE)):
                 tell(event)
     assert texts(events) == []
@@ -753,13 +769,13 @@ def test_a_collector_that_refuses_is_told_once_with_what_was_lost(
     with collector(status=404) as (url, posts):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         monkeypatch.setenv("OTEL_METRICS_EXPORTER", "none")
-        with listeners(tmp_path, events.append, metrics=False) as tell:
+        with listeners(tmp_path, events.append) as tell:
             for index in range(3):
                 tell(called(dialogue=index))
                 tell(recorded(index))
     assert {path for path, _, _ in posts} == {"/v1/traces"}
     first, last = texts(events)
-    assert "spans are not taken" in first
+    assert "spans are not accepted" in first
     assert "OTEL_TRACES_EXPORTER=none" in first
     assert last == "OpenTelemetry: 6 of 6 spans were lost"
     logged = [line["text"] for line in lines(tmp_path / "logs" / "run.jsonl") if "text" in line]
@@ -773,7 +789,7 @@ def test_a_sampler_leaves_dialogues_out_and_nothing_counts_as_lost(
     with collector() as (url, posts):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
         monkeypatch.setenv("OTEL_TRACES_SAMPLER", "always_off")
-        with listeners(tmp_path, events.append, log=False, metrics=False) as tell:
+        with listeners(tmp_path, events.append) as tell:
             tell(called())
             tell(recorded())
     assert texts(events) == []
@@ -800,13 +816,35 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
         "from sdsd.runs.telemetry import listeners\n"
         "with listeners(Path(sys.argv[1]), lambda event: print(event.text)): pass\n"
     )
-    environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    environment = ENV | {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
     said = subprocess.run(
         [sys.executable, "-W", "error", "-c", program, tmp_path],
         env=environment, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert said.count("\n") == 1
     assert 'pip install "sdsd[otel]"' in said
+
+
+@pytest.mark.parametrize("port", [None, 0])
+def test_metrics_without_their_extra_are_a_note_if_asked_for(
+    tmp_path: Path, port: int | None
+) -> None:
+    program = (
+        "import sys; sys.modules['prometheus_client'] = None\n"
+        "from pathlib import Path\n"
+        "from sdsd.runs.telemetry import listeners\n"
+        f"with listeners(Path(sys.argv[1]), lambda event: print(event.text), {port}): pass\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program, tmp_path],
+        env=ENV, capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert said.count("\n") == (port is not None)
+    if port is not None:
+        assert "`telemetry.port` is set" in said
+        assert 'pip install "sdsd[metrics]"' in said
+    assert not (tmp_path / "metrics.prom").exists()
+    assert (tmp_path / "logs" / "run.jsonl").exists()
 
 
 def test_nothing_of_opentelemetry_is_loaded_unless_it_is_switched_on(tmp_path: Path) -> None:
@@ -819,6 +857,6 @@ def test_nothing_of_opentelemetry_is_loaded_unless_it_is_switched_on(tmp_path: P
     )
     said = subprocess.run(
         [sys.executable, "-c", program, tmp_path],
-        env={}, capture_output=True, text=True, check=True,
+        env=ENV, capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
     assert said == "[]\n"

@@ -2,7 +2,7 @@
 
 It keeps data sets as commits of files, takes large files by the LFS protocol (with
 `HF_HUB_DISABLE_XET=1`, since the other one needs a service of its own), and believes only the
-tokens it was given. `stall_after` lets so many uploads or downloads pass, and answers no other one.
+tokens it was given. `stall_after` lets so many uploads pass, and answers no other one.
 """
 
 from __future__ import annotations
@@ -65,7 +65,6 @@ class HubStandIn:
         self.objects: dict[str, bytes] = {}
         self.uploads: list[str] = []
         """Digests of the large files that were sent, in order."""
-        self.downloads: list[str] = []
         self.stall_after: int | None = None
         self.stalled = threading.Event()
         self.meddle = False
@@ -83,7 +82,6 @@ class HubStandIn:
         app.router.add_post("/api/validate-yaml", self._validate)
         app.router.add_post("/datasets/{org}/{name}.git/info/lfs/objects/batch", self._batch)
         app.router.add_put("/store/{oid}", self._store)
-        app.router.add_get("/datasets/{org}/{name}/resolve/{revision}/{path:.*}", self._resolve)
         return app
 
     @web.middleware
@@ -204,19 +202,6 @@ class HubStandIn:
         oid = repo.add(header["value"]["summary"], files)
         here = "{}/datasets/{org}/{name}".format(self.url, **http.match_info)
         return web.json_response({"commitOid": oid, "commitUrl": f"{here}/commit/{oid}"})
-
-    async def _resolve(self, http: web.Request) -> web.Response:
-        commit, files = self._repo(http).at(http.match_info["revision"]) or ("", {})
-        data = files[http.match_info["path"]]
-        if http.method == "GET":
-            if self.stall_after is not None and len(self.downloads) >= self.stall_after:
-                self.stalled.set()
-                await self.closing.wait()
-                raise web.HTTPServiceUnavailable
-            self.downloads.append(http.match_info["path"])
-        digest = hashlib.sha256(data).hexdigest()
-        headers = {"X-Repo-Commit": commit, "ETag": f'"{digest}"', "X-Linked-Size": str(len(data))}
-        return web.Response(body=data, headers=headers)
 
 
 def _error(status: int, words: str, code: str = "") -> web.Response:

@@ -196,6 +196,13 @@ def experiment(
 @app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("sdsd.yaml"),
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema",
+            help="Also write a JSON schema next to it, with which editors complete and check keys.",
+        ),
+    ] = False,
 ) -> None:
     """Write a configuration file with every key explained."""
     from sdsd import config as configuration
@@ -203,8 +210,12 @@ def init(
 
     if path.exists():
         raise ConfigError(f"{path}: already exists; name another file or remove it")
+    text, schema_file = configuration.explained(), path.with_suffix(".schema.json")
     try:
-        path.write_text(configuration.explained(), "utf-8")
+        if schema:
+            schema_file.write_text(configuration.json_schema_text(), "utf-8")
+            text = f"# yaml-language-server: $schema={schema_file.name}\n{text}"
+        path.write_text(text, "utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}; name another") from None
     typer.echo(f"wrote {path}; now: sdsd run {path}")
@@ -308,29 +319,6 @@ def push(
     with terminal() as screen:
         address = run.push(repo, public=public, message=message, progress=screen.download)
     typer.echo(address)
-
-
-@app.command()
-def pull(
-    repo: Annotated[str, typer.Argument(help="A data set that `sdsd push` made: org/name.")],
-    path: Annotated[
-        Path | None, typer.Argument(help="The directory. Default: runs/<name>.")
-    ] = None,
-    revision: Annotated[
-        str | None, typer.Option("--revision", help="A branch, tag or commit.")
-    ] = None,
-) -> None:
-    """Download a run that was pushed.
-
-    It can be read and exported; the model calls are not in it.
-    """
-    from sdsd.runs import hub
-    from sdsd.runs.progress import terminal
-
-    where = path or Path("runs") / repo.rpartition("/")[2]
-    with terminal() as screen:
-        rundir = hub.pull(repo, where, revision=revision, progress=screen.download)
-    typer.echo(str(rundir.path))
 
 
 @app.command()

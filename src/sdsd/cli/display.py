@@ -304,7 +304,7 @@ def models(statuses: Sequence[Status], *, json: bool) -> None:
     for column in ("name", "size", "licence", "here", "note"):
         table.add_column(column)
     for s in statuses:
-        row = s.row
+        row = s.weights
         table.add_row(row.name, f"{row.size / 1e6:,.0f} MB", row.licence, s.state, row.note)
     out.print(table)
 

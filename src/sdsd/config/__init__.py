@@ -28,7 +28,16 @@ from sdsd.config.schema import (
     TargetsConfig,
     Vote,
 )
-from sdsd.config.writing import differences, digest, dump, explained, flat, json_schema, tree
+from sdsd.config.writing import (
+    differences,
+    digest,
+    dump,
+    explained,
+    flat,
+    json_schema,
+    json_schema_text,
+    tree,
+)
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -61,6 +70,7 @@ __all__ = [
     "flat",
     "is_execution",
     "json_schema",
+    "json_schema_text",
     "load",
     "read",
     "tree",

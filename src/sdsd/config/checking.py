@@ -61,7 +61,7 @@ def _names(config: Config) -> Iterator[str]:
     for name in config.critique.critics:
         if not MODEL_NAME.fullmatch(name):
             yield f"`critique.critics.{name}`: use letters, digits, `_` and `-` in the name"
-    for role, name in config.cast.items():
+    for role, name in config.role_models.items():
         if name not in config.models:
             key = f"roles.{role}"
             if role not in ROLES:
@@ -96,6 +96,9 @@ def _model(name: str, model: ModelConfig) -> Iterator[str]:
         yield f"`models.{name}.model` is empty; name a model"
     if model.launch and model.base_url:
         yield f"{key} has both `launch` and `base_url`; take one of them out"
+    if model.backend and (model.launch or model.transport == "batch"):
+        other = "launch" if model.launch else "transport: batch"
+        yield f"{key} has both `backend` and `{other}`; take one of them out"
     if model.transport == "batch" and len(model.urls) > 1:
         yield (
             f"{key} has `transport: batch` and several addresses, but a batch runs at one server; "

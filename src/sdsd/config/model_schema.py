@@ -56,8 +56,10 @@ class ModelConfig(Section, frozen=True):
         "HTTP headers to send with every request to `base_url`.")] = {}
     chat_template: Annotated[FileName, execution(
         "Where to find the model's chat template, for `continuation` on servers that do not reveal "
-        "it: a `.jinja` file, a `tokenizer_config.json`, a directory with either, or a GGUF file."
-    )] = ""
+        "it: a `.jinja` file, a `tokenizer_config.json`, or a directory with either.")] = ""
+    backend: Annotated[str, identity(
+        "Your own client: `package.module:name` of a callable that takes this section and returns "
+        "the model, or an entry point of the group `sdsd.backends`; see `docs/extending.md`.")] = ""
     launch: Annotated[Literal["", "vllm"], execution(
         "`vllm`: start `vllm serve` for this model, watch it, and stop it at the end.")] = ""
     arguments: Annotated[tuple[str, ...], execution(

@@ -54,8 +54,8 @@ class TelemetryConfig(Section, frozen=True):
     """What a run reports while it is in progress; see `docs/observability.md`."""
 
     port: Annotated[Annotated[int, Meta(ge=0, le=65535)] | None, execution(
-        "Serve Prometheus metrics at `/metrics` on this port of 127.0.0.1. 0: a free port. Empty: "
-        "no server.")] = None
+        "Serve Prometheus metrics at `/metrics` on this port of 127.0.0.1; needs the extra "
+        "`metrics`. 0: a free port. Empty: no server.")] = None
 
 
 class RolesConfig(Section, frozen=True):
@@ -357,7 +357,7 @@ class Config(Section, frozen=True):
     telemetry: Annotated[TelemetryConfig, execution()] = TelemetryConfig()
 
     @property
-    def cast(self) -> dict[Role, str]:
+    def role_models(self) -> dict[Role, str]:
         """By role, the name under `models` of its model; each critic that is a model is a role."""
         roles = {role: getattr(self.roles, role) for role in ROLES}
         critics = [(name, c) for name, c in self.critique.critics.items() if not c.use]
@@ -365,4 +365,4 @@ class Config(Section, frozen=True):
 
     def model_for(self, role: Role) -> ModelConfig:
         """Return the model that plays `role`."""
-        return self.models[self.cast[role]]
+        return self.models[self.role_models[role]]

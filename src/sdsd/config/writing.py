@@ -88,3 +88,8 @@ def json_schema() -> dict[str, Any]:
     properties = {"model": short, **config.pop("properties")}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "sdsd"}
     return {**head, **config, "properties": properties, "$defs": sections}
+
+
+def json_schema_text() -> str:
+    """Return the JSON schema as the text of a file."""
+    return msgspec.json.format(msgspec.json.encode(json_schema()), indent=2).decode() + "\n"

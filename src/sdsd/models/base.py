@@ -1,16 +1,28 @@
-"""Models: whatever answers requests. This module is the contract, its siblings are the family.
+"""The contract of a model, which answers requests. The sibling modules implement it.
 
-http       any OpenAI-compatible server
-pool       the same model on one server or several, with what paces and balances them
-batch      a provider's batch interface: answers in bulk, later, for less
-llamacpp   starts the embedded engine, which is then such a server
-vllm       starts `vllm serve`, watches it and stops it
-scripted   answers from a script, without a server: for tests, examples and trying things out
+openai_server   any OpenAI-compatible server
+pool            the same model on one or more servers, with limits and load balancing
+batch           a provider's batch API: answers in bulk, hours later, for less
+llamacpp        starts the embedded engine, which is then such a server
+vllm            starts `vllm serve`, restarts it when it dies, and stops it
+scripted        answers from a script, without a server: for tests, examples and experiments
+
+Your own model goes into a configuration as `models.<name>.backend: package.module:name`, a callable
+that takes the `ModelConfig` and returns a `Model`:
+
+    class Echo:
+        def __init__(self, config: ModelConfig) -> None:
+            self.name, self.capabilities = config.model, Capabilities()
+
+        async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
+            return Completion(request.messages[-1].content)
+
+If it is an async context manager, it is entered before the first request and left after the last.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -19,66 +31,67 @@ from sdsd.types import Answer, Request
 
 
 class Capabilities(Struct, frozen=True):
-    """What a server was found to support. The code asks this, never the brand."""
+    """What a server supports. The code asks for these, never for the brand of a server."""
 
     chat: bool = True
     completions: bool = False
     """Raw continuation of a prompt (`/v1/completions`)."""
     template: Template | None = None
-    """The seams of its chat template, if it renders one for us (`/apply-template`)."""
+    """The seams of its chat template, if the server renders one (`/apply-template`)."""
     system: bool = True
-    """Chats may open with a system turn. Otherwise it is folded into the first user turn."""
+    """Chats may begin with a system turn; otherwise it is merged into the first user turn."""
     schema: bool = False
-    """Replies can be held to a JSON schema."""
+    """Replies can be constrained by a JSON schema."""
     logprobs: bool = False
-    """Chats tell how likely their tokens were."""
+    """Chats return token probabilities."""
     slots: int = 0
-    """Requests that it answers at once, if it tells; 0: not known."""
+    """Requests answered at once, if the server reports it; 0: unknown."""
     seed: bool = True
-    """A sampling seed is taken."""
+    """Requests may have a sampling seed."""
     sampling: bool = True
-    """Temperature and top_p are taken."""
+    """Requests may have `temperature` and `top_p`."""
     length_key: str = "max_tokens"
     """The field that limits the length of a reply."""
 
 
+@runtime_checkable
 class Model(Protocol):
     """One model at one address."""
 
     @property
     def name(self) -> str:
-        """Goes into every request's fingerprint."""
+        """Part of every request's fingerprint."""
         ...
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it can do."""
+        """What it supports."""
         ...
 
     async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
-        """One attempt at one request.
+        """Answer one request, in one attempt.
 
-        `dialogue` is the index of the dialogue that asks: its requests share a prefix, and where
-        some must wait, those of lower indexes go first.
+        `dialogue` is the index of the dialogue that asks. Its requests share a prefix; where
+        requests must wait, those with lower indexes go first.
 
         Raises `TransientError` for a fault that may pass and `ModelError` for one that concerns
-        every request. A permanent no to this one request is returned, as a `Refusal`.
+        every request. If the server rejects this one request for good, returns a `Refusal`.
         """
         ...
 
 
 class Served(Model, Protocol):
-    """A model as a run uses it: it says how much it takes, and hears what became of it."""
+    """A model as a run uses it: it has a capacity, and is notified of what was recorded."""
 
     @property
     def capacity(self) -> int:
-        """Requests that it takes at once, as of now."""
+        """Requests that it accepts at once, as of now."""
         ...
 
     def recorded(self, request: Request, seed: int, dialogue: int) -> None:
-        """The answer to this call is on disk."""
+        """Note that the answer to this call is on disk."""
         ...
 
     def closed(self, dialogue: int) -> None:
-        """A dialogue is over; nothing more will be asked for it."""
+        """Note that a dialogue is finished and will ask for nothing more."""
         ...

@@ -1,29 +1,28 @@
-"""A provider's batch interface as a model: the same requests, answered in bulk, later, for less.
+"""A model behind a provider's batch API: the same requests answered in bulk, hours later, for less.
 
-OpenAI's routes for files and batches, which other providers have too. Nothing above knows of it:
-`complete` puts a request into the round that is gathering, and waits for its line of the result. A
-round is one batch. It is sent when no more requests come, or when it is full; several may be under
-way.
+OpenAI's routes for files and batches, which other providers offer too. The callers do not notice:
+`complete` adds a request to the batch that is gathering, and waits for its line of the result. A
+batch is submitted when no more requests arrive, or when it is full; several may be in progress.
 
-What was paid for is never paid for again, wherever the process dies. A round has a small file of
-state, and the order of writing is what makes it hold:
+Whatever was paid for is never paid for again, wherever the process dies. Each batch has a small
+state file, and the order of writes makes that hold:
 
-1. Before anything is sent the file holds the round's id and the ids of its requests.
-2. Before the batch is created the file says that it is about to be. A file that does not say so
+1. Before anything is sent, the file holds the batch's key and the ids of its requests.
+2. Before the batch is created, the file says that it is about to be. A file that does not say so
    belongs to a batch that cannot exist: the next start removes it.
-3. After the batch is created the file holds its id. If the process died in between, or the reply
-   was lost, the next start looks for the batch in the provider's list, by the id of the round in
-   its metadata. It looks until `settle` seconds are over, because a list may lag; only a batch
-   that did not show up counts as never made.
-4. A request's id is made of its dialogue, its seed and its body. The same step of the same run asks
-   with the same id after a restart, finds the round that holds it, and waits for that batch.
-5. The file stays until each of its answers is `recorded`: on disk with the caller, so that it is
-   not asked for again. An answer that was handed out and not yet recorded is read once more from
-   the provider's file of results. A line that failed holds no answer: asked again, it goes into a
-   later round, and where two files name an id the later one holds it.
+3. After the batch is created, the file holds the provider's id. If the process died in between, or
+   the reply was lost, the next start looks for the batch in the provider's list, by the key in its
+   metadata. It keeps looking for `settle` seconds, because a list may lag; only a batch that did
+   not appear counts as never created.
+4. A request's id consists of its dialogue, its seed and a hash of its body. After a restart, the
+   same step of the same run asks with the same id, finds the batch that holds it, and waits.
+5. The file stays until each answer is `recorded`: on the caller's disk, so that it is not asked for
+   again. An answer that was returned but not recorded is read again from the provider's result
+   file. A failed line holds no answer: its request goes into a later batch, and if two files list
+   an id, the later one counts.
 
-What is left to chance: a batch that the provider makes of a lost request later than `settle`
-seconds after it. The round's id goes along as `Idempotency-Key`, for those that heed it.
+One gap remains: a batch that the provider creates from a lost request more than `settle` seconds
+after it. The key is also sent as `Idempotency-Key`, for providers that honour it.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 import msgspec
 from msgspec import Raw, Struct
@@ -43,132 +42,144 @@ from sdsd.errors import ModelError, Stopped, TransientError
 from sdsd.models.base import Capabilities
 from sdsd.models.batch_api import (
     ENDED,
+    ApiError,
     Batch,
-    Complaint,
+    BatchState,
     Counts,
-    Intent,
-    Intents,
-    Line,
     Provider,
-    Question,
+    RequestLine,
+    ResultLine,
     Sleep,
+    StateFiles,
     Transport,
     custom_id,
-    parsed,
+    parse_line,
 )
 from sdsd.types import Answer, Request
 
 _encode = msgspec.json.Encoder().encode
-_LOOKS = 12
-"""How often the list is read for a batch of which it is not known whether it was made."""
+_SEARCHES = 12
+"""How often the provider's list is searched for a batch that may have been created."""
 
 
-class _Round:
-    """A round in this process."""
+class _Job:
+    """One batch in this process: its requests, its task, and its result."""
 
-    def __init__(self, intent: Intent) -> None:
-        self.intent = intent
-        self.asks: list[bytes] = []
-        """The lines to upload, until they are."""
+    def __init__(self, state: BatchState) -> None:
+        self.state = state
+        self.lines: list[bytes] = []
+        """Request lines to upload; empty once they are."""
         self.size = 0
-        """Bytes of `asks`."""
-        self.open = set(intent.names)
-        """Requests that may be asked for again."""
+        self.open = set(state.names)
+        """Requests whose answers may still be asked for."""
         self.task: asyncio.Task[None] | None = None
         self.progress = ""
-        """What was last told of it."""
+        """The last progress that was noted."""
         self.status = ""
-        """How the batch ended."""
-        self.lines: asyncio.Future[dict[str, Line]] = asyncio.get_running_loop().create_future()
-        """The result by `custom_id`, once the batch has ended."""
+        """The provider's status once the batch has ended."""
+        self.result: asyncio.Future[dict[str, ResultLine]] = (
+            asyncio.get_running_loop().create_future()
+        )
+        """By `custom_id`, once the batch has ended."""
 
     def fail(self, error: Exception) -> None:
-        """Tell everybody who waits for the result, or ever will."""
-        if not self.lines.done():
-            self.lines.set_exception(error)
-            self.lines.exception()  # seen, even if nobody waits
+        """Raise `error` in every caller that waits for the result, now or later."""
+        if not self.result.done():
+            self.result.set_exception(error)
+            self.result.exception()  # mark as retrieved, even if nobody waits
 
     def add(self, name: str, line: bytes) -> None:
-        """Put one more request in."""
-        self.asks.append(line)
+        self.lines.append(line)
         self.size += len(line)
         self.open.add(name)
 
 
-class Terms(Struct, frozen=True):
-    """How large rounds are, and how long things may take. Times are seconds."""
+class Limits(Struct, frozen=True):
+    """Sizes and times of batches. Times are seconds."""
 
     gather: float = 2.0
-    """A round is sent after this long without a new request, at the latest twice this long."""
-    most: int = 50_000
-    """Requests in one round, at most."""
-    most_bytes: int = 180_000_000
-    """Bytes of one round's input, at most. A longer request goes alone."""
+    """A batch is submitted after this long without a new request."""
+    max_requests: int = 50_000
+    """Requests per batch."""
+    max_bytes: int = 180_000_000
+    """Bytes of one batch's input. A longer request goes alone."""
     window: str = "24h"
-    """The time the provider is given, as it wants it written."""
+    """The completion window, as the provider spells it."""
     poll: float = 15.0
-    """From one look at a batch to the next, at first; grows by half each time."""
-    longest_poll: float = 300.0
-    """From one look to the next, at most."""
+    """First interval between two polls of a batch; grows by half each time."""
+    max_poll: float = 300.0
+    """Longest interval between two polls."""
     settle: float = 120.0
-    """In which a batch that may have been made must show up in the provider's list."""
+    """Time in which a batch that may have been created must appear in the provider's list."""
     retries: int = 20
-    """How often a request to the provider is tried again after a fault that may pass."""
+    """Retries of a request to the provider after a transient fault."""
+
+
+class Online(Protocol):
+    """A model over HTTP, such as `HttpModel`: what batches need of it."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def capabilities(self) -> Capabilities: ...
+
+    def encode(self, request: Request, seed: int) -> tuple[str, bytes]:
+        """Return path and one-line JSON body of a request with its seed."""
+        ...
+
+    def decode(self, request: Request, status: int, body: bytes) -> Answer:
+        """Return the answer to a request for a status and a body; raises as `complete` does."""
+        ...
 
 
 class BatchModel:
-    """One model behind a provider's batch interface. Belongs to one event loop.
+    """One model behind a provider's batch API. Belongs to one event loop.
 
-    transport       the way to the provider
-    encode          path and one-line JSON body of a request with its seed
-    decode          the answer that a status and a body are to a request; raises as `complete` does
-    state           a directory of its own for the files of state; made when needed
-    run             identifies the run to people who look at the provider's list
-    note            hears of progress, one line at a time
-    terms           how large rounds are, and how long things may take
-    sleep, clock    waiting, in seconds, and the unix time
+    online          the same model, as it is asked without batches
+    transport       sends HTTP requests to the provider
+    state           a directory for state files only; created when needed
+    run             identifies the run in the provider's list
+    note            called with one line of progress at a time
+    sleep, clock    wait in seconds; unix time
 
-    Call `recorded` when an answer is safe. `close` it in the end, or use it as an async context
-    manager.
+    Call `recorded` when an answer is on disk, and `close` in the end, or use it as an async
+    context manager.
     """
 
     def __init__(
         self,
-        name: str,
+        online: Online,
         transport: Transport,
-        encode: Callable[[Request, int], tuple[str, bytes]],
-        decode: Callable[[Request, int, bytes], Answer],
         *,
         state: Path,
         run: str,
-        capabilities: Capabilities | None = None,
         note: Callable[[str], None] = lambda text: None,
-        terms: Terms = Terms(),
+        limits: Limits = Limits(),
         sleep: Sleep = asyncio.sleep,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.name = name
-        self.capabilities = capabilities or Capabilities()
-        self._encode = encode
-        self._decode = decode
+        self.name = online.name
+        self.capabilities = online.capabilities
+        self._encode = online.encode
+        self._decode = online.decode
         self._run = run
         self._note = note
-        self._terms = terms
+        self._limits = limits
         self._sleep = sleep
         self._clock = clock
         remedy = (
-            "check `base_url` and the key (a batch is known only to the account that made it); "
-            f"what is under way is noted in {state}"
+            "check `base_url` and the key (a batch is visible only to the account that made it); "
+            f"the batches in progress are listed in {state}"
         )
-        self._state = Intents(state)
-        self._provider = Provider(transport, terms.retries, sleep, remedy)
-        self._rounds: set[_Round] = set()
-        self._holding: dict[str, _Round] = {}
-        """By `custom_id`, the round that has, or will have, the answer."""
-        self._gathering: dict[str, _Round] = {}
-        """By endpoint, the round that takes new requests."""
+        self._files = StateFiles(state)
+        self._provider = Provider(transport, limits.retries, sleep, remedy)
+        self._jobs: set[_Job] = set()
+        self._holding: dict[str, _Job] = {}
+        """By `custom_id`, the batch that has, or will have, the answer."""
+        self._gathering: dict[str, _Job] = {}
+        """By endpoint, the batch that takes new requests."""
         self._last = 0
-        """Number of the latest round."""
         self._adopting: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -179,64 +190,58 @@ class BatchModel:
         await self.close()
 
     async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
-        """One attempt at one request; see `sdsd.models.Model`. May take as long as a batch does.
+        """See `sdsd.models.base.Model`. Takes as long as a batch does.
 
-        Raises `Stopped` once the model is closed; a batch under way is collected at the next start.
+        Raises `Stopped` once the model is closed; the next start collects batches in progress.
         """
         await self._begin()
         path, body = self._encode(request, seed)
         name = custom_id(dialogue, seed, body)
-        round_ = self._holding.get(name) or self._put(name, f"/v1{path}", body)
-        if round_.task is None:
-            round_.task = asyncio.create_task(self._live(round_))
-        lines = await asyncio.shield(round_.lines)
+        job = self._holding.get(name) or self._put(name, f"/v1{path}", body)
+        if job.task is None:
+            job.task = asyncio.create_task(self._process(job))
+        result = await asyncio.shield(job.result)
         try:
-            return self._answer(request, lines.get(name), round_)
+            return self._answer(request, result.get(name), job)
         except TransientError:
-            self._let_go(round_, name)  # asked again, it goes into a later round
+            self._let_go(job, name)  # asked again, it goes into a later batch
             raise
 
     @property
     def capacity(self) -> int:
-        """As many requests may wait as make one round: open dialogues bound its size."""
-        return self._terms.most
+        """As many requests as fit one batch: the number of open dialogues limits its size."""
+        return self._limits.max_requests
 
     def closed(self, dialogue: int) -> None:
-        """Nothing is kept by dialogue."""
+        """Do nothing: no state is kept per dialogue."""
 
     def recorded(self, request: Request, seed: int, dialogue: int = 0) -> None:
-        """The answer to this call is on disk, and no later start will ask for it.
+        """Note that the answer to this call is on disk, so that no later start asks for it.
 
-        A round of which every answer is recorded is forgotten. Without this call, state and
-        results are kept until `close`.
+        A batch is forgotten once every answer is recorded. Without this call, state and results are
+        kept until `close`.
         """
         _, body = self._encode(request, seed)
         name = custom_id(dialogue, seed, body)
-        round_ = self._holding.get(name)
-        if round_ is not None and round_.lines.done():
-            self._let_go(round_, name)
+        job = self._holding.get(name)
+        if job is not None and job.result.done():
+            self._let_go(job, name)
 
-    async def close(self, *, finished: bool = False) -> None:
-        """Stop waiting: whoever still does gets `Stopped`. Batches under way go on at the provider.
-
-        `finished` says that every answer is recorded and nothing will be asked again: all state
-        is removed. Otherwise the next start goes on from it.
-        """
+    async def close(self) -> None:
+        """Stop waiting: pending calls raise `Stopped`. Batches continue at the provider."""
         self._closed = True
-        tasks = [r.task for r in self._rounds if r.task is not None]
+        tasks = [job.task for job in self._jobs if job.task is not None]
         tasks += [self._adopting] if self._adopting is not None else []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for round_ in list(self._rounds):
-            round_.fail(_stopped())
-            if finished:
-                self._forget(round_)
+        for job in list(self._jobs):
+            job.fail(_stopped())
 
-    # -- rounds ----------------------------------------------------------------------------
+    # -- the set of batches ----------------------------------------------------------------
 
     async def _begin(self) -> None:
-        """Adopt what an earlier process left, once, before anything is asked."""
+        """Adopt the batches of an earlier process, once, before anything is asked."""
         if self._closed:
             raise _stopped()
         if self._adopting is None:
@@ -249,140 +254,140 @@ class BatchModel:
             raise
 
     async def _adopt(self) -> None:
-        for noted in self._state.load():
-            self._last = max(self._last, noted.number)
-            batch = noted.batch or (await self._look_for(noted) if noted.file else "")
-            if not batch:
-                self._state.remove(noted)
-                self._note(f"batch round {noted.number}: was never made; its requests go anew")
+        for state in self._files.load():
+            self._last = max(self._last, state.number)
+            batch_id = state.batch_id or (await self._search(state) if state.file_id else "")
+            if not batch_id:
+                self._files.remove(state)
+                self._note(f"batch {state.number}: never created; its requests are sent again")
                 continue
-            intent = replace(noted, batch=batch)
-            if intent != noted:
-                self._state.save(intent)
-            self._note(f"batch round {noted.number}: found again, {len(noted.names):,} requests")
-            self._register(_Round(intent))
+            adopted = replace(state, batch_id=batch_id)
+            if adopted != state:
+                self._files.save(adopted)
+            self._note(f"batch {state.number}: found again, {len(state.names):,} requests")
+            self._register(_Job(adopted))
 
-    def _register(self, round_: _Round) -> None:
-        """Let a round hold its requests, and no earlier one any of them."""
-        self._rounds.add(round_)
-        for name in round_.intent.names:
+    def _register(self, job: _Job) -> None:
+        """Let a batch hold its requests, and no earlier batch any of them."""
+        self._jobs.add(job)
+        for name in job.state.names:
             if (earlier := self._holding.get(name)) is not None:
                 self._let_go(earlier, name)
-            self._holding[name] = round_
+            self._holding[name] = job
 
-    def _put(self, name: str, endpoint: str, body: bytes) -> _Round:
-        """Put a request into the round that is gathering; begin another if that one is full."""
-        line = _encode(Question(name, "POST", endpoint, Raw(body))) + b"\n"
-        round_ = self._gathering.get(endpoint)
-        if round_ is None or round_.size + len(line) > self._terms.most_bytes:
+    def _put(self, name: str, endpoint: str, body: bytes) -> _Job:
+        """Add a request to the batch that is gathering, or to a new one if that is full."""
+        line = _encode(RequestLine(name, "POST", endpoint, Raw(body))) + b"\n"
+        job = self._gathering.get(endpoint)
+        if job is None or job.size + len(line) > self._limits.max_bytes:
             self._last += 1
-            # Never the id of another round, in any life: it is looked for in the provider's list.
-            intent = Intent(uuid.uuid4().hex, self._last, endpoint, self._clock())
-            round_ = self._gathering[endpoint] = _Round(intent)
-            self._rounds.add(round_)
-        round_.add(name, line)
-        self._holding[name] = round_
-        if len(round_.asks) >= self._terms.most:
+            # Unique across restarts: the provider's list is searched for it.
+            state = BatchState(uuid.uuid4().hex, self._last, endpoint, self._clock())
+            job = self._gathering[endpoint] = _Job(state)
+            self._jobs.add(job)
+        job.add(name, line)
+        self._holding[name] = job
+        if len(job.lines) >= self._limits.max_requests:
             del self._gathering[endpoint]
-        return round_
+        return job
 
-    def _let_go(self, round_: _Round, name: str) -> None:
-        """Nobody will want this answer from this round; forget the round if that was the last."""
-        if self._holding.get(name) is round_:
+    def _let_go(self, job: _Job, name: str) -> None:
+        """Drop an answer that nobody will ask this batch for; forget the batch after the last."""
+        if self._holding.get(name) is job:
             del self._holding[name]
-        round_.open.discard(name)
-        if round_.lines.done() and not round_.lines.exception():
-            round_.lines.result().pop(name, None)
-        if not round_.open:
-            self._forget(round_)
+        job.open.discard(name)
+        if job.result.done() and not job.result.exception():
+            job.result.result().pop(name, None)
+        if not job.open:
+            self._forget(job)
 
-    def _forget(self, round_: _Round) -> None:
-        self._rounds.discard(round_)
-        for name in round_.open:
-            if self._holding.get(name) is round_:
+    def _forget(self, job: _Job) -> None:
+        self._jobs.discard(job)
+        for name in job.open:
+            if self._holding.get(name) is job:
                 del self._holding[name]
-        self._state.remove(round_.intent)
+        self._files.remove(job.state)
 
-    # -- the life of a round ---------------------------------------------------------------
+    # -- one batch -------------------------------------------------------------------------
 
-    async def _live(self, round_: _Round) -> None:
-        """Gather, submit and collect a round, or only collect one that was adopted."""
+    async def _process(self, job: _Job) -> None:
+        """Gather, submit and collect a batch; an adopted one is only collected."""
         try:
-            if not round_.intent.batch:
-                await self._fill(round_)
-                await self._submit(round_)
-            round_.lines.set_result(await self._collect(round_))
-        except Exception as error:  # whatever it is, those who wait must hear of it
-            round_.fail(error)
+            if not job.state.batch_id:
+                await self._gather(job)
+                await self._submit(job)
+            job.result.set_result(await self._collect(job))
+        except Exception as error:  # whatever it is, the callers that wait must get it
+            job.fail(error)
 
-    async def _fill(self, round_: _Round) -> None:
-        """Wait until the round is full or nothing new has come for a while, and close it."""
-        endpoint, seen = round_.intent.endpoint, 0
-        while self._gathering.get(endpoint) is round_ and seen < len(round_.asks):
-            seen = len(round_.asks)
-            await self._sleep(self._terms.gather)
-        if self._gathering.get(endpoint) is round_:
+    async def _gather(self, job: _Job) -> None:
+        """Wait until the batch is full or no new request arrives for a while, and close it."""
+        endpoint, seen = job.state.endpoint, 0
+        while self._gathering.get(endpoint) is job and seen < len(job.lines):
+            seen = len(job.lines)
+            await self._sleep(self._limits.gather)
+        if self._gathering.get(endpoint) is job:
             del self._gathering[endpoint]
 
-    async def _submit(self, round_: _Round) -> None:
-        """Have the provider make the batch, exactly once; see the top of this module."""
-        self._save(round_, replace(round_.intent, names=tuple(sorted(round_.open))))
-        file = await self._provider.upload(round_.asks)
-        round_.asks.clear()
-        self._save(round_, replace(round_.intent, file=file))
-        metadata = {"sdsd_run": self._run, "sdsd_round": round_.intent.id}
-        for _ in range(self._terms.retries + 1):
+    async def _submit(self, job: _Job) -> None:
+        """Have the provider create the batch, exactly once; see the module docstring."""
+        self._save(job, replace(job.state, names=tuple(sorted(job.open))))
+        file_id = await self._provider.upload(job.lines)
+        job.lines.clear()
+        self._save(job, replace(job.state, file_id=file_id))
+        metadata = {"sdsd_run": self._run, "sdsd_batch": job.state.key}
+        for _ in range(self._limits.retries + 1):
             try:
-                batch = await self._provider.create(round_.intent, metadata, self._terms.window)
+                batch_id = await self._provider.create(job.state, metadata, self._limits.window)
             except ModelError:
-                self._forget(round_)  # a clear no: there is no batch
+                self._forget(job)  # a definite refusal: the batch does not exist
                 raise
-            batch = batch or await self._look_for(round_.intent)
-            if batch:
-                self._save(round_, replace(round_.intent, batch=batch))
+            batch_id = batch_id or await self._search(job.state)
+            if batch_id:
+                self._save(job, replace(job.state, batch_id=batch_id))
                 return
         raise ModelError(
-            f"batch round {round_.intent.number}: not made in {self._terms.retries + 1} "
-            "tries; everything answered so far is kept; run the same command again to continue"
+            f"batch {job.state.number}: not created in {self._limits.retries + 1} tries; "
+            "everything answered so far is kept; run the same command again to continue"
         )
 
-    def _save(self, round_: _Round, intent: Intent) -> None:
-        self._state.save(intent)
-        round_.intent = intent
+    def _save(self, job: _Job, state: BatchState) -> None:
+        self._files.save(state)
+        job.state = state
 
-    async def _look_for(self, intent: Intent) -> str:
-        """The id of the batch that may have been made; empty if it surely was not."""
-        for look in range(_LOOKS + 1):
-            if look:
-                await self._sleep(self._terms.settle / _LOOKS)
-            if found := await self._provider.find(intent):
+    async def _search(self, state: BatchState) -> str:
+        """Return the id of a batch that may have been created; "" if it certainly was not."""
+        for attempt in range(_SEARCHES + 1):
+            if attempt:
+                await self._sleep(self._limits.settle / _SEARCHES)
+            if found := await self._provider.find(state):
                 return found
         return ""
 
-    async def _collect(self, round_: _Round) -> dict[str, Line]:
-        """Wait until the batch has ended; its lines. Raises `ModelError` if it was refused."""
-        wait = self._terms.poll
-        while (batch := await self._provider.batch(round_.intent.batch)).status not in ENDED:
-            self._tell(round_, batch)
+    async def _collect(self, job: _Job) -> dict[str, ResultLine]:
+        """Wait until the batch ends; return its lines. Raises `ModelError` if it was refused."""
+        wait = self._limits.poll
+        while (batch := await self._provider.batch(job.state.batch_id)).status not in ENDED:
+            self._note_progress(job, batch)
             await self._sleep(wait)
-            wait = min(wait * 1.5, self._terms.longest_poll)
-        self._tell(round_, batch)
-        round_.status = batch.status
+            wait = min(wait * 1.5, self._limits.max_poll)
+        self._note_progress(job, batch)
+        job.status = batch.status
         if batch.status == "failed" and not batch.output_file_id:
-            self._forget(round_)  # nothing was made of it, so there is nothing to go on from
-            raise ModelError(_refused(round_.intent, batch))
-        lines: dict[str, Line] = {}
+            self._forget(job)  # nothing was generated, so there is nothing to continue from
+            raise ModelError(_refused(job.state, batch))
+        lines: dict[str, ResultLine] = {}
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
-            self._read(round_, await self._provider.content(file), lines)
+            self._read(job, await self._provider.content(file), lines)
         return lines
 
-    def _read(self, round_: _Round, content: bytes, lines: dict[str, Line]) -> None:
-        """Take in a file of results. Whatever nobody asked for, or has been told, is left out."""
+    def _read(self, job: _Job, content: bytes, lines: dict[str, ResultLine]) -> None:
+        """Add the lines of a result file, except those that are unknown, unreadable or repeated."""
         ignored = 0
-        asked = set(round_.intent.names)
+        asked = set(job.state.names)
         for text in filter(bytes.strip, content.split(b"\n")):
             try:
-                line = parsed(text)
+                line = parse_line(text)
             except (ValueError, RecursionError):
                 ignored += 1
                 continue
@@ -392,46 +397,44 @@ class BatchModel:
                 lines[line.custom_id] = line
         if ignored:
             self._note(
-                f"batch round {round_.intent.number}: {ignored:,} lines of the result ignored: "
-                "unknown, unreadable or there twice"
+                f"batch {job.state.number}: {ignored:,} lines of the result ignored: unknown, "
+                "unreadable or repeated"
             )
 
-    def _answer(self, request: Request, line: Line | None, round_: _Round) -> Answer:
-        """What a line says. Raises as `complete` does."""
-        where = f"batch round {round_.intent.number}, {round_.status}"
+    def _answer(self, request: Request, line: ResultLine | None, job: _Job) -> Answer:
+        where = f"batch {job.state.number}, {job.status}"
         if line is None:
             raise TransientError(f"{where}: no line for this request")
         if line.response is None:
-            error = line.error or Complaint()
+            error = line.error or ApiError()
             raise TransientError(f"{where}: {error.code}: {str(error.message)[:500]}")
         return self._decode(request, line.response.status_code, bytes(line.response.body))
 
-    def _tell(self, round_: _Round, batch: Batch) -> None:
-        """Say how far a batch is, if that is news."""
-        intent, counts = round_.intent, batch.request_counts or Counts()
+    def _note_progress(self, job: _Job, batch: Batch) -> None:
+        state, counts = job.state, batch.request_counts or Counts()
         failed = f", {counts.failed:,} failed" if counts.failed else ""
         ended = f", {batch.status}" if batch.status in ENDED else ""
-        text = f"{counts.completed:,} of {len(intent.names):,} answered{failed}{ended}"
-        if text != round_.progress:
-            round_.progress = text
-            minutes = max(0.0, self._clock() - intent.began) / 60
-            self._note(f"batch round {intent.number}: {text}, {minutes:.0f} min")
+        text = f"{counts.completed:,} of {len(state.names):,} answered{failed}{ended}"
+        if text != job.progress:
+            job.progress = text
+            minutes = max(0.0, self._clock() - state.began) / 60
+            self._note(f"batch {state.number}: {text}, {minutes:.0f} min")
 
 
-def _refused(intent: Intent, batch: Batch) -> str:
-    """Why the provider takes none of a batch, and what to do."""
-    errors = (batch.errors and batch.errors.data) or [Complaint(message="no reason given")]
+def _refused(state: BatchState, batch: Batch) -> str:
+    """Say why the provider refused a whole batch, and what to do."""
+    errors = (batch.errors and batch.errors.data) or [ApiError(message="no reason given")]
     shown = "; ".join(
         f"{e.code or 'error'}: {str(e.message)[:300]}" + (f" (line {e.line})" if e.line else "")
         for e in errors[:3]
     )
     more = f", and {len(errors) - 3:,} more" if len(errors) > 3 else ""
     return (
-        f"batch round {intent.number} ({intent.batch}): the provider refused it: {shown}{more}; "
-        "nothing of it was made. Mend the cause (for a limit of what may wait, let other batches "
-        "end or make rounds smaller), then run the same command again"
+        f"batch {state.number} ({state.batch_id}): the provider refused it: {shown}{more}; "
+        "none of it was generated. Fix the cause (if it is a limit on queued requests, wait for "
+        "other batches or lower `batch.max_requests`), then run the same command again"
     )
 
 
 def _stopped() -> Stopped:
-    return Stopped("stopped; a batch under way is collected when the same command is run again")
+    return Stopped("stopped; run the same command again to collect batches in progress")

@@ -1,14 +1,12 @@
-"""A provider's batch interface: its routes, what goes over them, and the files that remember it.
+"""OpenAI's batch API: its routes, its wire format, and the state files that survive a crash.
 
-OpenAI's routes for files and batches. What is done with them, and why nothing is paid for twice, is
-said in `sdsd.models.batch`.
+`sdsd.models.batch` uses them, and explains why no request is paid for twice.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
-import json
 import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from hashlib import blake2b
@@ -20,36 +18,34 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from sdsd.errors import JournalError, ModelError, TransientError
-from sdsd.text.normalize import valid_unicode
+from sdsd.files import write_atomic
+from sdsd.models.http_client import Reply, decode_json
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
 Id = Annotated[str, Meta(min_length=1)]
 
 _MAY_PASS = {408, 409, 425, 429}
-"""Statuses that are worth another try, besides all from 500 up."""
+"""Statuses below 500 that are worth a retry."""
 ENDED = {"completed", "failed", "expired", "cancelled"}
 _LONGEST_WAIT = 60.0
-"""Seconds between two tries of a request to the server, at most."""
+"""Longest wait between two tries, in seconds."""
 
 
 class Transport(Protocol):
-    """The way to the provider: one HTTP request at a time, with the key already on board."""
+    """Sends HTTP requests to the provider, key included; `http_client.Client` is one."""
 
     async def request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}
-    ) -> tuple[int, bytes]:
-        """Status and body of the reply. `path` is below the base URL.
-
-        Raises `TransientError` for whatever happens on the way.
-        """
+    ) -> Reply:
+        """Send one request; `path` is below the base URL. Raises `TransientError` on any fault."""
         ...
 
 
-# -- what goes over the wire ---------------------------------------------------------------
+# -- wire format ---------------------------------------------------------------------------
 
 
-class Question(Struct):
+class RequestLine(Struct):
     """One line of a batch's input."""
 
     custom_id: str
@@ -59,48 +55,48 @@ class Question(Struct):
 
 
 class Response(Struct):
-    """What the server said to one request."""
+    """The server's reply to one request of a batch."""
 
     status_code: int
     body: Raw = Raw(b"null")
 
 
-class Complaint(Struct):
-    """What went wrong, with a request or with the whole batch."""
+class ApiError(Struct):
+    """What went wrong with one request, or with the whole batch."""
 
     code: str | None = None
     message: str | None = None
     line: int | None = None
 
 
-class Line(Struct):
-    """One line of a batch's output, or of its errors."""
+class ResultLine(Struct):
+    """One line of a batch's output file or error file."""
 
     custom_id: str
     response: Response | None = None
-    error: Complaint | None = None
+    error: ApiError | None = None
 
 
 class _Errors(Struct):
-    data: list[Complaint] | None = None
+    data: list[ApiError] | None = None
 
 
 class Counts(Struct):
-    """How far a batch is."""
+    """Progress of a batch, in requests."""
 
     total: int = 0
     completed: int = 0
     failed: int = 0
 
 
-class _Made(Struct):
-    """A file or a batch that the provider made."""
+class _Created(Struct):
+    """A file or batch that the provider created."""
 
     id: Id
 
 
 class Batch(Struct):
-    """How a batch stands."""
+    """A batch as the provider reports it."""
 
     status: str
     output_file_id: str | None = None
@@ -120,113 +116,100 @@ class _Page(Struct):
     has_more: bool | None = False
 
 
-_made = msgspec.json.Decoder(_Made).decode
+_created = msgspec.json.Decoder(_Created).decode
 _batch = msgspec.json.Decoder(Batch).decode
 _page = msgspec.json.Decoder(_Page).decode
-_line = msgspec.json.Decoder(Line).decode
+_line = msgspec.json.Decoder(ResultLine).decode
 _encode = msgspec.json.Encoder().encode
 
 
 def custom_id(dialogue: int, seed: int, body: bytes) -> str:
-    """A request's name in its batch: the same for the same step of the same run, in any life."""
+    """Return a request's id in its batch: the same for the same step, across restarts."""
     return f"{dialogue}-{seed}-{blake2b(body, digest_size=6).hexdigest()}"
 
 
 def multipart(lines: Iterable[bytes]) -> tuple[str, bytes]:
-    """Content type and body of an upload of these lines as a file for a batch."""
+    """Return content type and body of an upload of `lines` as a batch's input file."""
     lines = tuple(lines)
-    names = (f"sdsd-round-{k}" for k in itertools.count())
+    names = (f"sdsd-batch-{k}" for k in itertools.count())
     boundary = next(n for n in names if not any(n.encode() in line for line in lines))
     head = (
         f'--{boundary}\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
-        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="round.jsonl"\r\n'
+        f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="batch.jsonl"\r\n'
         "Content-Type: application/jsonl\r\n\r\n"
     )
     body = b"".join((head.encode(), *lines, f"\r\n--{boundary}--\r\n".encode()))
     return f"multipart/form-data; boundary={boundary}", body
 
 
-def parsed(line: bytes) -> Line:
-    """A line of a result. Text cut inside a character gets U+FFFD there."""
-    try:
-        return _line(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        text = json.dumps(json.loads(line.decode("utf-8", "replace")), ensure_ascii=False)
-        return _line(valid_unicode(text))
+def parse_line(line: bytes) -> ResultLine:
+    """Decode one line of a result. An incomplete character becomes U+FFFD."""
+    return decode_json(line, _line)
 
 
-# -- what is on disk -----------------------------------------------------------------------
+# -- state on disk -------------------------------------------------------------------------
 
 
-class Intent(Struct, frozen=True):
-    """A round as its file of state holds it."""
+class BatchState(Struct, frozen=True):
+    """What the state file of a batch holds."""
 
-    id: str
-    """Names the round at the provider too, in the batch's metadata."""
+    key: str
+    """Our own unique name of the batch, also in its metadata at the provider."""
     number: int
-    """Counts the rounds, for people."""
+    """Shown in notes; counts from 1."""
     endpoint: str
     began: float
-    """Unix time of the first request; for progress only."""
+    """Unix time of the first request; only for notes."""
     names: tuple[str, ...] = ()
     """The `custom_id` of every request."""
-    file: str = ""
-    """The provider's id of the uploaded requests. From here on there may be a batch."""
-    batch: str = ""
+    file_id: str = ""
+    """The provider's id of the uploaded requests. Once it is set, the batch may exist."""
+    batch_id: str = ""
     """The provider's id of the batch."""
 
 
-class Intents:
-    """The directory of files of state, one for each round."""
+class StateFiles:
+    """The directory of state files, one per batch."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def load(self) -> list[Intent]:
-        """Every round that is noted, in the order they were begun."""
+    def load(self) -> list[BatchState]:
         found = []
-        for path in self._folder.glob("round-*.json"):
+        for path in self._folder.glob("batch-*.json"):
             try:
-                found.append(msgspec.json.decode(path.read_bytes(), type=Intent))
+                found.append(msgspec.json.decode(path.read_bytes(), type=BatchState))
             except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise JournalError(
-                    f"{path}: cannot be read: {error}; it notes a batch that may be paid for: "
-                    "restore it from a copy, or delete it to have its requests made anew"
+                    f"{path}: cannot be read: {error}; its batch may already be paid for: "
+                    "restore the file from a copy, or delete it to send the requests again"
                 ) from None
-        return sorted(found, key=lambda intent: intent.number)
+        return sorted(found, key=lambda state: state.number)
 
-    def save(self, intent: Intent) -> None:
-        """Write a round's file whole; it is on disk when this returns."""
-        path = self._path(intent)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    def save(self, state: BatchState) -> None:
+        """Write a state file atomically; it is on disk when this returns."""
+        path = self._path(state)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                file.write(_encode(intent))
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
+            write_atomic(path, _encode(state))
             _sync(self._folder)
         except OSError as error:
             raise JournalError(
-                f"{path}: cannot be written: {error}; make room or mend the disk, then run the "
-                "same command again: no batch is paid for twice"
+                f"{path}: cannot be written: {error}; free some space or repair the disk, then run "
+                "the same command again: no batch is paid for twice"
             ) from None
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
 
-    def remove(self, intent: Intent) -> None:
-        """Forget a round. A file that stays does no harm: nobody asks for its answers."""
+    def remove(self, state: BatchState) -> None:
+        """Delete a state file. One that remains does no harm: its answers are not asked for."""
         with contextlib.suppress(OSError):
-            self._path(intent).unlink(missing_ok=True)
+            self._path(state).unlink(missing_ok=True)
 
-    def _path(self, intent: Intent) -> Path:
-        return self._folder / f"round-{intent.number:06}.json"
+    def _path(self, state: BatchState) -> Path:
+        return self._folder / f"batch-{state.number:06}.json"
 
 
 def _sync(folder: Path) -> None:
-    """Have the names in a directory on disk; where a directory cannot be opened, go without."""
+    """Flush a directory's entries to disk, where the system can open directories."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -240,7 +223,7 @@ def _sync(folder: Path) -> None:
 
 
 class Provider:
-    """The provider's routes. Faults that may pass are tried again, with back-off."""
+    """Calls the provider's routes. Transient faults are retried with exponential back-off."""
 
     def __init__(self, transport: Transport, retries: int, sleep: Sleep, remedy: str) -> None:
         self._transport = transport
@@ -249,33 +232,32 @@ class Provider:
         self._remedy = remedy
 
     async def upload(self, lines: Iterable[bytes]) -> str:
-        """Send the requests of a round; the id of the file that holds them."""
         kind, body = multipart(lines)
-        made = await self._send("POST", "/files", _made, body, {"Content-Type": kind})
+        made = await self._send("POST", "/files", _created, body, {"Content-Type": kind})
         return made.id
 
-    async def create(self, intent: Intent, metadata: Mapping[str, str], window: str) -> str:
-        """One attempt at making the batch: its id, or empty if nobody knows whether it was made."""
+    async def create(self, state: BatchState, metadata: Mapping[str, str], window: str) -> str:
+        """Try once to create the batch; return its id, or "" if the outcome is unknown."""
         body = {
-            "input_file_id": intent.file,
-            "endpoint": intent.endpoint,
+            "input_file_id": state.file_id,
+            "endpoint": state.endpoint,
             "completion_window": window,
             "metadata": metadata,
         }
-        headers = {"Content-Type": "application/json", "Idempotency-Key": intent.id}
+        headers = {"Content-Type": "application/json", "Idempotency-Key": state.key}
         with contextlib.suppress(TransientError):
-            return (await self._once("POST", "/batches", _made, _encode(body), headers)).id
+            return (await self._once("POST", "/batches", _created, _encode(body), headers)).id
         return ""
 
-    async def find(self, intent: Intent) -> str:
-        """The id of the batch that was made of a round; empty if the list has none."""
+    async def find(self, state: BatchState) -> str:
+        """Look for a batch in the provider's list; return its id, or "" if it is not there."""
         after, seen = "", set[str]()
         while True:
             start = f"&after={quote(after, safe='')}" if after else ""
             page = await self._send("GET", f"/batches?limit=100{start}", _page)
             for batch in page.data:
-                marked = (batch.metadata or {}).get("sdsd_round")
-                if marked == intent.id or batch.input_file_id == intent.file:
+                key = (batch.metadata or {}).get("sdsd_batch")
+                if key == state.key or batch.input_file_id == state.file_id:
                     return batch.id
             seen.add(after)
             after = page.data[-1].id if page.data else ""
@@ -283,11 +265,9 @@ class Provider:
                 return ""
 
     async def batch(self, name: str) -> Batch:
-        """How a batch stands."""
         return await self._send("GET", f"/batches/{quote(name, safe='')}", _batch)
 
     async def content(self, file: str) -> bytes:
-        """What is in a file."""
         return await self._send("GET", f"/files/{quote(file, safe='')}/content", bytes)
 
     async def _send(
@@ -309,8 +289,8 @@ class Provider:
             return await self._once(method, path, read, body, headers)
         except TransientError as fault:
             raise ModelError(
-                f"no answer after {self._retries + 1} tries, last: {fault}. What is under way is "
-                "kept; run the same command again to collect it"
+                f"no answer after {self._retries + 1} tries, last: {fault}. Batches in progress "
+                "are kept; run the same command again to collect them"
             ) from None
 
     async def _once(
@@ -321,13 +301,13 @@ class Provider:
         body: bytes,
         headers: Mapping[str, str],
     ) -> T:
-        status, said = await self._transport.request(method, path, body, headers)
-        shown = said[:500].decode("utf-8", "replace")
+        reply = await self._transport.request(method, path, body, headers)
+        status, shown = reply.status, reply.body[:500].decode("utf-8", "replace")
         if status in _MAY_PASS or status >= 500:
             raise TransientError(f"{method} {path}: HTTP {status}: {shown}")
         if not 200 <= status < 300:
             raise ModelError(f"{method} {path}: HTTP {status}: {shown}; {self._remedy}")
         try:
-            return read(said)
+            return read(reply.body)
         except (ValueError, RecursionError):
-            raise TransientError(f"{method} {path}: not what was asked for: {shown}") from None
+            raise TransientError(f"{method} {path}: unexpected reply: {shown}") from None

@@ -1,17 +1,16 @@
-"""How many requests a server is given at once, found out while it works.
+"""Find how many requests a server should be given at once, while it works.
 
-Four things bound it, and whichever is lowest holds:
+Four bounds apply, and the lowest one holds:
 
-* refusals. 429 and its like say that there were too many. The limit falls to what the server was
-  seen to hold, and rises again by one at a time, more rarely after each refusal (additive increase,
-  and a decrease to the number that was accepted; halved where nothing is).
-* the knee. Servers that queue instead of refusing (vLLM, SGLang, llama.cpp) never say no. The
-  limit doubles while the tokens written per second rise with it, and stays where they stop.
-* memory. A dialogue in progress has its prefix in the server's cache. When replies say that the
-  prefixes of dialogues under way are no longer found there, too many are under way: together they
-  are more than the cache holds. The limit falls until those that began first fit, and the newest
-  wait; a server that tells its cache's size is believed from the beginning.
-* the user. An explicit limit is never exceeded, and nothing is searched for then.
+* Refusals. HTTP 429 and similar mean too many requests. The limit falls to the number that the
+  server accepted, and rises again by one at a time, less often after each refusal.
+* The knee. Servers that queue instead of refusing (vLLM, SGLang, llama.cpp) never say no. The limit
+  doubles while the tokens generated per second rise with it, and stays where they stop rising.
+* Memory. An open dialogue has its prefix in the server's cache. When replies show that prefixes of
+  open dialogues are no longer cached, more dialogues are open than the cache can hold. The limit
+  falls until those begun first fit, and the newest wait. If a server reports the size of its cache,
+  that is used from the beginning.
+* The user. A configured limit is never exceeded, and no search takes place.
 """
 
 from __future__ import annotations
@@ -27,131 +26,130 @@ from sdsd.types import Completion, Role
 
 RAMP = 0.1
 """Seconds between two doublings before the first refusal."""
-FIRST = 16
-"""Requests at once to begin with, where nothing is known."""
-MOST = 1024
-"""Never more than this at one server, unless the user says so."""
+INITIAL_LIMIT = 16
+"""The initial limit."""
+MAX_LIMIT = 1024
+"""The highest limit that the search may reach; a configured limit may be higher."""
 _GAIN = 1.05
-"""Doubling the limit must make so much more of the tokens per second to be worth it."""
+"""Factor by which tokens per second must rise for doubling the limit to pay off."""
 _QUEUES = 3
-"""Looks in a row that make a queue one; the prompts of those just let in wait for a moment."""
+"""Consecutive polls that must see a queue; prompts that just arrived queue for a moment."""
 _FILL = 0.9
-"""Share of the cache that dialogues under way may fill; the rest is for those just finished."""
+"""Share of the cache that open dialogues may fill; finished ones still occupy the rest."""
 _LOST = 0.5
-"""A prefix counts as lost when less than this share of it was found in the cache."""
+"""A prefix counts as lost if less than this share of it was found in the cache."""
 _TOLERATED = 0.05
 _MANY = 0.15
-"""Shares of lost prefixes up to which memory suffices, and from which it does not."""
+"""Shares of lost prefixes below which memory suffices, and above which it does not."""
 _WORTH = 64
-"""Tokens; shorter prefixes say nothing."""
+"""Tokens; shorter prefixes are not evidence."""
 
 
 class Gauges(Struct, frozen=True):
-    """What a server tells about itself while it works (`/metrics`)."""
+    """A server's own metrics (`/metrics`)."""
 
     running: float = 0.0
-    """Requests being answered."""
+    """Requests being processed."""
     waiting: float = 0.0
     """Requests in its queue."""
     cache_tokens: int = 0
-    """Tokens that its prefix cache holds; 0 where it does not say."""
+    """Size of its prefix cache in tokens; 0: unknown."""
 
 
 class ConcurrencyController:
-    """Decides `gate.limit`. Hears what becomes of requests; `note` hears what was found out.
+    """Sets `permits.limit` from the outcomes of requests, and notes the limit it found.
 
-    `most` is the limit, or the bound of the search if `search`.
+    `max_limit` is the limit itself, or the bound of the search if `search`.
     """
 
     def __init__(
         self,
-        gate: PrioritySemaphore,
-        most: int,
+        permits: PrioritySemaphore,
+        max_limit: int,
         *,
         search: bool,
         note: Callable[[str], None] = lambda text: None,
         changed: Callable[[], None] = lambda: None,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._gate, self._most = gate, most
+        self._permits, self._max_limit = permits, max_limit
         self._note, self._changed = note, changed
-        self._refusals = _Refusals(min(FIRST, most), clock)
-        self._knee = _Knee(min(FIRST, most), most, clock) if search else None
+        self._refusals = _Refusals(min(INITIAL_LIMIT, max_limit), clock)
+        self._knee = _Knee(min(INITIAL_LIMIT, max_limit), max_limit, clock) if search else None
         self._memory = _Memory() if search else None
         self._answers = 0
-        self._set()
+        self._update()
 
     def answered(
         self, dialogue: int, role: Role, answer: Completion, *, busy: int, waited: bool
     ) -> None:
-        """A reply came.
+        """Learn from a completed request.
 
-        `busy` requests, this one included, were at the server when it was sent. `waited`: it stood
-        in the queue before that, so its prefix may be gone.
+        busy     requests in flight when it was sent, itself included
+        waited   it queued for a permit first, so its prefix may have been evicted
         """
-        gate, pressed = self._gate, self._pressed(busy)
+        permits, pressed = self._permits, self._pressed(busy)
         self._refusals.accepted(pressed=pressed)
-        if self._knee and pressed and self._knee.limit == gate.limit:
+        if self._knee and pressed and self._knee.limit == permits.limit:
             found = self._knee.answered(busy, answer.completion_tokens, answer.seconds)
             if found:
                 self._note(found)
         if self._memory:
             self._memory.answered(dialogue, role, answer, waited=waited)
             self._answers += 1
-            if self._answers % max(8, gate.limit // 8) == 0:
-                self._memory.choices(gate.limit)
-        self._set()
+            if self._answers % max(8, permits.limit // 8) == 0:
+                self._memory.decide(permits.limit)
+        self._update()
 
     def refused(self, retry_after: float | None) -> None:
-        """The server said that it has too much to do."""
-        self._refusals.refused(self._gate.busy, retry_after)
-        self._set()
+        """Learn from a refusal: the server is overloaded."""
+        self._refusals.refused(self._permits.busy, retry_after)
+        self._update()
 
-    def told(self, gauges: Gauges) -> None:
-        """The server told about itself."""
+    def observe(self, gauges: Gauges) -> None:
         if self._memory:
-            self._memory.told(gauges.cache_tokens)
+            self._memory.observe(gauges.cache_tokens)
         if self._knee:
-            self._knee.told(gauges, pressed=self._pressed(self._gate.busy))
-        self._set()
+            self._knee.observe(gauges, pressed=self._pressed(self._permits.busy))
+        self._update()
 
     def tick(self) -> bool:
-        """Time has passed: `RAMP` seconds. False when there is no more use in telling that."""
-        more = self._refusals.ramp(self._most, pressed=self._pressed(self._gate.busy))
-        self._set()
+        """Ramp up, `RAMP` seconds after the last call; return whether to call again."""
+        more = self._refusals.ramp(self._max_limit, pressed=self._pressed(self._permits.busy))
+        self._update()
         return more
 
     def _pressed(self, busy: int) -> bool:
-        """Whether the limit is what holds requests back."""
-        return busy >= 0.9 * self._gate.limit
+        """Whether the limit is what holds requests back, so that outcomes are evidence on it."""
+        return busy >= 0.9 * self._permits.limit
 
     def closed(self, dialogue: int) -> None:
-        """A dialogue is over; its prefix is of no more use."""
+        """Forget a finished dialogue: its prefix is no longer needed."""
         if self._memory:
             self._memory.closed(dialogue)
 
     @property
     def pause(self) -> float:
-        """Seconds for which nothing should be sent, because all that was sent was refused."""
+        """Seconds to send nothing for, because every request was refused."""
         return self._refusals.pause
 
-    def _set(self) -> None:
-        limit = min(self._most, self._refusals.limit)
+    def _update(self) -> None:
+        limit = min(self._max_limit, self._refusals.limit)
         if self._knee:
             limit = min(limit, self._knee.limit)
         if self._memory and self._memory.fits:
             limit = min(limit, self._memory.fits)
-        if limit != self._gate.limit:
-            self._gate.limit = limit
-            self._gate.admit()
+        if limit != self._permits.limit:
+            self._permits.limit = limit
+            self._permits.admit()
             self._changed()
 
 
 class _Refusals:
-    """The bound that refusals set: found by slow start, then additive increase.
+    """The bound set by refusals: slow start, then additive increase.
 
-    A refusal comes at once, whatever an answer takes. So before the first one the bound doubles
-    every `RAMP` seconds under full load, and not only when answers come.
+    A refusal arrives at once, however long an answer takes. So until the first refusal the bound
+    doubles every `RAMP` seconds under full load, without waiting for answers.
     """
 
     _SHORTEST, _LONGEST = 1.0, 15.0
@@ -170,9 +168,9 @@ class _Refusals:
 
     def refused(self, busy: int, retry_after: float | None) -> None:
         now = self._clock()
-        held = busy - 1  # all that are there but the one that was refused
-        self.limit = max(1, min(self.limit, held))
-        if self._since and not held:  # not even one was taken
+        accepted = busy - 1  # all in flight but the refused one
+        self.limit = max(1, min(self.limit, accepted))
+        if self._since and not accepted:  # not even one was accepted
             self._paused = max(self._paused, now + (retry_after or 0.0))
         self._ever = True
         self._since += 1
@@ -192,12 +190,12 @@ class _Refusals:
             self._raised = True
             self._next = self._clock() + self._every
 
-    def ramp(self, most: int, *, pressed: bool) -> bool:
-        """Double, if nothing was refused yet; False when that is over."""
-        if self._ever or self.limit >= most:
+    def ramp(self, max_limit: int, *, pressed: bool) -> bool:
+        """Double until the first refusal; return whether that phase goes on."""
+        if self._ever or self.limit >= max_limit:
             return False
         if pressed:
-            self.limit = min(2 * self.limit, most)
+            self.limit = min(2 * self.limit, max_limit)
         return True
 
     @property
@@ -206,45 +204,45 @@ class _Refusals:
 
 
 class _Knee:
-    """The limit beyond which a server writes no more tokens per second.
+    """The limit beyond which a server generates no more tokens per second.
 
-    By Little's law a server that has k requests writes k times the tokens per second of one; so a
-    few requests that found the server full tell its rate, without waiting for a steady state. From
-    the first limit it goes up in doublings while that pays; if the first of them does not, down in
-    halves while that costs nothing.
+    By Little's law a server with k requests in flight generates k times the tokens per second of
+    one request; so a few requests sent at full load give its rate, without a steady state. The
+    limit doubles from the first one while that pays off; if the first doubling does not, it halves
+    while that costs nothing.
     """
 
     _AGAIN = 60.0
-    """Seconds until a knee is doubted, and one step up is tried once more."""
+    """Seconds after which one step above a found knee is tried again."""
 
-    def __init__(self, first: int, most: int, clock: Clock) -> None:
+    def __init__(self, first: int, max_limit: int, clock: Clock) -> None:
         self.limit = first
-        self._most = most
+        self._max_limit = max_limit
         self._clock = clock
         self._rates: dict[int, float] = {}
         self._step = 2.0
-        """Factor to the next limit; 0: the knee is found."""
+        """Factor to the next limit; 0: the knee was found."""
         self._before = 0
-        """The limit that this one is compared with."""
+        """The limit that the current one is compared with."""
         self._queues = 0
-        """Looks in a row that saw a queue in the server; -1: what it tells is of no more use."""
+        """Consecutive polls that saw a queue; -1: metrics are no longer used."""
         self._begin(first)
 
     def _begin(self, limit: int) -> None:
         self.limit = limit
-        self._skip = limit // 4  # these shared the server with the prompts of those just let in
+        self._skip = limit // 4  # these shared the server with the prefill of new requests
         self._answers = 0
         self._work = self._seconds = 0.0
         self._began = self._clock()
 
     def answered(self, busy: int, tokens: int, seconds: float) -> str:
-        """A reply, asked `seconds` ago as one of `busy`; a line when the knee was found."""
+        """Add a reply that took `seconds` as one of `busy`; return a note if the knee was found."""
         if not self._step:
-            if self._clock() - self._began > self._AGAIN and self.limit < self._most:
+            if self._clock() - self._began > self._AGAIN and self.limit < self._max_limit:
                 self._rates = {self.limit: self._rates.get(self.limit, 0.0)}
                 self._go(1.25)
             return ""
-        if busy > 1.1 * self.limit:  # it began at another limit
+        if busy > 1.1 * self.limit:  # it was sent under another limit
             return ""
         if self._skip > 0:
             self._skip -= 1
@@ -265,7 +263,7 @@ class _Knee:
             worth = 1 + (_GAIN - 1) * (limit / before - 1)
             if rate >= worth * self._rates[before]:
                 return self._go(self._step)
-            if len(self._rates) == 2 and self._step == 2.0:  # it never paid: look below
+            if len(self._rates) == 2 and self._step == 2.0:  # doubling never paid off: search below
                 self._begin(before)
                 return self._go(0.5)
             return self._settle(before)
@@ -274,11 +272,11 @@ class _Knee:
         return self._settle(before)
 
     def _go(self, step: float) -> str:
-        """On to the next limit, or stay if there is none."""
+        """Move on to the next limit, or settle if there is none."""
         following = (
             int(self.limit * step) if step < 1 else max(self.limit + 1, int(self.limit * step))
         )
-        following = max(1, min(following, self._most))
+        following = max(1, min(following, self._max_limit))
         if following == self.limit:
             return self._settle(self.limit)
         self._before, self._step = self.limit, step
@@ -289,21 +287,21 @@ class _Knee:
         self._begin(limit)
         self._step = 0.0
         known = ", ".join(f"{rate:,.0f} tokens/s at {n}" for n, rate in sorted(self._rates.items()))
-        return f"{limit} requests at once from here on ({known})"
+        return f"{limit} requests at once from now on ({known})"
 
-    def told(self, gauges: Gauges, *, pressed: bool) -> None:
-        """While the server, full by our limit, has no queue, the limit doubles unmeasured.
+    def observe(self, gauges: Gauges, *, pressed: bool) -> None:
+        """Double without measuring while the server, under full load, has no queue.
 
-        From where a queue stays, the search goes on by measuring.
+        Once a queue persists, the search continues by measuring.
         """
         if self._queues < 0:
             return
         if gauges.waiting <= max(4.0, 0.1 * gauges.running):
             self._queues = 0
-            if pressed and self.limit < self._most:
+            if pressed and self.limit < self._max_limit:
                 self._rates.clear()
                 self._before = 0
-                self._begin(min(2 * self.limit, self._most))
+                self._begin(min(2 * self.limit, self._max_limit))
             return
         self._queues += 1
         if self._queues == _QUEUES:
@@ -314,18 +312,18 @@ class _Knee:
 
 
 class _Memory:
-    """The bound that the server's prefix cache sets, in dialogues; 0 while none is known."""
+    """The bound set by the server's prefix cache, in dialogues."""
 
     def __init__(self) -> None:
         self.fits = 0
-        """Dialogues that fit, those begun first."""
+        """Dialogues that fit, those begun first; 0: unknown."""
         self._capacity = 0.0
-        """Tokens that dialogues under way may hold; 0: not known."""
-        self._told = 0
-        self._held: dict[int, int] = {}
+        """Tokens that open dialogues may occupy; 0: unknown."""
+        self._cache_size = 0
+        self._sizes: dict[int, int] = {}
         """By dialogue, the tokens of its last prompt and reply."""
         self._prompts: dict[int, dict[Role, int]] = {}
-        """By dialogue and role, the tokens of its last prompt: what must be found again."""
+        """By dialogue and role, the tokens of its last prompt: a prefix of the next one."""
         self._reported = False
         self._kept = self._lost = 0
 
@@ -340,32 +338,32 @@ class _Memory:
             else:
                 self._kept += 1
         prompts[role] = answer.prompt_tokens
-        self._held[dialogue] = answer.prompt_tokens + answer.completion_tokens
+        self._sizes[dialogue] = answer.prompt_tokens + answer.completion_tokens
 
     def closed(self, dialogue: int) -> None:
-        self._held.pop(dialogue, None)
+        self._sizes.pop(dialogue, None)
         self._prompts.pop(dialogue, None)
 
-    def told(self, tokens: int) -> None:
-        if tokens and tokens != self._told:
-            self._told = tokens
+    def observe(self, tokens: int) -> None:
+        if tokens and tokens != self._cache_size:
+            self._cache_size = tokens
             self._capacity = tokens * _FILL
 
-    def choices(self, limit: int) -> None:
-        """Draw conclusions from what was lost, and count who fits."""
-        held = [tokens for _, tokens in sorted(self._held.items())]
+    def decide(self, limit: int) -> None:
+        """Adjust the capacity by the share of lost prefixes, and count the dialogues that fit."""
+        sizes = [tokens for _, tokens in sorted(self._sizes.items())]
         seen = self._kept + self._lost
-        if held and seen >= max(16, limit // 2):
+        if sizes and seen >= max(16, limit // 2):
             lost = self._lost / seen
             self._kept = self._lost = 0
             if lost > _MANY:
-                now = float(sum(held[:limit]))
+                now = float(sum(sizes[:limit]))
                 self._capacity = _FILL * min(self._capacity or now, now)
             elif lost < _TOLERATED and self.fits and self.fits <= limit:
                 self._capacity *= 1.03
-        if not self._capacity or not held:
+        if not self._capacity or not sizes:
             return
-        within = sum(total <= self._capacity for total in itertools.accumulate(held))
-        if within == len(held):  # those to come are as large as these are on average
-            within += int((self._capacity - sum(held)) / (sum(held) / len(held)))
+        within = sum(total <= self._capacity for total in itertools.accumulate(sizes))
+        if within == len(sizes):  # assume that new dialogues are of average size
+            within += int((self._capacity - sum(sizes)) / (sum(sizes) / len(sizes)))
         self.fits = max(1, within)

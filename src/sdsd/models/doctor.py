@@ -1,4 +1,4 @@
-"""`sdsd doctor`: what this machine and a model can do, before anything is spent."""
+"""`sdsd doctor`: find out what this machine and a model support, before anything is spent."""
 
 from __future__ import annotations
 
@@ -20,18 +20,22 @@ from sdsd import config as configuration
 from sdsd.config import Config
 from sdsd.errors import SdsdError, TransientError
 from sdsd.models import fleet, llamacpp, weights
+from sdsd.models.base import Model
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool
+from sdsd.models.vllm import LaunchedModel
 from sdsd.types import Completion, Message, Request
 
 _TRIAL_TOKENS = 24
-_MANY = 32
-"""Requests at once in the second trial of speed, at most."""
+_MAX_PARALLEL = 32
+"""Most requests at once in the second speed trial."""
 _SHOWN = 5
 _SHORT, _LONG = 80, 400
-"""Repetitions in the prompts that are asked twice; some providers cache from 1,024 tokens on."""
+"""Repetitions in the prompts sent twice; some providers cache from 1,024 tokens on."""
 _PATIENCE = 5.0
-"""Seconds after which the long one is not tried."""
+"""Seconds after which the long prompt is not tried."""
+_ROOM = 3e9
+"""Bytes of disk that the default model needs while it is downloaded."""
 
 
 class Finding(Struct, frozen=True):
@@ -48,7 +52,10 @@ def examine(
     url: str = "",
     progress: weights.Progress | None = None,
 ) -> list[Finding]:
-    """Look at the machine; with a configuration, a model or a URL, start or reach it and try it."""
+    """Examine this machine; with a configuration, a model or a URL also start or reach the models.
+
+    Whatever goes wrong is a finding that is not `ok`.
+    """
     findings = [*_machine()]
     if path is None and not model and not url:
         return findings
@@ -57,7 +64,7 @@ def examine(
         overrides["models.default.base_url"] = url
     try:
         config = configuration.load(path, overrides)
-        findings += asyncio.run(_try(config, fleet.fetch(config, progress)))
+        findings += asyncio.run(_models(config, fleet.fetch(config, progress)))
     except SdsdError as error:
         findings.append(Finding("model", str(error), ok=False))
     return findings
@@ -66,29 +73,27 @@ def examine(
 def _machine() -> Iterator[Finding]:
     yield Finding("python", f"{platform.python_version()} on {platform.platform()}", ok=True)
     cores, free = os.cpu_count() or 1, llamacpp.free_threads()
-    yield Finding("cores", f"{cores}; the embedded engine would compute with {free}", ok=True)
+    yield Finding("cores", f"{cores}, of which the embedded engine would use {free}", ok=True)
     cache = weights.cache_dir()
-    room = shutil.disk_usage(_existing(cache)).free
-    least = 3e9
-    yield Finding("disk", f"{room / 1e9:,.0f} GB free for models in {cache}", ok=room > least)
+    existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    room = shutil.disk_usage(existing).free
+    yield Finding("disk", f"{room / 1e9:,.0f} GB free for models in {cache}", ok=room > _ROOM)
     for status in weights.listed():
-        yield Finding(status.row.name, f"{status.state}; {status.row.size / 1e6:,.0f} MB")
+        yield Finding(status.weights.name, f"{status.state}; {status.weights.size / 1e6:,.0f} MB")
     yield Finding("sqlite", sqlite3.sqlite_version, ok=sqlite3.sqlite_version_info >= (3, 35))
 
 
-def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.parent)
-
-
-async def _try(config: Config, files: Mapping[str, Path]) -> list[Finding]:
-    """Every model of a configuration, one after the other."""
+async def _models(config: Config, files: Mapping[str, Path]) -> list[Finding]:
+    """Examine every model of a configuration, one after the other."""
     findings: list[Finding] = []
     note = lambda text: findings.append(Finding("engine", text))  # noqa: E731
     with tempfile.TemporaryDirectory() as folder:
         async with fleet.start(config, files, note, Path(folder)) as started:
             for name, pool in started.pools.items():
                 if len(started.pools) > 1:
-                    roles = ", ".join(r for r, player in started.roles.items() if player == name)
+                    roles = ", ".join(
+                        role for role, model in started.roles.items() if model == name
+                    )
                     findings.append(Finding("model", f"`{name}`, for {roles}"))
                 if isinstance(pool, Pool):
                     findings += await _examined(pool)
@@ -97,38 +102,35 @@ async def _try(config: Config, files: Mapping[str, Path]) -> list[Finding]:
 
 
 async def _examined(pool: Pool) -> list[Finding]:
-    """What one model's servers can do, and how fast the first one is."""
-    findings = []
-    for server in pool.servers:
-        assert isinstance(server.model, HttpModel)
-        known = await _models(server.model)
-        findings.append(Finding("reachable", server.model.base_url, ok=True))
-        if known:
-            findings.append(Finding("serves", ", ".join(known)))
-    model = pool.servers[0].model
-    assert isinstance(model, HttpModel)
-    can = model.capabilities
-    others = [name for name, has in (("temperature", can.sampling), ("seed", can.seed)) if not has]
-    wording = f"{can.length_key}" + (f", without {' and '.join(others)}" if others else "")
-    return [
-        *findings,
+    """Find out what one model's servers support, and how fast the first one is."""
+    models = [server.model for server in pool.servers]
+    models = [model.model if isinstance(model, LaunchedModel) else model for model in models]
+    findings, first, can = [], models[0], pool.capabilities
+    for model in models:
+        if isinstance(model, HttpModel):
+            findings.append(Finding("reachable", model.base_url, ok=True))
+            if names := await _names(model):
+                findings.append(Finding("serves", ", ".join(names)))
+    missing = [key for key, has in (("temperature", can.sampling), ("seed", can.seed)) if not has]
+    fields = f"{can.length_key}" + (f", without {' and '.join(missing)}" if missing else "")
+    findings += [
         Finding("chat", _yes(can.chat), ok=can.chat),
         Finding("completions", _yes(can.completions)),
         Finding("template", _yes(can.template is not None)),
         Finding("system turn", _yes(can.system)),
         Finding("JSON schema", _yes(can.schema)),
         Finding("logprobs", _yes(can.logprobs)),
-        Finding("n", _yes(await _several(model))),
-        Finding("seed", await _seeded(model)),
-        Finding("limits", f"{wording}; {can.slots or 'an unknown number of'} requests at once"),
-        Finding("metrics", _yes(await model.gauges() is not None)),
-        Finding("prefix cache", await _cached(model)),
-        *await _speed(model, min(pool.capacity, _MANY)),
+        Finding("seed", await _seed(first)),
+        Finding("limits", f"{fields}; {can.slots or 'an unknown number of'} requests at once"),
     ]
+    if isinstance(first, HttpModel):
+        findings.append(Finding("metrics", _yes(await first.gauges() is not None)))
+    findings.append(Finding("prefix cache", await _prefix_cache(first)))
+    return findings + await _speed(first, min(pool.capacity, _MAX_PARALLEL))
 
 
-async def _models(model: HttpModel) -> list[str]:
-    """Names that the server lists, the first few."""
+async def _names(model: HttpModel) -> list[str]:
+    """Return the first few names of models that the server lists."""
     try:
         reply = await model.client.request("GET", "/models")
         found = msgspec.json.decode(reply.body, type=_Listing).data
@@ -146,35 +148,20 @@ class _Listing(Struct):
     data: list[_Listed] = []
 
 
-class _Choices(Struct):
-    choices: list[Any] = []
-
-
-async def _several(model: HttpModel) -> bool:
-    """Whether one request can bring several replies."""
-    path, body = model.encode(_request("Say yes.", 1), 0)
-    two = msgspec.json.encode({**msgspec.json.decode(body), "n": 2})
-    try:
-        reply = await model.client.request("POST", path, two)
-        return len(msgspec.json.decode(reply.body, type=_Choices).choices) == 2
-    except (TransientError, msgspec.DecodeError, UnicodeDecodeError):
-        return False
-
-
-async def _seeded(model: HttpModel) -> str:
-    """What a seed does: the same text twice, and another with another seed?"""
+async def _seed(model: Model) -> str:
+    """Test the seed: the same text twice, and another text with another seed?"""
     if not model.capabilities.seed:
-        return "not taken"
+        return "not accepted"
     request = _request("Invent a name for a boat.", 12)
     one, again, other = [await model.complete(request, seed) for seed in (1, 1, 2)]
     if one != again and getattr(one, "text", "") != getattr(again, "text", ""):
-        return "taken, but the same seed gives other text"
+        return "accepted, but the same seed gives different texts"
     same = getattr(one, "text", "") == getattr(other, "text", "")
-    return "taken; other seeds gave the same text" if same else "gives the same text again"
+    return "accepted; other seeds gave the same text" if same else "gives the same text again"
 
 
-async def _cached(model: HttpModel) -> str:
-    """Whether usage reports what a prefix cache saved."""
+async def _prefix_cache(model: Model) -> str:
+    """Whether a prompt that is sent again is reported as cached."""
     began = time.perf_counter()
     for words in (_SHORT, _LONG):
         text = " ".join(f"{k} stones" for k in range(words)) + ". How many lines?"
@@ -183,14 +170,14 @@ async def _cached(model: HttpModel) -> str:
             answer = await model.complete(_request(text, 1), 0)
             found = answer.cached_tokens if isinstance(answer, Completion) else 0
         if found:
-            return f"reported ({found} tokens of a prompt asked again)"
+            return f"reported ({found} tokens of a repeated prompt)"
         if time.perf_counter() - began > _PATIENCE:
             break
-    return "not seen in its usage"
+    return "not reported"
 
 
-async def _speed(model: HttpModel, parallel: int) -> list[Finding]:
-    """Tokens per second of one request, and of as many as the server takes at once."""
+async def _speed(model: Model, parallel: int) -> list[Finding]:
+    """Tokens per second of one request, and of `parallel` at once."""
     findings = []
     for many in sorted({1, parallel}):
         requests = [_request(f"Count upwards from {k}.", _TRIAL_TOKENS) for k in range(many)]

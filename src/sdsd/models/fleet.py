@@ -1,4 +1,4 @@
-"""The models of a run, started, probed, and given their roles."""
+"""Start or reach the models of a run, probe them, and assign them to roles."""
 
 from __future__ import annotations
 
@@ -14,54 +14,55 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd import config as configuration
+from sdsd import plugins
 from sdsd.config import Config, ModelConfig
-from sdsd.errors import ConfigError, ServerGone
+from sdsd.errors import ConfigError, PluginError, ServerGone
 from sdsd.files import write_atomic
 from sdsd.models import chat_templates, llamacpp, vllm, weights
 from sdsd.models.base import Capabilities, Model, Served
-from sdsd.models.batch import BatchModel, Terms
+from sdsd.models.batch import BatchModel, Limits
 from sdsd.models.concurrency import Gauges
 from sdsd.models.http_client import Client, Timeouts
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool
-from sdsd.models.rate_limits import RateLimit
-from sdsd.models.vllm import Patient
+from sdsd.models.rate_limits import RateLimit, RateLimits
+from sdsd.models.vllm import LaunchedModel
 from sdsd.types import ProtocolName, Role
 
 OPENAI = "https://api.openai.com/v1"
+Note = Callable[[str], None]
 
 
 class Fleet(Struct, frozen=True):
-    """Who plays which role."""
+    """The models of a run and the roles they play."""
 
     pools: dict[str, Served]
     """By name under `models`."""
     roles: dict[Role, str]
-    """Names of the models that play them."""
+    """By role, the name under `models` of the model that plays it."""
     changed: asyncio.Event
-    """Set when `capacity` has changed; whoever waits for it clears it."""
+    """Set when `capacity` changes; the waiter clears it."""
     weights: dict[str, str] = {}
-    """By model name, the SHA-256 of its file, where it is known."""
+    """By model name, the SHA-256 of its file, where known."""
 
     @property
     def models(self) -> dict[Role, Served]:
-        """By role, the model that plays it."""
         return {role: self.pools[name] for role, name in self.roles.items()}
 
     @property
     def capacity(self) -> int:
-        """Requests that the servers take at once, and so the dialogues worth having under way."""
+        """Requests that all servers together accept: the useful number of open dialogues."""
         return sum(pool.capacity for pool in self.pools.values())
 
     def closed(self, dialogue: int) -> None:
-        """A dialogue is over."""
+        """Release what the models hold for a finished dialogue."""
         for pool in self.pools.values():
             pool.closed(dialogue)
 
     def protocol(self, config: Config) -> ProtocolName:
-        """The best protocol that is wanted and that the agent's server supports.
+        """Return the best protocol that is configured and that the agent's server supports.
 
-        Raises `ConfigError` if a protocol is demanded that the server cannot hold.
+        Raises `ConfigError` if the configuration demands one that the server does not support.
         """
         wanted, agent = protocols(config), self.models["agent"]
         for name in wanted:
@@ -76,28 +77,29 @@ class Fleet(Struct, frozen=True):
 
 
 def supports(can: Capabilities, protocol: ProtocolName) -> bool:
-    """Whether a server with these capabilities can hold dialogues that way."""
+    """Return whether a server with these capabilities can generate dialogues by `protocol`."""
     if protocol == "continuation":
         return can.completions and can.template is not None
     return can.chat
 
 
-def cast(
+def assign_roles(
     models: Mapping[str, Model | Sequence[Model]],
     config: Config,
     *,
-    limits: Mapping[str, int] | None = None,
-    served: Mapping[str, Served] | None = None,
+    limits: Mapping[str, int] = {},
+    served: Mapping[str, Served] = {},
     stopping: asyncio.Event | None = None,
-    note: Callable[[str], None] = lambda text: None,
+    note: Note = lambda text: None,
 ) -> Fleet:
-    """Give the roles of `config` to models, each on one or more servers.
+    """Pool the servers of each model and assign the roles of `config` to the pools.
 
-    `limits` are requests at once by name, where the configuration leaves them open; what is
-    `served` already is taken as it is.
+    limits   by name, requests in flight per server, where the configuration leaves them open
+    served   models that need no pool and are used as they are
+
+    Raises `ConfigError` if a role names a model that is not given.
     """
-    served = served or {}
-    roles = config.cast
+    roles = config.role_models
     for role, name in roles.items():
         if name not in models and name not in served:
             raise ConfigError(
@@ -111,9 +113,8 @@ def cast(
         chosen = config.models.get(name) or ModelConfig()
         pools[name] = Pool(
             servers if isinstance(servers, Sequence) else [servers],
-            limit=chosen.parallel or (limits or {}).get(name, 0),
-            requests=_rate(chosen.requests_per_minute),
-            tokens=_rate(chosen.tokens_per_minute),
+            limit=chosen.parallel or limits.get(name, 0),
+            rates=RateLimits(_rate(chosen.requests_per_minute), _rate(chosen.tokens_per_minute)),
             stopping=stopping,
             changed=changed.set,
             note=note,
@@ -126,22 +127,26 @@ def _rate(per_minute: float) -> RateLimit | None:
 
 
 def fetch(config: Config, progress: weights.Progress | None = None) -> dict[str, Path]:
-    """By name under `models`, the files that embedded engines need, fetched if they are missing.
+    """Return the embedded engines' model files, by name under `models`; download missing ones.
 
-    Blocks, so that Ctrl-C during a long download works as everywhere; call it before a loop runs.
+    Blocks: call it before an event loop runs, so that Ctrl-C works during a long download.
     """
     used = {name: config.models[name] for name in _used(config)}
-    embedded = {k: v.model for k, v in used.items() if not v.launch and not addresses(v)}
+    embedded = {
+        name: chosen.model
+        for name, chosen in used.items()
+        if not (chosen.backend or chosen.launch or addresses(chosen))
+    }
     if embedded:
         llamacpp.require()
     return {name: weights.locate(model, progress) for name, model in embedded.items()}
 
 
 def addresses(chosen: ModelConfig, env: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """Where a model is served; nothing for the embedded engine.
+    """Return the servers of a model; none for the embedded engine.
 
-    A name that is no model file belongs to the server that the environment names, as it does for
-    other programs: `OPENAI_BASE_URL`, or OpenAI itself if there is only `OPENAI_API_KEY`.
+    A model name that is not a file belongs to the server named by the environment, as in other
+    programs: `OPENAI_BASE_URL`, or OpenAI itself if only `OPENAI_API_KEY` is set.
     """
     if chosen.urls or weights.is_file(chosen.model):
         return chosen.urls
@@ -150,7 +155,7 @@ def addresses(chosen: ModelConfig, env: Mapping[str, str] = os.environ) -> tuple
 
 
 def key_for(chosen: ModelConfig, env: Mapping[str, str] = os.environ) -> str:
-    """The key for a model's servers; that of the hub for the hub's, unless another is named."""
+    """Return the API key for a model's servers; `HF_TOKEN` for the hub's router by default."""
     hub = all(urlsplit(url).hostname == "router.huggingface.co" for url in chosen.urls)
     if chosen.urls and hub and chosen.api_key_env == ModelConfig().api_key_env:
         return env.get("HF_TOKEN", "")
@@ -158,146 +163,171 @@ def key_for(chosen: ModelConfig, env: Mapping[str, str] = os.environ) -> str:
 
 
 def _used(config: Config) -> list[str]:
-    return sorted(set(config.cast.values()))
+    return sorted(set(config.role_models.values()))
+
+
+# -- starting ------------------------------------------------------------------------------
 
 
 @contextlib.asynccontextmanager
 async def start(
     config: Config,
     files: Mapping[str, Path],
-    note: Callable[[str], None],
+    note: Note,
     folder: Path,
     stopping: asyncio.Event | None = None,
 ) -> AsyncIterator[Fleet]:
-    """Start or reach every model that has a role; stop what was started when done.
+    """Start or reach every model that has a role, and stop on exit what was started.
 
-    `files` comes from `fetch`; `note` hears what is happening; in `folder` is kept what models
-    need to remember.
+    files    from `fetch`
+    note     called with one line per event
+    folder   where models keep their state between runs
     """
     async with contextlib.AsyncExitStack() as stack:
-        models: dict[str, Sequence[Model]] = {}
-        served: dict[str, Served] = {}
-        limits: dict[str, int] = {}
-        hashes: dict[str, str] = {}
+        starting = _Starting(stack, config, files, note, folder, stopping)
         for name in _used(config):
-            chosen, own = config.models[name], folder / name
-            if chosen.launch:
-                models[name] = [await _launched(stack, chosen, own, note)]
-                continue
-            urls, key = addresses(chosen), key_for(chosen)
-            if not urls:
-                limits[name] = chosen.parallel or llamacpp.default_slots()
-                hashes.update(_known_hash(chosen.model))
-                engine = _engine(files[name], chosen, limits[name], note)
-                urls, key = (stack.enter_context(engine),), ""
-            servers = [await _reached(stack, chosen, url, key) for url in urls]
-            await _probe(servers, chosen, note)
-            limits.setdefault(name, servers[0].capabilities.slots)
-            models[name] = servers
-            if chosen.transport == "batch":
-                batches = _batches(servers[0], chosen, config, own, note, stopping)
-                served[name] = await stack.enter_async_context(batches)
-        fleet = cast(models, config, limits=limits, served=served, stopping=stopping, note=note)
-        await watch(stack, fleet)
-        yield Fleet(fleet.pools, fleet.roles, fleet.changed, hashes)
-
-
-async def _reached(
-    stack: contextlib.AsyncExitStack, chosen: ModelConfig, url: str, key: str
-) -> HttpModel:
-    return await stack.enter_async_context(_server(chosen, url, key))
-
-
-async def _launched(
-    stack: contextlib.AsyncExitStack,
-    chosen: ModelConfig,
-    folder: Path,
-    note: Callable[[str], None],
-) -> Patient:
-    """A vLLM server of our own, and the way to it."""
-    note(f"starting vLLM for {chosen.model}; its output is in {folder / 'vllm.log'}")
-    server = await stack.enter_async_context(
-        vllm.serve(
-            chosen.model,
-            log=folder / "vllm.log",
-            arguments=chosen.arguments,
-            context=chosen.context,
-            parallel=chosen.parallel,
-            start_timeout=chosen.start_timeout,
+            await starting.add(name)
+        fleet = assign_roles(
+            starting.models,
+            config,
+            limits=starting.limits,
+            served=starting.served,
+            stopping=stopping,
             note=note,
-            gave_up=note,
         )
-    )
-    model = await _reached(stack, chosen, server.base_url, "")
-    await _probe([model], chosen, note)
-    return Patient(model, server)
+        await monitor(stack, fleet)
+        yield replace(fleet, weights=starting.hashes)
 
 
-async def watch(stack: contextlib.AsyncExitStack, fleet: Fleet) -> None:
-    """Have the pace of every pool kept until the stack ends."""
+async def monitor(stack: contextlib.AsyncExitStack, fleet: Fleet) -> None:
+    """Adapt the concurrency of every pool until the stack is closed."""
     for pool in fleet.pools.values():
         if isinstance(pool, Pool):
-            await stack.enter_async_context(pool.watched(_gauges))
+            await stack.enter_async_context(pool.monitored(_gauges))
 
 
-def _server(chosen: ModelConfig, url: str, key: str) -> HttpModel:
-    return HttpModel(
-        chosen.model,
-        url,
-        key=key,
-        headers=chosen.headers,
-        extra_body=chosen.extra_body,
-        timeouts=Timeouts(chosen.timeout),
-    )
+async def _gauges(model: Model) -> Gauges | None:
+    if isinstance(model, LaunchedModel):
+        await model.server.up()
+        model = model.model
+    return await model.gauges() if isinstance(model, HttpModel) else None
 
 
-@contextlib.asynccontextmanager
-async def _batches(
-    online: HttpModel,
-    chosen: ModelConfig,
-    config: Config,
-    folder: Path,
-    note: Callable[[str], None],
-    stopping: asyncio.Event | None,
-) -> AsyncIterator[BatchModel]:
-    """The batch interface of the server that `online` speaks to."""
-    online.capabilities = _remembered(online.capabilities, folder / "capabilities.json")
-    headers = dict(chosen.headers)
-    if key := key_for(chosen):
-        headers["Authorization"] = f"Bearer {key}"
-    client = Client(online.base_url, headers, Timeouts(total=3600.0), most_bytes=2**30)
-    terms = chosen.batch
-    async with (
-        client,
-        BatchModel(
+class _Starting:
+    """The models of a fleet while it starts; the `stack` stops what was started."""
+
+    def __init__(
+        self,
+        stack: contextlib.AsyncExitStack,
+        config: Config,
+        files: Mapping[str, Path],
+        note: Note,
+        folder: Path,
+        stopping: asyncio.Event | None,
+    ) -> None:
+        self._stack, self._config, self._files = stack, config, files
+        self._note, self._folder, self._stopping = note, folder, stopping
+        self.models: dict[str, Sequence[Model]] = {}
+        self.served: dict[str, Served] = {}
+        self.limits: dict[str, int] = {}
+        self.hashes: dict[str, str] = {}
+
+    async def add(self, name: str) -> None:
+        chosen = self._config.models[name]
+        if chosen.backend:
+            self.models[name] = [await self._plugged(chosen)]
+        elif chosen.launch:
+            self.models[name] = [await self._launched(chosen, self._folder / name)]
+        else:
+            await self._reached(name, chosen)
+
+    async def _plugged(self, chosen: ModelConfig) -> Model:
+        """Create the user's own backend; enter it if it is an async context manager."""
+        model = plugins.resolve(chosen.backend, "backends")(chosen)
+        if isinstance(model, contextlib.AbstractAsyncContextManager):
+            model = await self._stack.enter_async_context(model)
+        if not isinstance(model, Model):
+            raise PluginError(
+                f"`{chosen.backend}` returned a value of type `{type(model).__name__}`, which is "
+                "not a model: it needs `name`, `capabilities` and `async complete(request, seed, "
+                "dialogue)`"
+            )
+        return model
+
+    async def _launched(self, chosen: ModelConfig, folder: Path) -> Model:
+        log = folder / "vllm.log"
+        self._note(f"starting vLLM for {chosen.model}; its output is in {log}")
+        launch = vllm.Launch(
+            chosen.model, log, chosen.arguments, chosen.context, chosen.parallel,
+            start_timeout=chosen.start_timeout,
+        )  # fmt: skip
+        server = await self._stack.enter_async_context(vllm.serve(launch, note=self._note))
+        model = await self._client(chosen, server.base_url, "")
+        await _probe([model], chosen, self._note)
+        return LaunchedModel(model, server)
+
+    async def _reached(self, name: str, chosen: ModelConfig) -> None:
+        urls, key = addresses(chosen), key_for(chosen)
+        if not urls:
+            self.limits[name] = slots = chosen.parallel or llamacpp.default_slots()
+            self.hashes |= {r.name: r.sha256 for r in weights.KNOWN if r.name == chosen.model}
+            engine = _engine(self._files[name], chosen, slots, self._note)
+            urls, key = (self._stack.enter_context(engine),), ""
+        servers = [await self._client(chosen, url, key) for url in urls]
+        await _probe(servers, chosen, self._note)
+        self.limits.setdefault(name, servers[0].capabilities.slots)
+        self.models[name] = servers
+        if chosen.transport == "batch":
+            batches = self._batches(servers[0], chosen, self._folder / name)
+            self.served[name] = await self._stack.enter_async_context(batches)
+
+    async def _client(self, chosen: ModelConfig, url: str, key: str) -> HttpModel:
+        model = HttpModel(
             chosen.model,
-            _Plain(client),
-            online.encode,
-            online.decode,
+            url,
+            key=key,
+            headers=chosen.headers,
+            extra_body=chosen.extra_body,
+            timeouts=Timeouts(chosen.timeout),
+        )
+        return await self._stack.enter_async_context(model)
+
+    @contextlib.asynccontextmanager
+    async def _batches(
+        self, online: HttpModel, chosen: ModelConfig, folder: Path
+    ) -> AsyncIterator[BatchModel]:
+        """Return the batch API of the server that `online` speaks to."""
+        online.capabilities = _remembered(online.capabilities, folder / "capabilities.json")
+        headers = dict(chosen.headers)
+        if key := key_for(chosen):
+            headers["Authorization"] = f"Bearer {key}"
+        client = Client(online.base_url, headers, Timeouts(total=3600.0), max_bytes=2**30)
+        batch = chosen.batch
+        model = BatchModel(
+            online,
+            client,
             state=folder,
-            run=configuration.digest(config)[:16],
-            capabilities=online.capabilities,
-            note=note,
-            terms=Terms(most=terms.max_requests, window=terms.window),
-        ) as model,
-        asyncio.TaskGroup() as group,
-    ):
+            run=configuration.digest(self._config)[:16],
+            note=self._note,
+            limits=Limits(max_requests=batch.max_requests, window=batch.window),
+        )
+        async with client, model, asyncio.TaskGroup() as group:
 
-        async def close() -> None:
-            """Do not make who stops the run wait for a batch: the next start collects it."""
-            if stopping is not None:
-                await stopping.wait()
-                await model.close()
+            async def close() -> None:
+                """Stop waiting for batches when the run stops: the next start collects them."""
+                if self._stopping is not None:
+                    await self._stopping.wait()
+                    await model.close()
 
-        closing = group.create_task(close())
-        yield model
-        closing.cancel()
+            closing = group.create_task(close())
+            yield model
+            closing.cancel()
 
 
 def _remembered(found: Capabilities, path: Path) -> Capabilities:
-    """What was found at the first start.
+    """Return the capabilities found at the first start of the run.
 
-    The bodies of requests are their names in a batch: they must not change with a probe.
+    A batch names its requests by their bodies, which must not change with a later probe.
     """
     if path.exists():
         return msgspec.json.decode(path.read_bytes(), type=Capabilities)
@@ -306,23 +336,8 @@ def _remembered(found: Capabilities, path: Path) -> Capabilities:
     return found
 
 
-class _Plain:
-    """A client as the batch interface wants it."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    async def request(
-        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}
-    ) -> tuple[int, bytes]:
-        reply = await self._client.request(method, path, body, headers)
-        return reply.status, reply.body
-
-
-async def _probe(
-    servers: Sequence[HttpModel], chosen: ModelConfig, note: Callable[[str], None]
-) -> None:
-    """Ask the first server that answers what it can do; the others are taken to be like it."""
+async def _probe(servers: Sequence[HttpModel], chosen: ModelConfig, note: Note) -> None:
+    """Probe the first server that answers, and assume that the others are like it."""
     for server in servers:
         try:
             can = await server.probe()
@@ -344,23 +359,12 @@ async def _probe(
         other.capabilities = can
 
 
-async def _gauges(model: Model) -> Gauges | None:
-    if isinstance(model, Patient):
-        await model.server.up()
-        model = model.model
-    return await model.gauges() if isinstance(model, HttpModel) else None
-
-
 def _engine(
-    path: Path, chosen: ModelConfig, slots: int, note: Callable[[str], None]
+    path: Path, chosen: ModelConfig, slots: int, note: Note
 ) -> contextlib.AbstractContextManager[str]:
     threads = chosen.threads or llamacpp.free_threads()
     note(f"loading {path.name}: {slots} slots of {chosen.context} tokens, {threads} threads")
     return llamacpp.serve(path, slots=slots, context=chosen.context, threads=threads)
-
-
-def _known_hash(name: str) -> dict[str, str]:
-    return {row.name: row.sha256 for row in weights.ROWS if row.name == name}
 
 
 def protocols(config: Config) -> tuple[ProtocolName, ...]:

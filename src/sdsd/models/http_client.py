@@ -1,63 +1,80 @@
-"""A lean HTTP/1.1 client for one address: kept-alive connections, time-outs, and nothing else.
+"""A lean HTTP/1.1 client for one address: keep-alive connections, time-outs, and nothing else.
 
-The way to a model is the hot path, and a general client is most of its cost: see
-`bench/driver_cost.py`, which compares this one with aiohttp. llhttp (`httptools`) does the parsing;
-here is only what a POST of JSON needs. No redirects, no cookies, no compression.
+A model call is the hot path, and a general-purpose client would be most of its cost:
+`bench/driver_cost.py` compares this one with aiohttp. llhttp (`httptools`) parses; this module does
+only what a POST of JSON needs. No redirects, cookies or compression.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import ssl
 import urllib.request
 from collections import deque
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import Self, TypeVar
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import httptools
+import msgspec
 from msgspec import Struct
 
 from sdsd.errors import ModelError, TransientError
+from sdsd.text.unicode import encodable
 
-MOST_BYTES = 64 * 2**20
-"""A longer reply is no completion; it is refused before it fills the memory."""
+T = TypeVar("T")
+
+MAX_BYTES = 64 * 2**20
+"""A longer reply is not a completion; it is refused before it fills the memory."""
 _SIZING = (b"content-length", b"transfer-encoding")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class Reply(Struct, frozen=True):
-    """What a server answered."""
+    """One HTTP response."""
 
     status: int
     body: bytes
     headers: list[tuple[bytes, bytes]]
-    """As they came; see `header`."""
+    """As received; see `header`."""
 
     def header(self, name: str) -> str | None:
-        """The header of that name (lower case), if there is one."""
+        """Return the header of that lower-case name; None if it is missing."""
         found = (value for key, value in self.headers if key.lower() == name.encode())
         value = next(found, None)
         return None if value is None else value.decode("latin-1")
 
 
+def decode_json(body: bytes, decode: Callable[[bytes | str], T]) -> T:
+    """Decode JSON from a server. An incomplete character (half a surrogate pair) becomes U+FFFD.
+
+    Raises `ValueError` or `RecursionError` if it is not JSON or does not have the expected shape.
+    """
+    try:
+        return decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        text = json.dumps(json.loads(body.decode("utf-8", "replace")), ensure_ascii=False)
+        return decode(encodable(text))
+
+
 class Timeouts(Struct, frozen=True):
-    """Seconds."""
+    """Time-outs in seconds."""
 
     total: float = 600.0
     """From sending a request to the last byte of its reply."""
     connect: float = 15.0
-    """To open a connection, TLS included."""
+    """For opening a connection, TLS included."""
     idle: float = 120.0
-    """Between two pieces of a reply that has begun."""
+    """Between two chunks of a reply that has begun."""
 
 
 class Client:
-    """Requests to one `base_url`. An async context manager: it owns its connections.
+    """Sends requests to one `base_url`. An async context manager: it owns its connections.
 
-    As many connections are opened as there are requests at once; whoever calls bounds that.
-    Raises `TransientError` for whatever happens on the way.
+    It opens one connection per concurrent request; the caller limits their number. Every fault of
+    transport raises `TransientError`.
     """
 
     def __init__(
@@ -65,7 +82,7 @@ class Client:
         base_url: str,
         headers: Mapping[str, str] | None = None,
         timeouts: Timeouts | None = None,
-        most_bytes: int = MOST_BYTES,
+        max_bytes: int = MAX_BYTES,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._address = _split(self.base_url)
@@ -73,7 +90,7 @@ class Client:
         self._proxy = _proxy(self._address)
         self._heads: dict[tuple[str, str], bytes] = {}
         self._lines = self._constant_lines(headers or {})
-        self._most_bytes = most_bytes
+        self._max_bytes = max_bytes
         self._idle: deque[_Connection] = deque()
         self._open: set[_Connection] = set()
         self._tls: ssl.SSLContext | None = None
@@ -85,10 +102,9 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Let go of every connection."""
         for connection in list(self._open):
             connection.close()
-        await asyncio.sleep(0)  # the transports learn of it
+        await asyncio.sleep(0)  # lets the transports close
 
     async def request(
         self,
@@ -99,7 +115,7 @@ class Client:
         *,
         root: bool = False,
     ) -> Reply:
-        """One request. `path` is below `base_url`, or below what it has before `/v1` (`root`)."""
+        """Send one request to `path` below `base_url`; with `root`, below its part before `/v1`."""
         head = self._heads.get((method, path)) if not (headers or root) else None
         if head is None:
             head = self._head(method, path, headers or {}, root=root)
@@ -110,15 +126,15 @@ class Client:
             connection = self._idle.pop()
             try:
                 return await connection.exchange(data, self._timeouts)
-            except _NeverHeard:
-                # The server had closed it while it lay idle, which shows only now.
+            except _NoReply:
+                # The server closed it while it was idle, which shows only now.
                 continue
             finally:
                 self._keep(connection)
         connection = await self._connect()
         try:
             return await connection.exchange(data, self._timeouts)
-        except _NeverHeard as error:
+        except _NoReply as error:
             raise TransientError(f"{self.base_url}: {error}") from None
         finally:
             self._keep(connection)
@@ -127,7 +143,7 @@ class Client:
         if connection.reusable:
             self._idle.append(connection)
         else:
-            connection.close()  # the server may be slow to, or never do it
+            connection.close()  # do not wait for the server to do it
             self._open.discard(connection)
 
     async def _connect(self) -> _Connection:
@@ -137,7 +153,7 @@ class Client:
         except TimeoutError:
             seconds = self._timeouts.connect
             raise TransientError(f"{self.base_url}: no connection in {seconds:g} s") from None
-        except (OSError, _NeverHeard, UnicodeError) as error:
+        except (OSError, _NoReply, UnicodeError) as error:
             raise TransientError(f"{self.base_url}: cannot connect: {error}") from None
         self._open.add(connection)
         return connection
@@ -148,7 +164,7 @@ class Client:
         if secure and self._tls is None:
             self._tls = ssl.create_default_context()
         via = self._proxy
-        make = lambda: _Connection(self.base_url, self._most_bytes)  # noqa: E731
+        make = lambda: _Connection(self.base_url, self._max_bytes)  # noqa: E731
         if via is None:
             _, connection = await loop.create_connection(make, host, port, ssl=self._tls)
             return connection
@@ -163,18 +179,19 @@ class Client:
         return connection
 
     def _constant_lines(self, headers: Mapping[str, str]) -> dict[str, str]:
-        """The headers that every request has."""
         host = self._address.netloc.rpartition("@")[2]
         lines = {"Host": host, "Accept": "application/json", "User-Agent": "sdsd", **headers}
         if self._proxy is not None and self._address.scheme == "http":
             lines |= _proxy_authorization(self._proxy)
         for name, value in lines.items():
             if not f"{name}{value}".isprintable() or not value.isascii():
-                raise ModelError(f"{self.base_url}: the header `{name}` holds what no header may")
+                raise ModelError(
+                    f"{self.base_url}: the header `{name}` holds a character that headers must not"
+                )
         return lines
 
     def _head(self, method: str, path: str, headers: Mapping[str, str], *, root: bool) -> bytes:
-        """Everything before the length of the body."""
+        """Return the request head up to the length of the body."""
         address = self._address
         base = address.path.removesuffix("/v1") if root else address.path
         target = f"{base}{path}"
@@ -185,47 +202,46 @@ class Client:
         return f"{method} {target} HTTP/1.1\r\n{shown}Content-Length: ".encode()
 
 
-class _NeverHeard(Exception):
+class _NoReply(Exception):
     """The connection ended before the first byte of a reply."""
 
 
 class _Connection(asyncio.Protocol):
     """One connection; at most one exchange at a time."""
 
-    def __init__(self, name: str, most_bytes: int) -> None:
-        self._name, self._most_bytes = name, most_bytes
+    def __init__(self, name: str, max_bytes: int) -> None:
+        self._name, self._max_bytes = name, max_bytes
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._waiting: asyncio.Future[Reply] | None = None
         self._tunnel = False
-        self._forget()
+        self._reset()
         self.reusable = False
-        """Open, and its last exchange left nothing behind."""
+        """It is open, and its last exchange left nothing behind."""
 
-    def _forget(self) -> None:
-        """Make ready for a reply."""
+    def _reset(self) -> None:
         self._pieces: list[bytes] = []
         self._size = 0
         self._headers: list[tuple[bytes, bytes]] = []
         self._bodied = False
-        self._heard = 0.0
+        self._last_data = 0.0
 
     async def exchange(self, data: bytes, timeouts: Timeouts, *, tunnel: bool = False) -> Reply:
-        """Send one request and read its reply. Raises `TransientError` or `_NeverHeard`."""
+        """Send one request and read its reply. Raises `TransientError` or `_NoReply`."""
         loop = asyncio.get_running_loop()
         if self._transport is None or self._transport.is_closing():
             self.reusable = False
-            raise _NeverHeard("closed")
+            raise _NoReply("closed")
         self.reusable = False
-        self._forget()
+        self._reset()
         self._parser = httptools.HttpResponseParser(self)
         self._tunnel = tunnel
         waiting: asyncio.Future[Reply] = loop.create_future()
         self._waiting = waiting
         self._transport.write(data)
         deadline = loop.time() + timeouts.total
-        first_look = min(timeouts.idle, timeouts.total)
-        self._alarm = loop.call_later(first_look, self._watch, deadline, timeouts)
+        first_check = min(timeouts.idle, timeouts.total)
+        self._alarm = loop.call_later(first_check, self._check, deadline, timeouts)
         try:
             return await waiting
         except BaseException:
@@ -235,21 +251,20 @@ class _Connection(asyncio.Protocol):
             self._alarm.cancel()
             self._waiting = None
 
-    def _watch(self, deadline: float, timeouts: Timeouts) -> None:
-        """Look whether the reply is late, and when to look again."""
+    def _check(self, deadline: float, timeouts: Timeouts) -> None:
+        """Fail a reply that is late, or schedule the next check."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        quiet = self._heard + timeouts.idle if self._heard else deadline
+        quiet = self._last_data + timeouts.idle if self._last_data else deadline
         if now >= deadline:
-            self._fail(TransientError(f"{self._name}: no whole reply in {timeouts.total:g} s"))
+            self._fail(TransientError(f"{self._name}: no complete reply in {timeouts.total:g} s"))
         elif now >= quiet:
             self._fail(TransientError(f"{self._name}: silent for {timeouts.idle:g} s in a reply"))
         else:
             again = min(deadline, quiet, now + timeouts.idle)
-            self._alarm = loop.call_at(again, self._watch, deadline, timeouts)
+            self._alarm = loop.call_at(again, self._check, deadline, timeouts)
 
     def close(self) -> None:
-        """Let go of the connection."""
         self.reusable = False
         if self._transport is not None:
             self._transport.abort()
@@ -265,14 +280,14 @@ class _Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._waiting is None or self._waiting.done():
-            self.close()  # nobody asked: a second reply, or one for nobody
+            self.close()  # unsolicited data
             return
-        self._heard = asyncio.get_running_loop().time()
+        self._last_data = asyncio.get_running_loop().time()
         assert self._parser is not None
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self.on_message_complete()  # a tunnel is through
+            self.on_message_complete()  # the tunnel is open
         except httptools.HttpParserError as error:
             self._fail(TransientError(f"{self._name}: not HTTP: {error}"))
             self.close()
@@ -281,10 +296,10 @@ class _Connection(asyncio.Protocol):
         self.reusable = False
         if self._waiting is None or self._waiting.done():
             return
-        if not self._heard:
-            self._fail(_NeverHeard(f"the server closed the connection{_because(error)}"))
+        if not self._last_data:
+            self._fail(_NoReply(f"the server closed the connection{_because(error)}"))
         elif self._bodied and not self._sized():
-            self.on_message_complete()  # the end of the connection is the end of such a reply
+            self.on_message_complete()  # such a reply ends with the connection
         else:
             self._fail(TransientError(f"{self._name}: the reply broke off{_because(error)}"))
 
@@ -305,8 +320,8 @@ class _Connection(asyncio.Protocol):
 
     def _grown(self, size: int) -> None:
         self._size += size
-        if self._size > self._most_bytes:
-            most = f"{self._most_bytes:,}"
+        if self._size > self._max_bytes:
+            most = f"{self._max_bytes:,}"
             self._fail(TransientError(f"{self._name}: a reply of more than {most} bytes"))
             self.close()
 
@@ -314,18 +329,18 @@ class _Connection(asyncio.Protocol):
         parser, waiting = self._parser, self._waiting
         assert parser is not None
         if waiting is None or waiting.done():
-            self.close()  # more was sent than asked for: nothing that follows can be trusted
+            self.close()  # more replies than requests: nothing that follows can be trusted
             return
         status = parser.get_status_code()
-        if status < 200:  # "continue" and the like come before the reply
-            self._forget()
+        if status < 200:  # informational responses precede the reply
+            self._reset()
             return
         self.reusable = parser.should_keep_alive() and not self._tunnel
         waiting.set_result(Reply(status, b"".join(self._pieces), self._headers))
-        self._forget()  # whatever comes now belongs to no reply of ours
+        self._reset()  # further data belongs to no request
 
     def _sized(self) -> bool:
-        """The headers say where the body ends."""
+        """Whether the headers say where the body ends."""
         return any(key.lower() in _SIZING for key, _ in self._headers)
 
 
@@ -334,10 +349,10 @@ def _because(error: Exception | None) -> str:
 
 
 def _split(url: str) -> SplitResult:
-    """The parts of an address. Raises `ModelError` if it is none."""
+    """Split an address into its parts. Raises `ModelError` if it is invalid."""
     try:
         address = urlsplit(url)
-        address.port  # noqa: B018  (it is checked by being read)
+        address.port  # noqa: B018  (reading it validates it)
     except ValueError as error:
         raise ModelError(
             f"{url}: not an address ({error}); e.g. http://localhost:8000/v1"
@@ -356,7 +371,7 @@ def _port(address: SplitResult) -> int:
 
 
 def _tunnel(host: str, port: int, proxy: SplitResult) -> bytes:
-    """The request that opens a way through a proxy."""
+    """Return the request that opens a tunnel through a proxy."""
     lines = "".join(f"{k}: {v}\r\n" for k, v in _proxy_authorization(proxy).items())
     return f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n{lines}\r\n".encode()
 
@@ -369,7 +384,7 @@ def _proxy_authorization(proxy: SplitResult) -> dict[str, str]:
 
 
 def _proxy(address: SplitResult) -> SplitResult | None:
-    """The proxy that the environment names for this address; never one for this machine."""
+    """Return the environment's proxy for this address; None for loopback addresses."""
     host = _host(address)
     if host in _LOOPBACK or urllib.request.proxy_bypass(host):
         return None

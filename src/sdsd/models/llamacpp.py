@@ -1,7 +1,7 @@
-"""The embedded engine: llama.cpp inside this process, as an OpenAI-compatible server on loopback.
+"""The embedded engine: llama.cpp in this process, as an OpenAI-compatible server on loopback.
 
-It is reached over HTTP like every other server, so there is one client and one code path. The
-wheel `xllamacpp` brings it; no compiler is needed.
+It is called over HTTP like any other server, so there is one client and one code path. The wheel
+`xllamacpp` contains it; no compiler is needed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 
 from sdsd.errors import ModelError, WeightsError
 
-MOST_SLOTS = 16
-"""Beyond this many, batching on a CPU was seen to lose."""
+MAX_SLOTS = 16
+"""On a CPU, larger batches were measured to be slower."""
 
 
 def require() -> None:
@@ -31,10 +31,9 @@ def require() -> None:
 
 @contextlib.contextmanager
 def serve(weights: Path, *, slots: int = 0, context: int = 4096, threads: int = 0) -> Iterator[str]:
-    """Run the engine on a GGUF file; yields the `base_url` it answers at.
+    """Run the engine on a GGUF file; yield its `base_url`.
 
-    `context` is in tokens for each of the `slots`. Raises `WeightsError` if the file cannot be
-    loaded.
+    `context` is in tokens per slot. Raises `WeightsError` if the file cannot be loaded.
     """
     import xllamacpp
 
@@ -42,7 +41,7 @@ def serve(weights: Path, *, slots: int = 0, context: int = 4096, threads: int = 
     threads = threads or free_threads()
     parameters = xllamacpp.CommonParams()
     parameters.model.path = str(weights)
-    parameters.model_alias = {weights.stem}  # else replies carry the path of this machine
+    parameters.model_alias = {weights.stem}  # else replies contain a path of this machine
     parameters.hostnames = ["127.0.0.1"]
     parameters.port = _free_port()
     parameters.n_parallel = slots
@@ -51,15 +50,15 @@ def serve(weights: Path, *, slots: int = 0, context: int = 4096, threads: int = 
     parameters.cpuparams_batch.n_threads = threads
     parameters.endpoint_metrics = True
     parameters.warmup = False
-    parameters.cache_ram_mib = 0  # prompts of finished dialogues are never asked again
+    parameters.cache_ram_mib = 0  # prompts of finished dialogues never recur
     parameters.verbosity = 0
     try:
         with _quiet():
             server = xllamacpp.Server(parameters)
     except RuntimeError as error:
         raise WeightsError(
-            f"{weights}: the engine cannot load this file ({error}); is it a whole GGUF model? "
-            "`sdsd models verify` checks the named ones"
+            f"{weights}: the engine cannot load this file ({error}); is it a complete GGUF "
+            "model? `sdsd models verify` checks the named ones"
         ) from None
     try:
         yield f"{server.listening_address}/v1"
@@ -69,12 +68,11 @@ def serve(weights: Path, *, slots: int = 0, context: int = 4096, threads: int = 
 
 
 def default_slots() -> int:
-    """Two requests at a time for each core: one is often read while another is written."""
-    return min(MOST_SLOTS, 2 * _cores())
+    """Return two slots per core: one request's prefill often overlaps with another's decoding."""
+    return min(MAX_SLOTS, 2 * _cores())
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # not on this system
@@ -82,9 +80,9 @@ def _cores() -> int:
 
 
 def free_threads(sample: float = 0.3) -> int:
-    """One thread per core that nobody else keeps busy over `sample` seconds, at least one.
+    """Return the number of cores that were idle over `sample` seconds, at least one.
 
-    llama.cpp's threads wait by spinning: one more than there are free cores costs most of the
+    llama.cpp's threads spin while they wait: one thread more than free cores costs most of the
     speed, because each step waits for the thread that got no core.
     """
     cores = _cores()
@@ -92,9 +90,9 @@ def free_threads(sample: float = 0.3) -> int:
 
 
 def _busy_cores(cores: int, sample: float) -> float:
-    """Cores kept busy by others right now; 0 where the system does not say.
+    """Return how many cores other processes use right now; 0 where the system does not report it.
 
-    Not the load average: it remembers the download and the installation that came just before.
+    Not the load average, which still includes the download and installation just before.
     """
     try:
         before = _ticks()
@@ -108,7 +106,7 @@ def _busy_cores(cores: int, sample: float) -> float:
 
 
 def _ticks() -> list[int]:
-    """Clock ticks of all cores together, by what they were spent on."""
+    """Return the clock ticks of all cores together, by state (see `proc_stat(5)`)."""
     with Path("/proc/stat").open() as stat:
         return [int(ticks) for ticks in stat.readline().split()[1:9]]
 
@@ -121,7 +119,7 @@ def _free_port() -> int:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the engine's own log lines off the user's terminal."""
+    """Keep the engine's log lines off the terminal."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     saved = os.dup(2)
     try:

@@ -1,12 +1,11 @@
-"""Any OpenAI-compatible server. The only way to a model there is, and no SDK in it.
+"""Client of any OpenAI-compatible server, without an SDK.
 
-What a server can do is found out by asking it (`probe`), never by its brand.
+What a server supports is found by probing it, never by its brand.
 """
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 import time
@@ -20,9 +19,8 @@ from msgspec.structs import replace
 from sdsd.errors import Busy, ModelError, ServerGone, TransientError
 from sdsd.models.base import Capabilities
 from sdsd.models.concurrency import Gauges
-from sdsd.models.http_client import Client, Reply, Timeouts
+from sdsd.models.http_client import Client, Reply, Timeouts, decode_json
 from sdsd.text.chat_format import Template, cut, marked
-from sdsd.text.normalize import valid_unicode
 from sdsd.types import Answer, Completion, Message, Refusal, Request
 
 
@@ -30,13 +28,13 @@ class _Text(Struct):
     content: str | None = None
 
 
-class _Likely(Struct):
+class _TokenProb(Struct):
     token: str = ""
     logprob: float = 0.0
 
 
-class _Token(_Likely):
-    top_logprobs: list[_Likely] | None = None
+class _Token(_TokenProb):
+    top_logprobs: list[_TokenProb] | None = None
 
 
 class _Logprobs(Struct):
@@ -66,18 +64,18 @@ class _Reply(Struct):
     model: str | None = ""
 
 
-_reply = msgspec.json.Decoder(_Reply)
+_decode = msgspec.json.Decoder(_Reply).decode
 _encode = msgspec.json.Encoder().encode
 _MAY_PASS = {408, 409, 425}
-"""Statuses that are worth another try, besides all from 500 up."""
+"""Statuses below 500 that are worth a retry."""
 _BUSY = {429, 503, 529}
-"""Statuses by which a server says that it has too much to do."""
+"""Statuses of an overloaded server."""
 _THIS_REQUEST = {400, 413, 414, 422, 451}
-"""Statuses that judge this one request. Any other concerns every request: address, key, credit."""
-MOST_SLOTS = 4096
-"""A server that claims more is not believed."""
+"""Statuses that reject one request. Any other concerns every request: address, key, credit."""
+MAX_SLOTS = 4096
+"""A reported number of slots above this is ignored."""
 _TOP = 5
-"""Likeliest tokens asked for at each position, where probabilities are wanted."""
+"""Alternatives requested per token, where probabilities are wanted."""
 
 
 class HttpModel:
@@ -110,7 +108,6 @@ class HttpModel:
         await self.client.close()
 
     async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
-        """One attempt at one request; see `sdsd.models.Model`."""
         started = time.perf_counter()
         path, body = self.encode(request, seed)
         reply = await self.client.request("POST", path, body)
@@ -119,12 +116,12 @@ class HttpModel:
         return self._answer(request, reply.body, time.perf_counter() - started)
 
     def decode(self, request: Request, status: int, body: bytes) -> Answer:
-        """The answer that a server gave to `request`. Raises as `complete` does."""
+        """Return the answer to `request` for a status and a body. Raises as `complete` does."""
         return self._answer(request, body) if status == 200 else self._refused(status, body, None)
 
     def _answer(self, request: Request, body: bytes, seconds: float = 0.0) -> Answer:
         try:
-            reply = _decoded(body)
+            reply = decode_json(body, _decode)
             choice = reply.choices[0]
         except (ValueError, RecursionError, IndexError):
             raise TransientError(f"{self.base_url}: not a completion: {body[:200]!r}") from None
@@ -138,11 +135,10 @@ class HttpModel:
             cached_tokens=(details and details.cached_tokens) or 0,
             completion_tokens=usage.completion_tokens,
             seconds=round(seconds, 4),
-            choice_probs=_weighed(request.choices, choice.logprobs) if request.choices else {},
+            choice_probs=_choice_probs(request.choices, choice.logprobs) if request.choices else {},
         )
 
     def encode(self, request: Request, seed: int) -> tuple[str, bytes]:
-        """The path and the JSON body of a request."""
         can = self.capabilities
         body: dict[str, Any] = {"model": self.name, can.length_key: request.max_tokens}
         if can.sampling:
@@ -169,7 +165,9 @@ class HttpModel:
 
     def _refused(self, status: int, body: bytes, retry_after: float | None) -> Refusal:
         said = body[:500].decode("utf-8", "replace")
-        if status in _BUSY and b"insufficient_quota" not in body:  # OpenAI's word for: no credit
+        if (
+            status in _BUSY and b"insufficient_quota" not in body
+        ):  # OpenAI's code for: out of credit
             raise Busy(f"{self.base_url}: HTTP {status}: {said}", retry_after)
         if status in _MAY_PASS or (status >= 500 and status not in _BUSY):
             raise TransientError(f"{self.base_url}: HTTP {status}: {said}", retry_after)
@@ -184,11 +182,11 @@ class HttpModel:
     # -- what the server can do ------------------------------------------------------------
 
     async def probe(self) -> Capabilities:
-        """Ask the server what it can do, with requests of one token. Sets `capabilities`.
+        """Find out what the server supports, with requests of one token. Sets `capabilities`.
 
         Raises `ModelError` if it cannot be reached or does not know the model.
         """
-        chat = await self._wording()
+        chat = await self._dialect()
         completions = await self._can(Request("agent", 1, prompt="One, two,"))
         template = await self._template(system=True)
         system = template is not None
@@ -197,18 +195,18 @@ class HttpModel:
             briefed = (Message("system", "Be brief."), *_PING)
             system = template is None and await self._can(Request("agent", 1, briefed))
         known = replace(self.capabilities, chat=chat, completions=completions, template=template)
-        # Both are tried as if they worked.
+        # Assume that both work, and try them.
         self.capabilities = replace(known, system=system, schema=True, logprobs=True)
         schema = chat and await self._can(Request("agent", 1, _PING, schema=_SHAPE))
-        weighed = await self._try(Request("agent", 1, _PING, choices=("yes",))) if chat else None
-        logprobs = isinstance(weighed, Completion) and bool(weighed.choice_probs)
+        answer = await self._try(Request("agent", 1, _PING, choices=("yes",))) if chat else None
+        logprobs = isinstance(answer, Completion) and bool(answer.choice_probs)
         slots = await self._slots()
         found = replace(self.capabilities, schema=schema, logprobs=logprobs, slots=slots)
         self.capabilities = found
         return found
 
     async def post(self, path: str, asked: Mapping[str, object]) -> dict[str, object] | None:
-        """What a route below the server's root says to some JSON; None if it is not JSON's 200."""
+        """POST JSON to a path below the server's root; return the JSON reply, None on failure."""
         try:
             reply = await self.client.request("POST", path, _encode(asked), root=True)
             if reply.status != 200:
@@ -218,7 +216,7 @@ class HttpModel:
             return None
 
     async def gauges(self) -> Gauges | None:
-        """What the server tells about itself in `/metrics`; None if nothing."""
+        """Return the server's own metrics (`/metrics`); None if it has none."""
         try:
             reply = await self.client.request("GET", "/metrics", root=True)
         except TransientError:
@@ -226,18 +224,18 @@ class HttpModel:
         return gauges(reply.body.decode("utf-8", "replace")) if reply.status == 200 else None
 
     async def _slots(self) -> int:
-        """Requests that the server answers at once, if it tells (`/props`); else 0."""
+        """Return the server's number of slots (`/props`); 0 if it does not report it."""
         try:
             reply = await self.client.request("GET", "/props", root=True)
             slots = msgspec.json.decode(reply.body)["total_slots"] if reply.status == 200 else 0
         except (TransientError, ValueError, KeyError, TypeError):
             return 0
-        return slots if isinstance(slots, int) and 0 < slots < MOST_SLOTS else 0
+        return slots if isinstance(slots, int) and 0 < slots < MAX_SLOTS else 0
 
-    async def _wording(self) -> bool:
-        """Find the fields that the server takes; whether it chats with any choice of them."""
+    async def _dialect(self) -> bool:
+        """Find the request fields that the server accepts; return whether it can chat."""
         first = self.capabilities
-        for length_key, seed, sampling in _WORDINGS:
+        for length_key, seed, sampling in _DIALECTS:
             self.capabilities = replace(
                 first, length_key=length_key, seed=seed, sampling=sampling, system=True
             )
@@ -262,50 +260,41 @@ class HttpModel:
             return None
 
     async def _template(self, *, system: bool) -> Template | None:
-        """The server's chat template, learnt by having it render marked messages."""
+        """Return the server's chat template, by having it render marked messages."""
         said = await self.post("/apply-template", {"messages": marked(system=system)})
         return cut(str(said["prompt"])) if said and "prompt" in said else None
 
 
 _TOO_LONG = {400, 413, 422}
 _CONTEXT_FULL = ("context", "max_new_tokens", "too long")
-"""Words by which servers say that a prompt no longer fits; no status is reserved for it."""
+"""How servers say that a prompt exceeds the context; no status code is reserved for that."""
 _PING = (Message("user", "Say yes."),)
 _SHAPE = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
-_WORDINGS: tuple[tuple[str, bool, bool], ...] = tuple(
+_DIALECTS: tuple[tuple[str, bool, bool], ...] = tuple(
     itertools.product(("max_tokens", "max_completion_tokens"), (True, False), (True, False))
 )
-"""(name of the length limit, a seed, temperature and top_p), the usual one first."""
+"""Request fields to try: (length key, with a seed, with temperature and top_p)."""
 
 
-def _decoded(body: bytes) -> _Reply:
-    """The reply. Text cut inside a character (half a surrogate pair, say) gets U+FFFD there."""
-    try:
-        return _reply.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        text = json.dumps(json.loads(body.decode("utf-8", "replace")), ensure_ascii=False)
-        return _reply.decode(valid_unicode(text))
+def _choice_probs(words: Sequence[str], logprobs: _Logprobs | None) -> dict[str, float]:
+    """Return the probability of each of `words` where the reply last chose among them.
 
-
-def _weighed(words: Sequence[str], logprobs: _Logprobs | None) -> dict[str, float]:
-    """How likely each of `words` was where the reply last chose among them; empty if unknown.
-
-    The probabilities are normalised over those words.
+    Normalised over these words; empty if unknown.
     """
     for token in reversed((logprobs and logprobs.content) or []):
         if _bare(token.token) not in words:
             continue
         mass = dict.fromkeys(words, 0.0)
-        for likely in _alternatives(token):
-            if _bare(likely.token) in mass:
-                mass[_bare(likely.token)] += math.exp(min(likely.logprob, 0.0))
+        for other in _alternatives(token):
+            if _bare(other.token) in mass:
+                mass[_bare(other.token)] += math.exp(min(other.logprob, 0.0))
         total = sum(mass.values())
         return {word: round(share / total, 6) for word, share in mass.items()} if total else {}
     return {}
 
 
-def _alternatives(token: _Token) -> Iterator[_Likely]:
-    """The tokens that stood to choice, the chosen one among them."""
+def _alternatives(token: _Token) -> Iterator[_TokenProb]:
+    """Yield the alternatives at a position, the chosen token among them."""
     others = token.top_logprobs or []
     yield from others
     if all(other.token != token.token for other in others):
@@ -326,7 +315,7 @@ _CACHE = re.compile(r"^vllm:cache_config_info\{([^}\n]*)\}", re.MULTILINE)
 
 
 def gauges(text: str) -> Gauges | None:
-    """What the metrics of vLLM, SGLang or llama.cpp say (Prometheus text); None if nothing."""
+    """Parse the metrics of vLLM, SGLang or llama.cpp (Prometheus text); None if there are none."""
     running = waiting = 0.0
     found = False
     for name, value in _GAUGE.findall(text):
@@ -348,7 +337,7 @@ def gauges(text: str) -> Gauges | None:
 
 
 def folded(messages: tuple[Message, ...]) -> tuple[Message, ...]:
-    """The chat without a system turn: its text opens the first user turn instead."""
+    """Return the chat with its system turn merged into the first user turn."""
     first, *rest = messages
     if first.role != "system" or not rest:
         return messages
@@ -356,7 +345,7 @@ def folded(messages: tuple[Message, ...]) -> tuple[Message, ...]:
 
 
 def _retry_after(reply: Reply) -> float | None:
-    """Seconds, if the server named a number of them."""
+    """Return the `Retry-After` header in seconds; None if it is missing or a date."""
     try:
         return max(0.0, float(reply.header("retry-after") or ""))
     except ValueError:

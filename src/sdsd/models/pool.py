@@ -1,7 +1,7 @@
-"""One model on one or more servers: each with its own places, pace and breaker.
+"""One model on one or more servers, each with its own permits, concurrency and circuit breaker.
 
-A dialogue sticks to the server that has its prefix in its cache, and moves when that server fails.
-New dialogues go where the least is under way.
+A dialogue stays with the server that has its prefix in its cache, and moves when that server fails.
+New dialogues go to the least loaded server.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 from sdsd.errors import Busy, Stopped, TransientError
 from sdsd.models.base import Capabilities, Model
-from sdsd.models.concurrency import MOST, RAMP, ConcurrencyController, Gauges
-from sdsd.models.rate_limits import Breaker, Clock, PrioritySemaphore, RateLimit
+from sdsd.models.concurrency import MAX_LIMIT, RAMP, ConcurrencyController, Gauges
+from sdsd.models.rate_limits import Breaker, Clock, PrioritySemaphore, RateLimits
 from sdsd.types import Answer, Completion, Request
 
-_LOOKS = 3
-"""How often a server is asked for its own figures that never tells any."""
-_SOON = 0.1
-"""Seconds by which the first looks lie further and further apart, up to `POLL`."""
+_SILENT_POLLS = 3
+"""Polls after which a server that never reported metrics is no longer polled."""
+_POLL_STEP = 0.1
+"""Seconds by which the interval between polls grows, up to `POLL`."""
 POLL = 1.0
-"""Seconds between two looks at a server's own figures."""
+"""Seconds between two polls of a server's metrics."""
 
 
 class Server:
@@ -31,7 +31,7 @@ class Server:
     def __init__(
         self,
         model: Model,
-        most: int,
+        limit: int,
         *,
         search: bool,
         note: Callable[[str], None],
@@ -39,24 +39,25 @@ class Server:
         clock: Clock,
     ) -> None:
         self.model = model
-        self.gate = PrioritySemaphore(most)
+        self.permits = PrioritySemaphore(limit)
         self.breaker = Breaker(clock=clock)
-        self.pace = ConcurrencyController(
-            self.gate, most, search=search, note=note, changed=changed, clock=clock
+        self.concurrency = ConcurrencyController(
+            self.permits, limit, search=search, note=note, changed=changed, clock=clock
         )
 
     @property
     def load(self) -> float:
-        """Work under way, relative to what the server holds."""
-        return (self.gate.busy + self.gate.waiting) / self.gate.limit
+        """Requests sent or waiting, as a share of the permits."""
+        return (self.permits.busy + self.permits.waiting) / self.permits.limit
 
 
 class Pool:
-    """A `Model` made of the same model on several servers.
+    """A `Model` that spreads requests over several servers of the same model.
 
-    limit    the most requests at once at each server; 0: found out (see `sdsd.models.concurrency`)
-    stopping once set, whoever waits for a place is sent away with `Stopped`
-    changed  is called when `capacity` has changed
+    limit      most requests in flight per server; 0: found by `sdsd.models.concurrency`
+    rates      the provider's limits, over all servers
+    stopping   once set, requests that wait for a permit raise `Stopped`
+    changed    called when `capacity` changes
     """
 
     def __init__(
@@ -64,8 +65,7 @@ class Pool:
         models: Sequence[Model],
         *,
         limit: int = 0,
-        requests: RateLimit | None = None,
-        tokens: RateLimit | None = None,
+        rates: RateLimits = RateLimits(),
         stopping: asyncio.Event | None = None,
         changed: Callable[[], None] = lambda: None,
         note: Callable[[str], None] = lambda text: None,
@@ -75,7 +75,7 @@ class Pool:
         self.servers = [
             Server(
                 model,
-                limit or MOST,
+                limit or MAX_LIMIT,
                 search=not limit,
                 note=lambda text, model=model: note(f"{_address(model)}: {text}"),  # type: ignore[misc]
                 changed=changed,
@@ -84,52 +84,50 @@ class Pool:
             for model in models
         ]
         self._homes: dict[int, Server] = {}
-        """By dialogue, the server that has its prefix."""
-        self._requests, self._tokens = requests, tokens
+        """By dialogue, the server that has its prefix cached."""
+        self._requests, self._tokens = rates.requests, rates.tokens
         self._stopping = stopping
         self._note, self._sleep = note, sleep
 
     @property
     def name(self) -> str:
-        """The model's."""
         return self.servers[0].model.name
 
     @property
     def capabilities(self) -> Capabilities:
-        """What its first server can do; the others serve the same model."""
+        """Those of the first server; the others serve the same model."""
         return self.servers[0].model.capabilities
 
     @property
     def capacity(self) -> int:
-        """Requests that all servers together are given at once, as of now."""
-        return sum(server.gate.limit for server in self.servers)
+        return sum(server.permits.limit for server in self.servers)
 
     def recorded(self, request: Request, seed: int, dialogue: int) -> None:
-        """Nothing is kept here that an answer on disk would make superfluous."""
+        """Do nothing: no state depends on an answer being on disk."""
 
     def closed(self, dialogue: int) -> None:
-        """A dialogue is over."""
+        """Forget which server a finished dialogue is on."""
         if (home := self._homes.pop(dialogue, None)) is not None:
-            home.pace.closed(dialogue)
+            home.concurrency.closed(dialogue)
 
     async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
-        """One attempt, once there is a place for it; see `sdsd.models.Model`."""
+        """Send the request once a permit is free; see `sdsd.models.base.Model`."""
         if self._requests is not None:
             await self._requests.take()
         estimate = await self._reserve(request) if self._tokens is not None else 0.0
-        server, waited = await self._place(dialogue)
-        busy = server.gate.busy
+        server, waited = await self._acquire(dialogue)
+        busy = server.permits.busy
         server.breaker.begin()
         try:
             answer = await server.model.complete(request, seed, dialogue)
         except Busy as fault:
             server.breaker.answered()
-            server.pace.refused(fault.retry_after)
+            server.concurrency.refused(fault.retry_after)
             raise
         except TransientError:
             if server.breaker.failed():
                 self._note(
-                    f"{_address(server.model)}: does not answer; it is tried again by itself"
+                    f"{_address(server.model)}: does not answer; it is retried automatically"
                 )
             raise
         except BaseException:
@@ -138,48 +136,50 @@ class Pool:
         else:
             server.breaker.answered()
             if isinstance(answer, Completion):
-                server.pace.answered(dialogue, request.role, answer, busy=busy, waited=waited)
+                server.concurrency.answered(
+                    dialogue, request.role, answer, busy=busy, waited=waited
+                )
                 if self._tokens is not None:
                     used = answer.prompt_tokens + answer.completion_tokens
                     self._tokens.correct(used - estimate)
             return answer
         finally:
-            server.gate.leave()
+            server.permits.release()
 
     async def _reserve(self, request: Request) -> float:
-        """Take what the request may cost from the tokens of this minute."""
+        """Reserve the tokens that the request may cost at most; return that estimate."""
         assert self._tokens is not None
         text = len(request.prompt) + sum(len(m.content) for m in request.messages)
         estimate = text / 4 + request.max_tokens
         await self._tokens.take(estimate)
         return estimate
 
-    async def _place(self, dialogue: int) -> tuple[Server, bool]:
-        """A server with a place taken at it, and whether that meant waiting.
+    async def _acquire(self, dialogue: int) -> tuple[Server, bool]:
+        """Take a permit; return its server, and whether that meant waiting.
 
-        Raises `TransientError` if no server is worth asking at this moment.
+        Raises `TransientError` if no server can be tried at this moment.
         """
         waited = False
         while True:
             server = self._home(dialogue)
-            if not server.gate.try_enter():
+            if not server.permits.try_acquire():
                 waited = True
-                await server.gate.enter(dialogue)
-            if pause := server.pace.pause:
+                await server.permits.acquire(dialogue)
+            if pause := server.concurrency.pause:
                 waited = True
                 await self._pause(server, pause)
             if self._stopping is not None and self._stopping.is_set():
-                server.gate.leave()
+                server.permits.release()
                 raise Stopped("stopped")
             if server.breaker.allows():
                 return server, waited
-            server.gate.leave()  # it failed while we waited
+            server.permits.release()  # it failed while this request waited
 
     async def _pause(self, server: Server, seconds: float) -> None:
         try:
             await self._sleep(seconds)
         except BaseException:
-            server.gate.leave()
+            server.permits.release()
             raise
 
     def _home(self, dialogue: int) -> Server:
@@ -191,35 +191,38 @@ class Pool:
             wait = min(server.breaker.wait for server in self.servers)
             raise TransientError(f"{self.name}: no server answers", retry_after=max(wait, 0.05))
         if home is not None:
-            home.pace.closed(dialogue)
+            home.concurrency.closed(dialogue)
         chosen = min(able, key=lambda server: server.load)
         self._homes[dialogue] = chosen
         return chosen
 
     @contextlib.asynccontextmanager
-    async def watched(
-        self, look: Callable[[Model], Awaitable[Gauges | None]], every: float = POLL
+    async def monitored(
+        self, read: Callable[[Model], Awaitable[Gauges | None]], every: float = POLL
     ) -> AsyncIterator[None]:
-        """Meanwhile, let time pass for the servers' pace, which also hears what they tell."""
+        """Adapt each server's concurrency while the context is open, also by its metrics.
+
+        `read` returns a server's metrics, or None if it reports none.
+        """
 
         async def ramp(server: Server) -> None:
-            while server.pace.tick():  # noqa: ASYNC110  (what happens is that time passes)
+            while server.concurrency.tick():  # noqa: ASYNC110  (it waits for time to pass)
                 await asyncio.sleep(RAMP)
 
-        async def watch(server: Server) -> None:
-            silent, looks, ever = 0, 0, False
-            while ever or silent < _LOOKS:
-                gauges = await look(server.model)
+        async def poll(server: Server) -> None:
+            silent, polls, ever = 0, 0, False
+            while ever or silent < _SILENT_POLLS:
+                gauges = await read(server.model)
                 if gauges is None:
                     silent += 1
                 else:
                     ever = True
-                    server.pace.told(gauges)
-                # The first looks are quick, while it is being found out what the server takes.
-                looks += 1
-                await asyncio.sleep(min(every, looks * _SOON))
+                    server.concurrency.observe(gauges)
+                # The first polls come quickly, while the server's limit is being searched for.
+                polls += 1
+                await asyncio.sleep(min(every, polls * _POLL_STEP))
 
-        jobs = [job(server) for server in self.servers for job in (watch, ramp)]
+        jobs = [job(server) for server in self.servers for job in (poll, ramp)]
         tasks = [asyncio.create_task(job) for job in jobs]
         try:
             yield
@@ -230,5 +233,4 @@ class Pool:
 
 
 def _address(model: Model) -> str:
-    """Where a model is, for people."""
     return str(getattr(model, "base_url", model.name))

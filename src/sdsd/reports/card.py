@@ -22,7 +22,7 @@ from sdsd.dataset.extensions import views_of
 from sdsd.dataset.provenance import settings
 from sdsd.dataset.splits import SPLITS
 from sdsd.dataset.view import View
-from sdsd.models.weights import ROWS
+from sdsd.models.weights import KNOWN
 from sdsd.reports.card_charts import plots
 from sdsd.reports.html import page
 from sdsd.reports.metrics.figures import Figures
@@ -30,7 +30,7 @@ from sdsd.reports.stats import Proportion
 from sdsd.text.prompt_files import is_path
 from sdsd.text.unicode import encodable
 
-_OPEN = frozenset(row.name for row in ROWS if row.licence == "Apache-2.0")
+_OPEN = frozenset(model.name for model in KNOWN if model.licence == "Apache-2.0")
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 _TAGS = ("synthetic", "dialogue", "multi-turn", "preference", "dpo", "constitutional-ai", "sdsd")
 _FILES = re.compile(r"(catalogue|prompts)\.|source\.path$|models\..*\.extra_body\b")
@@ -129,7 +129,8 @@ def _title(manifest: Manifest) -> str:
 def _is_open(manifest: Manifest, config: Config) -> bool:
     """Whether known models with open weights wrote everything; otherwise their terms decide."""
     known = all(name in _OPEN for name in manifest.models.values())
-    served = any(config.model_for(role).urls for role in config.cast)
+    models = [config.model_for(role) for role in config.role_models]
+    served = any(model.urls or model.backend for model in models)
     return known and not served and not config.source.path
 
 

@@ -138,7 +138,7 @@ async def _rehearsed(
 ) -> list[Usage]:
     """Return what the dialogues of some scenarios take if replies have the usual lengths."""
     config = inputs.config
-    models: dict[str, str] = {role: config.model_for(role).model for role in config.cast}
+    models: dict[str, str] = {role: config.model_for(role).model for role in config.role_models}
     models |= {f"critic/{name}": c.use for name, c in config.critique.critics.items() if c.use}
     named = inputs.strategies
     method = Method(config, inputs.prompts, named, protocols(config)[0], CHATML, schema=True)

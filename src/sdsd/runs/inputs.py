@@ -178,6 +178,7 @@ def versions_of_parts(config: Config) -> dict[str, str]:
     protocol = config.dialogue.protocol
     named = {config.pipeline: "pipelines", "" if protocol in PROTOCOLS else protocol: "protocols"}
     named |= {critic.use: "critics" for critic in config.critique.critics.values()}
+    named |= {model.backend: "backends" for model in config.models.values()}
     parts = {name: group for name, group in named.items() if name}
     return {name: plugins.version(plugins.resolve(name, group)) for name, group in parts.items()}
 

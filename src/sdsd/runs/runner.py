@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import replace
 
 import sdsd
 from sdsd import config as configuration
@@ -167,9 +167,8 @@ def _launch(
             n = len(_kept(config, rundir, notes))
             config = replace(config, n=min(config.n or n, n))
         inputs = replace(inputs, config=config)
-        wanted = asdict(config.telemetry)
         with (
-            listeners(path, emit, version=sdsd.__version__, **wanted) as to_all,
+            listeners(path, emit, config.telemetry.port, sdsd.__version__) as to_all,
             Journal(rundir.journal) as journal,
         ):
             for note in notes:

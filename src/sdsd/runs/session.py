@@ -98,8 +98,8 @@ async def open_session(needs: Needs) -> AsyncIterator[Session]:
             starting = fleets.start(config, needs.files, note, needs.folder, stop.requested)
             fleet = await stack.enter_async_context(starting)
         else:
-            fleet = fleets.cast(needs.models, config, stopping=stop.requested, note=note)
-            await fleets.watch(stack, fleet)
+            fleet = fleets.assign_roles(needs.models, config, stopping=stop.requested, note=note)
+            await fleets.monitor(stack, fleet)
         critics = {
             f"critic/{name}": LocalCritic(name, critic.use)
             for name, critic in config.critique.critics.items()
@@ -123,7 +123,7 @@ def chain(
                 raise Stopped("stopped")
 
     policies = dict.fromkeys(models, RetryPolicy())  # for local critics, which never wait
-    for role in config.cast:
+    for role in config.role_models:
         model = config.model_for(role)
         outage = math.inf if model.transport == "batch" else model.outage
         policies[role] = RetryPolicy(model.retries, outage)

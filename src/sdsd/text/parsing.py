@@ -54,8 +54,8 @@ _PLAN_LABEL = re.compile(
     rf"(?:[:.)–—]|-(?!\w)){_AFTER}",
     re.IGNORECASE | re.MULTILINE,
 )
-_SLIPS = ("SLIP", "FINAL")
-_OPENING = 12
+_VIOLATION_LABELS = ("SLIP", "FINAL")
+_PREFIX_WORDS = 12
 """Words of a reply prefix, at most; more would be a reply."""
 _NUMBERED = re.compile(rf"^{_ALL}\d+[.):]{_DECORATION}[ \t]", re.MULTILINE)
 
@@ -67,12 +67,12 @@ def plan(text: str, exchanges: int) -> Plan:
     a shorter one is taken as it is. Without a `SLIP` the last step is the planned violation. Raises
     `Unparseable` if there is no step, or if all of them say the same.
     """
-    text = _form(readable(text))
+    text = _cut_after_plan(readable(text))
     fields = [(m.group(1).upper(), body) for m, body in _labelled(_PLAN_LABEL, text) if body]
     opening = next((body for label, body in fields if label == "OPENING"), "")
     fields = [(label, body) for label, body in fields if label != "OPENING"]
-    slipped = bool(fields) and fields[-1][0] in _SLIPS
-    person = next((body for label, body in fields if label in ("PERSON", "USER")), "")
+    has_violation = bool(fields) and fields[-1][0] in _VIOLATION_LABELS
+    persona = next((body for label, body in fields if label in ("PERSON", "USER")), "")
     steps = [body for label, body in fields if label.startswith("STEP")]
     if not steps:
         steps = [body for _, body in _labelled(_NUMBERED, text) if body]
@@ -80,26 +80,26 @@ def plan(text: str, exchanges: int) -> Plan:
         raise Unparseable("no `STEP n:` line")
     if len(steps) > 1 and len({normal(step) for step in steps}) == 1:
         raise Unparseable("every step says the same")
-    planned_violation = fields[-1][1].splitlines()[0] if slipped else steps[-1]
+    planned_violation = fields[-1][1].splitlines()[0] if has_violation else steps[-1]
     words = unquoted(opening.splitlines()[0]).rstrip(" .…").split() if opening else []
-    begin = " ".join(words[:_OPENING])
+    reply_prefix = " ".join(words[:_PREFIX_WORDS])
     return Plan(
         text,
         steps=tuple(steps[:exchanges]),
         planned_violation=planned_violation,
-        persona=person,
-        reply_prefix=begin,
+        persona=persona,
+        reply_prefix=reply_prefix,
     )
 
 
-def _form(text: str) -> str:
+def _cut_after_plan(text: str) -> str:
     """Cut `text` after the line of its first `SLIP`, or of an `OPENING` right after that.
 
     What follows, such as a comment on the form or a second plan, is not part of the plan.
     """
     lines = [m for m, body in _labelled(_PLAN_LABEL, text) if body]
     for label, after in itertools.zip_longest(lines, lines[1:]):
-        if label.group(1).upper() in _SLIPS:
+        if label.group(1).upper() in _VIOLATION_LABELS:
             last = after if after and after.group(1).upper() == "OPENING" else label
             said = text[last.end() :]
             begins = last.end() + len(said) - len(said.lstrip())
@@ -128,7 +128,7 @@ _DONE = re.compile(rf"^{_ALL}\[?DONE\]?{_ALL}[.!]?{_ALL}$", re.MULTILINE)
 _SEPARATOR = re.compile(r"^[ \t]*(?:-{3,}|={3,}|\*{3,}|`{3,}\w*)[ \t]*$", re.MULTILINE)
 
 
-_SLIP_LABEL = re.compile(rf"^{_ALL}SLIP{_ALL}:", re.IGNORECASE | re.MULTILINE)
+_PLANNED_VIOLATION = re.compile(rf"^{_ALL}SLIP{_ALL}:", re.IGNORECASE | re.MULTILINE)
 
 
 def transcript(text: str) -> Transcript:
@@ -147,7 +147,7 @@ def transcript(text: str) -> Transcript:
     for label, written in _labelled(_SPEAKER, body):
         role = "user" if label.group(1).upper() in ("USER", "HUMAN", "PERSON") else "assistant"
         said = unquoted(written)
-        if leak := _SLIP_LABEL.search(said):  # the plan again: the conversation is over
+        if leak := _PLANNED_VIOLATION.search(said):  # the plan again: the conversation is over
             said = said[: leak.start()].strip()
         if not said or (not turns and role == "assistant"):
             continue
@@ -188,7 +188,7 @@ def turn(text: str, name: str = "") -> str:
     said = unquoted(text)
     if not said:
         raise Unparseable("an empty turn")
-    if _SLIP_LABEL.search(said):  # not `STEP 1:`, which honest instructions have too
+    if _PLANNED_VIOLATION.search(said):  # not `STEP 1:`, which honest instructions have too
         raise Unparseable("the plan leaks into the conversation")
     return said
 
@@ -278,8 +278,8 @@ def occurs(quote: str, text: str) -> bool:
     Both are compared in normal form and without the marks of emphasis and code. Of a quotation
     shortened by an ellipsis, every piece must occur, in order.
     """
-    haystack = _unmarked(text)
-    pieces = [_unmarked(piece).strip(" .,;:!?\"'") for piece in _ELLIPSIS.split(quote)]
+    haystack = _without_marks(text)
+    pieces = [_without_marks(piece).strip(" .,;:!?\"'") for piece in _ELLIPSIS.split(quote)]
     pieces = [piece for piece in pieces if piece]
     if sum(map(len, pieces)) < 3:
         return False
@@ -292,7 +292,7 @@ def occurs(quote: str, text: str) -> bool:
     return True
 
 
-def _unmarked(text: str) -> str:
+def _without_marks(text: str) -> str:
     return " ".join(normal(text).replace("*", "").replace("`", "").split())
 
 
@@ -356,10 +356,10 @@ def _labelled(label: re.Pattern[str], text: str) -> Iterator[tuple[re.Match[str]
     matches = list(label.finditer(text))
     for k, match in enumerate(matches):
         end = matches[k + 1].start() if k + 1 < len(matches) else len(text)
-        yield match, _even(text[match.end() : end].strip())
+        yield match, _without_odd_marks(text[match.end() : end].strip())
 
 
-def _even(text: str) -> str:
+def _without_odd_marks(text: str) -> str:
     """Remove a mark of emphasis that was opened or closed outside of `text`."""
     if not text.strip("*_ "):
         return ""

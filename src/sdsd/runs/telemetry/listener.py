@@ -1,38 +1,39 @@
-"""What listens to a run, and how it guards itself against what models and servers say."""
+"""The contract of a listener, and how listeners guard against what models and servers send."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
 from sdsd.runs.events import Event
-from sdsd.text.normalize import valid_unicode
+from sdsd.text.unicode import encodable
 
-LONGEST = 4096
-"""Characters of one text from outside that are kept."""
-_MOST = 2**63 - 1
+MAX_CHARS = 4096
+"""Characters kept of one text that a model or server sent."""
+_MAX_COUNT = 2**63 - 1
 
 
 class Listener(Protocol):
-    """Hears a run's events, all on one thread. Whatever it raises ends it and not the run."""
+    """Receives a run's events, all on one thread. An exception ends the listener, not the run."""
 
-    def hear(self, at: int, event: Event) -> None:
-        """One event, and when it happened: nanoseconds since 1970, UTC."""
+    def on_event(self, at: int, event: Event) -> None:
+        """Take in one event, and when it happened: UTC, nanoseconds since 1970."""
         ...
 
     def tick(self, now: float) -> None:
-        """Called a few times a second; `now` is monotonic, in seconds."""
+        """Do what is due; called a few times a second with monotonic seconds."""
         ...
 
     def close(self) -> None:
-        """The run is over: write what is left, let go of everything."""
+        """Write what is left and release everything: the run is over."""
         ...
 
 
 def tokens(count: int) -> int:
-    """A server's count as 63 bits can hold it: a negative one is 0."""
-    return min(max(count, 0), _MOST)
+    """Clamp a server's token count to what 63 bits hold; a negative one becomes 0."""
+    return min(max(count, 0), _MAX_COUNT)
 
 
 def plain(text: str) -> str:
-    """A text from outside, cut at `LONGEST` characters, without halves of surrogate pairs."""
-    return valid_unicode(text[:LONGEST])
+    """Cut a text at `MAX_CHARS` characters and replace lone surrogates."""
+    cut: str = encodable(text[:MAX_CHARS])
+    return cut

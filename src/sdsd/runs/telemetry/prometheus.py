@@ -1,232 +1,166 @@
-"""Counters of a run in Prometheus' text format: as a file, and over HTTP if asked for.
+"""Counters of a run for Prometheus: as a text file, and over HTTP if asked for.
 
-The file is for node_exporter's textfile collector, which takes many of them: so every sample
-carries the label `run`, the name of the run's directory. Counters count since the process
-started; `sdsd_dialogues` is the state of the run.
+Needs the extra `sdsd[metrics]`. The file is meant for node_exporter's textfile collector, which
+reads many of them; so every sample has the label `run`, the name of the run's directory. Counters
+start at 0 with the process; `sdsd_dialogues` is the state of the run.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import itertools
-import os
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from wsgiref.simple_server import WSGIServer
+
+from prometheus_client import CollectorRegistry, start_http_server, write_to_textfile
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
 
 from sdsd.runs.events import Began, Called, Event, Recorded
 from sdsd.runs.telemetry.listener import plain, tokens
 from sdsd.types import Completion
 
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
-"""Upper bounds of `sdsd_call_seconds`: from a cached verdict to a long turn at a crowded server."""
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+"""Upper bounds of `sdsd_call_seconds`: from a cached verdict to a long turn on a busy server."""
 EVERY = 5.0
-"""Seconds between two versions of the file."""
-PATIENCE = 5.0
-"""Seconds that a client of the endpoint may take."""
-LONGEST_HEAD = 16 * 1024
-"""Bytes of a request that the endpoint reads."""
+"""Seconds between two writes of the file."""
+_BOUNDS = [*(f"{bound:g}" for bound in BUCKETS), "+Inf"]
+_INFO = ("version", "protocol", "concurrency")
+_CALL = ("role", "model", "stage")
+_Samples = Mapping[tuple[str, ...], float]
+"""By label values."""
+_SUMS = {
+    "calls": "Answers of models.",
+    "prompt_tokens": "Prompt tokens.",
+    "cached_tokens": "Prompt tokens that the server found in its cache.",
+    "completion_tokens": "Completion tokens.",
+}
 
-Labels = Mapping[str, str]
-Sample = tuple[str, Labels, float]
-"""A suffix of the family's name, the labels, the value."""
 
-
-class Metrics:
-    """Counts a run's events. A `Listener`; use it from one thread."""
+class Metrics(Collector):
+    """Counts a run's events. A `Listener`."""
 
     def __init__(self, run: str, version: str = "") -> None:
-        self._run = run
-        self._version = version
-        self._uses: dict[tuple[str, str, str], _Use] = {}
-        self._records: Counter[tuple[str, str]] = Counter()
-        self._info: Labels | None = None
-        self._done = self._wanted = self._pairs = 0
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        self._run, self._version = plain(run), version
+        self._calls: dict[tuple[str, ...], _Calls] = {}
+        self._records: Counter[tuple[str, ...]] = Counter()
+        self._info: tuple[str, ...] | None = None
+        self._done = self._wanted = self._pairs = self._accepted = 0
+        self._server: WSGIServer | None = None
 
-    def hear(self, at: int, event: Event) -> None:
-        """One event; see `Listener`."""
-        match event:
-            case Called(call, answer):
-                # The model's name is the one we asked for: what a server calls itself is up to
-                # the server, and would be a new series each time.
-                key = (call.request.role, call.asked["model"], event.stage)
-                use = self._uses.get(key)
-                if use is None:
-                    use = self._uses[key] = _Use()
-                use.add(answer)
-            case Recorded(record):
-                self._done += 1
-                self._records[record.outcome, record.rule] += 1
-                self._pairs += len(record.pairs)
-            case Began(_, n, done, concurrency, protocol):
-                self._done, self._wanted = done, n
-                self._info = {
-                    "version": self._version,
-                    "protocol": protocol,
-                    "concurrency": str(concurrency),
-                }
+    def on_event(self, at: int, event: Event) -> None:
+        if isinstance(event, Called):
+            # The model's name is the requested one: what a server calls itself is up to the
+            # server, and each new name would be a new series.
+            call = event.call
+            key = (call.request.role, call.asked["model"], event.stage)
+            counts = self._calls.get(key)
+            if counts is None:
+                counts = self._calls[key] = _Calls()
+            counts.add(event.answer)
+        elif isinstance(event, Recorded):
+            pairs = len(event.record.pairs)
+            self._done += 1
+            self._pairs += pairs
+            self._accepted += pairs > 0
+            self._records[event.record.outcome, event.record.rule] += 1
+        elif isinstance(event, Began):
+            self._done, self._wanted = event.done, event.n
+            self._info = (self._version, event.protocol, str(event.concurrency))
 
     def tick(self, now: float) -> None:
-        """Nothing is due."""
+        """Do nothing: `MetricsFile` and the HTTP server read when they need to."""
 
     def close(self) -> None:
-        """Nothing is held."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
 
-    def render(self) -> str:
-        """Everything counted so far, in the text format."""
-        parts = [
-            self._family("sdsd_run_info", "gauge", "What makes the run; always 1.", self._about()),
-            self._family(
-                "sdsd_dialogues", "gauge", "Dialogues of the run, by state.", self._state()
-            ),
-            self._family(
-                "sdsd_records_total", "counter", "Dialogues finished by this process.",
-                [("", {"outcome": o, "rule": r}, k) for (o, r), k in self._records.items()],
-            ),
-            self._family(
-                "sdsd_verified_pairs_total", "counter",
-                "Verified pairs made by this process.", [("", {}, self._pairs)],
-            ),
-            self._by_use("sdsd_calls_total", "Answers of models.", lambda use: use.calls),
-            self._by_use("sdsd_prompt_tokens_total", "Tokens read.", lambda use: use.prompt),
-            self._by_use(
-                "sdsd_cached_tokens_total", "Tokens of prompts that the server had in its cache.",
-                lambda use: use.cached,
-            ),
-            self._by_use(
-                "sdsd_completion_tokens_total", "Tokens written.", lambda use: use.completion
-            ),
-            self._family(
-                "sdsd_call_seconds", "histogram", "How long an answer took, without waiting.",
-                self._histograms(),
-            ),
-        ]  # fmt: skip
-        return "".join(parts)
+    def serve(self, port: int) -> str:
+        """Serve on 127.0.0.1; return the address. 0 takes a free port. Raises `OSError`."""
+        self._server, _ = start_http_server(port, "127.0.0.1", self.registry)
+        # A client that disconnects is not worth a traceback on the terminal.
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        return f"http://127.0.0.1:{self._server.server_port}/metrics"
 
-    async def serve(self, port: int) -> asyncio.Server:
-        """Answer `GET /metrics` on 127.0.0.1 in this loop; 0 takes a free port.
-
-        Raises `OSError` if the port is taken.
-        """
-        return await asyncio.start_server(self._answer, "127.0.0.1", port, limit=LONGEST_HEAD)
-
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            with contextlib.suppress(
-                OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError
-            ):
-                async with asyncio.timeout(PATIENCE):
-                    head = await reader.readuntil(b"\r\n\r\n")
-                    writer.write(self._response(head))
-                    await writer.drain()
-        finally:
-            writer.close()
-
-    def _response(self, head: bytes) -> bytes:
-        method, target, *_ = [*head.split(b"\r\n", 1)[0].split(b" "), b"", b""]
-        status, text = "200 OK", ""
-        if target.split(b"?", 1)[0] != b"/metrics":
-            status, text = "404 Not Found", "The metrics are at /metrics.\n"
-        elif method not in (b"GET", b"HEAD"):
-            status, text = "405 Method Not Allowed", "GET, please.\n"
-        body = (text or self.render()).encode("utf-8")
-        lines = (
-            f"HTTP/1.1 {status}",
-            f"Content-Type: {CONTENT_TYPE}",
-            f"Content-Length: {len(body)}",
-            *(["Allow: GET, HEAD"] if status.startswith("405") else []),
-            "Connection: close",
+    def collect(self) -> Iterator[Metric]:
+        """Yield everything counted so far; prometheus_client calls this, on any thread."""
+        info: _Samples = {} if self._info is None else {self._info: 1}
+        state: _Samples = {("done",): self._done, ("wanted",): self._wanted} if info else {}
+        gauge, counter, calls = GaugeMetricFamily, CounterMetricFamily, self._calls.copy()
+        yield self._family(gauge, "run_info", "Constant 1.", _INFO, info)
+        yield self._family(gauge, "dialogues", "Dialogues of the run.", ("state",), state)
+        records, labels = self._records.copy(), ("outcome", "rule")
+        yield self._family(counter, "records", "Finished dialogues.", labels, records)
+        yield self._family(counter, "verified_pairs", "Verified pairs.", (), {(): self._pairs})
+        meaning = "Dialogues with at least one verified pair."
+        yield self._family(counter, "accepted_dialogues", meaning, (), {(): self._accepted})
+        for name, meaning in _SUMS.items():
+            sums = {key: getattr(call, name) for key, call in calls.items()}
+            yield self._family(counter, name, meaning, _CALL, sums)
+        seconds = HistogramMetricFamily(
+            "sdsd_call_seconds", "Time from request to answer.", labels=("run", *_CALL)
         )
-        start = "".join(f"{line}\r\n" for line in lines).encode("ascii") + b"\r\n"
-        return start if method == b"HEAD" else start + body
+        for key, call in calls.items():
+            buckets = zip(_BOUNDS, itertools.accumulate(call.buckets), strict=True)
+            seconds.add_metric([self._run, *map(plain, key)], list(buckets), call.seconds)
+        yield seconds
 
-    def _about(self) -> list[Sample]:
-        return [] if self._info is None else [("", self._info, 1)]
-
-    def _state(self) -> list[Sample]:
-        if self._info is None:  # nothing is known of the run before it has begun
-            return []
-        return [("", {"state": "done"}, self._done), ("", {"state": "wanted"}, self._wanted)]
-
-    def _by_use(self, name: str, meaning: str, value: Callable[[_Use], int]) -> str:
-        samples = [("", _labels(key), value(use)) for key, use in self._uses.items()]
-        return self._family(name, "counter", meaning, samples)
-
-    def _histograms(self) -> Iterator[Sample]:
-        for key, use in self._uses.items():
-            labels = _labels(key)
-            bounds = [*(f"{bound:g}" for bound in BUCKETS), "+Inf"]
-            for bound, below in zip(bounds, itertools.accumulate(use.buckets), strict=True):
-                yield "_bucket", {**labels, "le": bound}, below
-            yield "_sum", labels, use.seconds
-            yield "_count", labels, use.calls
-
-    def _family(self, name: str, kind: str, meaning: str, samples: Iterable[Sample]) -> str:
-        lines = [f"# HELP {name} {meaning}", f"# TYPE {name} {kind}"]
-        for suffix, labels, value in samples:
-            pairs = ",".join(f'{k}="{escaped(v)}"' for k, v in {"run": self._run, **labels}.items())
-            lines.append(f"{name}{suffix}{{{pairs}}} {value}")
-        return "\n".join(lines) + "\n"
+    def _family(
+        self,
+        kind: type[CounterMetricFamily | GaugeMetricFamily],
+        name: str,
+        meaning: str,
+        labels: tuple[str, ...],
+        samples: _Samples,
+    ) -> Metric:
+        family = kind(f"sdsd_{name}", meaning, labels=("run", *labels))
+        for key, value in samples.items():
+            family.add_metric([self._run, *map(plain, key)], value)
+        return family
 
 
 class MetricsFile:
-    """Keeps `metrics` in the file at `path`, always whole. A `Listener` that hears nothing itself.
-
-    Raises `OSError` when it cannot be written.
-    """
+    """Writes metrics to a text file every few seconds. A `Listener`; raises `OSError`."""
 
     def __init__(self, metrics: Metrics, path: Path) -> None:
-        self._metrics = metrics
-        self._path = path
+        self._metrics, self._path = metrics, path
         self._written = float("-inf")
 
-    def hear(self, at: int, event: Event) -> None:
-        """The metrics hear it."""
+    def on_event(self, at: int, event: Event) -> None:
+        """Do nothing: the metrics get the event themselves."""
 
     def tick(self, now: float) -> None:
         """Write the file if the last version is old enough."""
         if now - self._written >= EVERY:
             self._written = now
-            self._write()
+            self.close()
 
     def close(self) -> None:
-        """Write the last version."""
-        self._write()
-
-    def _write(self) -> None:
-        # Its name does not end in .prom, and it is not forced to disk: a crash may cost seconds.
-        temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        try:
-            temporary.write_bytes(self._metrics.render().encode("utf-8"))
-            temporary.replace(self._path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_to_textfile(str(self._path), self._metrics.registry)
 
 
-class _Use:
-    """What one role, model and stage cost."""
+class _Calls:
+    """Sums over the calls of one role, model and stage."""
 
     def __init__(self) -> None:
-        self.calls = self.prompt = self.cached = self.completion = 0
+        self.calls = self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
         self.seconds = 0.0
         self.buckets = [0] * (len(BUCKETS) + 1)
 
     def add(self, answer: Completion) -> None:
         self.calls += 1
-        self.prompt += tokens(answer.prompt_tokens)
-        self.cached += tokens(answer.cached_tokens)
-        self.completion += tokens(answer.completion_tokens)
+        self.prompt_tokens += tokens(answer.prompt_tokens)
+        self.cached_tokens += tokens(answer.cached_tokens)
+        self.completion_tokens += tokens(answer.completion_tokens)
         self.seconds += answer.seconds
         self.buckets[bisect_left(BUCKETS, answer.seconds)] += 1
-
-
-def _labels(key: tuple[str, str, str]) -> dict[str, str]:
-    return dict(zip(("role", "model", "stage"), key, strict=True))
-
-
-def escaped(value: str) -> str:
-    """A label's value as the format wants it between its quotes."""
-    return plain(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

@@ -1,7 +1,7 @@
-"""The log of a run: JSON lines, for `jq`, `tail -f` and whatever ships logs.
+"""The log of a run: JSON lines, for `jq`, `tail -f` and log shippers.
 
-Every line has `time` (UTC) and `event`: `began`, `record`, `note`, `summary`, and `call` if it is
-asked for. Lines are ASCII, so that no text of a model can move a cursor or end a line.
+Every line has `time` (UTC) and `event`: `began`, `record`, `note` or `summary`. Lines are ASCII, so
+that no text of a model can move the cursor or end a line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import Any, BinaryIO
 import msgspec
 
 from sdsd.runs.events import Began, Called, Event, Noted, Recorded
-from sdsd.runs.middleware import Call
 from sdsd.runs.telemetry.listener import plain, tokens
 from sdsd.types import Completion, Record
 
@@ -25,10 +24,9 @@ SUMMARY = 60.0
 
 
 class RunLog:
-    """Appends to the log at `path`. A `Listener`; lines are written with each tick.
+    """Appends to the log at `path`, with each tick. A `Listener`; raises `OSError`.
 
-    A file that would grow over `limit` bytes becomes `<path>.1`, and so on up to `keep` old ones.
-    Raises `OSError` when it cannot be written.
+    A file that would grow over `limit` bytes becomes `<path>.1`, and so on, up to `keep` old files.
     """
 
     def __init__(
@@ -36,13 +34,11 @@ class RunLog:
         path: Path,
         version: str = "",
         *,
-        calls: bool = False,
         limit: int = 64 * 2**20,
         keep: int = 3,
     ) -> None:
         self._path = path
         self._version = version
-        self._calls = calls
         self._limit = limit
         self._keep = keep
         self._lines: list[str] = []
@@ -53,24 +49,25 @@ class RunLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file, self._size = _appended(path)
 
-    def hear(self, at: int, event: Event) -> None:
-        """One event; see `Listener`."""
-        match event:
-            case Called(call, answer):
-                self._called(at, event.stage, call, answer)
-            case Recorded(record):
-                self._done += 1
-                self._open.discard(record.scenario.index)
-                self._line(at, "record", **_record(record))
-            case Noted(text):
-                self._line(at, "note", text=plain(text))
-            case Began(path, n, done, concurrency, protocol):
-                self._done, self._wanted = done, n
-                run = {"sdsd": self._version, "path": plain(str(path)), "n": n, "done": done}
-                self._line(at, "began", **run, concurrency=concurrency, protocol=protocol)
+    def on_event(self, at: int, event: Event) -> None:
+        if isinstance(event, Called):
+            self._open.add(event.call.dialogue)
+            self._sums.add(event.answer)
+        elif isinstance(event, Recorded):
+            self._done += 1
+            self._open.discard(event.record.scenario.index)
+            self._line(at, "record", **_record(event.record))
+        elif isinstance(event, Noted):
+            self._line(at, "note", text=plain(event.text))
+        elif isinstance(event, Began):
+            self._done, self._wanted = event.done, event.n
+            self._line(
+                at, "began", sdsd=self._version, path=plain(str(event.path)), n=event.n,
+                done=event.done, concurrency=event.concurrency, protocol=event.protocol,
+            )  # fmt: skip
 
     def tick(self, now: float) -> None:
-        """Write what was heard, and once a minute the summary of that minute."""
+        """Write the new lines, and once a minute a summary of that minute."""
         if not self._since:
             self._since = now
         self._now = now
@@ -79,35 +76,14 @@ class RunLog:
         self._flush()
 
     def close(self) -> None:
-        """Write the last summary and let go of the file."""
         try:
             self._summary()
             self._flush()
         finally:
             self._file.close()
 
-    def _called(self, at: int, stage: str, call: Call, answer: Completion) -> None:
-        self._open.add(call.dialogue)
-        self._sums.add(answer)
-        if self._calls:
-            self._line(
-                at,
-                "call",
-                index=call.dialogue,
-                id=call.scenario,
-                step=call.step,
-                stage=stage,
-                role=call.request.role,
-                model=call.asked["model"],
-                finish=answer.finish,
-                prompt_tokens=tokens(answer.prompt_tokens),
-                cached_tokens=tokens(answer.cached_tokens),
-                completion_tokens=tokens(answer.completion_tokens),
-                seconds=answer.seconds,
-            )
-
     def _summary(self) -> None:
-        """What happened since the last one; `open` counts dialogues that are under way."""
+        """Log the sums since the last summary; `open` counts dialogues in progress."""
         seconds = self._now - self._since
         sums, self._sums, self._since = self._sums, _Sums(), self._now
         self._line(
@@ -146,12 +122,12 @@ class RunLog:
         for newer, older in reversed(list(itertools.pairwise(names))):
             if newer.exists():
                 newer.replace(older)
-        self._path.unlink(missing_ok=True)  # still there if no old ones are kept
+        self._path.unlink(missing_ok=True)  # still there if no old file is kept
         self._file, self._size = _appended(self._path)
 
 
 class _Sums:
-    """What the calls of one summary add up to."""
+    """Sums over the calls of one summary."""
 
     calls = prompt_tokens = cached_tokens = completion_tokens = 0
 
@@ -163,7 +139,7 @@ class _Sums:
 
 
 def _record(record: Record) -> dict[str, Any]:
-    """What the log says of a finished dialogue: its result and its cost, nothing that was said."""
+    """Return the result and the cost of a finished dialogue, and nothing of its text."""
     failure = record.failure
     return {
         "index": record.scenario.index,
@@ -182,7 +158,7 @@ def _old(path: Path, number: int) -> Path:
 
 
 def _appended(path: Path) -> tuple[BinaryIO, int]:
-    """The file opened for append, and its size. A line cut short by a crash is ended."""
+    """Open a file for append; return it and its size. Ends a line that a crash cut short."""
     file = path.open("ab")
     size = file.tell()
     if size:

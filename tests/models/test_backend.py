@@ -1,0 +1,137 @@
+"""A user's own model backend, named in the configuration."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sdsd
+from sdsd import config as configuration
+from sdsd.errors import ConfigError, PluginError
+from sdsd.models import fleet as fleets
+from sdsd.models.doctor import examine
+from sdsd.models.scripted import ScriptedModel
+from sdsd.plugins import resolve, version
+from sdsd.runs.directory import RunDir
+from sdsd.runs.verify import verify
+
+EXAMPLE = '''
+from sdsd.config import ModelConfig
+from sdsd.models.base import Capabilities
+from sdsd.models.scripted import small_world
+from sdsd.types import Answer, Completion, Request
+
+
+class Table:
+    """A backend with an answer to everything, from a function."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.name = config.model
+        self.capabilities = Capabilities()
+
+    async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
+        return Completion(small_world(request, seed), model=self.name)
+'''
+
+
+@pytest.fixture
+def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module in the working directory, as a user would have it."""
+    (tmp_path / "my_backend_under_test.py").write_text(EXAMPLE)
+    monkeypatch.chdir(tmp_path)
+    return "my_backend_under_test:Table"
+
+
+def config(backend: str, **keys: Any) -> Mapping[str, Any]:
+    return {"n": 6, "models": {"default": {"model": "table", "backend": backend, **keys}}}
+
+
+def test_a_run_on_a_backend_is_made_resumed_and_verified(backend: str, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert len(sdsd.run({**config(backend), "n": 2}, out=out)) == 2
+    grown = sdsd.run(config(backend), out=out)
+    assert len(grown) == 6
+    assert all(record.plan and record.dialogue for record in grown.records())
+    assert "my_backend_under_test:Table" in (out / "config.yaml").read_text()
+    assert (found := verify(RunDir(out))).records == 6
+    assert not found.defects
+    manifest = RunDir(out).manifest()
+    assert manifest
+    assert manifest.parts[backend] == version(resolve(backend, "backends"))
+
+
+def test_another_backend_is_another_run(backend: str) -> None:
+    ours, theirs = (configuration.load(config(name)) for name in (backend, "other:Backend"))
+    assert configuration.digest(ours) != configuration.digest(theirs)
+    served = configuration.load(config(backend, parallel=3))
+    assert configuration.digest(ours) == configuration.digest(served)
+
+
+class Owning(ScriptedModel):
+    """A backend that owns something, which must be let go of."""
+
+    is_open = False
+
+    def __init__(self, config: configuration.ModelConfig) -> None:
+        super().__init__(name=config.model)
+
+    async def __aenter__(self) -> Owning:
+        Owning.is_open = True
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        Owning.is_open = False
+
+
+async def test_a_backend_that_is_a_context_manager_is_entered_and_left(tmp_path: Path) -> None:
+    chosen = configuration.load(config(f"{__name__}:Owning", parallel=3))
+    assert fleets.fetch(chosen) == {}
+    async with fleets.start(chosen, {}, lambda text: None, tmp_path) as fleet:
+        assert Owning.is_open
+        assert {model.name for model in fleet.models.values()} == {"table"}
+        assert fleet.capacity == 3
+    assert not Owning.is_open
+
+
+def test_the_doctor_examines_a_backend(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(configuration.dump(configuration.load(config(f"{__name__}:Owning"))))
+    found = {finding.name: finding for finding in examine(path)}
+    assert found["auto"].text == "chooses `continuation`"
+    assert found["seed"].text == "gives the same text again"
+    assert "with 1 at once" in found["speed"].text or "with 16 at once" in found["speed"].text
+
+
+def no_model(config: configuration.ModelConfig) -> object:
+    return object()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (
+            f"{__name__}:no_model",
+            "returned a value of type `object`, which is not a model: it needs `name`",
+        ),
+        ("nowhere_to_be_found:Model", "No module named 'nowhere_to_be_found'"),
+        ("unheard_of", "not one of the backends"),
+    ],
+)
+def test_what_is_no_backend_is_refused_by_name(name: str, said: str, tmp_path: Path) -> None:
+    async def started() -> None:
+        async with fleets.start(configuration.load(config(name)), {}, print, tmp_path):
+            pass
+
+    with pytest.raises(PluginError, match=said) as caught:
+        asyncio.run(started())
+    assert f"`{name}`" in str(caught.value)
+
+
+@pytest.mark.parametrize("other", [{"launch": "vllm"}, {"transport": "batch"}])
+def test_a_backend_excludes_other_ways_to_the_model(other: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"models\.default` has both `backend` and"):
+        configuration.load(config("a:b", **other))
