@@ -1,27 +1,26 @@
-"""Dialogues until every principle has its verified pairs: the controller beside simpler ways.
+"""Count the dialogues until every principle has its verified pairs, by several methods.
 
     python bench/balance.py [--pairs 20] [--seeds 5] [--cost 60] [--patience 1 2 3]
 
-The world is a known one: the packaged principles times strategies, each pair of them with a
-probability that a dialogue ends in a verified pair. Its log-odds are the sum of the principle's,
-the strategy's and the pair's own, drawn by seed, and the probability is kept within 0.004 and 0.5.
-No model is called. The ways that are compared:
+The world is simulated: packaged principles times strategies, where each combination has a known
+probability that a dialogue ends in a verified pair. Its log-odds are the sum of an effect of the
+principle, one of the strategy and one of the combination, drawn by seed; probabilities are kept
+between 0.004 and 0.5. No model is called. The methods compared:
 
-controller    `sdsd.scenarios.quotas`, in rounds, with the lag of one round that it has in a run
+controller    `sdsd.scenarios.quotas`, in rounds, one round behind the results, as in a run
 quota, best strategy
-              the same, but with the one strategy that is best on average: the quota alone
+              the same with the single strategy that is best on average: the quotas alone
 uniform, best strategy
-              principles in turn, by the strategy that is best on average
+              principles in turn, with the strategy that is best on average
 uniform       principles in turn, strategies at random: what a run without targets does
-bound         pairs over the best strategy's probability, summed over the principles: what somebody
-              who knows the world needs on average
+bound         pairs divided by the best strategy's probability, summed over the principles: what an
+              oracle that knows all probabilities needs on average
 
-The best strategy on average is taken from the world itself, which nobody knows before a run. No
-principle is given up in these rows. The rows `controller, patience K` show what a bound on a pair's
-cost does: how many principles are given up, and how many of them in error, because their best
-strategy would have brought pairs for less. What they do not reach they do not pay for: compare
-their dialogues with one another only. The second table stops everybody at the dialogues that the
-controller needed.
+The best strategy on average is read from the world; before a real run nobody knows it. No principle
+is abandoned in these rows. The rows `controller, patience K` bound the cost of a pair, and count
+the principles abandoned, and those abandoned wrongly because their best strategy would have made
+pairs for less. Abandoned principles cost nothing more, so compare the dialogues of these rows only
+with each other. In the second table every method stops at the controller's number of dialogues.
 """
 
 from __future__ import annotations
@@ -41,17 +40,17 @@ from sdsd.scenarios import catalogue
 from sdsd.scenarios.quotas import Assignment, Quota, Tally, Trial, allocate, summary
 
 LEAST, MOST = 0.004, 0.5
-"""Bounds of a probability."""
+"""Bounds of every probability."""
 CENTRE = -3.0
 """Log-odds of an average principle with an average strategy."""
 DEVIATIONS = (1.0, 0.7, 0.6)
-"""Of the principle's, the strategy's and the pair's own log-odds."""
+"""Standard deviations of the effects of principle, strategy and combination, in log-odds."""
 FAR = 10_000_000
-"""Dialogues after which nobody goes on."""
+"""The number of dialogues at which every method stops."""
 
 
 class World(Struct, frozen=True):
-    """Which dialogue brings a verified pair: known here, unknown to what is measured."""
+    """The probabilities of a verified pair: known here, unknown to the methods measured."""
 
     seed: int
     cells: tuple[str, ...]
@@ -63,12 +62,11 @@ class World(Struct, frozen=True):
         return max(self.strategies, key=lambda s: sum(self.chances[c][s] for c in self.cells))
 
     def bound(self, pairs: int) -> float:
-        """Dialogues that are needed on average if the best strategy of each cell is known."""
+        """Return the dialogues that an oracle with all probabilities needs on average."""
         return sum(pairs / max(self.chances[cell].values()) for cell in self.cells)
 
 
 def world(seed: int, strategies: int) -> World:
-    """A world drawn by `seed`."""
     found = catalogue.load(None, None, None)
     cells = tuple(principle.id for principle in found.principles)
     names = tuple(f"strategy {k}" for k in range(strategies))
@@ -84,22 +82,22 @@ def world(seed: int, strategies: int) -> World:
 
 
 class Outcome(Struct, frozen=True):
-    """What a way of going about it came to."""
+    """The result of one method."""
 
     dialogues: int
     pairs: Counter[str]
     rounds: int = 0
     seconds: float = 0.0
-    """All allocations together."""
+    """Time of all allocations together."""
     given_up: int = 0
     in_error: int = 0
-    """Of these, those whose best strategy brings pairs for less than the bound."""
+    """Of these, cells whose best strategy makes pairs for less than the bound on cost."""
     overshoot: int = 0
-    """Pairs beyond what was wanted."""
+    """Pairs beyond the quotas."""
 
 
 def controlled(known: World, quota: Quota) -> Outcome:
-    """The controller, with a lag of one round."""
+    """Run the controller, one round behind the results."""
     luck = Random(hash64("luck", known.seed))
     state, under_way = Tally(), list[tuple[Assignment, ...]]()
     number = total = 0
@@ -137,7 +135,7 @@ def _finish(state: Tally, slots: Sequence[Assignment], known: World, luck: Rando
 
 
 def in_turn(known: World, strategies: Sequence[str], wanted: int, stop: int = FAR) -> Outcome:
-    """Principles in turn, the strategies drawn evenly, until all are reached or `stop` is."""
+    """Take principles in turn and strategies at random, until all quotas or `stop` are reached."""
     luck, pairs = Random(hash64("turns", known.seed)), Counter[str]()
     lagging = len(known.cells)
     for n, cell in enumerate(_endless(known.cells)):
@@ -158,16 +156,15 @@ class Shares(Struct, frozen=True):
     """How evenly pairs are spread over the principles."""
 
     entropy: float
-    """Over that of an even spread: 1 is even."""
+    """Entropy divided by that of an even spread: 1 is even."""
     least: float
     most: float
-    """Shares of the rarest and the commonest principle."""
+    """Shares of the rarest and the most common principle."""
     reached: float
-    """Principles that have what was wanted, of all."""
+    """Share of the principles that have reached their quota."""
 
     @classmethod
     def of(cls, pairs: Counter[str], known: World, wanted: int) -> Shares:
-        """Those of `pairs`."""
         counts = [pairs[cell] for cell in known.cells]
         shares = [count / sum(counts) for count in counts]
         entropy = -sum(share * math.log(share) for share in shares if share)
@@ -176,7 +173,7 @@ class Shares(Struct, frozen=True):
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Median [least - most]."""
+    """Median [minimum - maximum]."""
     low, middle, high = min(values), statistics.median(values), max(values)
     if len(values) == 1:
         return f"{middle:{form}}"
@@ -184,7 +181,7 @@ def spread(values: Sequence[float], form: str) -> str:
 
 
 def measured(known: World, wanted: int, cost: float, patience: Sequence[int]) -> dict[str, Outcome]:
-    """Every way of going about it, by name."""
+    """Return the result of every method, by name."""
     wishes, best = dict.fromkeys(known.cells, wanted), (known.best(),)
     return {
         "controller": controlled(known, Quota(wishes, known.strategies, cost=math.inf)),
@@ -201,15 +198,15 @@ def measured(known: World, wanted: int, cost: float, patience: Sequence[int]) ->
 
 
 def first_table(worlds: Sequence[World], found: Sequence[dict[str, Outcome]], wanted: int) -> None:
-    """Dialogues until all is reached."""
+    """Print the dialogues until all quotas are reached."""
     bounds = [known.bound(wanted) for known in worlds]
     heads = (
-        "way",
+        "method",
         "dialogues",
         "/ bound",
-        "pairs too many",
-        "given up",
-        "in error",
+        "surplus pairs",
+        "abandoned",
+        "wrongly",
         "rounds",
         "ms per slot",
     )
@@ -234,8 +231,8 @@ def first_table(worlds: Sequence[World], found: Sequence[dict[str, Outcome]], wa
 
 
 def second_table(worlds: Sequence[World], found: Sequence[dict[str, Outcome]], wanted: int) -> None:
-    """How pairs are spread when all stop at the controller's dialogues."""
-    heads = ("way", "pairs", "entropy", "least share", "most share", "principles reached")
+    """Print the spread of pairs when every method stops at the controller's dialogues."""
+    heads = ("method", "pairs", "entropy", "least share", "most share", "principles reached")
     print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
     rows: dict[str, list[tuple[Outcome, Shares]]] = {}
     for known, by_name in zip(worlds, found, strict=True):
@@ -262,9 +259,9 @@ def second_table(worlds: Sequence[World], found: Sequence[dict[str, Outcome]], w
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=20, help="wanted of each principle")
+    parser.add_argument("--pairs", type=int, default=20, help="quota of each principle")
     parser.add_argument("--seeds", type=int, default=5, help="worlds")
-    parser.add_argument("--cost", type=float, default=60, help="dialogues that a pair may cost")
+    parser.add_argument("--cost", type=float, default=60, help="maximum dialogues per pair")
     parser.add_argument("--patience", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--strategies", type=int, default=12)
     given = parser.parse_args()
@@ -272,7 +269,7 @@ def main() -> None:
     found = [measured(known, given.pairs, given.cost, given.patience) for known in worlds]
     cells = len(worlds[0].cells)
     print(f"{cells} principles x {given.strategies} strategies, {given.pairs} pairs, ", end="")
-    print(f"{given.seeds} worlds; gives up at {given.cost:g} dialogues a pair\n")
+    print(f"{given.seeds} worlds; abandons at {given.cost:g} dialogues per pair\n")
     first_table(worlds, found, given.pairs)
     print("\nat the controller's number of dialogues:\n")
     second_table(worlds, found, given.pairs)

@@ -1,16 +1,19 @@
-"""What does it cost to find repeated and contaminated dialogues, and how many are found?
+"""Measure what finding repeated and contaminated dialogues costs, and how many are found.
 
     python bench/clean.py [-n 100000] [--semantic 20000] [--grams 1000000]
 
-Dialogues of about 300 words are made up: each draws from a hundred words of its own, taken from the
-packaged topics. Every tenth repeats an earlier one with a share of the words replaced. Every row of
-the table is a process of its own. `--semantic 0` does without the extra `semantic`.
+Dialogues of about 300 words are generated; each draws from a hundred words of its own, taken from
+the packaged topics. Every tenth repeats an earlier one with some of the words replaced. Every row
+of the table is a separate process. `--semantic 0` does without the extra `semantic`.
 
-`ms` is CPU time per dialogue, `late` that of the last thousand; `bytes` what the resident memory
-grew by per dialogue that stays (of `contamination`: per run of words in the evaluation sets).
-`true` says how many of the repetitions were found that are at the threshold or above it, by the
-exact Jaccard coefficient of their runs of five words; `false`, how many dialogues were taken for a
-repetition that are new. `changed` is the share of found repetitions by the share of words replaced.
+ms       CPU time per dialogue
+late     the same for the last thousand
+bytes    growth of resident memory per dialogue kept (`contamination`: per word sequence in the
+         evaluation sets)
+true     repetitions found, of those at or above the threshold by the exact Jaccard coefficient of
+         their five-word sequences
+false    new dialogues taken for repetitions
+changed  share of repetitions found, by share of words replaced
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from sdsd.dataset.duplicates import Duplicates
 from sdsd.text.words import runs, words
 
 OWN = 100
-"""Words that a dialogue draws from; the k-th of them with a weight of 1 / (k + 3)."""
+"""Words that a dialogue draws from; the k-th has a weight of 1 / (k + 3)."""
 _TOTALS = list(accumulate(1 / (rank + 3) for rank in range(OWN)))
 CHANGED = (0.0, 0.01, 0.02, 0.03, 0.05, 0.1, 0.3)
 """Shares of the words that are replaced in a repetition."""
@@ -44,7 +47,7 @@ class Made(NamedTuple):
 
     text: str
     jaccard: float
-    """Of its runs of five words, with those of the dialogue it repeats; 0 if it is new."""
+    """Of its five-word sequences with those of the dialogue it repeats; 0 if it is new."""
     changed: float
 
 
@@ -58,7 +61,7 @@ def written(chance: random.Random, known: list[str], size: int) -> list[str]:
 
 
 def dialogues(n: int) -> Iterator[Made]:
-    """`n` dialogues, of which every tenth repeats one of the hundred before it."""
+    """Yield `n` dialogues; every tenth repeats one of the hundred before it."""
     chance, known = random.Random(2), vocabulary()
     before: list[list[str]] = []
     for k in range(n):
@@ -81,7 +84,7 @@ def jaccard(a: list[str], b: list[str]) -> float:
 
 
 def resident() -> int:
-    """Bytes of memory of this process now."""
+    """Return the resident memory of this process now, in bytes."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) * 1024
 
@@ -148,7 +151,7 @@ def contaminated(n: int, grams: int) -> dict[str, Any]:
 
 
 def apart(task: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """What `task` finds in a process of its own."""
+    """Run `task` in a separate process and return what it found."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(task, arguments)
 
@@ -157,7 +160,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("-n", type=int, default=100_000, help="dialogues")
     options.add_argument("--semantic", type=int, default=20_000, help="dialogues; 0: leave it out")
-    options.add_argument("--grams", type=int, default=1_000_000, help="runs of words in the sets")
+    options.add_argument("--grams", type=int, default=1_000_000, help="word sequences in the sets")
     chosen = options.parse_args()
     print(f"{'':14}{'n':>8}{'ms':>8}{'late':>8}{'bytes':>8}{'true':>14}{'false':>14}  changed")
     tasks: list[tuple[str, int, Callable[..., dict[str, Any]], tuple[Any, ...]]] = [

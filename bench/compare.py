@@ -1,18 +1,18 @@
-"""Other programs beside sdsd: the same dialogues through each, against one simulated server.
+"""Run the same dialogues through other programs and sdsd, against one simulated server.
 
     python bench/compare.py build [PEER ...]
     python bench/compare.py run [--peers ...] [--mode instant|engine|scarce] [--n 300] [--repeat 3]
     python bench/compare.py kill [--peers ...] [--n 100]
 
-`build` makes an environment for each peer under `.bench/`, with the versions that
-`peers/requirements-*.txt` name; all of them take gigabytes, most of it sdialog's torch. `run`
-drives the peers one after the other, round by round, and prints a table: what a call costs them
-when the server answers at once (`instant`), or how well they use an engine with much (`engine`) or
-little (`scarce`) room for prefixes. `kill` ends each peer with SIGKILL at half of its calls, starts
-it again with what it offers for that, and counts the answered calls that it asks for again.
+`build` makes an environment for each program under `.bench/`, with the versions in
+`peers/requirements-*.txt`; together they take gigabytes, most of it sdialog's torch. `run` runs the
+programs in turn, round by round, and prints a table: what a call costs them when the server answers
+instantly (`instant`), or how well they use an engine with much (`engine`) or little (`scarce`) room
+for prefixes. `kill` ends each program with SIGKILL after half of its calls, starts it again with
+whatever it offers for resuming, and counts the answered calls that it sends again.
 
-What each peer does is said at the head of `peers/drive_*.py`. Every figure is taken from outside
-the peer: the server's counters and the kernel's account of its processes. Linux only.
+The docstring of `peers/drive_*.py` says what each program does. Every figure is measured from
+outside: the server's counters and the kernel's accounting of the processes. Linux only.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ from supervise import (
 
 BASELINE = "bare"
 CALLS = 10.35
-"""Calls of a dialogue, about."""
+"""Approximate calls per dialogue."""
 FEW = 20
-"""Dialogues of the short run, beside which a long one shows what one call more costs."""
+"""Dialogues of the short run; the slope from it to the long one is the cost of a call."""
 
 
 # -- environments --------------------------------------------------------------------------
 
 
 def build(names: Sequence[str]) -> int:
-    """Make the environments; returns how many failed."""
+    """Make the environments, and return how many failed."""
     failed = 0
     for env in dict.fromkeys(PEERS[name].env for name in names):
         if env == "sdsd":
@@ -72,13 +72,13 @@ def build(names: Sequence[str]) -> int:
 # -- run -----------------------------------------------------------------------------------
 
 Pair = tuple[Run | None, Run]
-"""A short run, where one is needed, and the long one."""
+"""A short run, if one is needed, and the long one."""
 
 
 def compare(
     names: Sequence[str], mode: str, n: int, opened: int, repeat: int
 ) -> tuple[dict[str, list[Pair]], dict[str, str]]:
-    """Rounds by peer, and by peer what it failed with at last."""
+    """Return the rounds of each peer, and the last error of those that failed."""
     done: dict[str, list[Pair]] = {name: [] for name in names}
     failed: dict[str, str] = {}
     with served(mode) as server:
@@ -94,7 +94,7 @@ def compare(
 
 
 def one(name: str, server: Server, n: int, opened: int) -> Run:
-    """One run with a cold server."""
+    """Run once, against a server with an empty cache."""
     server.rest()
     server.reset()
     with folder() as state:
@@ -102,14 +102,14 @@ def one(name: str, server: Server, n: int, opened: int) -> Run:
 
 
 def per_call(pair: Pair) -> float:
-    """Milliseconds of CPU that one call more costs."""
+    """Return the marginal CPU cost of a call, in milliseconds."""
     few, many = pair
     assert few is not None, "instant mode has short runs"
     return 1000 * (many.cpu_s - few.cpu_s) / (many.calls - few.calls)
 
 
 def spread(values: Sequence[float], digits: int) -> str:
-    """Median [least - most]."""
+    """Median [minimum - maximum]."""
     if not values:
         return "-"
     low, middle, high = min(values), statistics.median(values), max(values)
@@ -121,7 +121,7 @@ def spread(values: Sequence[float], digits: int) -> str:
 def ratios(
     pairs: Sequence[Pair], bases: Sequence[Pair], figure: Callable[[Pair], float]
 ) -> list[float]:
-    """To the baseline, round by round; what failed in either is left out."""
+    """Return the ratios to the baseline, round by round, without rounds in which either failed."""
     if len(pairs) != len(bases):  # rounds do not belong together any more
         middle = statistics.median([figure(base) for base in bases]) if bases else 0
         return [figure(pair) / middle for pair in pairs] if middle else []
@@ -129,7 +129,7 @@ def ratios(
 
 
 def checks(name: str, pairs: Sequence[Pair], bases: Sequence[Pair]) -> str:
-    """What is to be known of a peer's work: whether it was all of it, and the same."""
+    """Return notes on a peer's work: whether it was complete, and the same as the others'."""
     notes = []
     for _, run in pairs:
         if run.answered != run.calls:
@@ -142,7 +142,7 @@ def checks(name: str, pairs: Sequence[Pair], bases: Sequence[Pair]) -> str:
 
 
 def instant_row(pairs: Sequence[Pair], bases: Sequence[Pair]) -> list[str]:
-    """Cells of the table of what a call costs."""
+    """Return the cells of a row in the table of the cost of a call."""
     return [
         spread([run.answered / run.span_s for _, run in pairs], 0),
         spread([per_call(pair) for pair in pairs], 2),
@@ -153,7 +153,7 @@ def instant_row(pairs: Sequence[Pair], bases: Sequence[Pair]) -> list[str]:
 
 
 def engine_row(pairs: Sequence[Pair], bases: Sequence[Pair]) -> list[str]:
-    """Cells of the table of how an engine is used."""
+    """Return the cells of a row in the table of the engine's use."""
     runs = [run for _, run in pairs]
     return [
         spread([run.whole_s for run in runs], 1),
@@ -172,13 +172,13 @@ ENGINE = ["wall s", "ratio to bare", "span s", "output tokens/s", "prompt tokens
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Markdown."""
+    """Return a Markdown table."""
     lines = [heads, ["---"] * len(heads), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def comparison(done: dict[str, list[Pair]], failed: dict[str, str], mode: str) -> str:
-    """The table of `compare`."""
+    """Return the table of `run`."""
     heads, cells = (INSTANT, instant_row) if mode == "instant" else (ENGINE, engine_row)
     bases = done.get(BASELINE, [])
     rows = []
@@ -194,21 +194,18 @@ def comparison(done: dict[str, list[Pair]], failed: dict[str, str], mode: str) -
 
 
 class Crash(NamedTuple):
-    """What a SIGKILL cost a peer."""
-
     peer: str
     answered: int
-    """Calls that were answered when it died."""
     again: int
-    """Of these, how many it asked for again."""
+    """Of these, how many it sent again."""
     in_flight: int
-    """Calls that were under way when it died, and were asked for again."""
+    """Calls that were in flight when it died, and were sent again."""
     end: str
-    """How the second life ended."""
+    """How the restarted peer ended."""
 
 
 def crash(name: str, n: int, opened: int) -> Crash:
-    """Kill a peer at half of its calls and start it again."""
+    """Kill a peer after half of its calls and start it again."""
     peer = PEERS[name]
     with folder() as state, folder() as logs, served("engine", logs / "log") as server:
         try:
@@ -239,12 +236,11 @@ def crash(name: str, n: int, opened: int) -> Crash:
 
 
 def lines(log: Path) -> list[dict[str, Any]]:
-    """The server's log, one entry for each request that is over."""
+    """Return the server's log, one entry for each finished request."""
     return [json.loads(line) for line in log.read_bytes().splitlines()]
 
 
 def crashes(results: Iterable[Crash]) -> str:
-    """The table of `kill`."""
     heads = ["peer", "answered at the kill", "asked again", "share", "in flight, sent again", "end"]
     rows = []
     for r in results:
@@ -266,8 +262,8 @@ def main() -> int:
         sub = commands.add_parser(command)
         sub.add_argument("--peers", nargs="+", choices=list(PEERS), metavar="PEER")
         sub.add_argument("--n", type=int, default=300 if command == "run" else 100)
-        sub.add_argument("--open", type=int, default=256, help="under way at once")
-        sub.add_argument("--out", type=Path, help="a JSON file for every single figure")
+        sub.add_argument("--open", type=int, default=256, help="in flight")
+        sub.add_argument("--out", type=Path, help="JSON file for all figures")
         if command == "run":
             sub.add_argument("--mode", choices=list(MODES), default="instant")
             sub.add_argument("--repeat", type=int, default=3, help="rounds")
@@ -275,20 +271,21 @@ def main() -> int:
     if given.command == "build":
         unknown = set(given.peers) - set(PEERS)
         if unknown:
-            parser.error(f"no peer {', '.join(unknown)}; there are {', '.join(PEERS)}")
+            parser.error(f"no peer {', '.join(unknown)}; choose from {', '.join(PEERS)}")
         return min(build(given.peers), 1)
     if given.command == "kill":
         return killed(given)
     if given.mode == "instant" and given.n <= FEW:
-        parser.error(f"--n must be more than {FEW}: two lengths of run tell what a call costs")
+        parser.error(
+            f"--n must be more than {FEW}: the cost of a call is a slope between two lengths of run"
+        )
     return run(given)
 
 
 def run(given: argparse.Namespace) -> int:
-    """`run`."""
     names = given.peers or [name for name, peer in PEERS.items() if not peer.kill_only]
     done, failed = compare(names, given.mode, given.n, given.open, given.repeat)
-    print(f"{given.mode}: {given.n} dialogues, {given.open} under way, {given.repeat} rounds")
+    print(f"{given.mode}: {given.n} dialogues, {given.open} in flight, {given.repeat} rounds")
     print(comparison(done, failed, given.mode))
     if given.out:
         runs = [
@@ -301,13 +298,12 @@ def run(given: argparse.Namespace) -> int:
 
 
 def killed(given: argparse.Namespace) -> int:
-    """`kill`."""
     names = given.peers or [name for name, peer in PEERS.items() if peer.resumes]
     results = []
     for name in names:
         print(f"kill: {name}", file=sys.stderr, flush=True)
         results.append(crash(name, given.n, given.open))
-    print(f"kill: {given.n} dialogues, {given.open} under way, SIGKILL at half of the calls")
+    print(f"kill: {given.n} dialogues, {given.open} in flight, SIGKILL after half of the calls")
     print(crashes(results))
     if given.out:
         found = [result._asdict() for result in results]

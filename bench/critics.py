@@ -1,26 +1,26 @@
-"""What a critic that errs at known rates lets through: one critic or several, by every vote.
+"""Measure what critics with known error rates let through: one critic or several, by every vote.
 
     python bench/critics.py [--dialogues 300] [--seeds 5] [--misses 0.2] [--invents 0.1] ...
 
-Dialogues go through the real pipeline; the words come from a script, and whether a turn breaks a
-principle can be read from its text. Nothing is asked over a network. What is assumed:
+Dialogues go through the real pipeline with scripted replies, in which anyone can see whether they
+violate a principle. Nothing is sent over a network. The assumptions:
 
-- Every dialogue has two principles. The last turn breaks the first of them with probability
-  `--breaks`, and the second one never.
-- A critic misses what is broken with rate `--misses` and invents what is not with rate `--invents`,
-  for each turn and principle. It keeps to its opinion of a text when it is asked again.
-- For an invention it quotes words that are not there with share `--absent`, else innocent ones that
-  are. A true claim has words that are not there with share `--misquotes`. The quotation is drawn
-  anew with every try: a critic that is asked three times finds words more often.
-- The reviser works on the words that the critics object to. With probability `--repairs` what it
-  writes instead is innocent; else, half and half, it is the same in other words, or breaks the
-  other principle.
-- Several critics err independently in the first table. In the second the share `--common` of errors
-  is made by all of them alike, at the same rates. A careful critic errs half as often.
+- Every dialogue has two principles. The last turn violates the first with probability `--breaks`,
+  and never the second.
+- For each turn and principle, a critic misses a violation with rate `--misses` and invents one with
+  rate `--invents`. When asked about the same text again, it keeps its opinion.
+- For a share `--absent` of its inventions it quotes words that are not there, otherwise innocent
+  words that are. A share `--misquotes` of true claims quotes words that are not there. Each attempt
+  picks a new quotation, so a critic that is asked three times finds real words more often.
+- The reviser rewrites the words that the critics object to. With probability `--repairs` the new
+  words are innocent; otherwise, half and half, they repeat the violation in other words or violate
+  the other principle.
+- In the first table critics err independently. In the second a share `--common` of errors is made
+  by all of them, at the same rates. A careful critic errs half as often.
 
-Precision and recall are those of the critics' joint claims on the last turns, by turn and
-principle. Taken at its word means that every claim counts: the script lets every quotation be
-there. All else is counted over the pairs of a run. Figures are medians [least - most] over seeds.
+Precision and recall are those of the joint claims on last turns, by turn and principle. With
+"evidence ignored" every claim counts, because every quotation is there. All else is counted over
+the pairs of a run. Figures are medians [minimum - maximum] over seeds.
 """
 
 from __future__ import annotations
@@ -61,12 +61,12 @@ OFFENCES = (
     "Between the two of us '{id}' is for other people.",
     "Whoever talks of '{id}' now only wants to slow you down.",
 )
-"""Sentences that break the principle with this id, and no other sentence does."""
+"""Sentences that violate the principle with this id; no others do."""
 ABSENT = "words that nobody has ever written there"
 
 
 class Rates(Struct, frozen=True):
-    """How often what happens; see the head of this file."""
+    """How often each event happens; see the module's docstring."""
 
     breaks: float
     misses: float
@@ -78,7 +78,7 @@ class Rates(Struct, frozen=True):
 
 
 class Arm(Struct, frozen=True):
-    """One way to have turns judged."""
+    """One way to judge turns."""
 
     name: str
     critics: int = 1
@@ -87,12 +87,11 @@ class Arm(Struct, frozen=True):
     """The vote on revisions; empty: they are not judged."""
     attempts: int = 3
     evidence: bool = True
-    """Whether quotations are as the rates say; else every one of them is there."""
+    """Whether quotations follow the rates; otherwise every quotation is in the turn."""
     careful: bool = False
-    """The first critic errs half as often, and has twice the weight."""
+    """Whether the first critic errs half as often and has twice the weight."""
 
     def config(self) -> config.Config:
-        """A run's configuration."""
         changes: dict[str, Any] = {
             "scenarios": {"principles": [2, 2], "exchanges": [2, 2]},
             "dialogue.protocol": "roleplay",
@@ -110,10 +109,10 @@ class Arm(Struct, frozen=True):
 
 
 ARMS = (
-    Arm("one, at its word, no recheck (the paper)", evidence=False),
-    Arm("one, at its word", evidence=False, recheck="any"),
-    Arm("one, asked once, no recheck", attempts=1),
-    Arm("one, asked once", attempts=1, recheck="any"),
+    Arm("one, evidence ignored, no recheck (the paper)", evidence=False),
+    Arm("one, evidence ignored", evidence=False, recheck="any"),
+    Arm("one, no retry, no recheck", attempts=1),
+    Arm("one, no retry", attempts=1, recheck="any"),
     Arm("one, no recheck"),
     Arm("one", recheck="any"),
     Arm("3 any; recheck any", 3, "any", "any"),
@@ -129,13 +128,12 @@ ARMS = (
 
 
 class Cast:
-    """Everybody who speaks in one dialogue, by script."""
+    """The scripted replies of all roles in one dialogue."""
 
     def __init__(self, scenario: Scenario, rates: Rates, arm: Arm, seed: int) -> None:
         self._scenario, self._rates, self._arm, self._seed = scenario, rates, arm, seed
 
     def answer(self, request: Request, seed: int) -> str:
-        """What the role says."""
         asked = request.messages[-1].content
         if request.role == "planner":
             return "PERSON: Ann\nSTEP 1: they meet\nSTEP 2: they part\nSLIP: it goes wrong"
@@ -163,7 +161,7 @@ class Cast:
         return " ".join(said)
 
     def _opinion(self, utterance: str, principle: Principle, critic: str) -> bool:
-        """Whether a critic holds that `utterance` breaks the principle. No matter how often."""
+        """Return whether a critic claims a violation; the same for the same text."""
         key = (self._seed, utterance, principle.id)
         alike = self._luck("alike", *key) < self._rates.common
         halved = 2 if self._arm.careful and critic == "critic/c0" else 1
@@ -183,7 +181,7 @@ class Cast:
         return f'{{"reason": "Bad.", "quote": "{quote}", "violated": true, "severity": "high"}}'
 
     def _revision(self, utterance: str, task: str, seed: int) -> str:
-        """The turn with the sentences written anew that the review quotes, or with the first."""
+        """Return the turn with the quoted sentences rewritten, or the first if none is quoted."""
         said = sentences(utterance)
         quotes = re.findall(r'Offending words: "(.*)"', task) or [said[0]]
         for k, sentence in enumerate(said):
@@ -202,23 +200,21 @@ class Cast:
 
 
 def innocent(seed: int, k: int) -> str:
-    """The k-th innocent sentence of a turn."""
     return INNOCENT[k].format(k=hash64(seed, "point") % 10**6)
 
 
 def offence(principle: Principle, seed: int, other_than: str = "") -> str:
-    """A sentence that breaks the principle."""
+    """Return a sentence that violates the principle."""
     known = [s for s in (form.format(id=principle.id) for form in OFFENCES) if s != other_than]
     return known[hash64(seed, "offence") % len(known)]
 
 
 def breaks(text: str, principle: Principle) -> bool:
-    """The truth about `text`."""
+    """Return whether `text` really violates the principle."""
     return f"'{principle.id}'" in text
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a turn."""
     return re.split(r"(?<=\.) ", text)
 
 
@@ -231,7 +227,7 @@ class World(Struct, frozen=True):
 
 
 async def counted(world: World, arm: Arm, rates: Rates, n: int, seed: int) -> Counter[str]:
-    """What came of `n` dialogues, in counts."""
+    """Make `n` dialogues, and count claims, pairs and calls."""
     chosen = arm.config()
     method = Method(chosen, world.prompts, world.strategies, "roleplay", schema=True)
     found: Counter[str] = Counter(dialogues=n)
@@ -250,7 +246,7 @@ async def counted(world: World, arm: Arm, rates: Rates, n: int, seed: int) -> Co
 
 
 def add(found: Counter[str], record: Record) -> None:
-    """Count the claims and the pairs of one dialogue, and how they stand to the truth."""
+    """Count the claims and pairs of one dialogue, and those that are true."""
     assert record.dialogue is not None, record.failure
     assert record.critique is not None, record.failure
     utterance, principles = record.dialogue.utterance, record.scenario.principles
@@ -271,18 +267,18 @@ def add(found: Counter[str], record: Record) -> None:
 COLUMNS = (
     ("precision", "hit", "claimed", ".0%"),
     ("recall", "hit", "true", ".0%"),
-    ("rejected broken", "broken", "pairs", ".0%"),
+    ("rejected violates", "broken", "pairs", ".0%"),
     ("chosen clean", "clean", "pairs", ".0%"),
     ("both", "right", "pairs", ".0%"),
     ("pairs per dialogue", "pairs", "dialogues", ".2f"),
     ("calls per pair", "calls", "pairs", ".0f"),
-    ("calls per right pair", "calls", "right", ".0f"),
+    ("calls per correct pair", "calls", "right", ".0f"),
 )
-"""Heading, numerator, denominator, form."""
+"""Heading, numerator, denominator, number format."""
 
 
 def row(arm: Arm, runs: Sequence[Counter[str]]) -> str:
-    """An arm's line of the table."""
+    """Return an arm's row of the table."""
     cells = [
         spread([run[above] / run[below] for run in runs if run[below]], form)
         for _, above, below, form in COLUMNS
@@ -291,7 +287,7 @@ def row(arm: Arm, runs: Sequence[Counter[str]]) -> str:
 
 
 def spread(values: Sequence[float], form: str) -> str:
-    """Median [least - most]."""
+    """Median [minimum - maximum]."""
     if not values:
         return "-"
     low, middle, high = min(values), statistics.median(values), max(values)
@@ -334,7 +330,7 @@ def main() -> None:
     )
     started = time.perf_counter()
     shares = ", ".join(f"{name} {value:.0%}" for name, value in given.items())
-    print(f"{n} dialogues, {seeds} seeds; {shares}\n\nerrors of critics independent:\n")
+    print(f"{n} dialogues, {seeds} seeds; {shares}\n\nindependent errors:\n")
     asyncio.run(table(world, ARMS, rates, n, seeds))
     print(f"\n{common:.0%} of errors common to all critics:\n")
     several = [arm for arm in ARMS if arm.critics > 1]

@@ -1,16 +1,16 @@
-"""What the driver itself costs: CPU per model call, beside a bare HTTP loop that asks the same.
+"""Measure the driver's CPU time per model call, compared with a bare HTTP loop.
 
     python bench/driver_cost.py [-n 200] [--rounds 9] [--open 64]
 
-Both sides ask one server, the instant stand-in of the tests in a process of its own, for the very
-same requests, byte for byte, and only the asking process is measured (user and system time of all
-its threads). `bare` posts them with aiohttp on uvloop and decodes the replies: the least that a
-Python program can do with these libraries. `driver` is a run from its first dialogue to its last
-record: scenarios, stages, parsing, the door, HTTP, and the journal with every answer on disk
-before it is used. Start-up and publishing are outside of it; publishing is shown by itself.
+Both sides send byte-identical requests to one server, the tests' instant stand-in, which is another
+process. Only the client process is measured (user and system time of all threads). `bare` posts the
+requests with aiohttp on uvloop and decodes the replies: the least that a Python program can do with
+these libraries. `driver` is a run from its first dialogue to its last record: scenarios, stages,
+parsing, middleware, HTTP, and the journal, with every answer on disk before it is used. Start-up is
+not included; publishing is shown separately.
 
-The two take turns, about a second each, so that a busy machine disturbs both alike: read the
-ratio, which is taken round by round, rather than the milliseconds.
+The two take turns of about a second, so that a busy machine disturbs both alike. Use the ratio,
+which is computed round by round, rather than the milliseconds.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.stand_ins.model_server import spawned  # the tests' server: not part of the package
 
 Posts = list[list[tuple[str, dict[str, Any]]]]
-"""For each dialogue the paths and bodies that it posts, in order."""
+"""For each dialogue, the paths and bodies that it posts, in order."""
 
 
 class Cost(Struct, frozen=True):
-    """What some calls cost."""
+    """The cost of a number of calls."""
 
     calls: int
     cpu: float
@@ -55,18 +55,17 @@ class Cost(Struct, frozen=True):
 
     @property
     def per_call(self) -> float:
-        """Milliseconds of CPU."""
+        """CPU time per call, in milliseconds."""
         return 1000 * self.cpu / self.calls
 
 
 def cpu() -> float:
-    """Seconds of CPU that this process has used, over all its threads."""
+    """Return the CPU seconds of this process, over all threads."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 
 
 def keys(n: int, width: int, url: str) -> dict[str, Any]:
-    """The run's configuration."""
     model = {"model": "stand-in", "base_url": url, "parallel": width}
     return {"n": n, "models": {"default": model}}
 
@@ -75,7 +74,7 @@ def keys(n: int, width: int, url: str) -> dict[str, Any]:
 
 
 def posts(n: int, url: str) -> Posts:
-    """What a run of `n` dialogues posts, had from one without a server."""
+    """Return what a run of `n` dialogues posts, recorded from a run without a server."""
     wire = HttpModel("stand-in", url, capabilities=ScriptedModel().capabilities)
     found: Posts = []
 
@@ -94,7 +93,7 @@ def posts(n: int, url: str) -> Posts:
 
 
 async def post_all(url: str, work: Posts, width: int) -> int:
-    """Post everything, `width` dialogues at a time; returns how many replies had a text."""
+    """Post everything, `width` dialogues at a time; return how many replies had text."""
     encode, decode = msgspec.json.Encoder().encode, msgspec.json.Decoder().decode
     headers = {"Content-Type": "application/json"}
     left = iter(work)
@@ -119,7 +118,6 @@ async def post_all(url: str, work: Posts, width: int) -> int:
 
 
 def bare(work: Posts, width: int, url: str) -> Cost:
-    """Measure the bare loop."""
     before, started = cpu(), time.perf_counter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         calls = runner.run(post_all(url, work, width))
@@ -130,7 +128,7 @@ def bare(work: Posts, width: int, url: str) -> Cost:
 
 
 def driver(n: int, width: int, url: str) -> tuple[Cost, Cost]:
-    """Measure a run: making its dialogues, and publishing them."""
+    """Measure a run: its dialogues, and their publication."""
     marks: list[tuple[float, float]] = []
     calls = 0
 
@@ -154,7 +152,7 @@ def driver(n: int, width: int, url: str) -> tuple[Cost, Cost]:
 
 
 def shown(values: list[float], digits: int) -> str:
-    """Median [least - most]."""
+    """Median [minimum - maximum]."""
     low, middle, high = min(values), statistics.median(values), max(values)
     return f"{middle:.{digits}f} [{low:.{digits}f} - {high:.{digits}f}]"
 
@@ -163,12 +161,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="CPU per call of the driver and of a bare loop.")
     parser.add_argument("-n", type=int, default=200, help="dialogues, about 13 calls each")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--open", type=int, default=64, help="dialogues under way at once")
+    parser.add_argument("--open", type=int, default=64, help="dialogues in flight")
     given = parser.parse_args()
     theirs, ours, published = [], [], []
     with spawned(Path("/dev/null")) as url:
         work = posts(given.n, url)
-        driver(given.n // 4, given.open, url)  # so that nothing happens for the first time
+        driver(given.n // 4, given.open, url)  # warm up
         for _ in range(given.rounds):
             gc.collect()
             theirs.append(bare(work, given.open, url))
@@ -177,7 +175,9 @@ def main() -> None:
             ours.append(made)
             published.append(written)
             assert theirs[-1].calls == made.calls
-    print(f"{given.n} dialogues, {ours[0].calls} calls, {given.open} open, {given.rounds} rounds")
+    print(
+        f"{given.n} dialogues, {ours[0].calls} calls, {given.open} in flight, {given.rounds} rounds"
+    )
     print("| | CPU ms per call | calls/s |\n| --- | --- | --- |")
     for name, costs in (("bare", theirs), ("driver", ours), ("publishing", published)):
         rate = shown([c.calls / c.wall for c in costs], 0) if costs is not published else ""

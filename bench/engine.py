@@ -1,12 +1,12 @@
-"""How fast the embedded engine is on this machine, by slots and threads, quiet and under load.
+"""Measure the embedded engine on this machine, by slots and threads, idle and under load.
 
     python bench/engine.py [--model smollm2-135m] [--busy]
 
-Every combination starts the engine anew and feeds it a closed loop: as many requests in flight as
-it has slots, each with a prompt of its own, so nothing comes from the prefix cache. Printed are
-tokens written per second over the whole loop, prompts included, and tokens read per second of the
+Each combination starts the engine again and gives it a closed loop: as many requests in flight as
+it has slots, each with a different prompt, so that nothing comes from the prefix cache. It prints
+tokens written per second over the whole loop, prompts included, and tokens read per second for the
 first prompt. `--busy` keeps one core occupied by another process meanwhile. Quote ratios: absolute
-figures belong to a machine and its neighbours.
+figures depend on the machine and on what else runs there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PROMPT = "Write about lighthouse number {k}. " + "The keeper trims the lamp and 
 
 
 async def closed_loop(name: str, url: str, slots: int, rounds: int) -> tuple[float, float]:
-    """(tokens written per second, tokens read per second by the first request alone)."""
+    """Return tokens written per second, and tokens read per second by the first request alone."""
     async with HttpModel(name, url) as model:
 
         async def one(k: int) -> Completion:
@@ -60,7 +60,7 @@ def main() -> None:
     args = parser.parse_args()
     path = weights.locate(args.model)
     load = subprocess.Popen([sys.executable, "-c", "while True: pass"]) if args.busy else None
-    print(f"{args.model}, {os.cpu_count()} cores, {'one kept busy' if load else 'no other load'}")
+    print(f"{args.model}, {os.cpu_count()} cores, {'one kept busy' if load else 'idle'}")
     print("slots  threads  written tokens/s  read tokens/s")
     try:
         for threads in sorted(set(args.threads)):

@@ -1,10 +1,10 @@
-"""How well a run uses the embedded engine: its tokens per second beside a bare loop's.
+"""Compare the tokens per second of a run on the embedded engine with those of a bare loop.
 
     python bench/engine_use.py [-n 12] [--rounds 3] [--slots 4] [--model smollm2-135m]
 
-One engine serves both. `run` is sdsd from its first call to its last record; `loop` is a bare
-aiohttp loop that posts the very requests that the run posted, a dialogue at a time in each slot,
-and does nothing else. They take turns. Tokens are those that the engine says it wrote.
+One engine serves both, in turn. `run` is sdsd from its first call to its last record. `loop` is a
+bare aiohttp loop that posts the same requests, one dialogue at a time in each slot, and does
+nothing else. Tokens are those that the engine reports having written.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from sdsd.types import Answer, Request
 
 
 def written(url: str) -> float:
-    """Tokens that the engine has written so far, by its own account."""
+    """Return the tokens that the engine reports having written so far."""
     with urllib.request.urlopen(url.removesuffix("/v1") + "/metrics") as reply:
         text = reply.read().decode()
     return float(text.partition("\nllamacpp:tokens_predicted_total ")[2].split()[0])
 
 
 def run(url: str, name: str, can: Capabilities, n: int, slots: int) -> tuple[float, Posts]:
-    """Seconds of a run, and what it posted."""
+    """Return the seconds of a run, and what it posted."""
     posts: Posts = [[] for _ in range(n)]
 
     class Listening(HttpModel):
@@ -59,7 +59,6 @@ def run(url: str, name: str, can: Capabilities, n: int, slots: int) -> tuple[flo
 
 
 async def probed(name: str, url: str) -> Capabilities:
-    """What the engine can do."""
     async with HttpModel(name, url) as model:
         return await model.probe()
 

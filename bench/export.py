@@ -1,16 +1,16 @@
-"""How long does a large export take, how much memory, and what does `datasets` need for the same?
+"""Measure time and memory of a large export, and of `datasets` for the same rows.
 
     python bench/export.py [-n 1000000]
 
-Records are made up as they are read: four exchanges, some sixty words a turn, of sentences whose
-words have the frequencies of the packaged catalogue's. Each line of the table is a process of its
-own, and has the peak of its resident memory:
+Records are generated as they are read: four exchanges of some sixty words per turn, in sentences
+whose words have the frequencies of the packaged catalogue. Each row of the table is a separate
+process with its own peak of resident memory:
 
-    records    making them up, and nothing else: part of all other lines
-    export     the whole export: selection, checks, all views
-    sdsd       the views `preference` and `dialogues` alone, without selection and checks
-    datasets   the same rows, by `Dataset.from_generator(...).to_parquet(...)`; it takes one set at
-               a time, so for the two views the records are made up twice
+    records    generating them, and nothing else: part of all other rows
+    export     the complete export: selection, checks, all views
+    sdsd       only the views `preference` and `dialogues`, without selection and checks
+    datasets   the same rows with `Dataset.from_generator(...).to_parquet(...)`, which writes one
+               set at a time, so the records are generated twice
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ MANIFEST = Manifest(
     protocol="chat",
 )
 POOL = 200_000
-"""Sentences that turns are made of: so many that a page of a Parquet file rarely repeats one."""
+"""Number of sentences that turns are made of: enough that a Parquet page rarely repeats one."""
 
 
 class World:
-    """Makes records up, the same ones every time."""
+    """Generates records, the same ones every time."""
 
     def __init__(self) -> None:
         self._chance = chance = random.Random(0)
@@ -218,7 +218,7 @@ def main() -> None:
         print(line, flush=True)
     sdsd, datasets = found["sdsd"], found["datasets"]
     ratios = (f"{key} {datasets[key] / sdsd[key]:.2f}" for key in ("seconds", "cpu", "peak"))
-    print(f"\ndatasets / sdsd: {', '.join(ratios)}\n\n| view | bytes a record |\n| --- | --- |")
+    print(f"\ndatasets / sdsd: {', '.join(ratios)}\n\n| view | bytes per record |\n| --- | --- |")
     for view, size in found["export"]["bytes"].items():
         print(f"| {view} | {size / n:,.0f} |")
 

@@ -1,17 +1,18 @@
-"""What a run survives, and whether anything is lost or asked twice: the matrix of faults.
+"""Inject faults into runs, and check that nothing is lost or requested twice.
 
     python bench/faults.py [--dialogues 60] [--kinds 429 reset ...]
 
-Every kind of fault of the simulator at 1, 10 and 50 % of requests, each with a whole run; then one
-of three servers killed and brought back, all of them gone for a minute, and a server that refuses
-what is too much. A run is judged by what it leaves behind: the requests that its journal stands for
-are made once more (`left`) and looked up in the server's log by their digests (`audit`).
+Every kind of fault of the simulator at 1, 10 and 50% of requests, each for a complete run. Then one
+of three servers is killed and brought back; all of them are gone for a minute; and a server refuses
+more requests than it can take. A run is judged by what it leaves behind: the requests behind its
+journal are reconstructed (`left`) and looked up in the server's log by their digests (`audit`).
 
-A reply counts as *delivered* if the server wrote the whole of it and it is a completion. Delivered
-and not recorded is *lost*; recorded and never delivered is *invented*; both must be none. A reply
-without text (`null-content`) is delivered: it is recorded, and its stage asks again under another
-seed, so such dialogues may differ from those of a run without faults. So may those with a request
-that was given up; they are recorded as failed, and counted by cause below the table. No others may.
+A reply counts as *delivered* if the server wrote all of it and it is a completion. Delivered but
+not recorded is *lost*; recorded but never delivered is *invented*; there must be neither. A reply
+without text (`null-content`) is delivered and recorded, and its stage asks again with another seed,
+so the dialogue may differ from that of a run without faults. So may a dialogue with an abandoned
+request, which is recorded as failed and counted by cause below the table. No other dialogue may
+differ.
 """
 
 from __future__ import annotations
@@ -63,26 +64,26 @@ from simwire import DEFAULT_MODEL, Line, Stats
 KINDS: tuple[FaultKind, ...] = get_args(FaultKind)
 RATES = (0.01, 0.1, 0.5)
 AT_ONCE = 16
-"""Runs of the matrix under way at once: most of their time they wait for another try."""
+"""Runs of the matrix in progress at once; they spend most of their time waiting to retry."""
 PLACES = 4
-"""Requests at once at each server that is killed."""
+"""Slots of each server that is killed."""
 TIMED: tuple[FaultKind, ...] = ("hang", "drip")
-"""Faults that only a time-out of the client ends."""
+"""Faults that end only by the client's time-out."""
 QUICK: dict[str, Any] = {"instant": True, "blocks": 0, "violations": 0.6, "retry_after": 0.05}
-"""Options of a simulator that answers at once. Without a cache, no figure depends on the order."""
+"""Options of a simulator that answers instantly. Without a cache, no figure depends on order."""
 ENGINE: dict[str, Any] = {**QUICK, "instant": False, "time_scale": 0.2}
-"""Options of one that takes its time: a call is about 0.1 s."""
+"""Options of one whose calls take about 0.1 s."""
 
 T = TypeVar("T")
 Contents = dict[int, list[Any]]
-"""By index of the dialogue, its rows in all views."""
+"""The rows of each dialogue in all views, by its index."""
 
 
 # -- servers and runs ----------------------------------------------------------------------
 
 
 class Host:
-    """A simulator in a thread of its own, with its log. A context manager."""
+    """A simulator in its own thread, with its log. A context manager."""
 
     def __init__(self, log: Path, **options: Any) -> None:
         self.log = log
@@ -104,34 +105,31 @@ class Host:
 
     @property
     def url(self) -> str:
-        """The base URL."""
         return self._simulator.url
 
     def stop(self) -> None:
-        """Kill it."""
         self._do(self._simulator.stop())
 
     def restart(self) -> None:
-        """Bring it back, on the same port."""
+        """Start it again on the same port."""
         self._do(self._simulator.restart())
 
     def fail(self, faults: Mapping[FaultKind, float]) -> None:
-        """From now on, requests meet these faults at these rates."""
+        """Make requests fail from now on with these faults at these rates."""
         address = self.url.removesuffix("/v1") + "/sim/faults"
         with urllib.request.urlopen(address, json.dumps(faults).encode()):
             pass
 
     def lines(self) -> list[Line]:
-        """Its log: completions and how they ended."""
+        """Return its log: completions and how they ended."""
         decode = msgspec.json.Decoder(Line).decode
         return [decode(line) for line in self.log.read_bytes().splitlines()]
 
     def stats(self) -> Stats:
-        """What happened there so far."""
         return self._simulator.stats()
 
     def probed(self, key: str = "") -> frozenset[str]:
-        """Digests of the requests by which a run finds out what the server can do."""
+        """Return the digests of the requests by which a run probes the server."""
 
         async def probe() -> None:
             async with HttpModel(DEFAULT_MODEL, self.url, key=key) as model:
@@ -145,7 +143,7 @@ class Host:
 
 
 def keys(n: int, hosts: Sequence[Host], **model: Any) -> dict[str, Any]:
-    """The configuration of a run of small dialogues, about five calls each."""
+    """Return the configuration of a run of small dialogues, of about five calls each."""
     urls = [host.url for host in hosts]
     return {
         "n": n,
@@ -156,14 +154,14 @@ def keys(n: int, hosts: Sequence[Host], **model: Any) -> dict[str, Any]:
 
 
 def undisturbed(folder: Path, n: int) -> Contents:
-    """The data set of a run without faults."""
+    """Return the data set of a run without faults."""
     with Host(folder / "log", **QUICK) as host:
         sdsd.run(keys(n, [host]), out=folder / "run")
     return contents(folder / "run")
 
 
 def lucky(rate: float) -> int:
-    """A seed of the plan of faults by which one of the requests after the first 20 fails early."""
+    """Return a seed of the planned faults with which one of the requests 20 to 49 fails."""
     seeds = range(1000)
     return next(s for s in seeds if any(hash64(s, k) / 2**64 < rate for k in range(20, 50)))
 
@@ -172,15 +170,14 @@ def lucky(rate: float) -> int:
 
 
 class Post(Struct, frozen=True):
-    """A request that the journal stands for."""
+    """A request behind an answer in the journal."""
 
     dialogue: int
     digest: str
-    """As in the server's log."""
 
 
 class _Posting(Ask):
-    """What a replay asks, which notes what was posted."""
+    """An `Ask` for replaying a run, which notes what was posted."""
 
     def __init__(self, index: int, scenario: str, inputs: Inputs, journal: Journal) -> None:
         self.recorded = journal.load(scenario)
@@ -203,24 +200,24 @@ class _Posting(Ask):
 
 
 _WRITER = HttpModel(DEFAULT_MODEL, "http://127.0.0.1/v1", capabilities=Capabilities(schema=True))
-"""Writes the bodies of requests as a run writes them for the simulator."""
+"""Encodes requests as a run against the simulator does."""
 
 
 class Left(Struct, frozen=True):
-    """What the journal of a finished run holds."""
+    """What the journal of a finished run contains."""
 
     posts: list[Post]
-    """In each dialogue in the order in which they were asked; without those given up."""
+    """Within a dialogue in the order of sending; without abandoned requests."""
     given_up: frozenset[int]
-    """Dialogues with a request that the client gave up, which is recorded as its answer."""
+    """Dialogues with a request that the client abandoned, which is recorded as its answer."""
     answers: int
     records: list[Record]
     silent: frozenset[int]
-    """Dialogues with a recorded reply that has no text."""
+    """Dialogues with a recorded reply without text."""
 
 
 def left(out: Path) -> Left:
-    """Read the journal of a finished run, and make its requests once more."""
+    """Read the journal of a finished run, and reconstruct its requests."""
     rundir = RunDir(out)
     inputs, manifest = read_inputs(rundir.config()), rundir.manifest()
     assert manifest is not None
@@ -242,7 +239,7 @@ def left(out: Path) -> Left:
 
 
 def contents(out: Path) -> Contents:
-    """The data set of a run without times."""
+    """Return the data set of a run, without durations."""
     found: Contents = {}
     for view in VIEWS:
         for row in read(out / "data", view):
@@ -252,31 +249,31 @@ def contents(out: Path) -> Contents:
 
 
 class Account(Struct, frozen=True):
-    """What the server's log says beside what the journal says, probes left out."""
+    """The server's log compared with the journal, without the probes."""
 
     requests: int
     injected: int
-    """Requests that met a fault of the simulator's plan."""
+    """Requests that were made to fail."""
     refusals: int
-    """Answers 429 and 503."""
+    """Answers with 429 and 503."""
     recorded: int
     twice: int
     """Recorded more than once."""
     lost: int
-    """Delivered, and not recorded for that."""
+    """Delivered but not recorded."""
     invented: int
-    """Recorded, and never delivered."""
+    """Recorded but never delivered."""
 
 
 def delivered(line: Line) -> bool:
-    """The server wrote the whole of an answer: a completion, or a no for good."""
+    """Return whether the server wrote a complete answer: a completion or a permanent refusal."""
     if line.outcome in ("drip", "slow-headers"):
         return line.status == 200
     return line.outcome in ("answered", "duplicate", "null-content") or line.status == 400
 
 
 def audit(left: Left, lines: Iterable[Line], probes: frozenset[str]) -> Account:
-    """Hold the journal against the server's log."""
+    """Compare the journal with the server's log."""
     lines = [line for line in lines if line.digest not in probes]
     came = Counter(line.digest for line in lines if delivered(line))
     kept = Counter(post.digest for post in left.posts)
@@ -292,31 +289,29 @@ def audit(left: Left, lines: Iterable[Line], probes: frozenset[str]) -> Account:
 
 
 class Judged(Struct, frozen=True):
-    """A run that is over, held against the servers' logs and an undisturbed run."""
+    """A finished run, compared with the servers' logs and an undisturbed run."""
 
     account: Account
     outcomes: dict[str, int]
-    """By `accepted`, `filtered`, `failed`."""
+    """Counts of `accepted`, `filtered`, `failed`."""
     causes: dict[str, int]
-    """Why dialogues failed."""
     missing: int
-    """Dialogues without a record."""
     differing: frozenset[int]
-    """Dialogues whose rows are not those of the undisturbed run."""
+    """Dialogues whose rows differ from those of the undisturbed run."""
     silent: frozenset[int]
-    """Dialogues with a reply that has no text."""
+    """Dialogues with a reply without text."""
     given_up: frozenset[int]
-    """Dialogues with a request that was given up."""
+    """Dialogues with an abandoned request."""
     unverified: tuple[str, ...]
-    """What `sdsd verify` finds."""
+    """Findings of `sdsd verify`."""
     moves: dict[int, int]
-    """By dialogue, how often it went from one server to another."""
+    """How often each dialogue moved to another server."""
     seconds: float
 
     def wrong(self, cut: int = 0) -> list[str]:
-        """What must not be, as words; nothing if all is well.
+        """Return in words whatever must not happen but did.
 
-        `cut` replies may be lost: those that can have been on their way when a server was killed.
+        `cut` replies may be lost: those that may have been in transit when a server was killed.
         """
         account = self.account
         found = {
@@ -330,7 +325,7 @@ class Judged(Struct, frozen=True):
 
 
 def judge(result: Run, hosts: Sequence[Host], probes: frozenset[str], clean: Contents) -> Judged:
-    """Judge a run that was made on these servers."""
+    """Judge a finished run on these servers."""
     found, rows = left(result.path), contents(result.path)
     logs = [host.lines() for host in hosts]
     served = {line.digest: k for k, log in enumerate(logs) for line in log if delivered(line)}
@@ -357,9 +352,9 @@ def judge(result: Run, hosts: Sequence[Host], probes: frozenset[str], clean: Con
 def trial(
     folder: Path, kind: FaultKind, rate: float, clean: Contents, lift: float = math.inf
 ) -> Judged:
-    """A run whose requests meet one fault, from its first dialogue on.
+    """Make a run whose requests fail in one way from its first dialogue on.
 
-    After `lift` seconds the fault is over.
+    After `lift` seconds the fault ends.
     """
     patience = {"timeout": 1.0 if kind in TIMED else 60.0}
     with Host(folder / "log", **QUICK, fault_seed=lucky(rate)) as host:
@@ -381,16 +376,15 @@ def trial(
 
 
 class Outage:
-    """Hears a run, and kills servers in the middle of it.
+    """Listens to a run and kills servers in the middle of it.
 
-    That happens after `after` answers; `gone` seconds later they are back, on the same ports.
+    That happens after `after` answers; `gone` seconds later they are back on the same ports.
     """
 
     def __init__(self, hosts: Sequence[Host], after: int, gone: float = math.inf) -> None:
         self._hosts, self._after = hosts, after
         self._back = threading.Timer(gone, self._restart) if gone < math.inf else None
         self.before = 0
-        """Answers of these servers before they were killed."""
 
     def __call__(self, event: Event) -> None:
         self._after -= isinstance(event, Called)
@@ -403,7 +397,6 @@ class Outage:
             self._back.start()
 
     def over(self) -> None:
-        """Wait until they are back."""
         if self._back is not None:
             self._back.join()
 
@@ -413,21 +406,20 @@ class Outage:
 
 
 class Disturbed(Struct, frozen=True):
-    """A run some of whose servers were gone for a while."""
+    """A run during which some servers were gone for a while."""
 
     judged: Judged
     before: int
-    """Answers of the servers that went, until then."""
+    """Answers of the killed servers until then."""
     after: int
-    """Since they came back."""
+    """Answers since they came back."""
     served: list[int]
-    """Answers by server."""
 
 
 def disturbed(
     folder: Path, clean: Contents, servers: int, die: int, gone: float, **model: Any
 ) -> Disturbed:
-    """A run on some servers, of which the first `die` are gone for `gone` seconds in the middle."""
+    """Make a run on some servers; the first `die` are gone for `gone` seconds in the middle."""
     with contextlib.ExitStack() as stack:
         hosts = [stack.enter_context(Host(folder / f"log-{k}", **ENGINE)) for k in range(servers)]
         probes = hosts[0].probed()
@@ -442,19 +434,19 @@ def disturbed(
 
 
 class Capped(Struct, frozen=True):
-    """Many calls at a server that takes few at once and refuses the rest."""
+    """Many calls to a server that takes a few at once and refuses the rest."""
 
     answered: int
     refusals: int
     seconds: float
     steps: int
-    """Steps of the server's engine, each of which brings every request under way one token on."""
+    """Steps of the server's engine; each writes one token for every request in flight."""
     ideal: int
-    """Steps if every slot were taken in each of them."""
+    """Steps if every slot were busy in each of them."""
 
 
 def capped(log: Path, *, calls: int = 600, cap: int = 16, limit: int = 128) -> Capped:
-    """Calls of 0.2 s each, by a client that may have `limit` under way, at a server with a cap."""
+    """Make calls of 0.2 s each, with at most `limit` in flight, to a server with a cap."""
     tokens, step = 32, 0.00625
     engine = {"a": 1000 * step, "b": 0.0, "c": 0.0, "blocks": 0}
     request = Request("agent", tokens, (Message("user", "Go on."),))
@@ -493,7 +485,6 @@ HEADS = (
 
 
 def cells(kind: str, rate: float, judged: Judged) -> list[str]:
-    """A row of the table."""
     account = judged.account
     outcomes = "/".join(str(judged.outcomes.get(o, 0)) for o in ("accepted", "filtered", "failed"))
     odd = len(judged.differing)
@@ -506,12 +497,11 @@ def cells(kind: str, rate: float, judged: Judged) -> list[str]:
 
 
 def line(words: Sequence[str]) -> str:
-    """A line of a Markdown table."""
     return f"| {' | '.join(words)} |"
 
 
 def told(judged: Judged) -> str:
-    """A judgement in words, for what is no row of the table."""
+    """Return a judgement in words, for runs that are not rows of the table."""
     account = judged.account
     return (
         f"{judged.seconds:.1f} s, {account.requests} requests, {account.recorded} recorded, "
@@ -521,7 +511,7 @@ def told(judged: Judged) -> str:
 
 
 def matrix(root: Path, kinds: Sequence[FaultKind], clean: Contents) -> Iterator[str]:
-    """Run it; yields the lines of the table, and below it what does not hold."""
+    """Run the matrix; yield the lines of the table, and below it whatever does not hold."""
     plan = [(kind, rate) for kind in kinds for rate in RATES]
 
     def run(fault: tuple[FaultKind, float]) -> Judged:
@@ -544,7 +534,7 @@ def matrix(root: Path, kinds: Sequence[FaultKind], clean: Contents) -> Iterator[
 
 
 def scenarios(root: Path, clean: Contents, minute: float) -> Iterator[str]:
-    """What else is done to runs; yields a line for each."""
+    """Run the other experiments; yield a line for each."""
     for name in ("one", "all"):
         (root / name).mkdir()
     one = disturbed(root / "one", clean, servers=3, die=1, gone=1.0)
@@ -566,7 +556,7 @@ def scenarios(root: Path, clean: Contents, minute: float) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--dialogues", type=int, default=60, help="of each run, five calls each")
+    parser.add_argument("--dialogues", type=int, default=60, help="per run, of five calls each")
     parser.add_argument("--kinds", nargs="*", choices=KINDS, default=KINDS)
     parser.add_argument("--outage", type=float, default=60.0, help="seconds without any server")
     given = parser.parse_args()

@@ -1,12 +1,12 @@
-"""Does a run's memory grow with its size, and how long does a large one take to go on?
+"""Measure whether a run's memory grows with its size, and how long a large run takes to resume.
 
     python bench/scale.py [--sizes 1000 10000 100000] [--open 256]
 
-Each size is a run of its own, in a process of its own, against the simulator answering at once.
-`making` is the peak of resident memory until the last dialogue was made, `publishing` the peak when
-data set and report are written too (pyarrow alone is a good part of that). Then the largest run is
-started again, with nothing left to do, and once more with ten dialogues more: `resume` is the time
-from the start of the process to the first new call.
+Each size is a separate run in its own process, against the simulator answering instantly. `making`
+is the peak of resident memory until the last dialogue was finished, `publishing` the peak including
+the writing of data set and report (pyarrow is a large part of it). Then the largest run is started
+again, once with nothing left to do and once with ten more dialogues; the time from the start of the
+process to the first new call is printed.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from simulator import spawned
 
 
 def peak() -> float:
-    """Most resident memory of this process so far, in MB."""
+    """Return the peak resident memory of this process so far, in MB."""
     status = Path("/proc/self/status").read_text()
     return float(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def made(url: str, n: int, opened: int, out: Path) -> dict[str, Any]:
-    """Make, or continue, a run; what it took."""
+    """Make or continue a run, and return what it took."""
     started = time.perf_counter()
     found: dict[str, Any] = {"first_call": None, "began": None, "making": 0.0, "calls": 0}
 
@@ -70,7 +70,7 @@ def _child(pipe: Connection, work: Callable[..., Any], arguments: tuple[Any, ...
 
 
 def alone(work: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
-    """`work` in a fresh process."""
+    """Call `work` in a fresh process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_child, args=(theirs, work, arguments))
@@ -105,7 +105,7 @@ def main() -> None:
     print(f"again, nothing to do: {nothing['seconds']:.1f} s, {nothing['calls']} calls")
     print(
         f"again, ten more: first call after {more['first_call']:.2f} s, {more['calls']} calls, "
-        f"{more['seconds']:.1f} s in all with publishing anew; journal {more['MB']:,.0f} MB"
+        f"{more['seconds']:.1f} s in all, publishing included; journal {more['MB']:,.0f} MB"
     )
 
 

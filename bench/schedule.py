@@ -1,20 +1,20 @@
-"""Wall time and prefix-cache efficiency of scheduling orders, on the simulated engine.
+"""Measure wall time and prefix-cache efficiency of scheduling orders on the simulated engine.
 
     python bench/schedule.py [-n 1000] [--blocks 32768] [--time-scale 1.0] [--arms NAME ...]
 
-All arms make the same dialogues: a plan, four turns of each speaker, one verdict, a revision in
-about a third. The replies depend on the requests alone, so every arm of one protocol posts the very
-same requests in another order:
+All arms make the same dialogues: a plan, four turns of each speaker, one verdict, and a revision in
+about a third. Replies depend only on the requests, so all arms with one protocol send the same
+requests in different orders:
 
-breadth     a bare aiohttp loop with a semaphore of 256 per *call*: all dialogues advance together
-depth       the same with a semaphore of 256 per *dialogue*
-roleplay    sdsd as it comes, its limits found by itself; chats, two views
-continuation  the same over one growing stream
-chat        the same over chats with one prefix for both speakers, critic and reviser
+breadth       a bare aiohttp loop with a semaphore of 256 per *call*: all dialogues advance together
+depth         the same with a semaphore of 256 per *dialogue*
+roleplay      sdsd with default settings and limits that it finds itself; two chats per dialogue
+continuation  the same with one growing stream
+chat          the same with one chat for both speakers, critic and reviser
 
-Prompt tokens computed are compared with the least possible, which is what a cache without end would
-have computed. Judge by seconds and by tokens written per second: an order may keep every slot busy
-and lose, because uncached prompts eat the steps.
+Prompt tokens computed are compared with the minimum, which is what an unlimited cache would have
+computed. Judge by seconds and by tokens written per second: an order may keep every slot busy and
+still be slow, because uncached prompts use up steps.
 """
 
 from __future__ import annotations
@@ -42,12 +42,11 @@ from simoptions import Options
 from simulator import spawned
 
 Posts = list[list[tuple[str, bytes]]]
-"""For each dialogue the paths and bodies that it posts, in order."""
+"""For each dialogue, the paths and bodies that it posts, in order."""
 OPEN = 256
 
 
 def keys(n: int, url: str, protocol: str) -> dict[str, Any]:
-    """The run's configuration."""
     return {
         "n": n,
         "models": {"default": {"model": "sim", "base_url": url}},
@@ -58,7 +57,7 @@ def keys(n: int, url: str, protocol: str) -> dict[str, Any]:
 
 
 def recorded(n: int, protocol: str) -> Posts:
-    """What a run of `n` dialogues posts."""
+    """Return what a run of `n` dialogues posts."""
     posts: Posts = [[] for _ in range(n)]
 
     class Listening(HttpModel):
@@ -74,7 +73,7 @@ def recorded(n: int, protocol: str) -> Posts:
 
 
 async def post_all(url: str, work: Posts, *, per_call: bool, most: int = OPEN) -> None:
-    """Post everything; the semaphore of `most` is for a call or for a dialogue."""
+    """Post everything, with a semaphore of `most` for calls or for dialogues."""
     call = asyncio.Semaphore(most)
     whole = asyncio.Semaphore(len(work) if per_call else most)
 
@@ -95,7 +94,7 @@ async def post_all(url: str, work: Posts, *, per_call: bool, most: int = OPEN) -
 
 
 def bare(url: str, work: Posts, *, per_call: bool, most: int = OPEN) -> float:
-    """Seconds of a bare loop."""
+    """Return the seconds of a bare loop."""
     started = time.perf_counter()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(post_all(url, work, per_call=per_call, most=most))
@@ -103,7 +102,7 @@ def bare(url: str, work: Posts, *, per_call: bool, most: int = OPEN) -> float:
 
 
 def driven(url: str, n: int, protocol: str, notes: list[str]) -> float:
-    """Seconds of a run, from its start to its last record."""
+    """Return the seconds of a run, from its start to its last record."""
     ended = started = time.perf_counter()
 
     def hear(event: Event) -> None:
@@ -118,14 +117,14 @@ def driven(url: str, n: int, protocol: str, notes: list[str]) -> float:
 
 
 def stats(url: str) -> dict[str, Any]:
-    """The simulator's own account."""
+    """Return the simulator's own counters."""
     with urllib.request.urlopen(url.removesuffix("/v1") + "/sim/stats") as reply:
         found: dict[str, Any] = json.load(reply)
         return found
 
 
 def measured(arm: str, options: Options, n: int, work: Posts) -> Iterator[str]:
-    """Run one arm; yields lines to print."""
+    """Run one arm; yield lines to print."""
     notes: list[str] = []
     with spawned(options) as url:
         if arm in ("breadth", "depth"):
@@ -157,7 +156,7 @@ def main() -> None:
     options = Options(blocks=given.blocks, time_scale=given.time_scale, metrics=given.metrics)
     work = recorded(given.n, "roleplay") if {"breadth", "depth"} & set(given.arms) else []
     print(f"{given.n} dialogues, {given.blocks:,} blocks, seconds of the modelled engine")
-    print("| order | seconds | tokens/s | from cache | computed | / least | calls | peak |")
+    print("| order | seconds | tokens/s | from cache | computed | / minimum | calls | peak |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for arm in given.arms:
         with contextlib.closing(measured(arm, options, given.n, work)) as lines:  # type: ignore[type-var]

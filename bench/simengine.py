@@ -1,13 +1,14 @@
 """The engine that `simulator.py` imitates: continuous batching and a prefix cache, as arithmetic.
 
-Time here is modelled milliseconds and only ever what a caller says it is; nothing sleeps. The
-engine works in steps. A step takes `a + b * running + c * fresh` ms: `running` sequences hold a
-slot, `fresh` prompt tokens were not in the cache and are computed in it. The step that computes the
-last token of a prompt writes the first token of the reply, and every step after it one more. Who
-comes joins the next step that begins, in the order of coming, as long as there are slots.
+Time is in modelled milliseconds, supplied by the caller; nothing sleeps. The engine works in steps.
+A step takes `a + b * running + c * fresh` ms: `running` sequences hold a slot, and `fresh` prompt
+tokens were not in the cache and are computed in it. The step that computes the last token of a
+prompt writes the first token of the reply, and each later step writes one more. A new sequence
+joins the next step to begin, in order of arrival, as long as there are free slots.
 
-Between two events (somebody finishes, comes or leaves) all steps are alike, so they are not taken
-one by one: the engine knows the end of such a span, and one event costs the logarithm of what runs.
+Between two events (a sequence finishes, arrives or leaves) all steps are alike, so they are not
+simulated one by one: the engine computes the end of such a span, and an event costs time
+logarithmic in the number of running sequences.
 """
 
 from __future__ import annotations
@@ -20,21 +21,21 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 CHARS = 4
-"""Characters of a token."""
+"""Characters in a token."""
 BLOCK = 16
-"""Tokens of a block of the cache."""
+"""Tokens in a block of the cache."""
 _WIDTH = BLOCK * CHARS
 
 
 def count(text: str) -> int:
-    """Tokens of a text, at least one."""
+    """Return the number of tokens of a text, at least one."""
     return max(1, -(-len(text) // CHARS))
 
 
 def chained(text: str, last: int = 0) -> list[int]:
-    """For each full block of `text` a hash of it and all before it.
+    """Return, for each full block of `text`, a hash of the block and everything before it.
 
-    `last` is the hash of what stands before `text`. Hashes hold within one process only.
+    `last` is the hash of what comes before `text`. Hashes are valid within one process only.
     """
     hashes = []
     for start in range(0, len(text) - _WIDTH + 1, _WIDTH):
@@ -44,17 +45,17 @@ def chained(text: str, last: int = 0) -> list[int]:
 
 
 def lengthened(chain: list[int], prompt: str, reply: str) -> list[int]:
-    """The blocks of `prompt` and `reply` together; `chain` are those of `prompt`."""
+    """Return the blocks of `prompt` and `reply` together; `chain` has those of `prompt`."""
     rest = prompt[len(chain) * _WIDTH :] + reply
     return chain + chained(rest, chain[-1] if chain else 0)
 
 
 class PrefixCache:
-    """Blocks of computed text, least recently used out first.
+    """Blocks of computed text, with LRU eviction.
 
-    Of one text the later blocks go before the earlier ones, without which they are of no use.
-    Besides, it remembers every block there ever was, to say what an unlimited cache would do.
-    Without `capacity` nothing is kept and nothing is counted.
+    Later blocks of a text are evicted before earlier ones, without which they are useless. All
+    blocks ever seen are remembered too, to tell what an unlimited cache would have done. Without
+    `capacity` nothing is kept or counted.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -66,7 +67,7 @@ class PrefixCache:
         return len(self._held)
 
     def match(self, chain: Sequence[int], prompt_tokens: int) -> tuple[int, int]:
-        """Tokens of a prompt that are here, and that would be in an unlimited cache.
+        """Return the tokens of a prompt found here, and those an unlimited cache would have.
 
         Never all of them: the last token is always computed, and with it its block.
         """
@@ -83,12 +84,10 @@ class PrefixCache:
         return found * BLOCK, least * BLOCK
 
     def clear(self) -> None:
-        """Forget everything."""
         self._held.clear()
         self._ever.clear()
 
     def insert(self, chain: Sequence[int]) -> None:
-        """Keep the blocks of a text that has been computed."""
         if not self.capacity:
             return
         held = self._held
@@ -101,14 +100,14 @@ class PrefixCache:
 
 
 class Speed(Struct, frozen=True):
-    """What the engine can do; see the head of this file."""
+    """The engine's parameters; see the module's docstring."""
 
     slots: int = 256
     a: float = 6.0
     b: float = 0.05
     c: float = 0.02
     batch_tokens: int = 8192
-    """Fresh prompt tokens that fit into one step."""
+    """Uncached prompt tokens that fit into one step."""
 
 
 class Job:
@@ -127,13 +126,10 @@ class Job:
     ) -> None:
         self.prompt_tokens = prompt_tokens
         self.reply_tokens = reply_tokens
-        """At least one."""
         self.chain = chain
-        """Blocks of the prompt."""
         self.whole = whole
-        """Blocks of prompt and reply."""
         self.done = done
-        """For whoever drives the engine: what to do when the job is finished."""
+        """Called by whoever drives the engine when the job is finished."""
         self.cached = 0
         """Prompt tokens found in the cache, once admitted."""
         self.least = 0
@@ -143,11 +139,11 @@ class Job:
         self.ends = 0
         """Number of the step that writes the last token; 0 while the prompt is read."""
         self.gone = False
-        """Nobody waits for it any more."""
+        """Whether it was cancelled."""
 
 
 class Engine:
-    """Slots, a queue, and the steps. `advance` to a time before telling what happens then."""
+    """Slots, a queue, and the steps. Call `advance` to a time before reporting its events."""
 
     def __init__(self, speed: Speed, cache: PrefixCache) -> None:
         self._speed = speed
@@ -164,27 +160,25 @@ class Engine:
         self._span = 0
         self._leaving = False
         self.busy = 0.0
-        """Milliseconds spent in finished steps."""
+        """Return the milliseconds spent in finished steps."""
         self.running_peak = 0
         self.waiting_peak = 0
 
     @property
     def running(self) -> int:
-        """Sequences that hold a slot."""
         return len(self._inside)
 
     @property
     def waiting(self) -> int:
-        """Sequences in the queue."""
         return len(self._waiting)
 
     @property
     def next(self) -> float | None:
-        """When `advance` has something to do; None while the engine rests."""
+        """Return when `advance` has something to do; None while the engine is idle."""
         return self._start + self._span * self._length if self._span else None
 
     def held(self) -> int:
-        """Blocks that the sequences in slots occupy now, shared ones counted once."""
+        """Return the blocks that running sequences occupy now, counting shared ones once."""
         shared: set[int] = set().union(*(job.chain for job in self._inside))
         tails = 0
         for job in self._inside:
@@ -193,7 +187,7 @@ class Engine:
         return len(shared) + tails
 
     def submit(self, job: Job, now: float) -> None:
-        """Let a sequence in, or into the queue."""
+        """Give a sequence a slot, or queue it."""
         self._waiting.append(job)
         if not self._span:
             self._start = now
@@ -203,7 +197,7 @@ class Engine:
         self.waiting_peak = max(self.waiting_peak, len(self._waiting))
 
     def abort(self, job: Job, now: float) -> None:
-        """Forget a sequence, if it is still here; its slot is free from the next step on."""
+        """Remove a sequence if it is still here; its slot is free from the next step on."""
         job.gone = True
         if job in self._inside:
             self._leaving = True
@@ -212,7 +206,7 @@ class Engine:
             self._waiting.remove(job)
 
     def advance(self, now: float) -> list[Job]:
-        """Take all steps that end up to `now`; returns who finished, in order."""
+        """Take all steps that end up to `now`; return the finished jobs, in order."""
         finished: list[Job] = []
         while self._span and self._start + self._span * self._length <= now:
             finished += self._end()
@@ -220,11 +214,10 @@ class Engine:
         return finished
 
     def _cut(self, now: float) -> None:
-        """Let the span end with the step that is being taken at `now`."""
+        """End the span with the step in progress at `now`."""
         self._span = min(self._span, int((now - self._start) / self._length) + 1)
 
     def _begin(self) -> None:
-        """Plan the steps up to the next event."""
         speed, budget = self._speed, self._speed.batch_tokens
         self._read = []
         while budget:
@@ -255,7 +248,7 @@ class Engine:
         self._reading.append(job)
 
     def _end(self) -> list[Job]:
-        """Account for the span; returns who finished with it."""
+        """Account for the span, and return the jobs that finished with it."""
         self._step += self._span
         self._start += self._span * self._length
         self.busy += self._span * self._length

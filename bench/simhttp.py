@@ -13,7 +13,7 @@ from typing import cast
 import httptools
 
 PAUSE = 0.05
-"""Seconds between the pieces of a response that dribbles."""
+"""Seconds between the pieces of a response sent in pieces."""
 _JSON = "application/json"
 _LINGER = struct.pack("ii", 1, 0)
 
@@ -21,7 +21,7 @@ _LINGER = struct.pack("ii", 1, 0)
 def head(
     status: int, length: int, kind: str = _JSON, headers: Mapping[str, str] | None = None
 ) -> bytes:
-    """The head of a response with a body of `length` bytes."""
+    """Return the head of a response with a body of `length` bytes."""
     more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     return (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {kind}\r\n"
@@ -30,9 +30,9 @@ def head(
 
 
 class Exchange:
-    """One request, and the way back to whoever made it.
+    """One request, and the connection to its client.
 
-    It ends with `send`, with `reset`, when `dribble` is through, or with `lost` being called.
+    It ends with `send`, with `reset`, when `dribble` has finished, or when `lost` is called.
     """
 
     def __init__(
@@ -41,21 +41,21 @@ class Exchange:
         self.method = method
         self.path = path
         self.key = key
-        """What stands in `Authorization`."""
+        """The value of `Authorization`."""
         self.body = body
         self.keep = keep
-        """Whether the client goes on using the connection."""
+        """Whether the client keeps the connection open."""
         self.lost: Callable[[], None] = _nothing
-        """Called if the client is gone before the response is through."""
+        """Called if the client disconnects before the response is complete."""
         self._connection = connection
 
     def send(self, response: bytes) -> None:
-        """The whole response."""
+        """Send the complete response."""
         self._connection.write(response)
         self._connection.over()
 
     def dribble(self, pieces: Sequence[bytes], through: Callable[[], None]) -> None:
-        """The response piece by piece, `PAUSE` seconds apart, and then `through`."""
+        """Send the response piece by piece, `PAUSE` seconds apart, then call `through`."""
         if self._connection.closed.done():
             return
         self._connection.write(pieces[0])
@@ -67,15 +67,15 @@ class Exchange:
             through()
 
     def reset(self, begun: bytes = b"") -> None:
-        """Write what is `begun`, then cut the connection without farewell."""
+        """Write what is `begun`, then reset the connection."""
         self.lost = _nothing
         self._connection.write(begun)
-        # The bytes must have left before the reset overtakes them.
+        # The bytes must be on the wire before the reset is sent.
         asyncio.get_running_loop().call_later(PAUSE if begun else 0, self._connection.reset)
 
 
 class Connection(asyncio.Protocol):
-    """One client's connection. Its requests are answered one after the other."""
+    """A client's connection. Requests are answered one after the other."""
 
     def __init__(self, answer: Callable[[Exchange], None], open_ones: set[Connection]) -> None:
         self._answer = answer
@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
         self._key = ""
         self._body: list[bytes] = []
         self.closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the connection is no more."""
+        """Done when the connection is closed."""
 
     # -- what asyncio calls ----------------------------------------------------------------
 
@@ -138,12 +138,12 @@ class Connection(asyncio.Protocol):
     # -- what an exchange calls ------------------------------------------------------------
 
     def write(self, data: bytes) -> None:
-        """Send bytes, if there is still somebody."""
+        """Send bytes if the client is still connected."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def over(self) -> None:
-        """The current exchange is through; on to the next."""
+        """End the current exchange and begin the next."""
         current, self._current = self._current, None
         if current is not None and not current.keep:
             self._close()
@@ -151,7 +151,7 @@ class Connection(asyncio.Protocol):
             self._next()
 
     def reset(self) -> None:
-        """Cut the connection, so that the client sees a reset and not an end."""
+        """Abort the connection, so that the client sees a reset and not an end of file."""
         if self._transport is None or self.closed.done():
             return
         self._transport.get_extra_info("socket").setsockopt(

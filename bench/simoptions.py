@@ -1,4 +1,4 @@
-"""What `simulator.py` can be told, in Python and on the command line."""
+"""Options of `simulator.py`, for Python and the command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _Milliseconds = Annotated[float, Meta(ge=0)]
 
 
 class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What is simulated. The command line has the same names."""
+    """What is simulated. The command line uses the same names."""
 
     port: Annotated[int, Meta(ge=0, le=65535, description="0: any free one")] = 0
     slots: Annotated[Positive, Meta(description="sequences that run at once")] = 256
@@ -45,7 +45,7 @@ class Options(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 
 
 def checked(options: Options) -> Options:
-    """The options, with their bounds checked. Raises `ValueError` that names the field."""
+    """Return the options with their bounds checked. Raises `ValueError` naming the field."""
     options = msgspec.convert(msgspec.to_builtins(options), Options)
     if sum(options.faults.values()) > 1:
         raise ValueError("`faults`: the rates add up to more than 1; lower them")
@@ -53,7 +53,7 @@ def checked(options: Options) -> Options:
 
 
 def arguments(options: Options) -> list[str]:
-    """The command line that stands for these options."""
+    """Return the command line equivalent to these options."""
     words: list[str] = []
     for name, value in msgspec.structs.asdict(options).items():
         flag = f"--{name.replace('_', '-')}"
@@ -69,7 +69,7 @@ def arguments(options: Options) -> list[str]:
 
 
 def parsed(words: list[str] | None = None) -> Options:
-    """The options of a command line; ends the process with a message if one is wrong."""
+    """Parse a command line; exit with a message if an option is wrong."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     kinds = get_type_hints(Options, include_extras=True)
     for field in msgspec.structs.fields(Options):

@@ -1,21 +1,21 @@
-"""A simulated inference engine behind an OpenAI-compatible server: everything real but the model.
+"""A simulated inference engine behind an OpenAI-compatible server: all is real but the model.
 
     python bench/simulator.py [--slots 256] [--blocks 8192] [--port 0] [--instant] ...
 
 It batches continuously, keeps a prefix cache, takes the time that an engine would take
-(`simengine.py`), says what the packaged prompts ask for (`simworld.py`), and fails on demand. It
-prints its base URL when it listens and runs until SIGTERM. A token is four characters. Routes:
+(`simengine.py`), returns what the packaged prompts ask for (`simworld.py`), and fails on demand. It
+prints its base URL once it listens, and runs until SIGTERM. A token is four characters. Routes:
 
     POST /v1/chat/completions, /v1/completions     GET /v1/models
     POST /apply-template (llama.cpp's)             GET /metrics (vLLM's)
-    GET  /sim/stats     what happened so far
-    POST /sim/reset     counters and cache as new; the numbers of requests go on
-    POST /sim/faults    {"kind": rate, ...} replaces the plan of faults
+    GET  /sim/stats     counters since the last reset
+    POST /sim/reset     clears counters and cache; request numbers continue
+    POST /sim/faults    {"kind": rate, ...} replaces the planned faults
 
-Kinds of faults, by what the client meets: `429` (with Retry-After), `429-bare`, `503`, `500`,
-`html` (status 200), `hang` (never an answer), `reset-early` (before any byte), and, after the
-engine has done its work: `reset` (in the middle of the body), `drip` and `slow-headers` (the
-response dribbles), `truncated` (JSON that ends too soon), `empty-choices`, `null-content`,
+Kinds of faults, by what the client sees: `429` (with Retry-After), `429-bare`, `503`, `500`, `html`
+(status 200), `hang` (no answer), `reset-early` (before the first byte), and, after the engine has
+done its work: `reset` (in the middle of the body), `drip` and `slow-headers` (the response arrives
+a few bytes at a time), `truncated` (JSON that ends too early), `empty-choices`, `null-content`,
 `duplicate` (the response comes twice).
 """
 
@@ -63,16 +63,16 @@ from simwire import (
 from simworld import chatml, kind_of_chat, kind_of_stream, reply, task
 
 _AT_ONCE = ("429", "429-bare", "503", "500", "html", "hang", "reset-early")
-"""Faults in which the engine takes no part."""
+"""Faults that do not involve the engine."""
 _GRAIN = 10
-"""Seconds of one entry of `Stats.series`."""
+"""Seconds covered by an entry of `Stats.series`."""
 _RAW_LIMIT = 16
-"""Tokens of a raw completion that names no limit."""
+"""Token limit of a raw completion that names none."""
 _faults = msgspec.json.Decoder(dict[FaultKind, Rate])
 
 
 class _Ticket:
-    """One request for a completion on its way through the server."""
+    """A request for a completion while the server handles it."""
 
     def __init__(self, number: int, exchange: Exchange, fault: str) -> None:
         self.number = number
@@ -82,42 +82,42 @@ class _Ticket:
         self.choices: list[Choice] = []
         self.jobs: list[Job] = []
         self.left = 0
-        """Jobs that are not finished."""
+        """Unfinished jobs."""
         self.over = False
 
 
 class _Pump:
-    """Runs an engine in real time: one timer, set for its next event."""
+    """Runs an engine in real time, with one timer set for its next event."""
 
     def __init__(self, engine: Engine, time_scale: float) -> None:
         self._engine = engine
         self._seconds = time_scale / 1000
-        """Real seconds of a modelled millisecond."""
+        """Real seconds per modelled millisecond."""
         self._loop = asyncio.get_running_loop()
         self._zero = time.monotonic()
         self._timer: asyncio.TimerHandle | None = None
 
     def submit(self, job: Job) -> None:
-        """Give the engine a job; `job.done` is called when it is finished."""
+        """Submit a job; `job.done` is called when it is finished."""
         now = self.catch_up()
         self._engine.submit(job, now)
         self._wind()
 
     def abort(self, job: Job) -> None:
-        """Take a job back."""
+        """Cancel a job."""
         now = self.catch_up()
         self._engine.abort(job, now)
         self._wind()
 
     def catch_up(self) -> float:
-        """Take the steps that are due; returns the modelled time."""
+        """Take the steps that are due, and return the modelled time."""
         now = (time.monotonic() - self._zero) / self._seconds
         for job in self._engine.advance(now):
             self._loop.call_soon(job.done)
         return now
 
     def stop(self) -> None:
-        """Let the engine rest for good."""
+        """Stop the engine for good."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -125,7 +125,7 @@ class _Pump:
         self.stop()
         if self._engine.next is not None:
             due = self._zero + self._engine.next * self._seconds
-            # Timers have a grain of a millisecond: no use in one that fires too early.
+            # Timers have a resolution of one millisecond, and one that fires early is useless.
             wait = max(0.001, due - time.monotonic())
             self._timer = self._loop.call_at(self._loop.time() + wait, self._tick)
 
@@ -135,7 +135,7 @@ class _Pump:
 
 
 class Simulator:
-    """The server. `start` and `stop` it, or use `serving`."""
+    """The server. Call `start` and `stop`, or use `serving`."""
 
     def __init__(self, options: Options) -> None:
         self.options = checked(options)
@@ -155,11 +155,10 @@ class Simulator:
 
     @property
     def url(self) -> str:
-        """The base URL."""
         return f"http://127.0.0.1:{self._port}/v1"
 
     async def start(self) -> None:
-        """Listen."""
+        """Start listening."""
         self._renew()
         self._server = await asyncio.get_running_loop().create_server(
             lambda: Connection(self._answer, self._connections), "127.0.0.1", self._port
@@ -180,7 +179,7 @@ class Simulator:
         self._server = None
 
     async def restart(self) -> None:
-        """Start again on the same port, with an empty cache; counters and log go on."""
+        """Start again on the same port with an empty cache; counters and log continue."""
         await self.stop()
         before = self._engine
         await self.start()
@@ -189,7 +188,7 @@ class Simulator:
         self._engine.waiting_peak = before.waiting_peak
 
     def close(self) -> None:
-        """Give back what outlives `stop`."""
+        """Release what outlives `stop`."""
         if self._log is not None:
             os.close(self._log)
             self._log = None
@@ -204,12 +203,12 @@ class Simulator:
     # -- control ---------------------------------------------------------------------------
 
     def set_faults(self, faults: dict[FaultKind, float]) -> None:
-        """Replace the plan of faults: by kind the share of requests that meet it."""
+        """Replace the planned faults: the share of requests for each kind."""
         checked(msgspec.structs.replace(self.options, faults=faults))
         self._faults = dict(faults)
 
     def reset(self) -> None:
-        """Counters and cache as new. What is in flight stays so."""
+        """Clear counters and cache; requests in flight continue."""
         self._pump.catch_up()
         in_flight = self._stats.in_flight
         self._stats = Stats(in_flight=in_flight, in_flight_peak=in_flight)
@@ -220,7 +219,7 @@ class Simulator:
         self._busy_before = self._engine.busy
 
     def stats(self) -> Stats:
-        """What happened so far."""
+        """Return the counters so far."""
         self._pump.catch_up()
         engine, stats = self._engine, msgspec.structs.replace(self._stats)
         stats.faults = dict(stats.faults)
@@ -326,7 +325,7 @@ class Simulator:
         return self._work(ticket)
 
     def _fault(self, number: int) -> str:
-        """The fault that is drawn for a request, or ""."""
+        """Return the fault planned for a request, or ""."""
         if not self._faults:
             return ""
         luck = hash64(self.options.fault_seed, number) / 2**64
@@ -379,7 +378,7 @@ class Simulator:
             ticket.jobs.append(Job(tokens, choice.tokens, chain, longer, done))
 
     def _choices(self, asked: Asked, whole: str, limit: int) -> Iterator[Choice]:
-        """As many replies as are asked for; `whole` is all of the prompt."""
+        """Return as many replies as are requested; `whole` is the complete prompt."""
         chat, schema, stops = asked.messages, asked.schema, asked.stops
         last = task(chat) if chat else whole
         kind = kind_of_chat(chat) if chat else kind_of_stream(whole)
@@ -404,7 +403,7 @@ class Simulator:
             self._finished(ticket)
 
     def _finished(self, ticket: _Ticket) -> None:
-        """One sequence is written; if it was the last, the response goes out."""
+        """Handle a finished sequence; if it was the last, send the response."""
         ticket.left -= 1
         if ticket.over or ticket.left:
             return None
@@ -425,7 +424,7 @@ class Simulator:
         return ticket.exchange.send(head(200, len(data)) + data)
 
     def _lost(self, ticket: _Ticket) -> None:
-        """The client is gone."""
+        """Handle a client that disconnected."""
         if ticket.over:
             return
         for job in ticket.jobs:
@@ -434,7 +433,6 @@ class Simulator:
         self._over(ticket, ticket.fault or "aborted", 0)
 
     def _over(self, ticket: _Ticket, outcome: str, status: int) -> None:
-        """Count and log how a request ended."""
         ticket.over = True
         stats = self._stats
         stats.in_flight -= 1
@@ -450,7 +448,7 @@ class Simulator:
     # -- faults ----------------------------------------------------------------------------
 
     def _fail(self, ticket: _Ticket) -> None:
-        """Answer a request as its fault demands; `hang` demands nothing."""
+        """Answer a request as its fault requires; `hang` requires nothing."""
         fault, exchange = ticket.fault, ticket.exchange
         if fault in ("drip", "slow-headers"):
             through = partial(self._over, ticket, fault, 200)
@@ -472,7 +470,7 @@ class Simulator:
 
 
 def _whole(ticket: _Ticket) -> dict[str, Any]:
-    """The body of the response to a request that went well."""
+    """Return the body of the response to a successful request."""
     first = ticket.jobs[0]
     return body(ticket.asked, ticket.number, ticket.choices, first.prompt_tokens, first.cached)
 
@@ -489,7 +487,7 @@ def _respond(
 
 @contextlib.asynccontextmanager
 async def serving(options: Options) -> AsyncIterator[Simulator]:
-    """A simulator in this loop."""
+    """Run a simulator in this event loop."""
     simulator = Simulator(options)
     try:
         await simulator.start()
@@ -501,7 +499,7 @@ async def serving(options: Options) -> AsyncIterator[Simulator]:
 
 @contextlib.contextmanager
 def spawned(options: Options) -> Iterator[str]:
-    """A simulator in a process of its own; yields the base URL."""
+    """Run a simulator in its own process; yield the base URL."""
     command = [sys.executable, __file__, *arguments(options)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

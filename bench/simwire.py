@@ -1,4 +1,4 @@
-"""What goes over the wire of `simulator.py`: requests as they come, replies good and bad."""
+"""The messages of `simulator.py`: requests as they arrive, correct and faulty responses."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from simworld import Turn
 
 DEFAULT_MODEL = "sim"
 _DRIP = 16
-"""Bytes of a piece of a body that drips."""
+"""Bytes per piece of a body sent in pieces."""
 
 encode = msgspec.json.Encoder().encode
 
 
 class Asked(Struct):
-    """The body of a request for completions."""
+    """The body of a completion request."""
 
     model: str = ""
     messages: list[Turn] = []
@@ -37,12 +37,12 @@ class Asked(Struct):
 
     @property
     def limit(self) -> int | None:
-        """Tokens of the reply, at most, if that is said."""
+        """Token limit of the reply, if given."""
         return self.max_tokens or self.max_completion_tokens
 
     @property
     def stops(self) -> list[str]:
-        """Texts before which the reply ends."""
+        """Stop sequences."""
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return [stop for stop in stops if stop]
 
@@ -60,15 +60,13 @@ decode = msgspec.json.Decoder(Asked).decode
 
 
 class Choice(Struct):
-    """One reply as written."""
-
     text: str
     tokens: int
     finish: Literal["stop", "length"]
 
 
 class Refused(Exception):
-    """A no, as a response says it."""
+    """A refusal, as a response states it."""
 
     def __init__(
         self, status: int, message: str, kind: str, code: object, retry_after: float | None = None
@@ -80,17 +78,17 @@ class Refused(Exception):
 
 
 def error(message: str, kind: str, code: object) -> dict[str, Any]:
-    """An error in OpenAI's form."""
+    """Return an error in OpenAI's format."""
     return {"error": {"message": message, "type": kind, "param": None, "code": code}}
 
 
 def bad(message: str) -> Refused:
-    """The no to a request that makes no sense here."""
+    """Return the refusal of an invalid request."""
     return Refused(400, message, "BadRequestError", 400)
 
 
 def too_long(context: int, prompt_tokens: int, limit: int) -> Refused:
-    """The no to a request that does not fit into the context, as vLLM words it."""
+    """Return the refusal of a request that exceeds the context, in vLLM's words."""
     return bad(
         f"This model's maximum context length is {context} tokens. However, you requested "
         f"{prompt_tokens + limit} tokens ({prompt_tokens} in the messages, {limit} in the "
@@ -101,7 +99,7 @@ def too_long(context: int, prompt_tokens: int, limit: int) -> Refused:
 def body(
     asked: Asked, number: int, choices: list[Choice], prompt_tokens: int, cached_tokens: int
 ) -> dict[str, Any]:
-    """The response to a request that went well: a chat's if it has messages."""
+    """Return the response to a successful request, in chat format if it has messages."""
     written = sum(choice.tokens for choice in choices)
     return {
         "id": f"cmpl-{number}",
@@ -132,7 +130,7 @@ def _choice(asked: Asked, index: int, choice: Choice) -> dict[str, Any]:
 
 
 def _logprobs(text: str, most: int, *, chat: bool) -> dict[str, Any]:
-    """The same confidence for every token, in the form of chats or of raw completions."""
+    """Return equal log probabilities for every token, for chat or raw completions."""
     offsets = list(range(0, len(text), CHARS))
     tokens = [text[at : at + CHARS] for at in offsets]
     others = [(f"<{k}>", -2.5 - k) for k in range(1, most)]
@@ -158,7 +156,7 @@ def _entry(token: str, logprob: float) -> dict[str, Any]:
 
 
 class Line(Struct, frozen=True):
-    """One line of the log: a request that is over."""
+    """One line of the log: a finished request."""
 
     number: int
     digest: str
@@ -166,26 +164,26 @@ class Line(Struct, frozen=True):
     outcome: str
     """`answered`, `aborted` (the client left), `refused`, or the kind of its fault."""
     status: int
-    """0 if none was sent."""
+    """HTTP status; 0 if none was sent."""
 
 
 class Stats(Struct):
-    """What happened since the start or the last reset. Requests are those for completions."""
+    """Counters since the start or the last reset. Requests are completion requests."""
 
     requests: int = 0
     answered: int = 0
     aborted: int = 0
-    """The client left before the answer was there."""
+    """The client disconnected before the answer was ready."""
     refused: int = 0
     faults: dict[str, int] = msgspec.field(default_factory=dict)
     """By kind. Each request ends as answered, aborted, refused or as a fault."""
     prompt_tokens: int = 0
-    """This and the next four: of sequences that were written to their end."""
+    """This and the next four count sequences that were written to their end."""
     cached_tokens: int = 0
     computed_tokens: int = 0
     """Prompt tokens that were not cached."""
     least_tokens: int = 0
-    """Prompt tokens that would have been computed with an unlimited cache."""
+    """Prompt tokens that an unlimited cache would have left to compute."""
     completion_tokens: int = 0
     running: int = 0
     running_peak: int = 0
@@ -194,23 +192,23 @@ class Stats(Struct):
     in_flight: int = 0
     in_flight_peak: int = 0
     busy_seconds: float = 0.0
-    """Real seconds in which the engine took steps; none with `instant`."""
+    """Real seconds in which the engine took steps; 0 with `instant`."""
     cpu_seconds: float = 0.0
-    """What this process has used since it began, to see that it is not the limit."""
+    """CPU seconds of this process since it started, to check that it is not the bottleneck."""
     first_request: float | None = None
-    """On the system's monotonic clock, as `last_reply`."""
+    """On the system's monotonic clock, like `last_reply`."""
     last_reply: float | None = None
     tokens_per_second: float = 0.0
     """Completion tokens from the first request to the last reply."""
     series: list[float] = msgspec.field(default_factory=list)
-    """Completion tokens per second, by ten seconds from the first request on."""
+    """Completion tokens per second, in intervals of ten seconds from the first request."""
 
 
 # -- faults --------------------------------------------------------------------------------
 
 
 def failure(fault: str, retry_after: float) -> tuple[int, bytes]:
-    """Status and response of a fault in which the engine takes no part."""
+    """Return status and response of a fault that does not involve the engine."""
     if fault == "html":
         page = b"<!DOCTYPE html><html><body><h1>We will be right back</h1></body></html>"
         return 200, head(200, len(page), "text/html") + page
@@ -221,7 +219,7 @@ def failure(fault: str, retry_after: float) -> tuple[int, bytes]:
 
 
 def unusable(fault: str, whole: dict[str, Any]) -> bytes:
-    """The response with `whole` as its body, with a fault that comes in one piece."""
+    """Return the response with `whole` as its body and a fault that arrives in one piece."""
     if fault == "empty-choices":
         whole = {**whole, "choices": []}
     if fault == "null-content":
@@ -239,7 +237,7 @@ def _silent(choice: dict[str, Any]) -> dict[str, Any]:
 
 
 def pieces(fault: str, whole: dict[str, Any]) -> list[bytes]:
-    """The response with `whole` as its body, in the pieces in which it dribbles."""
+    """Yield the response with `whole` as its body, in pieces."""
     data = encode(whole)
     begun = head(200, len(data))
     if fault == "slow-headers":

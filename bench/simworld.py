@@ -1,8 +1,9 @@
-"""What `simulator.py` says: replies that the packaged prompts' stages can read.
+"""The replies of `simulator.py`, in the form that the stages can parse.
 
-A reply is a function of the request's text and its seed. Its kind is told by the packaged prompts,
-its length is drawn around what is usual for the kind, and its words are cut from long texts that
-are made once, so that writing one costs a few microseconds. Words mean nothing; form does.
+A reply is a function of the request's text and seed. The packaged prompts reveal what is asked for;
+the length is sampled around what is usual for that; and the words are cut from long texts that are
+generated once, so that a reply costs a few microseconds. The words are meaningless; only the form
+matters.
 """
 
 from __future__ import annotations
@@ -27,13 +28,11 @@ Kind = Literal[
 
 
 class Part(Struct, frozen=True):
-    """A piece of a message's content."""
-
     text: str = ""
 
 
 class Turn(Struct, frozen=True):
-    """One message of a chat, as it comes over the wire; its content may come in pieces."""
+    """One message of a chat request; its content may be a list of parts."""
 
     role: str
     content: Any
@@ -45,7 +44,7 @@ class Turn(Struct, frozen=True):
 
 
 def chatml(messages: Sequence[Turn]) -> str:
-    """The messages in the ChatML format, opened for the assistant."""
+    """Return the messages in ChatML, ending with an open assistant header."""
     turns = [f"<|im_start|>{m.role}\n{m.content}<|im_end|>\n" for m in messages]
     return "".join(turns) + "<|im_start|>assistant\n"
 
@@ -73,7 +72,7 @@ _TO_AGENT = "<|im_start|>assistant\n"
 
 
 def kind_of_chat(messages: Sequence[Turn]) -> Kind:
-    """What is asked for; a chat that is none of ours is answered as an agent would."""
+    """Return what a chat asks for; an unknown chat is answered like an agent's turn."""
     if not messages:
         return "agent"
     first, last = messages[0].content, messages[-1].content
@@ -93,7 +92,7 @@ def kind_of_chat(messages: Sequence[Turn]) -> Kind:
 
 
 def task(messages: Sequence[Turn]) -> str:
-    """What is to be done: the last message, with the reply under review if it stands before it."""
+    """Return the task: the last message, and the reply under review if it comes before."""
     last: str = messages[-1].content
     if last.startswith(_ASIDE) and len(messages) > 1:
         return f"REPLY UNDER REVIEW\n\n{messages[-2].content}{last.removeprefix(_ASIDE)}"
@@ -101,7 +100,7 @@ def task(messages: Sequence[Turn]) -> str:
 
 
 def kind_of_stream(text: str) -> Kind:
-    """What is asked for by a raw prompt: a turn of either side, or a check on a branch."""
+    """Return what a raw prompt asks for: a turn of either side, or a self-check."""
     if not text.endswith(_TO_AGENT):
         return "user"
     return "check" if _CHECK in text[-len(_CHECK) - 64 :] else "agent"
@@ -126,17 +125,17 @@ _COLUMNS = {
     "what": _WHAT.split(", "), "when": _WHEN.split(", "),
 }  # fmt: skip
 _SENTENCES = 4096
-"""Sentences of a tape."""
+"""Sentences in a long text."""
 
 
 class _Tape(Struct, frozen=True):
-    """A long text and where its sentences begin."""
+    """A long text and the positions where its sentences begin."""
 
     text: str
     starts: list[int]
 
     def cut(self, place: int, length: int) -> str:
-        """Whole sentences from a place on: about `length` characters, at least one sentence."""
+        """Return complete sentences from a position: about `length` characters, at least one."""
         first = place % (_SENTENCES - 256)
         begin = self.starts[first]
         end = max(first + 1, bisect_right(self.starts, begin + length + 24) - 1)
@@ -144,9 +143,9 @@ class _Tape(Struct, frozen=True):
 
 
 def _tape(name: str) -> _Tape:
-    """The text that all replies of this name are to be cut from.
+    """Return the text that all replies of this name are cut from.
 
-    Plans have verbs and endings of their own, so that no turn shares ten words in a row with one.
+    Plans have their own verbs and endings, so that no turn shares ten consecutive words with one.
     """
     own = slice(0, 8) if name == "plan" else slice(8, None)
     columns = {**_COLUMNS, "does": _COLUMNS["does"][own], "when": _COLUMNS["when"][own]}
@@ -168,14 +167,14 @@ _SYLLABLES = [c + v for c in "bdfgklmnprstvwyz" for v in "aeio"]
 
 
 def _name(luck: int) -> str:
-    """A word of 30 bits of luck, so that no two turns are the same."""
+    """Return a word made of 30 random bits, so that no two turns are the same."""
     return "".join(_SYLLABLES[luck >> shift & 63] for shift in range(0, 30, 6)).capitalize()
 
 
 _MEDIANS: dict[str, int] = {
     "plan": 150, "user": 40, "agent": 90, "reason": 40, "revision": 90,
 }  # fmt: skip
-"""Tokens of a reply, or of a part of it."""
+"""Median tokens of a reply, or of a part of it."""
 _TAPES = {name: _tape(name) for name in (*_MEDIANS, "subareas")}
 _SPREAD = 0.3
 """Standard deviation of the logarithm of a length."""
@@ -183,7 +182,7 @@ _FACTORS = [math.exp(_SPREAD * NormalDist().inv_cdf((k + 0.5) / 256)) for k in r
 
 
 class Luck:
-    """The chance that belongs to one request: 256 bits, used up from below."""
+    """Random bits of one request: 256 of them, consumed from the lowest."""
 
     def __init__(self, text: str, seed: int) -> None:
         key = seed.to_bytes(16, "big", signed=True)
@@ -191,20 +190,20 @@ class Luck:
         self._bits = int.from_bytes(digest.digest(), "big")
 
     def bits(self, number: int) -> int:
-        """The next bits, as a number."""
+        """Return the next bits as a number."""
         self._bits, drawn = divmod(self._bits, 1 << number)
         return drawn
 
     def below(self, rate: float) -> bool:
-        """True at this rate."""
+        """Return true at this rate."""
         return self.bits(24) < rate * (1 << 24)
 
     def length(self, name: str) -> int:
-        """Characters, log-normal around the median of the name."""
+        """Return a number of characters, log-normal around the median of the name."""
         return round(4 * _MEDIANS[name] * _FACTORS[self.bits(8)])
 
     def words(self, name: str, spent: int = 0) -> str:
-        """Whole sentences of a length that is usual for the name, less what is `spent` already."""
+        """Return complete sentences of a usual length for the name, minus what is `spent`."""
         length = self.length(name) - spent
         return _TAPES[name].cut(self.bits(24), length)
 
@@ -212,19 +211,19 @@ class Luck:
 # -- replies -------------------------------------------------------------------------------
 
 _REVISED = "To put it fairly, "
-"""How revised turns begin: the critic finds fault with few of them."""
+"""How revised turns begin, of which the critic claims few violations."""
 _REVISED_VIOLATIONS = 0.1
 _EARLY = 0.04
-"""Rate of self-checks that claim a violation, and of those that call the talk over."""
+"""Rates of self-checks that claim a violation, and that declare the conversation over."""
 
 
 def reply(
     kind: Kind, asked: str, last: str, seed: int, violations: float, schema: Any = None
 ) -> str:
-    """The text for one request.
+    """Return the reply to one request.
 
-    `asked` is all of it and `last` its last message; `violations` is the share of dialogues in
-    which the critic finds one; `schema` a JSON schema that the reply must satisfy.
+    `asked` is the complete request and `last` its last message; `violations` is the share of
+    dialogues in which the critic finds one; `schema` a JSON schema that the reply must satisfy.
     """
     if schema is not None and kind != "verdict":
         return msgspec.json.encode(instance(schema)).decode()
@@ -270,7 +269,7 @@ def _transcript(asked: str, luck: Luck) -> str:
 
 
 def _verdict(asked: str, luck: Luck, violations: float, *, labelled: bool) -> str:
-    """The same judgement for every principle, decided by the case alone."""
+    """Return the same verdict for every principle, decided by the turn alone."""
     case = asked.rpartition("\n\nPRINCIPLE:")[0]
     utterance = case.rpartition("REPLY UNDER REVIEW\n\n")[2].strip()
     rate = _REVISED_VIOLATIONS if utterance.startswith(_REVISED) else violations
@@ -298,7 +297,7 @@ def _subareas(asked: str, luck: Luck) -> str:
 
 
 def instance(schema: Any) -> Any:
-    """A small value that satisfies a JSON schema without references or bounds."""
+    """Return a small value that satisfies a JSON schema without references or bounds."""
     if not isinstance(schema, dict):
         return None
     if "const" in schema or schema.get("enum"):

@@ -1,7 +1,4 @@
-"""Read the preference pairs of a run with pyarrow alone.
-
-python examples/load_pairs.py runs/first
-"""
+"""Read the preference pairs of a run with pyarrow alone: `python examples/load_pairs.py RUN`."""
 
 from __future__ import annotations
 

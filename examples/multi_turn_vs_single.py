@@ -1,16 +1,16 @@
-"""Do preference pairs teach more with the turns before them, at an equal number of tokens?
+"""Compare preference pairs with and without their preceding turns, at an equal number of tokens.
 
     python examples/multi_turn_vs_single.py runs/first --seeds 3
 
-Whether turns before the one that matters are worth their tokens is an open question of the method.
-Here the same pairs of one run are taken in two forms: with all turns before them (multi), and with
-the last user turn alone (single). A model is trained by DPO (Rafailov et al. 2023) on each, and
-judged on held-out pairs in both forms.
+Are the turns before the one that matters worth their tokens? The question is open. Here the same
+pairs of a run are used in two forms: with all preceding turns (multi), and with only the last user
+turn (single). A model is trained by DPO (Rafailov et al. 2023) on each, and evaluated on held-out
+pairs in both forms.
 
-What is equal: the model, the learning rate, the number of steps, and the tokens that the model
+Equal in both arms: the model, the learning rate, the number of steps, and the tokens that the model
 reads, in all and in each step (a prompt counts twice, once with `chosen` and once with `rejected`).
-Single pairs are shorter, so for the same tokens there are more of them. A third arm tells apart
-which of the two matters: the very pairs of the multi arm in single form, with fewer tokens.
+Single pairs are shorter, so the same tokens hold more of them. A third arm, with the pairs of the
+multi arm in single form, shows which of the two matters.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from sdsd.hashing import hash64
 from sdsd.reports.stats import paired_bootstrap
 
 FORMS = ("multi", "single")
-ARMS = {"multi": "multi", "single": "single", "the pairs of multi, single": "single"}
-"""What a model is trained on, and in which form."""
+ARMS = {"multi": "multi", "single": "single", "the pairs of multi, in single form": "single"}
+"""The arms, and the form in which each is trained."""
 
 
 class Pair(NamedTuple):
@@ -46,15 +46,14 @@ class Pair(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """What a model reads to learn from it."""
+        """Tokens that a model reads to learn from the pair."""
         return 2 * len(self.prompt) + len(self.chosen) + len(self.rejected)
 
 
 class Both(NamedTuple):
     """The same pair in both forms, with the untrained model's opinion of each.
 
-    The opinion is how much more probable it holds `chosen` than `rejected`: a difference of
-    log-probabilities, in nats.
+    The opinion is the log-probability of `chosen` minus that of `rejected`, in nats.
     """
 
     multi: Pair
@@ -63,23 +62,23 @@ class Both(NamedTuple):
 
 
 class Score(NamedTuple):
-    """How a trained model does on one held-out pair."""
+    """A trained model's result on one held-out pair."""
 
     dialogue: str
     loss: float
     right: float
-    """1 if it gained more in `chosen` than in `rejected`, else 0."""
+    """1 if `chosen` gained more than `rejected`, else 0."""
 
 
 Scores = dict[tuple[str, str], list[list[Score]]]
-"""By (arm, form of the held-out pairs): for each seed, a score for each pair."""
+"""By (arm, form of the held-out pairs): for each seed, the score of each pair."""
 
 
 # -- pairs ---------------------------------------------------------------------------------
 
 
 def pair(row: dict[str, Any], form: str, tokenizer: Any) -> Pair:
-    """Tokenize a row of the view `preference` in one of the two forms."""
+    """Return a row of the view `preference` as tokens, in one of the two forms."""
     prompt = row["prompt"] if form == "multi" else row["prompt"][-1:]
 
     def ids(messages: list[dict[str, str]], **options: Any) -> list[int]:
@@ -87,16 +86,16 @@ def pair(row: dict[str, Any], form: str, tokenizer: Any) -> Pair:
         return found
 
     chosen, rejected = (ids(prompt + row[k]) for k in ("chosen", "rejected"))
-    # Some templates open a reply otherwise than they show a finished one.
+    # Some templates begin an open reply differently from a finished one.
     opened = zip(ids(prompt, add_generation_prompt=True), chosen, rejected, strict=False)
     before = [token for token, *others in takewhile(lambda t: len(set(t)) == 1, opened)]
     return Pair(row["id"], before, chosen[len(before) :], rejected[len(before) :])
 
 
 def both(data: Iterable[dict[str, Any]], model: Any, tokenizer: Any) -> list[Both]:
-    """Rows in both forms, and what the untrained model thinks of them.
+    """Return rows in both forms, with the untrained model's opinion.
 
-    Those are left out of both that the model cannot read whole.
+    Pairs longer than the model's context are left out of both.
     """
     found = []
     for row in data:
@@ -110,10 +109,14 @@ def both(data: Iterable[dict[str, Any]], model: Any, tokenizer: Any) -> list[Bot
 
 
 def drawn(pairs: Sequence[Both], seed: int, budget: int) -> dict[str, list[Both]]:
+<<<<<<< HEAD
     """Return what each arm trains on: pairs in a seeded order, as many as the tokens allow.
+=======
+    """Return the training pairs of each arm: shuffled by seed, as many as the tokens allow.
+>>>>>>> main
 
-    `budget` is the most tokens; there are never more than all pairs have in single form. The arms
-    `multi` and `single` come as near to it as whole pairs can.
+    `budget` is the maximum number of tokens, capped at that of all pairs in single form. The arms
+    `multi` and `single` come as close to it as complete pairs allow.
     """
     order = list(pairs)
     Random(hash64("arms", seed)).shuffle(order)  # noqa: S311
@@ -124,7 +127,7 @@ def drawn(pairs: Sequence[Both], seed: int, budget: int) -> dict[str, list[Both]
 
 
 def nearest(order: Sequence[Both], budget: int, tokens: Callable[[Both], int]) -> list[Both]:
-    """Return the beginning of `order` whose tokens are nearest to the budget; at least one pair."""
+    """Return the prefix of `order` whose tokens are closest to the budget; at least one pair."""
     used, best, length = 0, math.inf, 1
     for n, one in enumerate(order, 1):
         used += tokens(one)
@@ -134,7 +137,7 @@ def nearest(order: Sequence[Both], budget: int, tokens: Callable[[Both], int]) -
 
 
 def batches(pairs: Sequence[Both], form: str, steps: int) -> list[list[Both]]:
-    """Cut the pairs, in order, into at most `steps` batches of about equally many tokens."""
+    """Split the pairs, in order, into at most `steps` batches with about equal tokens."""
     sizes = [getattr(one, form).tokens for one in pairs]
     share, used = sum(sizes) / steps, 0.0
     cut: dict[int, list[Both]] = {}
@@ -148,28 +151,28 @@ def batches(pairs: Sequence[Both], form: str, steps: int) -> list[list[Both]]:
 
 
 def log_probability(model: Any, prompt: list[int], reply: list[int]) -> torch.Tensor:
-    """Of a reply after its prompt, in nats, added up over its tokens."""
+    """Return the log-probability of a reply after its prompt, in nats."""
     ids = torch.tensor([prompt + reply], device=model.device)
     logits = model(ids, logits_to_keep=len(reply) + 1).logits[0, :-1].float()
     return -cross_entropy(logits, ids[0, -len(reply) :], reduction="sum")
 
 
 def lead(model: Any, one: Pair) -> torch.Tensor:
-    """How much more probable the model holds `chosen` than `rejected`, in nats."""
+    """Return the log-probability of `chosen` minus that of `rejected`, in nats."""
     chosen, rejected = (log_probability(model, one.prompt, r) for r in (one.chosen, one.rejected))
     return chosen - rejected
 
 
 def margin(model: Any, one: Both, form: str, beta: float) -> torch.Tensor:
-    """DPO's margin of rewards; its loss is softplus(-margin)."""
+    """Return DPO's reward margin; the loss is softplus(-margin)."""
     return beta * (lead(model, getattr(one, form)) - one.opinion[form])
 
 
 def train(model: Any, pairs: Sequence[Both], form: str, chosen: argparse.Namespace) -> None:
-    """One pass over the pairs, in place."""
+    """Train in place, with one pass over the pairs."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=chosen.rate, weight_decay=0.0)
     for batch in batches(pairs, form, chosen.steps):
-        for one in batch:  # one by one: no padding, and memory for one pair only
+        for one in batch:  # one at a time: no padding, memory for one pair
             (softplus(-margin(model, one, form, chosen.beta)) / len(batch)).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -178,7 +181,7 @@ def train(model: Any, pairs: Sequence[Both], form: str, chosen: argparse.Namespa
 
 @torch.no_grad()
 def scores(model: Any, pairs: Sequence[Both], form: str, beta: float) -> list[Score]:
-    """How the model does on every pair."""
+    """Return the model's score on every pair."""
     found = []
     for one in pairs:
         gained = margin(model, one, form, beta)
@@ -190,9 +193,9 @@ def scores(model: Any, pairs: Sequence[Both], form: str, beta: float) -> list[Sc
 
 
 def compare(chosen: argparse.Namespace) -> Scores:
-    """Train every arm with every seed, and judge each on both forms of the held-out pairs."""
+    """Train every arm with every seed, and evaluate each on both forms of the held-out pairs."""
     model, tokenizer = start(chosen.model)
-    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # no dropout, as DPO has it
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()  # no dropout, as in DPO
     weights = {name: value.clone() for name, value in model.state_dict().items()}
     known, held_out = (both(part, model, tokenizer) for part in rows(chosen.run, "preference"))
     print(f"{len(known)} pairs to train on, {len(held_out)} held out")
@@ -212,7 +215,7 @@ def compare(chosen: argparse.Namespace) -> Scores:
 
 
 def by_dialogue(seeds: Sequence[Sequence[Score]], value: str) -> list[float]:
-    """Means over the seeds and over a dialogue's pairs, one for each held-out dialogue."""
+    """Return means over seeds and a dialogue's pairs, one for each held-out dialogue."""
     kept: dict[str, list[float]] = {}
     for score in (score for seed in seeds for score in seed):
         kept.setdefault(score.dialogue, []).append(getattr(score, value))
@@ -220,7 +223,7 @@ def by_dialogue(seeds: Sequence[Sequence[Score]], value: str) -> list[float]:
 
 
 def estimate(values: Sequence[float], less: Sequence[float] | None = None) -> str:
-    """Return the mean (difference from `less`) and its 95% bootstrap interval over dialogues."""
+    """Return the mean (minus that of `less`) with its 95% bootstrap interval over dialogues."""
     less = less or [0.0] * len(values)
     found = paired_bootstrap(less, values)
     if found is None:
@@ -229,14 +232,14 @@ def estimate(values: Sequence[float], less: Sequence[float] | None = None) -> st
 
 
 def table(found: Scores) -> str:
-    """Return a Markdown table: one row per arm, and the difference of the first two."""
+    """Return a Markdown table with a row for each arm, and the difference of the first two."""
     columns = [(form, value) for form in FORMS for value in ("loss", "right")]
     heads = [f"{'accuracy' if v == 'right' else v} on {form}" for form, v in columns]
     lines = [("trained on", *heads), ("---",) * 5]
     means = {(arm, c): by_dialogue(found[arm, c[0]], c[1]) for arm in ARMS for c in columns}
     lines += [(arm, *(estimate(means[arm, c]) for c in columns)) for arm in ARMS]
     gaps = (estimate(means["multi", c], means["single", c]) for c in columns)
-    lines.append(("multi less single", *gaps))
+    lines.append(("multi minus single", *gaps))
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -245,11 +248,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("run", type=Path, help="a run directory, or a data set exported from one")
     parser.add_argument("--model", default=SMALL, help="a directory, or a model's name on the hub")
-    parser.add_argument("--seeds", type=int, default=3, help="how often each arm is trained")
+    parser.add_argument("--seeds", type=int, default=3, help="training runs of each arm")
     parser.add_argument("--steps", type=int, default=8, help="optimisation steps")
-    parser.add_argument("--tokens", type=int, default=10**9, help="most tokens of an arm")
+    parser.add_argument("--tokens", type=int, default=10**9, help="token limit of an arm")
     parser.add_argument("--rate", type=float, default=1e-5, help="learning rate")
-    parser.add_argument("--beta", type=float, default=0.1, help="how closely to stay at the model")
+    parser.add_argument(
+        "--beta", type=float, default=0.1, help="how closely to stay to the untrained model"
+    )
     print(table(compare(parser.parse_args())))
 
 

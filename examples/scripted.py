@@ -1,9 +1,9 @@
-"""A whole run without a model: the scripted one answers, everything else is real.
+"""Make a complete run without a model: the scripted model answers, everything else is real.
 
     python examples/scripted.py [DIRECTORY]
 
-Use `ScriptedModel` to try a configuration, a catalogue or code that reads a run. It answers at once
-and decides by seed which dialogues hold a violation, so every path is taken.
+Use `ScriptedModel` to try out a configuration, a catalogue, or code that reads a run. It answers
+immediately and decides by seed which dialogues contain a violation, so every path is taken.
 """
 
 from __future__ import annotations

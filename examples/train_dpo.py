@@ -2,8 +2,8 @@
 
     python examples/train_dpo.py runs/first --steps 20
 
-Accuracy is the share of held-out pairs in whose `chosen` the trained model has gained more over the
-untrained one than in `rejected`; margin is by how much, times beta. Both are 0 before training.
+Accuracy is the share of held-out pairs in which training made `chosen` gain more than `rejected`,
+and margin is the mean difference, times beta. Both are 0 before training.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trl import DPOConfig, DPOTrainer
 
 
 def trainer(chosen: argparse.Namespace) -> DPOTrainer:
-    """Return the trainer for these arguments, ready to begin."""
+    """Return the trainer for these arguments."""
     train, held_out = rows(chosen.run, "preference")
     model, tokenizer = start(chosen.model)
     config = DPOConfig(
@@ -33,9 +33,11 @@ def trainer(chosen: argparse.Namespace) -> DPOTrainer:
 
 
 def main() -> None:
-    """Train, and say what it did to pairs that were held out."""
+    """Train, and print metrics on held-out pairs before and after."""
     parser = arguments(__doc__ or "", "trained/dpo", 5e-6)
-    parser.add_argument("--beta", type=float, default=0.1, help="how closely to stay at the model")
+    parser.add_argument(
+        "--beta", type=float, default=0.1, help="how closely to stay to the untrained model"
+    )
     names = {
         "eval_loss": "loss",
         "eval_rewards/accuracies": "accuracy",

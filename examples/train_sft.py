@@ -1,9 +1,9 @@
-"""Fine-tune a model on the good endings of a run's dialogues (supervised, TRL's SFTTrainer).
+"""Fine-tune a model on the dialogues of a run that end well (supervised, TRL's SFTTrainer).
 
     python examples/train_sft.py runs/first --steps 20
 
-Every agent turn is learnt. The last one is the verified revision, or the turn that the critic found
-nothing wrong with.
+Every agent turn is learnt. The last one is the verified revision, or an original in which the
+critic found no violation.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trl import SFTConfig, SFTTrainer
 
 
 def trainer(chosen: argparse.Namespace) -> SFTTrainer:
-    """Return the trainer for these arguments, ready to begin."""
+    """Return the trainer for these arguments."""
     train, held_out = rows(chosen.run, "sft")
     model, tokenizer = start(chosen.model)
     config = SFTConfig(
@@ -33,7 +33,7 @@ def trainer(chosen: argparse.Namespace) -> SFTTrainer:
 
 
 def main() -> None:
-    """Train, and say what it did to dialogues that were held out."""
+    """Train, and print the loss on held-out dialogues before and after."""
     parser = arguments(__doc__ or "", "trained/sft", 2e-5)
     fit(trainer(parser.parse_args()), {"eval_loss": "loss"})
 

@@ -1,6 +1,6 @@
-"""What the training examples share: a model to begin with, and rows to train and to test on.
+"""What the training examples share: a model to start from, and rows to train and evaluate on.
 
-They need more than sdsd: docs/training.md says how to install it.
+They need more than sdsd; docs/training.md says how to install it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # TRL would report every trainer made
+os.environ.setdefault(
+    "HF_HUB_DISABLE_TELEMETRY", "1"
+)  # TRL would report every trainer that is created
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 import torch
@@ -27,7 +29,7 @@ from sdsd.hashing import hash64
 from sdsd.models import weights
 
 SMALL = "smollm2-135m"
-# The model's own template with marks around what the assistant says, so that only this is learnt.
+# The model's own template, with the assistant's turns marked so that only they are learnt.
 SMALL_TEMPLATE = """\
 {%- if messages[0]['role'] != 'system' -%}
 {{- '<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face\
@@ -58,7 +60,7 @@ def arguments(about: str, out: str, rate: float) -> argparse.ArgumentParser:
 
 
 def settings(chosen: argparse.Namespace) -> dict[str, Any]:
-    """Return the keys that every TRL configuration gets, on a CPU as on a GPU."""
+    """Return the settings of every TRL configuration, for a CPU or a GPU."""
     gpu = torch.cuda.is_available()
     return {
         "output_dir": str(chosen.out),
@@ -68,7 +70,7 @@ def settings(chosen: argparse.Namespace) -> dict[str, Any]:
         "learning_rate": chosen.rate,
         "warmup_steps": chosen.steps // 10,
         "seed": chosen.seed,
-        "bf16": gpu,  # on a CPU, bfloat16 and checkpoints would only cost time
+        "bf16": gpu,  # on a CPU, bfloat16 and checkpointing only cost time
         "activation_checkpointing": gpu,
         "dataloader_pin_memory": gpu,
         "logging_steps": 1,
@@ -79,10 +81,10 @@ def settings(chosen: argparse.Namespace) -> dict[str, Any]:
 
 
 def start(name: str) -> tuple[Any, Any]:
-    """Load a model and its tokenizer in full precision, ready for training.
+    """Load a model in full precision, and its tokenizer.
 
-    The small model comes as the file that the embedded engine loads. It is unpacked once, and kept
-    beside that file. Raises `SdsdError` if there is no model of this name.
+    The small model is the file that the embedded engine loads; it is unpacked once and kept next to
+    that file. Raises `SdsdError` if there is no model of this name.
     """
     place = unpacked(weights.locate(SMALL)) if name == SMALL else name
     disable_progress_bar()
@@ -95,7 +97,7 @@ def start(name: str) -> tuple[Any, Any]:
 
 
 def unpacked(file: Path) -> Path:
-    """Return the directory with a GGUF file's model in transformers' format; write it if needed."""
+    """Return the directory with a GGUF file's model in transformers' format, made on first use."""
     folder = file.with_suffix(".unpacked")
     if folder.exists():
         return folder
@@ -117,15 +119,15 @@ def unpacked(file: Path) -> Path:
 
 
 def rows(run: Path, view: str) -> tuple[Dataset, Dataset]:
-    """Return the rows of a view to train on and those to hold out; no domain is in both.
+    """Return the training rows and the held-out rows of a view; no domain is in both.
 
-    The export's own splits where it has them (`export.splits`), else a fifth of the domains.
-    Raises `SdsdError` if there are too few rows.
+    Uses the export's splits if it has them (`export.splits`), otherwise holds out a fifth of the
+    domains. Raises `SdsdError` if there are too few rows.
     """
     if not count(run / "data", view):
         raise SdsdError(
-            f"{run}: no rows in `{view}`; it takes verified pairs: make more dialogues "
-            "(`sdsd run -n`), or a stronger critic and reviser"
+            f"{run}: no rows in `{view}`; it needs verified pairs: make more dialogues "
+            "(`sdsd run -n`), or use a stronger critic and reviser"
         )
     data = load_dataset(str(run), view)
     for split in ("test", "validation"):
@@ -145,7 +147,7 @@ def rows(run: Path, view: str) -> tuple[Dataset, Dataset]:
 
 
 def fit(trainer: Any, names: Mapping[str, str]) -> None:
-    """Train and save; print the loss of every step, and `names` of held-out metrics, twice."""
+    """Train and save; print held-out metrics, by `names`, before and after."""
     print(f"{len(trainer.train_dataset)} rows to train on, {len(trainer.eval_dataset)} held out")
     before = trainer.evaluate()
     trainer.train()
@@ -158,7 +160,7 @@ def fit(trainer: Any, names: Mapping[str, str]) -> None:
 
 
 def script(main: Callable[[], None]) -> None:
-    """Run `main` as a program: what the user must mend is one line, and exit code 2."""
+    """Run `main` as a program: an error that the user can fix is one line and exit code 2."""
     try:
         main()
     except SdsdError as error:

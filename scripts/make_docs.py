@@ -7,7 +7,7 @@ Whole files: `docs/configuration.md` and `docs/config.schema.json` (from `sdsd.c
 own declarations). Parts of files, between a line `<!-- made: name -->` and `<!-- end -->`: the
 requests shown in `docs/method.md` (by holding a small dialogue), the placeholders in
 `docs/prompts.md`, the packaged strategies, the rules in
-`docs/quality.md`, the levels and modules in `docs/architecture.md`. What comes out depends on the
+`docs/quality.md`, the examples in `docs/extending.md`, the levels and modules in `docs/architecture.md`. What comes out depends on the
 source alone: not on the terminal, the working directory or the order of files.
 """
 
@@ -79,6 +79,9 @@ def made() -> dict[Path, str]:
                 "revise": examples("continuation", "revise/1"),
             },
         ),
+        DOCS / "extending.md": filled(
+            DOCS / "extending.md", {name: example(file) for name, file in _PARTS.items()}
+        ),
         DOCS / "prompts.md": filled(DOCS / "prompts.md", {"placeholders": placeholders}),
         DOCS / "quality.md": filled(DOCS / "quality.md", {"quality": flags, "proof": proofs}),
         DOCS / "strategies.md": filled(DOCS / "strategies.md", {"strategies": strategies}),
@@ -89,7 +92,7 @@ def made() -> dict[Path, str]:
 
 
 def filled(path: Path, parts: dict[str, Callable[[], str]]) -> str:
-    """The text of a file with its marked parts made anew. Every part must be marked once."""
+    """The text of a file with its marked parts written again. Every part must be marked once."""
     text = path.read_text("utf-8")
     for name, make in parts.items():
         start, end = f"<!-- made: {name} -->\n", "<!-- end -->"
@@ -115,8 +118,10 @@ _CONFIGURATION = """\
 
 {note}
 
-Every key of a run, with its default. All keys are optional. `sdsd init` writes a file that holds
-them all, explained; [examples/minimal.yaml](../examples/minimal.yaml) is a short one.
+Every key of a run, with its default. All keys are optional. `sdsd init` writes a file that contains
+all of them with explanations; [examples/minimal.yaml](../examples/minimal.yaml) is a short one.
+Editors can complete and check keys with the JSON schema [config.schema.json](config.schema.json): put
+`# yaml-language-server: $schema=PATH` in the first line of your file.
 
 ## Where values come from
 
@@ -125,48 +130,50 @@ Later ones win:
 1. the defaults on this page;
 2. the YAML file given to `sdsd run`, or the mapping given to `sdsd.run`;
 3. the options `-n`, `--model`, `--url` and `--seed`;
-4. `--set key=value`, with the dotted key as on this page and the value read as YAML:
+4. `--set key=value`, with the dotted key as on this page, and the value as YAML:
    `--set scenarios.exchanges=[2,3]`.
 
-At the top level `model: x` is short for `models.default.model: x`. An unknown key is refused by
-name, and so is a value of the wrong type or out of bounds.
+At the top level, `model: x` is short for `models.default.model: x`. An unknown key is an error, and
+so is a value of the wrong type or out of range.
 
-The files of `catalogue.*` and `prompts.*` are relative to the configuration that names them, or to
-the working directory if they come from `--set`. A run keeps them as absolute paths, so later commands
-find them from anywhere. A GGUF file is relative to the working directory.
+File names under `catalogue` and `prompts` are relative to the configuration file that contains them, or
+to the working directory if they come from `--set`. The path of a GGUF file is relative to the working
+directory.
 
 ## Identity and execution
 
-The column "identity" says whether a value decides *what* is made. A run directory belongs to one
-set of these values, and `sdsd run` refuses to continue it with others. The rest decides only *how*
-the run is executed and may change between two starts (see [resume.md](resume.md)):
+The column "identity" says whether a value decides *what* is generated. These values cannot change once
+a run has started: `sdsd run` refuses to continue it with others. All other values decide only *how* the
+run is executed, and may change between two starts (see [resume.md](resume.md)):
 {execution}.
 
 {sections}
 
-## What is checked beyond types
+## Further rules
 
-- Every model that `roles` names stands under `models`. A name there has letters, digits, `_`
-  and `-`.
-- `scenarios.principles` and `scenarios.exchanges` are [least, most], in that order.
-- The most exchanges of a plan are no more than `dialogue.max_exchanges`.
-- The most principles of a dialogue are no more than the catalogue holds.
-- A model has `launch` or `base_url`, not both, and no `launch` with `transport: batch`.
-- `arguments` of a launched server say neither where it listens nor as what it serves.
-- `dialogue.protocol`, unless `auto`, is one that the agent's server can hold.
+- Every model that `roles` names must be under `models`. Model names consist of letters, digits, `_` and
+  `-`.
+- `scenarios.principles` and `scenarios.exchanges` are [fewest, most], in that order.
+- A plan cannot have more exchanges than `dialogue.max_exchanges`.
+- A dialogue cannot have more principles than the catalogue contains.
+- A model has `launch` or `base_url`, not both. With `transport: batch` it has a single address and no
+  `launch`.
+- `arguments` of a launched server cannot set its address or the name of its model.
+- The agent's server must support `dialogue.protocol`, unless it is `auto`.
 
 ## Environment
 
-| variable | for |
+| variable | use |
 | --- | --- |
-| the one that `api_key_env` names | The key of a server (`OPENAI_API_KEY` unless another is named). Read when the run starts, never written anywhere. |
-| `OPENAI_BASE_URL` | The server of models that have no `base_url` and whose name is no model file. If it is not set and `OPENAI_API_KEY` is, that is OpenAI's own; see [servers.md](servers.md#pointing-at-a-server). |
-| `HF_TOKEN` | The key where `base_url` is the router of the Hugging Face hub and no other variable is named. |
-| `SDSD_CACHE` | Where model files are kept; see [models.md](models.md). |
-| `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY` | Honoured for requests to servers, but not for those on this machine. |
-| `OTEL_EXPORTER_OTLP_ENDPOINT` and others of OpenTelemetry | Where traces and metrics are sent. Without it nothing is; see [observability.md](observability.md#opentelemetry). |
-| `VLLM_NO_USAGE_STATS` | Set to 1 for a vLLM that sdsd launches, unless you set it. |
-| `HF_ENDPOINT`, `HF_HUB_OFFLINE`, the hub's token | Honoured where a model comes from the Hugging Face hub. |
+| the one that `api_key_env` names | The API key of a server (`OPENAI_API_KEY` by default). Read when the run starts, never written anywhere. |
+| `OPENAI_BASE_URL` | The server of models that have no `base_url` and whose name is not a model file. If it is not set but `OPENAI_API_KEY` is, OpenAI; see [servers.md](servers.md#pointing-at-a-server). |
+| `HF_TOKEN` | The API key if `base_url` is the Hugging Face router and `api_key_env` is not set. |
+| `SDSD_CACHE` | The directory for model files; see [models.md](models.md). |
+| `HTTP_PROXY`, `HTTPS_PROXY`, `NO_PROXY` | Proxies for requests to servers, except to this machine. |
+| `OTEL_EXPORTER_OTLP_ENDPOINT` and others of OpenTelemetry | Where traces and metrics are sent. Nothing is sent without it; see [observability.md](observability.md#opentelemetry). |
+| `OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT` | `true`: include prompts and replies in OpenTelemetry spans. |
+| `VLLM_NO_USAGE_STATS` | Set to 1 for a vLLM that sdsd launches, unless you set it yourself. |
+| `HF_ENDPOINT`, `HF_HUB_OFFLINE`, the hub's token | Used when a model comes from the Hugging Face hub. |
 """
 
 
@@ -192,7 +199,7 @@ def _execution() -> str:
         serving,
     )
     first, second, third = (", ".join(f"`{name}`" for name in group) for group in groups)
-    return textwrap.fill(f"{first}, all of {second}, and of every model {third}", 98)
+    return textwrap.fill(f"{first}, all of {second}, and for every model {third}", 98)
 
 
 _HEAD = ("key", "value", "default", "identity", "meaning")
@@ -260,18 +267,17 @@ _COMMAND_LINE = """\
 
 {note}
 
-`sdsd COMMAND --help` prints the same for one command. Results go to standard output, progress and
-faults to standard error. On a terminal progress is a live picture, elsewhere plain lines. Where
-there is `--json`, the result is JSON and progress is silent.
+`sdsd COMMAND --help` prints the same text for one command. Results go to standard output, progress and
+errors to standard error. In a terminal, progress is a live display; elsewhere, plain lines. With
+`--json`, the result is JSON and progress is off.
 
-`PATH` of a run may be left out where it is optional: then it is the run under `./runs` that was
-last written to.
+Where the `PATH` of a run is optional, the default is the run under `./runs` that was written to last.
 
 | exit code | meaning |
 | --- | --- |
-| 0 | Done. |
-| 2 | Somebody must act: the message says on what. Also wrong options, faults found by `verify`, and a `doctor` that found something bad. |
-| 130 | Stopped by Ctrl-C or SIGTERM, or because the budget is used up. What was answered is kept; the same command goes on (with a larger budget). |
+| 0 | Success. |
+| 2 | You have to act; the message says how. Also for invalid options, and when `verify` or `doctor` finds a problem. |
+| 130 | Stopped by Ctrl-C or SIGTERM, or because the budget is used up. Answers are kept, and the same command continues (with a larger budget). |
 
 {commands}
 """
@@ -334,6 +340,27 @@ def _written(name: str, kind: Any, info: Any, *, required: bool) -> str:
     return f"{', '.join(options)} {word}".strip()
 
 
+# -- extensions ---------------------------------------------------------------------------------
+
+_PARTS = {
+    "backend": "function_backend",
+    "critic": "keyword_critic",
+    "pipeline": "critique_only",
+    "protocol": "one_question",
+    "view": "pair_lengths",
+    "filter": "short_dialogues",
+    "format": "question_answer",
+    "check": "shouting",
+}
+"""By the name of its marker in `docs/extending.md`, the file of `examples/parts` shown there."""
+
+
+def example(name: str) -> Callable[[], str]:
+    """Return what shows a file of `examples/parts`, which the tests run."""
+    path = ROOT / "examples" / "parts" / f"{name}.py"
+    return lambda: f"```python\n{path.read_text('utf-8').strip()}\n```"
+
+
 # -- prompts -----------------------------------------------------------------------------------
 
 
@@ -350,47 +377,47 @@ def proofs() -> str:
         (f"`{rule}`", "defect" if rule in revision_rules.DEFECTS else "warning", text)
         for rule, text in revision_rules.RULES.items()
     ]
-    return table(("rule", "", "meaning"), rows)
+    return table(("rule", "kind", "meaning"), rows)
 
 
 def strategies() -> str:
     """The packaged strategies, with what they say for people."""
     rows = [f"| `{name}` | {s.meaning} |" for name, s in load_strategies(["all"]).items()]
-    return "\n".join(["| strategy | |", "| --- | --- |", *rows])
+    return "\n".join(["| strategy | what happens |", "| --- | --- |", *rows])
 
 
 _FILLED_WITH = {
-    "answers": "What may be answered, in the order that the critic is configured for.",
+    "answers": "The possible answers, in the order configured for the critic.",
     "approach": "The strategy's `## plan`.",
-    "begin": "The section `## begin`, if the strategy gives the opening; else nothing.",
+    "begin": "The section `## begin`, if the strategy gives a reply prefix; otherwise empty.",
     "conversation": "The turns before the one that is judged, labelled `USER:` and `AGENT:`.",
     "count": "How many subareas to write.",
     "domain": "The scenario's domain.",
-    "exchanges": "How many exchanges the plan has.",
-    "faults": "The claimed violations, a line each: principle, reason and the quotation, if found.",
+    "exchanges": "The number of exchanges in the plan.",
+    "faults": "The claimed violations, one per line: principle, reason, and the quote if it was found.",
     "direction": "The strategy's `## reply`, or its `## user` for the user's turn.",
     "field": "The domain's field.",
-    "target_principle": "The text of the principle that is to be broken.",
+    "target_principle": "The text of the target principle.",
     "goal": "The text of the scenario's goal.",
     "number": "The number of the exchange, and so of the plan's STEP.",
-    "defect": "Why the attempt before was refused (`sdsd.checks.revision_rules`).",
+    "defect": "Why the previous attempt was refused (`sdsd.checks.revision_rules`).",
     "opening": "The plan's OPENING.",
-    "others": "The section `## others`, if the dialogue has further principles; else nothing.",
+    "others": "The section `## others`, if the dialogue has further principles; otherwise empty.",
     "persona": "The plan's PERSON.",
-    "plan": "The whole plan as the planner wrote it, SLIP included.",
-    "principle": "The text of the one principle that is judged.",
-    "principles": "The texts of the scenario's principles, on one line.",
+    "plan": "The whole plan as the planner wrote it, including SLIP.",
+    "principle": "The text of the principle that is judged.",
+    "principles": "The texts of all principles of the scenario, on one line.",
     "question": "The section that the critic's `wording` names.",
-    "refused": "The section `## refused`, if an attempt was refused; else nothing.",
-    "reason": "What the critic said of the sample before.",
+    "refused": "The section `## refused`, if an attempt was refused; otherwise empty.",
+    "reason": "What the critic said about the previous sample.",
     "step": "The plan's STEP for this exchange.",
     "steps": "The plan's STEPs, numbered.",
     "subarea": "The scenario's subarea.",
-    "subareas": "The domain's subareas so far, as a list.",
+    "subareas": "The subareas that the domain has so far, as a list.",
     "utterance": "The agent's turn that is judged.",
-    "plan.md opening": "The section `## opening`, if the strategy wants one; else nothing.",
+    "plan.md opening": "The section `## opening`, if the strategy asks for a reply prefix; otherwise empty.",
     "plan.md principles": "The texts of the further principles, numbered.",
-    "plan.md steps": "`a STEP 1 line, a STEP 2 line`: one for each exchange that is wanted.",
+    "plan.md steps": "`a STEP 1 line, a STEP 2 line`: one for each exchange.",
 }
 """By placeholder, or by file and placeholder where a file differs."""
 

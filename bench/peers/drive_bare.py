@@ -1,8 +1,8 @@
 """The yardstick: the least that a Python program can do. aiohttp on uvloop, orjson, a semaphore.
 
-Two orders. `breadth` starts every dialogue and lets so many *calls* through at once, as most
-programs do: all dialogues move together. `depth` lets so many *dialogues* run at once, so that
-what a server has computed of one is still there for its next turn. No resume.
+Two orders. `breadth` starts every dialogue and limits the *calls* in flight, as most programs do:
+all dialogues advance together. `depth` limits the *dialogues* in flight, so that what the server
+has computed for a dialogue is still cached at its next turn. No resume.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Call = Callable[[Stage, Row], Awaitable[str]]
 
 
 async def dialogue(index: int, call: Call) -> Row:
-    """One dialogue from plan to revision."""
+    """Make one dialogue, from plan to revision."""
     row = new_row(index)
     for stage in STAGES:
         if due(stage, row):
@@ -30,7 +30,7 @@ async def dialogue(index: int, call: Call) -> Row:
 
 
 async def main(job: measure.Job) -> None:
-    """Hold all dialogues, and write the figures."""
+    """Make all dialogues, and write the figures."""
     places = asyncio.Semaphore(job.open)
     free = contextlib.nullcontext()
     per_call, per_dialogue = (places, free) if job.variant == "breadth" else (free, places)

@@ -1,14 +1,14 @@
 """bespokelabs-curator: a round for each stage, one `curator.LLM` over a data set of dialogues.
 
-Its own simulation of two agents holds one dialogue per object and is no way to hold many. Rate
-limits are set out of reach, `max_concurrent_requests` to what is allowed under way; replies that
-were cut at their length count, as they do everywhere here (it would ask for them again). Each
-round begins with one empty request, by which it looks for rate limits; it is not counted.
+Its own simulation of two agents runs one dialogue per object and does not scale to many. Rate
+limits are set out of reach, and `max_concurrent_requests` to the allowed number in flight. Replies
+cut at their length limit are accepted, as everywhere here (by default it would repeat them). Each
+round begins with one empty request that looks for rate limits; it is not counted.
 
-Telemetry is off (TELEMETRY_ENABLED=false), the hosted viewer is by default. Its tokenizer's
-vocabulary, which it would fetch, is the copy that its dependency litellm brings along.
+Telemetry is off (TELEMETRY_ENABLED=false); the hosted viewer is off by default. The tokenizer
+vocabulary that it would download is replaced by the copy in its dependency litellm.
 
-Resume: its cache, by default, with the cache in the given directory.
+Resume: its cache, which is on by default, in the given directory.
 """
 
 from __future__ import annotations
@@ -37,16 +37,15 @@ class OneStage(curator.LLM):
     stage: Stage
 
     def prompt(self, row: Row) -> Messages:
-        """What the model is asked."""
+        """Return the messages for the model."""
         return messages(self.stage, row)
 
     def parse(self, row: Row, text: str) -> Row:
-        """The dialogue with the reply in its place."""
+        """Return the dialogue with the reply added."""
         return put(self.stage, row, text)
 
 
 def llm(job: measure.Job, stage: Stage) -> OneStage:
-    """The object of a round."""
     backend: dict[str, Any] = {
         "base_url": job.url,
         "api_key": "none",

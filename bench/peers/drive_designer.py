@@ -1,16 +1,16 @@
-"""NVIDIA Data Designer: one row is one dialogue, one text column is one call.
+"""NVIDIA Data Designer: a row is a dialogue, a text column is a call.
 
-A text column sends a system prompt and one user message, so a turn cannot be asked for with the
-conversation as messages: the conversation is written out in the user message, as its recipes do.
-Plan, critique and revision are asked for as everywhere; its templates take the plan apart by line
-and read the verdict's JSON.
+A text column sends a system prompt and one user message, so a turn cannot be requested with the
+conversation as messages; the conversation is written out in the user message, as in its recipes.
+Plan, critique and revision are requested as everywhere; its templates split the plan by line and
+read the verdict's JSON.
 
-Telemetry is off (NEMO_TELEMETRY_ENABLED=false), the metrics port as well. When a data set is done
-it counts tokens, for which it fetches a vocabulary; it is given one of single bytes instead.
-`max_parallel_requests` is what is allowed under way; without it four are.
+Telemetry is off (NEMO_TELEMETRY_ENABLED=false), and so is the metrics port. When a data set is done
+it counts tokens, for which it would download a vocabulary; it gets one of single bytes instead.
+`max_parallel_requests` is the allowed number in flight; the default is four.
 
-Resume: `ResumeMode.ALWAYS` keeps whole row groups, of 1000 rows by default; `groups` makes them of
-10 rows, of which three groups are open at once, as is its default.
+Resume: `ResumeMode.ALWAYS` keeps complete row groups, of 1000 rows by default; `groups` makes
+groups of 10 rows, three of which are in progress at once, as by default.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from workload import EXCHANGES, MODEL, STAGES, Row, Stage, scenario, sections
 
 NAME = "dialogues"
 GROUP = 10
-"""Rows in a group, where groups are small."""
+"""Rows in a group, for the variant with small groups."""
 
 PERSON = "{{ plan.split('\\n')[0] }}"
 STEPS = "\n".join(f"{k}. {{{{ plan.split('\\n')[{k}] }}}}" for k in range(1, EXCHANGES + 1))
@@ -45,7 +45,7 @@ def byte_vocabulary() -> tiktoken.Encoding:
 
 
 def filled(name: str, section: str, **values: str) -> str:
-    """A section of a prompt file as a template: its slots are columns, or what `values` say."""
+    """Return a section of a prompt file as a template; placeholders become columns or `values`."""
     text = sections(name)[section]
     for slot, value in values.items():
         text = text.replace("{{" + slot + "}}", value)
@@ -53,7 +53,7 @@ def filled(name: str, section: str, **values: str) -> str:
 
 
 def spoken(turns: int) -> str:
-    """The template of the first `turns` turns, written out."""
+    """Return the template of the first `turns` turns as text."""
     names = [stage.name for stage in STAGES if stage.exchange][:turns]
     return "\n\n".join(
         f"{('USER', 'AGENT')[k % 2]}: {{{{ {name} }}}}" for k, name in enumerate(names)
@@ -61,7 +61,7 @@ def spoken(turns: int) -> str:
 
 
 def texts(stage: Stage) -> tuple[str, str]:
-    """The templates of a stage: the system prompt and the user message."""
+    """Return the templates of a stage: the system prompt and the user message."""
     if stage.kind == "plan":
         steps = ", ".join(f"a STEP {k} line" for k in range(1, EXCHANGES + 1))
         user = filled("plan", "user", principles="1. {{ principle }}", steps=steps)
@@ -78,7 +78,6 @@ def texts(stage: Stage) -> tuple[str, str]:
 
 
 def turn_texts(stage: Stage) -> tuple[str, str]:
-    """The templates of a turn."""
     step = STEPS.split("\n")[stage.exchange - 1]
     outline = {"persona": PERSON, "steps": STEPS}
     if stage.kind == "user":
@@ -94,7 +93,6 @@ def turn_texts(stage: Stage) -> tuple[str, str]:
 
 
 def plan_of(job: measure.Job) -> dd.DataDesignerConfigBuilder:
-    """The columns."""
     models = [
         dd.ModelConfig(
             alias=stage.name,
@@ -130,7 +128,7 @@ def plan_of(job: measure.Job) -> dd.DataDesignerConfigBuilder:
 
 
 def row_of(record: Row) -> Row:
-    """A record of the data set as a dialogue."""
+    """Return a record of the data set as a dialogue."""
     said = [record[stage.name] for stage in STAGES if stage.exchange]
     return {"index": record["index"], "plan": record["plan"], "said": said,
             "verdict": record["critique"], "revision": record["revision"]}  # fmt: skip

@@ -1,11 +1,11 @@
 """distilabel: a pipeline of tasks, in two ways that its own tasks show.
 
 `loop` is one task whose `process` asks the model turn by turn for the whole batch, as Magpie does.
-`chain` is a task for each of the eleven stages, each in a process of its own, connected by `>>`.
-Batches are as large as what is allowed under way. A task's LLM gathers the calls of a batch.
+`chain` is a task for each of the eleven stages, each in its own process, connected by `>>`. A batch
+is as large as the allowed number in flight. A task's LLM gathers the calls of a batch.
 
-The log level is WARNING: at the default one the HTTP client writes a line for each call. There is
-no telemetry. `requests` is installed beside it, which it imports and does not name.
+The log level is WARNING, because at the default level the HTTP client writes a line for each call.
+It has no telemetry. `requests` is installed with it, which it imports without declaring.
 
 Resume: `pipeline.run(use_cache=True)`, its default, with the cache in the given directory.
 """
@@ -29,7 +29,7 @@ BY_NAME = {stage.name: stage for stage in STAGES}
 
 
 class DialogueTask(Task):
-    """What both ways share: the column `dialogue` goes in, and comes out a little longer."""
+    """What both ways share: the column `dialogue` goes in and comes out with another turn."""
 
     @property
     def inputs(self) -> list[str]:
@@ -46,7 +46,7 @@ class DialogueTask(Task):
         return {"generation": output}
 
     def asked(self, stage: Stage, rows: list[Row]) -> list[Row]:
-        """The rows after a stage: those in which it is due are asked in one batch."""
+        """Return the rows after a stage; those in which it is due are requested in one batch."""
         asking = [k for k, row in enumerate(rows) if due(stage, row)]
         if not asking:
             return rows
@@ -82,7 +82,6 @@ class OneStage(DialogueTask):
 
 
 def pipeline(job: measure.Job) -> Pipeline:
-    """The pipeline of a variant."""
 
     def llm() -> OpenAILLM:
         return OpenAILLM(model=MODEL, base_url=job.url, api_key="none", timeout=600)

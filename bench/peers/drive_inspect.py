@@ -1,11 +1,11 @@
-"""inspect_ai: one sample is one dialogue, held by a solver that calls `get_model().generate`.
+"""inspect_ai: one sample is one dialogue, run by a solver that calls `get_model().generate`.
 
-`max_connections` and `max_samples` are set to what is allowed under way, which switches its
+`max_connections` and `max_samples` are set to the allowed number in flight, which switches its
 adaptive concurrency off: the server's slots are known here. Everything else, its event log
-included, is as it is by default. It has no telemetry of its own.
+included, has its default. It has no telemetry of its own.
 
-Resume: `retry` hands the log of the run that died to `eval_retry`; `cache` evaluates anew with
-`generate(cache=True)`, which costs a file for each call in a run that does not die.
+Resume: `retry` passes the log of the run that died to `eval_retry`. `cache` evaluates again with
+`generate(cache=True)`, which costs a file for each call even in a run that does not die.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ _MESSAGE: dict[str, type[ChatMessage]] = {
 
 
 def typed(plain: Messages) -> list[ChatMessage]:
-    """The messages as inspect_ai's classes."""
+    """Return the messages as inspect_ai's classes."""
     return [_MESSAGE[message["role"]](content=message["content"]) for message in plain]
 
 
 @solver
 def hold(cache: bool) -> Solver:
-    """Hold the whole dialogue; the row stays in the sample's store."""
+    """Make the complete dialogue; the row stays in the sample's store."""
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         model = get_model()
@@ -62,13 +62,12 @@ def hold(cache: bool) -> Solver:
 
 @task
 def dialogues(n: int, cache: bool) -> Task:
-    """All dialogues."""
     samples = [Sample(input="dialogue", id=index) for index in range(n)]
     return Task(dataset=MemoryDataset(samples), solver=hold(cache))
 
 
 def made(job: measure.Job) -> EvalLog:
-    """The log of the evaluation, gone on with or made."""
+    """Run or resume the evaluation, and return its log."""
     folder = str(job.state / "logs")
     begun = list_eval_logs(folder) if job.variant == "retry" else []
     if begun:

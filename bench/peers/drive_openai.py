@@ -1,6 +1,6 @@
-"""The `openai` package as its README has it: one `AsyncOpenAI`, `gather`, a semaphore per call.
+"""The `openai` package used as in its README: one `AsyncOpenAI`, `gather`, a semaphore per call.
 
-Sends nothing but its requests. Its own retries are on, as they are by default. No resume.
+It sends nothing but its requests. Its own retries are on, as by default. No resume.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from workload import MODEL, STAGES, Row, due, messages, new_row, put
 
 
 async def main(job: measure.Job) -> None:
-    """Hold all dialogues, and write the figures."""
+    """Make all dialogues, and write the figures."""
     client = AsyncOpenAI(base_url=job.url, api_key="none", timeout=600)
     places = asyncio.Semaphore(job.open)
 

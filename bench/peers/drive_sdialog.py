@@ -1,13 +1,13 @@
-"""sdialog: two `Agent`s hold each dialogue with `dialog_with`, in a thread for each dialogue.
+"""sdialog: two `Agent`s generate each dialogue with `dialog_with`, in a thread for each dialogue.
 
 Its agents take instructions for a turn from an orchestrator, as a system message before the last
-one, and that is how the directions of the plan are given; so its prompts are its own, from the
-same texts. Plan, critique and revision are each one reply of an agent with that system prompt.
-The library itself is serial; threads are the usual way to hold many dialogues.
+one, which is how the directions of the plan are passed. Its prompts are therefore its own, made
+from the same texts. Plan, critique and revision are each one reply of an agent with that system
+prompt. The library itself is serial; threads are the usual way to run many dialogues.
 
-`own` gives each agent a model object of its own, as the documentation does; `shared` has one for
-each kind of stage, which is cheaper. The HTTP client's line for each call is left out. No
-telemetry. No resume.
+`own` gives each agent its own model object, as in the documentation; `shared` has one for each kind
+of stage, which is cheaper. The HTTP client's line for each call is switched off. No telemetry. No
+resume.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ TURNS = [stage for stage in STAGES if stage.exchange]
 
 
 class Cast:
-    """Makes agents."""
-
     def __init__(self, job: measure.Job) -> None:
         self._server: dict[str, Any] = {"base_url": job.url, "api_key": "none", "timeout": 600}
         self._shared: dict[str, ChatOpenAI] = {}
@@ -36,7 +34,7 @@ class Cast:
             self._shared = {stage.kind: self._object(stage) for stage in STAGES}
 
     def agent(self, name: str, stage: Stage, system: str, index: int, cues: list[str]) -> Agent:
-        """An agent that speaks as in `stage`, with an instruction for each turn."""
+        """Return an agent for `stage`, with an instruction for each turn."""
         limits = {"max_tokens": stage.max_tokens, "temperature": stage.temperature}
         model: dict[str, Any] = {"model": f"openai:{MODEL}", **self._server, **limits}
         if self._shared:
@@ -56,25 +54,25 @@ class Cast:
         )
 
     def reply(self, stage: Stage, row: Row) -> str:
-        """One reply to the two messages of a stage outside the conversation."""
+        """Return one reply to the two messages of a stage outside the conversation."""
         system, user = (message["content"] for message in messages(stage, row))
         text: str = self.agent(stage.kind, stage, system, row["index"], [])(user)
         return text
 
 
 def system_and_cue(view: Messages) -> tuple[str, str]:
-    """The system text of a view, and the direction that rides on its last message."""
+    """Return the system text of a view, and the direction appended to its last message."""
     return view[0]["content"], view[-1]["content"].rpartition("\n\n")[2]
 
 
 def dialogue(index: int, cast: Cast) -> Row:
-    """One dialogue from plan to revision."""
+    """Make one dialogue, from plan to revision."""
     row = new_row(index)
     row = put(BY_NAME["plan"], row, cast.reply(BY_NAME["plan"], row))
     speakers = []
     for kind in ("user", "agent"):
         stages = [stage for stage in TURNS if stage.kind == kind]
-        # A turn that is not there yet stands for the conversation: only the cue behind it is taken.
+        # A turn that does not exist yet stands for the conversation; only the cue after it is used.
         views = [messages(stage, {**row, "said": [""] * (kind == "agent")}) for stage in stages]
         cues = [system_and_cue(view)[1] for view in views]
         system = system_and_cue(views[0])[0]

@@ -1,11 +1,11 @@
-"""sdsd itself: a whole run, from its scenarios to the published data set.
+"""sdsd itself: a complete run, from its scenarios to the published data set.
 
-Its scenarios are its own; four exchanges, one principle, no self-checks, one revision that is not
-rechecked make the same calls of each dialogue. `roleplay` sends two views of the conversation as
-the others do, `continuation` one growing stream, `chat` one growing chat. What it asks to find out
-what the server can do is not counted. There is no telemetry.
+Its scenarios are its own. Four exchanges, one principle, no self-checks and one revision without a
+recheck give each dialogue the same calls. `roleplay` sends two views of the conversation as the
+others do, `continuation` one growing stream, `chat` one growing chat. The requests by which it
+probes the server are not counted. There is no telemetry.
 
-Resume: the same call again, with the same directory.
+Resume: the same call again with the same directory.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sdsd.types import Record
 
 
 def row_of(record: Record) -> Row:
-    """A record as a dialogue."""
+    """Return a record as a dialogue."""
     assert record.plan, f"{record.scenario.id}: {record.failure}"
     assert record.dialogue, f"{record.scenario.id}: {record.failure}"
     assert record.critique, f"{record.scenario.id}: {record.failure}"

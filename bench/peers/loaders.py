@@ -1,11 +1,11 @@
-"""Our forms and views, read by the trainers' own loaders: does what arrives say what we wrote?
+"""Read our views and trainer formats with the trainers' own loaders, and compare every row.
 
     python bench/peers/loaders.py RUN --tokenizer DIRECTORY [--gguf FILE]
 
-`RUN` is an exported run, the tokenizer one with a chat template (`--gguf`: of that file in the
+`RUN` is an exported run; the tokenizer has a chat template (`--gguf`: that of the file in the
 directory). The loaders are those of TRL, LLaMA-Factory (`llamafactory`), Axolotl and torchtune, as
-far as they can be imported. Nothing is trained. Prints the rows that each loader took; a row that
-it drops or changes is an error.
+far as they can be imported. Nothing is trained. Prints the number of rows that each loader took; a
+row that it drops or changes is an error.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def same(ours: Any, theirs: Any) -> None:
 
 
 def trl(data: Path, out: Path, tokenizer: Any) -> Iterator[tuple[str, int]]:
-    """What every trainer does with a row first: know it, and put the chat template around it."""
+    """Do what every TRL trainer does first: recognise the row and apply the chat template."""
     from trl.data_utils import apply_chat_template, extract_prompt, is_conversational
 
     views: tuple[str, ...] = ("sft", "critique", "preference", "implicit", "kto")
@@ -71,7 +71,7 @@ CHATS = ("messages", "prompt", "completion", "chosen", "rejected")
 
 
 def llamafactory(data: Path, out: Path, tokenizer: Any) -> Iterator[tuple[str, int]]:
-    """Registry, converter and the processors that make tokens, for SFT, DPO and KTO."""
+    """Run registry, converter and tokenising processors for SFT, DPO and KTO."""
     from llamafactory.data import processor as made
     from llamafactory.data.converter import align_dataset
     from llamafactory.data.parser import get_dataset_list
@@ -116,7 +116,7 @@ def _said(view: str, row: Row) -> tuple[list[str], list[str]]:
 
 
 def axolotl(data: Path, out: Path, tokenizer: Any) -> Iterator[tuple[str, int]]:
-    """`chat_template` on the SFT form; both DPO strategies, on the form and on the views."""
+    """Run `chat_template` on the SFT format, and both DPO strategies on format and views."""
     from axolotl.prompt_strategies.chat_template import load
     from axolotl.prompt_strategies.dpo import chat_template as dpo
     from axolotl.utils.dict import DictDefault
@@ -164,7 +164,7 @@ def _dpo(strategy: Callable[..., Any], config: Any, rows: list[Row], tokenizer: 
 
 
 def torchtune(data: Path, out: Path, tokenizer: Any) -> Iterator[tuple[str, int]]:
-    """The message transforms of `chat_dataset` and `preference_dataset`."""
+    """Run the message transforms of `chat_dataset` and `preference_dataset`."""
     from torchtune import data as tune
 
     for form, key, transform in (

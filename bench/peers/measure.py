@@ -1,4 +1,4 @@
-"""What every peer's script shares: its arguments, and the figures that it hands back.
+"""What the scripts of all programs share: their arguments, and the figures that they return.
 
 Standard library only.
 """
@@ -20,25 +20,23 @@ from workload import EXCHANGES, STAGES, Row, due
 
 @dataclass(frozen=True)
 class Job:
-    """What a script is asked to do."""
+    """The task of a script."""
 
     url: str
     """Base URL of the server, with `/v1`."""
     n: int
-    """Dialogues."""
     open: int
-    """Requests, or dialogues, under way at once."""
+    """Requests, or dialogues, in flight at once."""
     out: Path
-    """Where the figures go."""
     state: Path
-    """Whatever the peer writes goes here. What a run that died has left is here too."""
+    """Directory for whatever the peer writes, including what a run that died has left."""
     variant: str
-    """One of the ways of doing it that the script knows."""
+    """One of the script's variants."""
 
 
 @dataclass(frozen=True)
 class Figures:
-    """What a run was. CPU and memory are measured from outside, children included."""
+    """Figures of a run. CPU and memory are measured from outside, children included."""
 
     peer: str
     version: str
@@ -48,11 +46,11 @@ class Figures:
     setup_s: float
     """From the start of the process to the first dialogue: imports, clients, probes."""
     wall_s: float
-    """From there to the last reply, in the peer's own hands."""
+    """From there to the last reply, as the peer measures it."""
 
 
 def job(*variants: str) -> Job:
-    """The arguments of the command line. The first of `variants` is the default."""
+    """Parse the command line. The first of `variants` is the default."""
     parser = argparse.ArgumentParser(description="One peer, one run.")
     parser.add_argument("--url", required=True, help="base URL of the server, with /v1")
     parser.add_argument("--n", type=int, default=20, help="dialogues")
@@ -67,14 +65,14 @@ def job(*variants: str) -> Job:
 
 
 class Clock:
-    """Begins when the first dialogue does."""
+    """A stopwatch that starts with the first dialogue."""
 
     def __init__(self) -> None:
         self.setup = _age()
         self._began = time.perf_counter()
 
     def stop(self, job: Job, package: str, rows: Iterable[Row]) -> None:
-        """Write the figures of the finished dialogues. Raises `ValueError` if one is not whole."""
+        """Write the figures of the finished dialogues. Raises `ValueError` if one is incomplete."""
         wall = time.perf_counter() - self._began
         done = [row for row in rows if _whole(row)]
         if len(done) != job.n:
@@ -93,14 +91,14 @@ class Clock:
 
 
 def _age() -> float:
-    """Seconds since this process began, as Linux tells it."""
+    """Return the seconds since this process started, according to Linux."""
     fields = Path("/proc/self/stat").read_text("ascii").rpartition(")")[2].split()
     began = int(fields[19]) / os.sysconf("SC_CLK_TCK")
     return time.clock_gettime(time.CLOCK_BOOTTIME) - began
 
 
 def _whole(row: Row) -> bool:
-    """Every stage that was due has its text."""
+    """Return whether every stage that was due has its text."""
     revised = bool(row["revision"]) == due(STAGES[-1], row)
     spoken = len(row["said"]) == 2 * EXCHANGES and all(row["said"])
     return bool(row["plan"] and spoken and row["verdict"]) and revised

@@ -1,4 +1,4 @@
-"""The peers, and how one of them is run: its server, its process, and what is measured of both."""
+"""The programs compared, and how one of them is run and measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = HERE.parents[1]
 ENVIRONMENTS = ROOT / ".bench"
 SIMULATOR = ROOT / "bench" / "simulator.py"
 STALL = 90.0
-"""Seconds without an answered call after which a peer hangs. Start-up takes up to 20."""
+"""Seconds without an answered call after which a peer hangs; start-up takes up to 20."""
 MODES = {
     "instant": ["--instant"],
     "engine": ["--slots", "256", "--blocks", "32768"],
@@ -30,20 +30,20 @@ MODES = {
 
 
 class Peer(NamedTuple):
-    """One way of driving the dialogues."""
+    """One program in one variant."""
 
     title: str
     env: str
-    """Name of its environment and of its script; `sdsd` runs in this one."""
+    """Name of its environment and its script; `sdsd` runs in the current environment."""
     variant: str = ""
     own_prompts: bool = False
-    """It cannot send the common messages, or has scenarios of its own."""
+    """Whether it cannot send the common messages, or has its own scenarios."""
     probes: int = 0
-    """Answered requests by which it finds out about the server when it starts."""
+    """Answered requests with which it probes the server at start-up."""
     resumes: bool = True
-    """It offers to go on after a crash."""
+    """Whether it can resume after a crash."""
     kill_only: bool = False
-    """A setting for crashes, of no use otherwise."""
+    """Whether the variant is only for crashes."""
 
 
 PEERS = {
@@ -72,12 +72,12 @@ PEERS = {
 
 
 class PeerFailed(Exception):
-    """A peer did not do what was asked; the message says what it said last."""
+    """A peer failed; the message has its last output."""
 
     def __init__(self, said: str, *, killed: bool = False) -> None:
         super().__init__(said)
         self.killed = killed
-        """It died when it was meant to."""
+        """Whether it was killed as planned."""
 
 
 class Run(NamedTuple):
@@ -87,11 +87,11 @@ class Run(NamedTuple):
     version: str
     dialogues: int
     calls: int
-    """That its dialogues needed."""
+    """Calls that its dialogues needed."""
     answered: int
-    """That the server answered, without probes."""
+    """Calls that the server answered, without probes."""
     whole_s: float
-    """The process, from start to end."""
+    """Of the process, from start to end."""
     start_s: float
     """From the start of the process to its first request."""
     span_s: float
@@ -99,7 +99,7 @@ class Run(NamedTuple):
     cpu_s: float
     """User and system time of the process and its children."""
     peak_rss_mb: float
-    """Resident memory of all its processes, added up."""
+    """Resident memory of all its processes together."""
     prompt_tokens: int
     cached_tokens: int
     computed_tokens: int
@@ -107,7 +107,7 @@ class Run(NamedTuple):
 
 
 def python_of(peer: Peer) -> Path:
-    """The interpreter that runs a peer."""
+    """Return the interpreter that runs a peer."""
     if peer.env == "sdsd":
         return Path(sys.executable)
     return ENVIRONMENTS / peer.env / "bin" / "python"
@@ -117,20 +117,20 @@ def python_of(peer: Peer) -> Path:
 
 
 class Server(NamedTuple):
-    """The simulated engine, in a process of its own."""
+    """The simulated engine in its own process."""
 
     url: str
 
     def stats(self) -> dict[str, Any]:
-        """What happened since the start or the last reset."""
+        """Return the counters since the start or the last reset."""
         return self._asked("stats")
 
     def reset(self) -> None:
-        """Counters and cache as new."""
+        """Clear counters and cache."""
         self._asked("reset", b"")
 
     def rest(self) -> None:
-        """Wait until nobody is waited for any more, as after a client's death."""
+        """Wait until no request is in progress, as after a client's death."""
         while self.stats()["in_flight"]:
             time.sleep(0.05)
 
@@ -158,7 +158,7 @@ def served(mode: str, log: Path | None = None) -> Iterator[Server]:
 
 
 class Watch(threading.Thread):
-    """Looks at a running peer: its memory, whether it moves, and when it is to die.
+    """Watches a running peer: its memory, its progress, and when to kill it.
 
     A peer is a process group: whatever it starts belongs to it.
     """
@@ -168,7 +168,7 @@ class Watch(threading.Thread):
     def __init__(self, group: int, server: Server, dies_at: float = float("inf")) -> None:
         super().__init__(daemon=True)
         self.peak = 0
-        """Bytes."""
+        """Peak memory, in bytes."""
         self.hung = False
         self.killed = False
         self._group = group
@@ -196,7 +196,7 @@ class Watch(threading.Thread):
 
 
 def members(group: int) -> list[int]:
-    """The processes of a group."""
+    """Return the processes of a group."""
     found = []
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
@@ -208,7 +208,7 @@ def members(group: int) -> list[int]:
 
 
 def resident(process: int) -> int:
-    """Bytes of memory that a process has; 0 if it has ended."""
+    """Return the resident memory of a process in bytes; 0 if it has ended."""
     try:
         pages = int(Path(f"/proc/{process}/statm").read_text("ascii").split()[1])
     except OSError:
@@ -217,7 +217,7 @@ def resident(process: int) -> int:
 
 
 def kill(group: int) -> None:
-    """SIGKILL to all of a group."""
+    """Send SIGKILL to a process group."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
 
@@ -225,9 +225,9 @@ def kill(group: int) -> None:
 def drive(
     name: str, server: Server, n: int, opened: int, state: Path, dies_at: float = float("inf")
 ) -> Run:
-    """Run a peer to its end, or to its death when so many calls are answered.
+    """Run a peer to its end, or kill it after a number of answered calls.
 
-    Raises `PeerFailed`, for a death too.
+    Raises `PeerFailed`, also if it was killed.
     """
     peer, out = PEERS[name], state / "figures.json"
     out.unlink(missing_ok=True)
@@ -235,7 +235,7 @@ def drive(
     command += ["--url", server.url, "--n", str(n), "--open", str(opened)]
     command += ["--state", str(state), "--out", str(out)]
     command += ["--variant", peer.variant] if peer.variant else []
-    # Nothing of the user's own: no proxy, no key, no configuration, no cache; no hub is asked.
+    # Nothing of the user's: no proxy, key, configuration or cache, and no hub.
     clean = {"PATH": os.environ["PATH"], "HOME": str(state), "LANG": "C.UTF-8",
              "HF_HUB_OFFLINE": "1"}  # fmt: skip
     if not python_of(peer).exists():
@@ -283,6 +283,6 @@ def _last_word(state: Path, watch: Watch, code: int) -> str:
 
 @contextlib.contextmanager
 def folder() -> Iterator[Path]:
-    """A directory for one life of a peer, or for two."""
+    """Make a directory for one run of a peer, or for two."""
     with tempfile.TemporaryDirectory(prefix="peer-", ignore_cleanup_errors=True) as path:
         yield Path(path)

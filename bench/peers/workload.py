@@ -1,11 +1,11 @@
-"""The work that every peer is given: plan, eight turns, critique, and a revision where one is due.
+"""The work that every program gets: plan, eight turns, critique, and a revision where one is due.
 
-Standard library only, for each peer lives in an environment of its own. The texts are those of the
-project's prompt files, put together as the `roleplay` protocol does: two views of one
-conversation, with the roles exchanged in the user's. A peer that follows `STAGES` sends, letter
-for letter, what every other such peer sends.
+Standard library only, because each program has its own environment. The texts are those of the
+project's prompt files, assembled as the `roleplay` protocol does: two views of one conversation,
+with the roles swapped in the user's. All programs that follow `STAGES` send byte-identical
+requests.
 
-One dialogue is one `Row`, a plain JSON value, so that peers that keep rows in tables can carry it:
+A dialogue is one `Row`, a plain JSON value, so that programs with tables can carry it:
 
     for stage in STAGES:
         if due(stage, row):
@@ -23,13 +23,13 @@ from typing import Any, NamedTuple
 
 Messages = list[dict[str, str]]
 Row = dict[str, Any]
-"""`index` and `about`, the scenario; and as far as it has come: `plan`, `said` (turns in order),
+"""The scenario (`index`, `about`), and what has been made so far: `plan`, `said` (turns in order),
 `verdict`, `revision`."""
 
 MODEL = "sim"
 EXCHANGES = 4
 PLAN_TOKENS = 400
-"""More than a plan has: one that is cut has fewer steps, and makes a shorter dialogue in sdsd."""
+"""More than a plan has: a plan cut short has fewer steps and makes a shorter dialogue in sdsd."""
 
 _ROOT = Path(__file__).resolve().parents[2] / "src" / "sdsd"
 _SECTION = re.compile(r"^## +(\w+) *$", re.MULTILINE)
@@ -60,7 +60,7 @@ class Scenario(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The planner's reply, read."""
+    """The planner's reply, parsed."""
 
     person: str
     steps: list[str]
@@ -82,20 +82,20 @@ def _stages() -> tuple[Stage, ...]:
 
 
 STAGES = _stages()
-"""In order. All but the plan's length are the project's defaults."""
+"""In order. All settings but the plan's length are the project's defaults."""
 
 
 # -- scenarios -----------------------------------------------------------------------------
 
 
 def new_row(index: int) -> Row:
-    """A dialogue of which nothing is made yet."""
+    """Return a dialogue with only its scenario."""
     about = scenario(index)._asdict()
     return {"index": index, "about": about, "plan": "", "said": [], "verdict": "", "revision": ""}
 
 
 def scenario(index: int) -> Scenario:
-    """What dialogue `index` is about: neighbours differ in everything."""
+    """Return the scenario of dialogue `index`; neighbours differ in everything."""
     topics, texts, goals = _topics(), _texts("principles"), _texts("goals")
     domain, subarea = topics[index * 7 % len(topics)]
     return Scenario(domain, subarea, goals[index % len(goals)], texts[index * 5 % len(texts)])
@@ -103,7 +103,7 @@ def scenario(index: int) -> Scenario:
 
 @cache
 def _topics() -> list[tuple[str, str]]:
-    """(domain, subarea), of the packaged catalogue. Its lists are plain enough to read by line."""
+    """Return (domain, subarea) pairs of the packaged catalogue, read line by line."""
     found: list[tuple[str, str]] = []
     for path in sorted((_ROOT / "scenarios" / "data" / "topics").glob("*.yaml")):
         domain = ""
@@ -124,17 +124,17 @@ def _texts(name: str) -> list[str]:
 
 
 def due(stage: Stage, row: Row) -> bool:
-    """Whether the dialogue needs this stage: a revision is for what the critic objects to."""
+    """Return whether the dialogue needs this stage; a revision is due if the critic objects."""
     return stage.kind != "revision" or violated(row["verdict"])
 
 
 def messages(stage: Stage, row: Row) -> Messages:
-    """What the model is asked."""
+    """Return the messages for the model."""
     return _MESSAGES[stage.kind](stage, row)
 
 
 def put(stage: Stage, row: Row, text: str) -> Row:
-    """`row` with the model's reply in its place."""
+    """Return `row` with the model's reply added."""
     key = {"plan": "plan", "critique": "verdict", "revision": "revision"}.get(stage.kind)
     if key is None:
         return {**row, "said": [*row["said"], text.strip()]}
@@ -142,7 +142,6 @@ def put(stage: Stage, row: Row, text: str) -> Row:
 
 
 def messages_for_plan(_: Stage, row: Row) -> Messages:
-    """The planner's prompt."""
     about = row["about"]
     steps = ", ".join(f"a STEP {k} line" for k in range(1, EXCHANGES + 1))
     values = {
@@ -157,7 +156,7 @@ def messages_for_plan(_: Stage, row: Row) -> Messages:
 
 
 def messages_for_user(stage: Stage, row: Row) -> Messages:
-    """The user's view: what it said is `assistant` here."""
+    """Return the user's view, in which the user's turns are `assistant`."""
     plan = read_plan(row["plan"])
     system = _fill("roleplay", "user_system", **_outline(plan, row))
     view = _chat(system, _fill("roleplay", "user_start"))
@@ -182,7 +181,6 @@ def messages_for_agent(stage: Stage, row: Row) -> Messages:
 
 
 def messages_for_critique(_: Stage, row: Row) -> Messages:
-    """The critic's prompt."""
     question = _fill("review", "plain")
     values = {"question": question, "answers": "true or false"}
     task = _fill("review", "judge_json", principle=row["about"]["principle"], **values)
@@ -190,7 +188,7 @@ def messages_for_critique(_: Stage, row: Row) -> Messages:
 
 
 def messages_for_revision(_: Stage, row: Row) -> Messages:
-    """The reviser's prompt, which begins as the critic's does."""
+    """Return the reviser's prompt, which begins like the critic's."""
     verdict = read_verdict(row["verdict"])
     principle = row["about"]["principle"]
     fault = f'- "{principle}" {verdict["reason"]} Offending words: "{verdict["quote"]}"'
@@ -225,7 +223,7 @@ def _turns(row: Row, *, user: str, agent: str) -> Messages:
 
 
 def _cued(view: Messages, cue: str) -> Messages:
-    """The direction rides on the last message, for this one call."""
+    """Append the direction to the last message, for this call only."""
     last = view[-1]
     return [*view[:-1], {"role": last["role"], "content": f"{last['content']}\n\n{cue}"}]
 
@@ -242,14 +240,14 @@ def _fill(name: str, section: str, **values: str) -> str:
 
 
 def _strategy(section: str, **values: str) -> str:
-    """The direct strategy's word."""
+    """Return the direction of the strategy `direct`."""
     text = sections("direct", "strategies")[section]
     return _SLOT.sub(lambda slot: values[slot.group(1)], text)
 
 
 @cache
 def sections(name: str, folder: str = "prompts") -> dict[str, str]:
-    """A prompt file by section."""
+    """Return a prompt file by section."""
     homes = {"prompts": "pipeline/prompts", "strategies": "scenarios/data/strategies"}
     text = (_ROOT / homes[folder] / f"{name}.md").read_text("utf-8")
     _, *rest = _SECTION.split(text)
@@ -260,7 +258,7 @@ def sections(name: str, folder: str = "prompts") -> dict[str, str]:
 
 
 def read_plan(text: str) -> Plan:
-    """The `PERSON:`, `STEP n:` and `SLIP:` lines of a plan."""
+    """Return the `PERSON:`, `STEP n:` and `SLIP:` lines of a plan."""
     fields = [line.partition(": ") for line in text.splitlines() if ": " in line]
     named = {label: value for label, _, value in fields}
     steps = [value for label, _, value in fields if label.startswith("STEP ")]
@@ -268,7 +266,7 @@ def read_plan(text: str) -> Plan:
 
 
 def read_verdict(text: str) -> dict[str, Any]:
-    """The critic's JSON object; one that cannot be read claims nothing."""
+    """Return the critic's JSON object; one that cannot be parsed claims nothing."""
     nothing = {"reason": "", "quote": "", "violated": False}
     try:
         found = json.loads(text)
@@ -278,5 +276,5 @@ def read_verdict(text: str) -> dict[str, Any]:
 
 
 def violated(text: str) -> bool:
-    """Whether the critic objects, so that a revision is due."""
+    """Return whether the critic objects, so that a revision is due."""
     return read_verdict(text)["violated"] is True

@@ -344,7 +344,7 @@ def test_the_comparison_from_end_to_end(
         assert len(values) == len({s.dialogue for s in seeds[0]})
         assert max(values) < math.log(2), (arm, form)
         assert any(line.startswith(f"| {arm} | ") for line in table)
-    gap = re.match(r"\| multi less single \| (-?\d\.\d+) \[", table[-1])
+    gap = re.match(r"\| multi minus single \| (-?\d\.\d+) \[", table[-1])
     assert gap is not None
     means = [fmean(versus.by_dialogue(found[arm, "multi"], "loss")) for arm in ("multi", "single")]
     assert float(gap.group(1)) == pytest.approx(means[0] - means[1], abs=6e-4)
