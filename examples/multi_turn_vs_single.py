@@ -109,11 +109,7 @@ def both(data: Iterable[dict[str, Any]], model: Any, tokenizer: Any) -> list[Bot
 
 
 def drawn(pairs: Sequence[Both], seed: int, budget: int) -> dict[str, list[Both]]:
-<<<<<<< HEAD
-    """Return what each arm trains on: pairs in a seeded order, as many as the tokens allow.
-=======
     """Return the training pairs of each arm: shuffled by seed, as many as the tokens allow.
->>>>>>> main
 
     `budget` is the maximum number of tokens, capped at that of all pairs in single form. The arms
     `multi` and `single` come as close to it as complete pairs allow.

@@ -1,4 +1,4 @@
-"""The packaged prompts, Markdown files next to this module, and user-defined ones in their place."""
+"""The packaged prompts, Markdown files in this folder, and user-defined ones in their place."""
 
 from __future__ import annotations
 
