@@ -49,7 +49,7 @@ ALLOWED: tuple[tuple[str, str], ...] = (
     ("scripts/check_words.py", r".*"),
     ("*", r"\bSLIP\b"),  # the label in plans
     ("docs/method.md", r"\b(anew|slips?)\b"),  # the packaged prompts' words
-    ("CHANGELOG.md", r"^\|.*"),  # old names
+    ("CHANGELOG.md", r"^ *\|.*"),  # old names
     ("src/sdsd/checks/*.py", r'^\s+r?f?".*'),  # what the rules look for in texts
     ("src/sdsd/dataset/export.py", r"\.tell\(\)"),
     ("src/sdsd/dataset/views/verdicts.py", "A person talks with"),  # a prompt in the data
