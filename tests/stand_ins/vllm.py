@@ -10,7 +10,7 @@ oom      ends before it listens, as if there was no room on the GPU
 unknown  ends before it listens, as if the hub did not know the model
 hang     never listens
 sick     listens, but is not healthy
-mortal   ends with an error half a second after it listened
+mortal   ends with an error half a second after it was found healthy
 deaf     ignores SIGTERM
 """
 
@@ -76,7 +76,10 @@ async def listen(given: argparse.Namespace, ways: set[str]) -> None:
     if "hang" in ways:
         await asyncio.Event().wait()
 
+    found = asyncio.Event()
+
     async def health(_: web.Request) -> web.Response:
+        found.set()
         return web.Response(status=503 if "sick" in ways else 200)
 
     app = StandIn().app()
@@ -84,6 +87,7 @@ async def listen(given: argparse.Namespace, ways: set[str]) -> None:
     async with serving(app, given.port):
         say("INFO:     Application startup complete.")
         if "mortal" in ways:
+            await found.wait()
             await asyncio.sleep(0.5)
             say("ERROR 11-24 10:00:00 [async_llm.py:1] AsyncLLM failed: EngineDeadError")
             os._exit(1)
