@@ -22,8 +22,8 @@ def main(out: Path) -> None:
         print(record.scenario.index, record.outcome, record.rule or "-", record.scenario.subarea)
     for pair in made.pairs():
         print("\nviolates:", " ".join(pair.principles))
-        print("rejected:", pair.rejected)
-        print("chosen:  ", pair.chosen)
+        print("  rejected:", pair.rejected)
+        print("  chosen:  ", pair.chosen)
 
 
 if __name__ == "__main__":
