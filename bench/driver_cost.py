@@ -132,14 +132,14 @@ def driver(n: int, width: int, url: str) -> tuple[Cost, Cost]:
     marks: list[tuple[float, float]] = []
     calls = 0
 
-    def hear(event: Event) -> None:
+    def on_event(event: Event) -> None:
         nonlocal calls
         calls += isinstance(event, Called)
         if isinstance(event, Began) or (isinstance(event, Noted) and "data set" in event.text):
             marks.append((cpu(), time.perf_counter()))
 
     with tempfile.TemporaryDirectory() as out:
-        sdsd.run(keys(n, width, url), out=Path(out) / "run", on_event=hear)
+        sdsd.run(keys(n, width, url), out=Path(out) / "run", on_event=on_event)
     marks.append((cpu(), time.perf_counter()))
     made, published = (
         Cost(calls, end - start, stop - begun)

@@ -44,7 +44,7 @@ def run(url: str, name: str, can: Capabilities, n: int, slots: int) -> tuple[flo
 
     began = ended = 0.0
 
-    def hear(event: Event) -> None:
+    def on_event(event: Event) -> None:
         nonlocal began, ended
         if isinstance(event, Began):
             began = time.perf_counter()
@@ -54,7 +54,7 @@ def run(url: str, name: str, can: Capabilities, n: int, slots: int) -> tuple[flo
     model = Listening(name, url, capabilities=can)
     keys = {"n": n, "models": {"default": {"model": name, "parallel": slots}}}
     with tempfile.TemporaryDirectory() as out:
-        sdsd.run(keys, out=Path(out) / "run", models={"default": model}, on_event=hear)
+        sdsd.run(keys, out=Path(out) / "run", models={"default": model}, on_event=on_event)
     return ended - began, posts
 
 

@@ -361,14 +361,14 @@ def trial(
         probes = host.probed()
         over = threading.Timer(min(lift, threading.TIMEOUT_MAX), host.fail, [{}])
 
-        def hear(event: Event) -> None:
+        def on_event(event: Event) -> None:
             if isinstance(event, Began):
                 host.fail({kind: rate})
                 over.start()
 
         try:
             result = sdsd.run(
-                keys(len(clean), [host], **patience), out=folder / "run", on_event=hear
+                keys(len(clean), [host], **patience), out=folder / "run", on_event=on_event
             )
         finally:
             over.cancel()
@@ -500,7 +500,7 @@ def line(words: Sequence[str]) -> str:
     return f"| {' | '.join(words)} |"
 
 
-def told(judged: Judged) -> str:
+def summary(judged: Judged) -> str:
     """Return a judgement in words, for runs that are not rows of the table."""
     account = judged.account
     return (
@@ -540,10 +540,10 @@ def scenarios(root: Path, clean: Contents, minute: float) -> Iterator[str]:
     one = disturbed(root / "one", clean, servers=3, die=1, gone=1.0)
     moved = sorted(Counter(one.judged.moves.values()).items())
     moves = ", ".join(f"{count} dialogues moved {k} times" for k, count in moved)
-    yield f"One of three killed for 1 s: {told(one.judged)}; {one.served} answers by server; "
+    yield f"One of three killed for 1 s: {summary(one.judged)}; {one.served} answers by server; "
     yield f"the killed one gave {one.before} before and {one.after} after; {moves}"
     gone = disturbed(root / "all", clean, servers=3, die=3, gone=minute)
-    yield f"All three gone for {minute:g} s: {told(gone.judged)}"
+    yield f"All three gone for {minute:g} s: {summary(gone.judged)}"
     found = [*one.judged.wrong(cut=PLACES), *gone.judged.wrong(cut=3 * PLACES)]
     yield from (f"WRONG: {wrong}" for wrong in found)
     cap = capped(root / "capped-log")

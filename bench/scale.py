@@ -38,7 +38,7 @@ def made(url: str, n: int, opened: int, out: Path) -> dict[str, Any]:
     started = time.perf_counter()
     found: dict[str, Any] = {"first_call": None, "began": None, "making": 0.0, "calls": 0}
 
-    def hear(event: Event) -> None:
+    def on_event(event: Event) -> None:
         now = time.perf_counter() - started
         if isinstance(event, Called):
             found["calls"] += 1
@@ -58,7 +58,7 @@ def made(url: str, n: int, opened: int, out: Path) -> dict[str, Any]:
             "revise": {"rounds": 1, "recheck": False},
         },
         out=out,
-        on_event=hear,
+        on_event=on_event,
     )
     journal = (out / "journal.sqlite").stat().st_size / 1e6
     whole = time.perf_counter() - started

@@ -105,14 +105,14 @@ def driven(url: str, n: int, protocol: str, notes: list[str]) -> float:
     """Return the seconds of a run, from its start to its last record."""
     ended = started = time.perf_counter()
 
-    def hear(event: Event) -> None:
+    def on_event(event: Event) -> None:
         nonlocal ended
         if isinstance(event, Noted):
             ended = time.perf_counter()
             notes.append(event.text)
 
     with tempfile.TemporaryDirectory() as out:
-        sdsd.run(keys(n, url, protocol), out=Path(out) / "run", on_event=hear)
+        sdsd.run(keys(n, url, protocol), out=Path(out) / "run", on_event=on_event)
     return ended - started
 
 

@@ -21,7 +21,7 @@ def main(out: Path) -> None:
     for record in made:
         print(record.scenario.index, record.outcome, record.rule or "-", record.scenario.subarea)
     for pair in made.pairs():
-        print("  violates:", " ".join(pair.principles))
+        print("\nviolates:", " ".join(pair.principles))
         print("  rejected:", pair.rejected)
         print("  chosen:  ", pair.chosen)
 

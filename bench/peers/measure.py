@@ -54,7 +54,7 @@ def job(*variants: str) -> Job:
     parser = argparse.ArgumentParser(description="One peer, one run.")
     parser.add_argument("--url", required=True, help="base URL of the server, with /v1")
     parser.add_argument("--n", type=int, default=20, help="dialogues")
-    parser.add_argument("--open", type=int, default=256, help="under way at once")
+    parser.add_argument("--open", type=int, default=256, help="in flight")
     parser.add_argument("--out", type=Path, required=True, help="where the figures go")
     parser.add_argument("--state", type=Path, help="where the peer writes, and resumes from")
     parser.add_argument("--variant", choices=variants, default=variants[0] if variants else "")

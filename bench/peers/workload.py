@@ -165,7 +165,7 @@ def messages_for_user(stage: Stage, row: Row) -> Messages:
 
 
 def messages_for_agent(stage: Stage, row: Row) -> Messages:
-    """The agent's view, with the slip as its direction in the last turn."""
+    """The agent's view, with the planned violation as its direction in the last turn."""
     plan = read_plan(row["plan"])
     view = [{"role": "system", "content": _fill("roleplay", "agent_system", **_outline(plan, row))}]
     view += _turns(row, user="user", agent="assistant")
