@@ -51,11 +51,6 @@ def verify(rundir: RunDir) -> Verification:
     if manifest is None:
         raise RunDirError(f"{rundir.path}: nothing was made yet; `sdsd run` begins")
     with Journal(rundir.journal, readonly=True) as journal:
-        if journal.finished() and not journal.answers():
-            raise RunDirError(
-                f"{rundir.path}: the model calls of these dialogues are not here (`sdsd pull` "
-                "fetches none), so nothing can be replayed"
-            )
         inputs = kept_inputs(config, rundir, manifest)
         source = sourced(inputs, rundir)
         scenarios: _Scenarios = inputs.scenarios if source is None else source
