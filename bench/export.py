@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from scale import alone, peak
-from sdsd.config import Config
+from sdsd.config import Config, ExportConfig
 from sdsd.config.manifest import Manifest
-from sdsd.dataset.export import _ViewWriter, export
-from sdsd.dataset.selection import Decision
+from sdsd.dataset.export import _Writers, export
+from sdsd.dataset.selection import Decision, Selection
 from sdsd.dataset.view import Row, select
 from sdsd.dataset.views import VIEWS
 from sdsd.scenarios import catalogue
@@ -159,16 +159,17 @@ def whole(n: int, out: Path) -> dict[str, int]:
 
 
 def ours(n: int, out: Path) -> dict[str, int]:
-    views = {view: _ViewWriter(out / view, VIEWS[view], {}, 1000, 400_000_000) for view in TWO}
-    for record in World().records(n):
-        selected = select(record, Decision(), MODELS)
-        for view, writer in views.items():
-            for row in VIEWS[view].of(selected):
-                writer.add("train", row, 5000)
-    for writer in views.values():
-        writer.finish()
-        writer.publish()
-    return {view: writer.bytes for view, writer in views.items()}
+    schemas = {view: VIEWS[view].schema() for view in TWO}
+    with _Writers(out, schemas, 1000, 400_000_000) as writers:
+        for record in World().records(n):
+            selected = select(record, Decision(), MODELS)
+            for view in TWO:
+                for row in VIEWS[view].of(selected):
+                    writers.add(view, "train", row, 5000)
+        writers.finish()
+        counts = writers.counts(Selection(ExportConfig(), 0))
+        writers.publish()
+    return counts.bytes
 
 
 def theirs(n: int, out: Path) -> dict[str, int]:

@@ -16,17 +16,14 @@ from sdsd import ScriptedModel, run
 
 def main(out: Path) -> None:
     """Make twelve dialogues in `out`, and read them."""
-    result = run(n=12, out=out, models={"default": ScriptedModel()})
-    print(f"{len(result)} dialogues, {result.status().pairs} verified pairs in {result.path}")
-    for record in result.records():
+    made = run(n=12, out=out, models={"default": ScriptedModel()})
+    print(f"{len(made)} dialogues, {made.status().pairs} verified pairs in {made.path}")
+    for record in made:
         print(record.scenario.index, record.outcome, record.rule or "-", record.scenario.subarea)
-        if record.outcome != "accepted":
-            continue
-        assert record.dialogue is not None
-        assert record.critique is not None
-        print("  rejected:", record.dialogue.utterance)
-        print("  chosen:  ", record.revisions[-1].text)
-        print("  violates:", ", ".join(record.critique.violations))
+    for pair in made.pairs():
+        print("\nviolates:", " ".join(pair.principles))
+        print("rejected:", pair.rejected)
+        print("chosen:  ", pair.chosen)
 
 
 if __name__ == "__main__":

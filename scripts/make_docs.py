@@ -136,9 +136,9 @@ Later ones win:
 At the top level, `model: x` is short for `models.default.model: x`. An unknown key is an error, and
 so is a value of the wrong type or out of range.
 
-File names under `catalogue` and `prompts` are relative to the configuration file that contains them, or
-to the working directory if they come from `--set`. The path of a GGUF file is relative to the working
-directory.
+File names are relative to the configuration file that contains them, or to the working directory if
+they come from `--set`. Only `model`, if it is the path of a GGUF file, is always relative to the
+working directory.
 
 ## Identity and execution
 

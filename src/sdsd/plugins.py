@@ -1,4 +1,4 @@
-"""Parts of a user's own, named in a configuration.
+"""User-defined parts, named in a configuration.
 
 A part is named as `package.module:name`, or by the name of an entry point in one of `GROUPS`:
 
@@ -73,7 +73,7 @@ def _points(group: str) -> tuple[EntryPoint, ...]:
 def _import(name: str, module: str, attribute: str) -> Any:
     here = str(Path.cwd())
     added = here not in sys.path
-    if added:  # `my_critics.py` beside the configuration, as `python -m` would find it
+    if added:  # `my_critics.py` next to the configuration, as `python -m` would find it
         sys.path.insert(0, here)
     try:
         return getattr(import_module(module), attribute)

@@ -249,7 +249,7 @@ class Record(Struct, frozen=True):
     conversation; empty if not asked, or if the answer could not be parsed."""
 
     extra: dict[str, Any] = {}
-    """JSON values that a pipeline of your own adds; empty in the packaged one."""
+    """JSON values that a user-defined pipeline adds; empty otherwise."""
 
     @property
     def pairs(self) -> tuple[Pair, ...]:

@@ -24,7 +24,7 @@ from sdsd.dataset.export import export, read
 from sdsd.dataset.trainer_formats import FORMATS, write
 from sdsd.dataset.views import VIEWS
 from sdsd.errors import PluginError, SdsdError
-from sdsd.text.unicode import encodable
+from sdsd.text.normalize import encodable
 from sdsd.types import Record
 from tests.factories.records import (
     BROKEN,

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from sdsd.config import ExportConfig
 from sdsd.text import parsing
-from sdsd.text.unicode import encodable
+from sdsd.text.normalize import encodable
 from sdsd.types import Candidate, Critique, Dialogue, Message, Plan, Record, Revision, Verdict
 from tests.factories.records import (
     BROKEN,

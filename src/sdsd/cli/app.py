@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sdsd.cli import catalogue, models
+from sdsd.cli.options import Changes, DryRun, Json, Model, RunPath, Seed, Source, Url
+
 if TYPE_CHECKING:
     from sdsd.runs.run import Run
 
@@ -24,46 +27,8 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-models_app = typer.Typer(help="Manage model files for the embedded engine.", no_args_is_help=True)
-catalogue_app = typer.Typer(
-    help="Check, preview and extend topics, principles and goals.", no_args_is_help=True
-)
-app.add_typer(models_app, name="models")
-app.add_typer(catalogue_app, name="catalogue")
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Model = Annotated[
-    str | None,
-    typer.Option("--model", "-m", help="A named model, a GGUF file, or a model on a server."),
-]
-Url = Annotated[
-    str | None,
-    typer.Option("--url", help="An OpenAI-compatible server, e.g. http://localhost:8000/v1."),
-]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Set any key, e.g. dialogue.protocol=roleplay. Repeatable.",
-    ),
-]
-Seed = Annotated[
-    int | None, typer.Option(help="Determines every scenario and every sampling seed.")
-]
-Source = Annotated[
-    str | None,
-    typer.Option(
-        "--from", help="Existing dialogues or plans to start from: a file, or hf:org/name."
-    ),
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Only estimate calls, tokens, time and cost.")
-]
-RunPath = Annotated[
-    Path | None,
-    typer.Argument(help="The run directory. Default: the latest under runs/."),
-]
+app.add_typer(models.app, name="models")
+app.add_typer(catalogue.app, name="catalogue")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -360,108 +325,3 @@ def doctor(
     display.findings(findings, json=json)
     if any(f.ok is False for f in findings):
         raise typer.Exit(2)
-
-
-@models_app.command("list")
-def models_list(json: Json = False) -> None:
-    """List the named models and which are here."""
-    from sdsd.cli import display
-    from sdsd.models import weights
-
-    display.models(weights.listed(), json=json)
-
-
-@models_app.command("pull")
-def models_pull(name: Annotated[str, typer.Argument(help="A named model.")]) -> None:
-    """Download a model; an interrupted download continues."""
-    from sdsd.models import weights
-    from sdsd.runs.progress import terminal
-
-    with terminal() as screen:
-        path = weights.pull(name, screen.download)
-    typer.echo(str(path))
-
-
-@models_app.command("verify")
-def models_verify(name: Annotated[str, typer.Argument(help="A named model.")]) -> None:
-    """Compare a model file with its pinned SHA-256."""
-    from sdsd.models import weights
-    from sdsd.runs.progress import terminal
-
-    with terminal() as screen:
-        path = weights.verify(name, screen.download)
-    typer.echo(f"{path}: matches its pinned SHA-256")
-
-
-@models_app.command("remove")
-def models_remove(name: Annotated[str, typer.Argument(help="A named model.")]) -> None:
-    """Delete a model file and what is left of its download."""
-    from sdsd.models import weights
-
-    typer.echo(f"{weights.remove(name) / 1e6:,.0f} MB freed")
-
-
-@catalogue_app.command("check")
-def catalogue_check(
-    topics: Annotated[Path | None, typer.Option(help="Your topics.")] = None,
-    principles: Annotated[Path | None, typer.Option(help="Your principles.")] = None,
-    goals: Annotated[Path | None, typer.Option(help="Your goals.")] = None,
-    json: Json = False,
-) -> None:
-    """Check the catalogue and count what is in it."""
-    from sdsd.cli import display
-    from sdsd.scenarios import catalogue
-
-    display.catalogue(catalogue.load(topics, principles, goals), json=json)
-
-
-@catalogue_app.command("expand")
-def catalogue_expand(
-    out: Annotated[Path, typer.Argument(help="The directory to write the larger topics to.")],
-    topics: Annotated[Path | None, typer.Option(help="Your topics.")] = None,
-    per_domain: Annotated[int, typer.Option(help="Subareas per domain.")] = 20,
-    only: Annotated[
-        list[str] | None,
-        typer.Option("--only", help="Only these fields. Repeatable."),
-    ] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="The model that writes them.")] = "",
-    url: Annotated[str, typer.Option("--url", help="The base URL of its server.")] = "",
-) -> None:
-    """Let a model write more subareas per domain.
-
-    Running the same command again continues where it stopped.
-    """
-    from sdsd import config as configuration
-    from sdsd.runs.expand_catalogue import expand
-    from sdsd.runs.progress import terminal
-
-    overrides: dict[str, Any] = {"models.default.base_url": url} if url else {}
-    if model:
-        overrides["model"] = model
-    chosen = configuration.load(None, overrides)
-    with terminal() as screen:
-        grown = expand(
-            out,
-            topics,
-            chosen,
-            per_domain=per_domain,
-            only=only or [],
-            on_event=screen.on_event,
-        )
-    typer.echo(f"{grown.before} subareas before, {grown.after} now, in {out}")
-
-
-@catalogue_app.command("preview")
-def catalogue_preview(
-    n: Annotated[int, typer.Option("-n", help="How many scenarios.")] = 10,
-    seed: Annotated[int, typer.Option(help="The run's seed.")] = 0,
-    config: Annotated[Path | None, typer.Argument(help="A configuration.")] = None,
-) -> None:
-    """Print the first scenarios of a run, before anything is spent."""
-    from sdsd import config as configuration
-    from sdsd.cli import display
-    from sdsd.runs.inputs import read_inputs
-
-    chosen = configuration.load(config, {"seed": seed} if seed else {})
-    scenarios = read_inputs(chosen).scenarios
-    display.scenarios([scenarios[i] for i in range(n)])

@@ -104,7 +104,7 @@ class ScenariosConfig(Section, frozen=True):
         "Fewest and most exchanges (a user turn and an agent turn) to plan.")] = (2, 4)
     strategies: Annotated[tuple[NameOrFile, ...], identity(
         "How to elicit violations, in turn: names of packaged strategies, `all` for all of them, "
-        "or files of your own; see `docs/strategies.md`.", min_length=1)] = ("direct",)
+        "or your own files; see `docs/strategies.md`.", min_length=1)] = ("direct",)
 
 
 class TargetsConfig(Section, frozen=True):

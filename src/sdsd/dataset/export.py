@@ -32,7 +32,7 @@ from sdsd.dataset.selection import Selection
 from sdsd.dataset.splits import SPLITS, Split, split
 from sdsd.dataset.view import Row, View, select
 from sdsd.errors import PluginError, SdsdError
-from sdsd.text.unicode import encodable
+from sdsd.text.normalize import encodable
 from sdsd.types import Record
 
 _SHARD = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5}})-of-(\d{{5}})\.parquet")
@@ -81,32 +81,18 @@ def export(
     bytes. If anything fails, the earlier files are untouched; a full or broken disk becomes an
     `SdsdError` that names the place.
     """
-    metadata = provenance(manifest, config)
     selection = selection or Selection(config.export, manifest.seed)
     views = views_of(config.export)
-    with contextlib.ExitStack() as stack:
-        layout = (metadata, rows_per_group, bytes_per_file)
-        writers = {
-            name: stack.enter_context(_ViewWriter(data / name, view, *layout))
-            for name, view in views.items()
-        }
+    schemas = {name: view.schema(provenance(manifest, config)) for name, view in views.items()}
+    with _Writers(data, schemas, rows_per_group, bytes_per_file) as writers:
         for made in _made(records, manifest, config, selection, views):
             for row in made.rows:
-                writers[made.view].add(made.split, row, made.size)
-        for writer in writers.values():
-            writer.finish()
-        for writer in writers.values():
-            writer.publish()
+                writers.add(made.view, made.split, row, made.size)
+        writers.finish()
+        counts = writers.counts(selection)
+        writers.publish()
     _remove_stale(data, views)
-    return Counts(
-        rows={name: writer.rows for name, writer in writers.items()},
-        files={name: writer.files for name, writer in writers.items()},
-        bytes={name: writer.bytes for name, writer in writers.items()},
-        digests={name: writer.digest for name, writer in writers.items()},
-        splits={name: writer.splits for name, writer in writers.items()},
-        removed=dict(selection.removed.most_common()),
-        warnings=dict(selection.warnings.most_common()),
-    )
+    return counts
 
 
 def _remove_stale(data: Path, views: Iterable[str]) -> None:
@@ -232,87 +218,91 @@ def _size(record: Record) -> int:
     return sum(map(len, texts))
 
 
-class _ViewWriter:
-    """One view on its way to disk, split by split.
+class _Writers:
+    """All views on their way to disk, split by split.
 
     A context manager: whatever `publish` has not renamed is removed on exit.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        view: View,
-        metadata: dict[bytes, bytes],
-        rows_per_group: int,
-        bytes_per_file: int,
+        self, data: Path, schemas: dict[str, Any], rows_per_group: int, bytes_per_file: int
     ) -> None:
-        self.digest = ""
-        self._folder = folder
-        self._layout = (folder, view.schema(metadata), rows_per_group, bytes_per_file)
-        self._writers: dict[Split, _SplitWriter] = {}
+        self._data = data
+        self._schemas = schemas
+        self._limits = (rows_per_group, bytes_per_file)
+        self._writers: dict[str, dict[Split, _SplitWriter]] = {view: {} for view in schemas}
 
-    @property
-    def rows(self) -> int:
-        return sum(writer.rows for writer in self._writers.values())
-
-    @property
-    def files(self) -> int:
-        return sum(len(writer.paths) for writer in self._writers.values())
-
-    @property
-    def bytes(self) -> int:
-        return sum(writer.bytes for writer in self._writers.values())
-
-    @property
-    def splits(self) -> dict[Split, SplitCount]:
-        writers = {split: self._writers[split] for split in SPLITS if split in self._writers}
-        return {split: SplitCount(w.rows, len(w.paths)) for split, w in writers.items()}
-
-    def __enter__(self) -> _ViewWriter:
+    def __enter__(self) -> _Writers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for writer in self._writers.values():
-            writer.discard()
+        for splits in self._writers.values():
+            for writer in splits.values():
+                writer.discard()
 
-    def add(self, split: Split, row: Row, size: int) -> None:
+    def add(self, view: str, split: Split, row: Row, size: int) -> None:
         """Add a row of about `size` characters."""
-        if split not in self._writers:
-            self._writers[split] = _SplitWriter(split, *self._layout)
-        self._writers[split].add(row, size)
+        splits = self._writers[view]
+        if split not in splits:
+            splits[split] = self._new(view, split)
+        splits[split].add(row, size)
+
+    def _new(self, view: str, split: Split) -> _SplitWriter:
+        return _SplitWriter(split, self._data / view, self._schemas[view], *self._limits)
 
     def finish(self) -> None:
         """Complete all files under temporary names. A view without rows has a file, too."""
-        if not self._writers:
-            self._writers["train"] = _SplitWriter("train", *self._layout)
-        for writer in self._writers.values():
-            writer.finish()
-        digest = hashlib.sha256()
-        with _blamed(self._folder):
-            for split in self.splits:
-                for path in self._writers[split].paths:
-                    with path.open("rb") as file:
-                        while block := file.read(1 << 20):
-                            digest.update(block)
-        self.digest = digest.hexdigest()
+        for view, splits in self._writers.items():
+            made = splits or {"train": self._new(view, "train")}
+            self._writers[view] = {split: made[split] for split in SPLITS if split in made}
+            for writer in self._writers[view].values():
+                writer.finish()
+
+    def counts(self, selection: Selection) -> Counts:
+        """Count what was finished."""
+        views = {view: list(splits.values()) for view, splits in self._writers.items()}
+        return Counts(
+            rows={view: sum(w.rows for w in each) for view, each in views.items()},
+            files={view: sum(len(w.paths) for w in each) for view, each in views.items()},
+            bytes={view: sum(w.bytes for w in each) for view, each in views.items()},
+            digests={view: _digest(self._data / view, each) for view, each in views.items()},
+            splits={
+                view: {split: SplitCount(w.rows, len(w.paths)) for split, w in splits.items()}
+                for view, splits in self._writers.items()
+            },
+            removed=dict(selection.removed.most_common()),
+            warnings=dict(selection.warnings.most_common()),
+        )
 
     def publish(self) -> None:
         """Rename the finished files, then remove those of earlier exports.
 
         In this order, so that a crash in between loses no row; `read` notices it.
         """
-        with _blamed(self._folder):
-            names = {
-                _name(split, i, len(writer.paths)): path
-                for split, writer in self._writers.items()
-                for i, path in enumerate(writer.paths)
-            }
-            for name, path in names.items():
-                path.replace(self._folder / name)
-            for path in self._folder.iterdir():
-                old = _SHARD.fullmatch(path.name) and path.name not in names
-                if old or _LEFTOVER.fullmatch(path.name):
-                    path.unlink()
+        for view, splits in self._writers.items():
+            folder = self._data / view
+            with _blamed(folder):
+                names = {
+                    _name(split, i, len(writer.paths)): path
+                    for split, writer in splits.items()
+                    for i, path in enumerate(writer.paths)
+                }
+                for name, path in names.items():
+                    path.replace(folder / name)
+                for path in folder.iterdir():
+                    old = _SHARD.fullmatch(path.name) and path.name not in names
+                    if old or _LEFTOVER.fullmatch(path.name):
+                        path.unlink()
+
+
+def _digest(folder: Path, writers: Iterable[_SplitWriter]) -> str:
+    digest = hashlib.sha256()
+    with _blamed(folder):
+        for path in (path for writer in writers for path in writer.paths):
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()
 
 
 class _SplitWriter:

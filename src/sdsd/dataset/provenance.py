@@ -11,7 +11,7 @@ from sdsd import config as configuration
 from sdsd.config import Config, ModelConfig
 from sdsd.config.manifest import Manifest
 from sdsd.dataset.extensions import versions
-from sdsd.text.unicode import encodable
+from sdsd.text.normalize import encodable
 
 _PRIVATE = re.compile(r"\.(base_url|headers|extra_body)\b")
 

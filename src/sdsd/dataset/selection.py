@@ -26,7 +26,7 @@ from sdsd.dataset.extensions import checks_of, filters_of
 from sdsd.errors import ConfigError
 from sdsd.hashing import hash64
 from sdsd.text.near_duplicates import spoken
-from sdsd.text.unicode import encodable
+from sdsd.text.normalize import encodable
 from sdsd.types import Dialogue, Pair, Principle, Record
 
 

@@ -102,7 +102,7 @@ async def _models(config: Config, files: Mapping[str, Path]) -> list[Finding]:
 
 
 async def _examined(pool: Pool) -> list[Finding]:
-    """What one model's servers support, and how fast the first one is."""
+    """Find out what one model's servers support, and how fast the first one is."""
     models = [server.model for server in pool.servers]
     models = [model.model if isinstance(model, LaunchedModel) else model for model in models]
     findings, first, can = [], models[0], pool.capabilities
@@ -130,7 +130,7 @@ async def _examined(pool: Pool) -> list[Finding]:
 
 
 async def _names(model: HttpModel) -> list[str]:
-    """The first few names of models that the server lists."""
+    """Return the first few names of models that the server lists."""
     try:
         reply = await model.client.request("GET", "/models")
         found = msgspec.json.decode(reply.body, type=_Listing).data
@@ -149,7 +149,7 @@ class _Listing(Struct):
 
 
 async def _seed(model: Model) -> str:
-    """What a seed does: the same text twice, and another text with another seed?"""
+    """Test the seed: the same text twice, and another text with another seed?"""
     if not model.capabilities.seed:
         return "not accepted"
     request = _request("Invent a name for a boat.", 12)

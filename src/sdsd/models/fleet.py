@@ -296,7 +296,7 @@ class _Starting:
     async def _batches(
         self, online: HttpModel, chosen: ModelConfig, folder: Path
     ) -> AsyncIterator[BatchModel]:
-        """The batch API of the server that `online` speaks to."""
+        """Return the batch API of the server that `online` speaks to."""
         online.capabilities = _remembered(online.capabilities, folder / "capabilities.json")
         headers = dict(chosen.headers)
         if key := key_for(chosen):

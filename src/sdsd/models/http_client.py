@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from sdsd.errors import ModelError, TransientError
-from sdsd.text.unicode import encodable
+from sdsd.text.normalize import encodable
 
 T = TypeVar("T")
 

@@ -44,7 +44,7 @@ class ScriptedModel:
         self._script = script or small_world
 
     async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
-        """The script's text, with token counts of four characters each."""
+        """Return the script's text, with token counts of four characters each."""
         self.asked += 1
         text = self._script(request, seed)
         prompt = request.prompt or "".join(m.content for m in request.messages)

@@ -5,7 +5,7 @@ The conversation comes before the principle in the prompt, so all verdicts on a 
 prefix. Only a prefix that has been computed can be shared, so the first verdict is asked alone and
 the others after it.
 
-A critic is a model (the default), or a function of your own: see `sdsd.pipeline.local_critic`.
+A critic is a model (the default), or a user-defined function: see `sdsd.pipeline.local_critic`.
 """
 
 from __future__ import annotations

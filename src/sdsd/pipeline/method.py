@@ -72,7 +72,7 @@ class Start(Struct, frozen=True):
 
 
 class Pipeline(Protocol):
-    """Make the record of one scenario: a pipeline of your own, in place of the packaged one.
+    """Make the record of one scenario, in place of the packaged pipeline.
 
     Named in the configuration as `pipeline: package.module:name`. Models are reached by `ask`
     alone; whatever else belongs to the record goes into `Record.extra`, as JSON values.

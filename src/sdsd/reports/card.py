@@ -27,8 +27,8 @@ from sdsd.reports.card_charts import plots
 from sdsd.reports.html import page
 from sdsd.reports.metrics.figures import Figures
 from sdsd.reports.stats import Proportion
+from sdsd.text.normalize import encodable
 from sdsd.text.prompt_files import is_path
-from sdsd.text.unicode import encodable
 
 _OPEN = frozenset(model.name for model in KNOWN if model.licence == "Apache-2.0")
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))

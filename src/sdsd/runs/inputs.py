@@ -106,7 +106,7 @@ def kept_inputs(config: Config, rundir: RunDir, manifest: Manifest) -> Inputs:
 def inputs_of(rundir: RunDir, config: Config) -> Inputs:
     """Load the inputs of the run in a directory: its own copies, where it has them already."""
     manifest = rundir.manifest()
-    if manifest is None or not rundir.inputs.exists():  # not begun, or pulled from a hub
+    if manifest is None:
         return read_inputs(config)
     return kept_inputs(config, rundir, manifest)
 

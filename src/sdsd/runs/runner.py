@@ -137,8 +137,8 @@ def _run_at(path: Path) -> RunDir | None:
     """Return the run that a path stands for: its directory, or the configuration in it."""
     if path.is_dir():
         return RunDir(path)
-    beside = RunDir(path.parent)
-    return beside if path.name == CONFIG_NAME and beside.manifest_file.exists() else None
+    parent = RunDir(path.parent)
+    return parent if path.name == CONFIG_NAME and parent.manifest_file.exists() else None
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""The packaged prompts, Markdown files beside this module, and a user's own in their place."""
+"""The packaged prompts, Markdown files in this folder, and user-defined ones in their place."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def load_prompt(name: str, own: str = "") -> Prompt:
 
 @cache
 def _packaged(name: str) -> Prompt:
-    """Read once: these do not change under a running program, as a user's own may."""
+    """Read once: these do not change under a running program, as user-defined ones may."""
     return read(PACKAGED / f"{name}.md")

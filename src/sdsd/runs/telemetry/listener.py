@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from sdsd.runs.events import Event
-from sdsd.text.unicode import encodable
+from sdsd.text.normalize import encodable
 
 MAX_CHARS = 4096
 """Characters kept of one text that a model or server sent."""

@@ -30,7 +30,7 @@ from opentelemetry.trace import Link, Span, SpanKind, StatusCode, set_span_in_co
 
 from sdsd.runs.events import Began, Called, Event, Recorded
 from sdsd.runs.telemetry.listener import plain, tokens
-from sdsd.text.unicode import encodable
+from sdsd.text.normalize import encodable
 from sdsd.types import Completion, Record, Request
 
 PROVIDER = "openai"

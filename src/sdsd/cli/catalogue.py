@@ -1,0 +1,80 @@
+"""`sdsd catalogue`: topics, principles and goals."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sdsd.cli.options import Json
+
+app = typer.Typer(
+    help="Check, preview and extend topics, principles and goals.", no_args_is_help=True
+)
+
+
+@app.command("check")
+def catalogue_check(
+    topics: Annotated[Path | None, typer.Option(help="Your topics.")] = None,
+    principles: Annotated[Path | None, typer.Option(help="Your principles.")] = None,
+    goals: Annotated[Path | None, typer.Option(help="Your goals.")] = None,
+    json: Json = False,
+) -> None:
+    """Check the catalogue and count what is in it."""
+    from sdsd.cli import display
+    from sdsd.scenarios import catalogue
+
+    display.catalogue(catalogue.load(topics, principles, goals), json=json)
+
+
+@app.command("expand")
+def catalogue_expand(
+    out: Annotated[Path, typer.Argument(help="The directory to write the larger topics to.")],
+    topics: Annotated[Path | None, typer.Option(help="Your topics.")] = None,
+    per_domain: Annotated[int, typer.Option(help="Subareas per domain.")] = 20,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Only these fields. Repeatable."),
+    ] = None,
+    model: Annotated[str, typer.Option("--model", "-m", help="The model that writes them.")] = "",
+    url: Annotated[str, typer.Option("--url", help="The base URL of its server.")] = "",
+) -> None:
+    """Let a model write more subareas per domain.
+
+    Running the same command again continues where it stopped.
+    """
+    from sdsd import config as configuration
+    from sdsd.runs.expand_catalogue import expand
+    from sdsd.runs.progress import terminal
+
+    overrides: dict[str, Any] = {"models.default.base_url": url} if url else {}
+    if model:
+        overrides["model"] = model
+    chosen = configuration.load(None, overrides)
+    with terminal() as screen:
+        grown = expand(
+            out,
+            topics,
+            chosen,
+            per_domain=per_domain,
+            only=only or [],
+            on_event=screen.on_event,
+        )
+    typer.echo(f"{grown.before} subareas before, {grown.after} now, in {out}")
+
+
+@app.command("preview")
+def catalogue_preview(
+    n: Annotated[int, typer.Option("-n", help="How many scenarios.")] = 10,
+    seed: Annotated[int, typer.Option(help="The run's seed.")] = 0,
+    config: Annotated[Path | None, typer.Argument(help="A configuration.")] = None,
+) -> None:
+    """Print the first scenarios of a run, before anything is spent."""
+    from sdsd import config as configuration
+    from sdsd.cli import display
+    from sdsd.runs.inputs import read_inputs
+
+    chosen = configuration.load(config, {"seed": seed} if seed else {})
+    scenarios = read_inputs(chosen).scenarios
+    display.scenarios([scenarios[i] for i in range(n)])
