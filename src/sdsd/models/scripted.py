@@ -92,7 +92,7 @@ def _end(luck: float) -> str:
 def _plan(asked: str, seed: int) -> str:
     steps = asked.count("a STEP ")
     lines = [f"PERSON: somebody with question {seed % 997}"]
-    lines += [f"STEP {k}: they talk about point {k}" for k in range(1, steps + 1)]
+    lines += [f"STEP {k}: they discuss point {k}" for k in range(1, steps + 1)]
     return "\n".join([*lines, "SLIP: the agent claims more than it knows"])
 
 

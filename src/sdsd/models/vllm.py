@@ -315,7 +315,7 @@ class _Process:
         with log.open("ab") as output:
             output.write(f"$ {_shown(line)}\n".encode())
             output.flush()
-            self.begin = output.tell()
+            self.begin = log.stat().st_size
             """Offset in the log at which its own lines begin."""
             self._guard = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", _GUARD, str(grace), *line],

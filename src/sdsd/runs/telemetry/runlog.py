@@ -160,7 +160,7 @@ def _old(path: Path, number: int) -> Path:
 def _appended(path: Path) -> tuple[BinaryIO, int]:
     """Open a file for append; return it and its size. Ends a line that a crash cut short."""
     file = path.open("ab")
-    size = file.tell()
+    size = path.stat().st_size
     if size:
         with path.open("rb") as reader:
             reader.seek(-1, 2)
