@@ -163,7 +163,7 @@ def test_a_push_sends_the_data_set_and_nothing_else(
     kept = {"README.md", "report.html", *drawn, *data}
     assert repo.files.keys() == {".gitattributes", *made, *kept}
     assert all(repo.files[name] == (run.path / name).read_bytes() for name in kept)
-    assert repo.messages == ["initial commit", "12 dialogues, made by sdsd 0.1.0"]
+    assert repo.messages == ["initial commit", f"12 dialogues, made by sdsd {sdsd.__version__}"]
 
 
 def test_nothing_that_is_sent_tells_a_secret(run: RunDir, site: HubStandIn, cli: Sdsd) -> None:
