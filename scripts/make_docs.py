@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import api_docs
 import msgspec
 import typer
 from msgspec import Struct
@@ -67,6 +68,7 @@ def made() -> dict[Path, str]:
         DOCS / "configuration.md": configuration(),
         DOCS / "config.schema.json": config.json_schema_text(),
         DOCS / "cli.md": command_line(),
+        DOCS / "api.md": _API.format(note=NOTE, reference=api_docs.reference()),
         DOCS / "method.md": filled(
             DOCS / "method.md",
             {
@@ -110,6 +112,18 @@ def table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
         "| " + " | ".join(c.replace("|", r"\|") for c in line) + " |" for line in lines
     )
 
+
+_API = """\
+# API reference
+
+{note}
+
+The public names of the package, as `dir(sdsd)` lists them. [python.md](python.md) shows how to use
+them, [extending.md](extending.md) how to write parts of your own. `Config` mirrors
+[configuration.md](configuration.md); `Event` is the union of the events.
+
+{reference}
+"""
 
 # -- the configuration -------------------------------------------------------------------------
 
@@ -508,7 +522,7 @@ def example_requests(protocol: ProtocolName) -> dict[str, Request]:
         schema=True,
         shared_chat=True,
     )
-    record = asyncio.run(make_record(_SCENARIO, teller, method))  # type: ignore[arg-type]
+    record = asyncio.run(make_record(_SCENARIO, teller, method))
     if record.outcome != "accepted":
         raise SystemExit(f"the example came out as {record.outcome}: {record.failure}")
     return teller.requests

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from sdsd.errors import PluginError
-from sdsd.plugins import is_spec, resolve, version
+from sdsd.plugins import _points, is_spec, resolve, version
 
 
 def test_a_part_is_named_by_module_and_attribute() -> None:
@@ -48,3 +48,20 @@ def test_the_version_changes_with_the_source(
     assert version(first) != version(second)
     assert version(first) == version(first)
     assert version(len) == "builtins.len"
+
+
+def test_a_part_is_found_as_an_entry_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an installed package declares it."""
+    info = tmp_path / "toxic-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toxic\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[sdsd.critics]\ntoxicity = toxic_judge:score\n")
+    (tmp_path / "toxic_judge.py").write_text("def score(turn, principle): return 0.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    _points.cache_clear()
+    try:
+        assert resolve("toxicity", "critics")(None, None) == 0.0
+        with pytest.raises(PluginError, match="not one of the critics: toxicity; name"):
+            resolve("toxicty", "critics")
+    finally:
+        _points.cache_clear()

@@ -50,9 +50,6 @@ FAULTS = {
     "attempts: 10": "`attempts`: Expected `int` <= 9",
     "dialogue: {temperature: 2.1}": "`dialogue.temperature`: Expected `float` <= 2.0",
     "dialogue: {temperature: .nan}": "`dialogue.temperature`: Expected `float`, got `null`",
-    "dialogue: {protocol: talk}": (
-        "`dialogue.protocol`: `talk` is not one of the protocols: auto, transcript,"
-    ),
     "models: {big: {timeout: 0}}": "`models.big.timeout`: Expected `float` > 0.0",
     "scenarios: {exchanges: [0, 2]}": "`scenarios.exchanges[0]`: Expected `int` >= 1",
     "models: {big: {parallel: -1}}": "`models.big.parallel`: Expected `int` >= 0",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
-from sdsd import ScriptedModel, run
-from sdsd.config import load
+from sdsd import Run, ScriptedModel, run
 from sdsd.errors import ConfigError, PluginError, StageFailed
 from sdsd.pipeline.local_critic import LocalCritic, ask_for_verdict
 from sdsd.runs.directory import RunDir
@@ -158,9 +159,25 @@ async def test_a_critic_that_fails_fails_the_dialogue(folder: Path, body: str, s
         ),
     ],
 )
-def test_a_part_that_is_not_there_is_an_error_at_once(keys: dict[str, object], said: str) -> None:
+def test_a_part_that_is_not_there_is_an_error_before_anything_is_made(
+    folder: Path, keys: dict[str, Any], said: str
+) -> None:
     with pytest.raises(ConfigError, match=said):
-        load(None, keys)
+        run(out=folder / "run", models={"default": ScriptedModel()}, **keys)
+    assert not (folder / "run").exists()
+
+
+def test_a_finished_run_can_be_read_where_its_parts_are_missing(folder: Path) -> None:
+    part = folder / "gone_tomorrow.py"
+    part.write_text("def critic(turn, principle): return 0.9\n")
+    keys: dict[str, Any] = {"n": 4, "critique.critics": {"a": {"use": "gone_tomorrow:critic"}}}
+    made = run(out=folder / "run", models={"default": ScriptedModel()}, **keys)
+    part.unlink()
+    del sys.modules["gone_tomorrow"]
+    opened = Run.open(made.path)
+    assert (opened.status().done, opened[0].rule) == (4, "not_repaired")
+    with pytest.raises(ConfigError, match="`gone_tomorrow:critic` cannot be imported"):
+        run(made.path, n=6, models={"default": ScriptedModel()})
 
 
 def test_something_that_cannot_be_called_is_no_critic(folder: Path) -> None:

@@ -5,6 +5,7 @@ file and `checking` refuses contradictions; `writing` gives YAML, the digest, ex
 JSON schema.
 """
 
+from sdsd.config.checking import check_parts
 from sdsd.config.keys import is_execution
 from sdsd.config.loading import anchored, assignment, load, read
 from sdsd.config.model_schema import DEFAULT_MODEL, ModelConfig, PriceConfig
@@ -63,6 +64,7 @@ __all__ = [
     "Vote",
     "anchored",
     "assignment",
+    "check_parts",
     "differences",
     "digest",
     "dump",

@@ -20,7 +20,6 @@ def check(config: Config, where: str) -> None:
 def _problems(config: Config) -> Iterator[str]:
     """Yield what is wrong, and the remedy."""
     yield from _size(config)
-    yield from _parts(config)
     yield from _names(config)
     yield from _ranges(config)
     for name, model in config.models.items():
@@ -37,15 +36,22 @@ def _size(config: Config) -> Iterator[str]:
         )
 
 
+def check_parts(config: Config) -> None:
+    """Import the user-defined parts: a run must not begin without them.
+
+    Not part of `check`: a finished run can be read where its parts are not installed. Raises
+    `ConfigError`.
+    """
+    for problem in _parts(config):
+        raise ConfigError(f"configuration: {problem}")
+
+
 def _parts(config: Config) -> Iterator[str]:
-    """Import the user's own parts: a run must not begin without them."""
     if (protocol := config.dialogue.protocol) not in PROTOCOLS:
         yield from _part("dialogue.protocol", protocol, "protocols", PROTOCOLS)
     if config.pipeline:
         yield from _part("pipeline", config.pipeline, "pipelines")
     for name, critic in config.critique.critics.items():
-        if critic.use and critic.model:
-            yield f"`critique.critics.{name}` has both `use` and `model`; remove one of them"
         if critic.use:
             yield from _part(f"critique.critics.{name}.use", critic.use, "critics")
 
@@ -58,7 +64,9 @@ def _part(key: str, name: str, group: str, known: tuple[str, ...] = ()) -> Itera
 
 
 def _names(config: Config) -> Iterator[str]:
-    for name in config.critique.critics:
+    for name, critic in config.critique.critics.items():
+        if critic.use and critic.model:
+            yield f"`critique.critics.{name}` has both `use` and `model`; remove one of them"
         if not MODEL_NAME.fullmatch(name):
             yield f"`critique.critics.{name}`: use letters, digits, `_` and `-` in the name"
     for role, name in config.role_models.items():

@@ -126,10 +126,13 @@ def resolve(
                 f"its {CONFIG_NAME} elsewhere to start another run with it"
             )
         rundir.config()  # refuses another format, in words that say so
-        return configuration.load(rundir.config_file, overrides), rundir.path
+        chosen = configuration.load(rundir.config_file, overrides)
+        configuration.check_parts(chosen)
+        return chosen, rundir.path
     if isinstance(config, Config):
         config = configuration.tree(config)
     chosen = configuration.load(config, overrides)
+    configuration.check_parts(chosen)
     return chosen, Path(out) if out else default_path(chosen, Path.cwd())
 
 
