@@ -318,7 +318,7 @@ async def test_what_is_computed_is_accounted_for() -> None:
 
 
 async def test_full_slots_make_a_queue() -> None:
-    async with serving(Options(slots=2, time_scale=0.02)) as simulator:
+    async with serving(Options(slots=2, time_scale=0.5)) as simulator:
         await asyncio.gather(*(raw(simulator, HELLO | {"seed": k}) for k in range(5)))
         stats = simulator.stats()
     assert (stats.answered, stats.running_peak, stats.in_flight_peak) == (5, 2, 5)
