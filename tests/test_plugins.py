@@ -30,12 +30,22 @@ def test_a_part_beside_the_configuration_is_found(
         ("no_such_module:x", "No module named 'no_such_module'"),
         ("json:no_such_name", "no_such_name"),
         ("nothing", "not one of the filters: short"),
+        ("json:mine", "`json` was imported from .*json/__init__.py: if that is another module"),
     ],
 )
 def test_what_is_not_there_is_named_with_the_remedy(name: str, said: str) -> None:
     with pytest.raises(PluginError, match=said) as caught:
         resolve(name, "filters", known=("short",))
     assert name in str(caught.value)
+
+
+def test_a_module_that_exits_when_imported_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "exiting_part.py").write_text("raise SystemExit(0)\n")
+    with pytest.raises(PluginError, match="`exiting_part:x` cannot be imported: SystemExit: 0"):
+        resolve("exiting_part:x", "filters")
 
 
 def test_the_version_changes_with_the_source(

@@ -11,17 +11,19 @@ run's manifest, so that resuming and verifying can tell that the part has change
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from sdsd.errors import PluginError
+from sdsd.errors import PluginError, SdsdError
 
 GROUPS = ("backends", "critics", "pipelines", "protocols", "views", "filters", "formats", "checks")
 """Entry points are looked up in `sdsd.<group>`."""
@@ -65,6 +67,46 @@ def version(part: Callable[..., Any] | object) -> str:
     return hashlib.sha256(source).hexdigest()
 
 
+def function(name: str, group: str, known: tuple[str, ...] = ()) -> Callable[..., Any]:
+    """Import a part that is called as it is. Raises `PluginError` for a class or a value."""
+    part: Callable[..., Any] = resolve(name, group, known)
+    if not callable(part) or inspect.isclass(part):
+        raise PluginError(
+            f"`{name}` is of type `{type(part).__name__}` and cannot be called; {group} are "
+            "functions, or objects with `__call__`"
+        )
+    return part
+
+
+@contextmanager
+def blamed(part: str, where: str, *data: type[Exception]) -> Iterator[None]:
+    """Turn whatever a part's own code raises into a `PluginError` that names the part.
+
+    data  exceptions that are part of the contract and pass unchanged
+    """
+    try:
+        yield
+    except data:
+        raise
+    except BaseException as error:
+        raise blame(error, part, where) from error
+
+
+def blame(error: BaseException, part: str, where: str) -> BaseException:
+    """Return what to raise for an error in a part's code: a `PluginError`, or the error itself.
+
+    The error itself is an interruption from outside, or has a message for the user already.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        outside = task is None or task.cancelling() > 0
+    else:
+        outside = isinstance(error, SdsdError | KeyboardInterrupt | GeneratorExit)
+    if outside:
+        return error
+    return PluginError(f"{part} failed on {where}: {type(error).__name__}: {error}")
+
+
 @cache
 def _points(group: str) -> tuple[EntryPoint, ...]:
     return tuple(entry_points(group=f"sdsd.{group}"))
@@ -77,11 +119,18 @@ def _import(name: str, module: str, attribute: str) -> Any:
         sys.path.insert(0, here)
     try:
         return getattr(import_module(module), attribute)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PluginError(
-            f"`{name}` cannot be imported: {type(error).__name__}: {error}; is it installed, or in "
-            "the folder that you run `sdsd` from?"
+            f"`{name}` cannot be imported: {type(error).__name__}: {error}; {_hint(module)}"
         ) from error
     finally:
         if added:
             sys.path.remove(here)
+
+
+def _hint(module: str) -> str:
+    """Say which file was imported, if any: another module may have the name."""
+    if module in sys.modules:
+        origin = getattr(sys.modules[module], "__file__", None) or "the Python interpreter"
+        return f"`{module}` was imported from {origin}: if that is another module, rename yours"
+    return "is it installed, or in the folder that you run `sdsd` from?"

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
+import msgspec
 from msgspec import Struct
 
 Role = str
@@ -340,3 +341,16 @@ Answer = Completion | Refusal
 
 AskFn = Callable[[str, Request], Awaitable[Completion]]
 """The way to the models as a stage sees it: `await ask(step, request)`."""
+
+
+def require_json(value: Struct) -> None:
+    """Raise `ValueError` unless a value is the same after it was written to the journal."""
+    try:
+        same = msgspec.json.decode(msgspec.json.encode(value), type=type(value)) == value
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(f"cannot be written as JSON: {error}") from None
+    if not same:
+        raise ValueError(
+            "differs once written as JSON; use only strings as keys, and neither NaN, sets, tuples "
+            "nor objects as values"
+        )

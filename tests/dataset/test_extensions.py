@@ -154,6 +154,36 @@ broken = View("broken", "", (c.ID,), failing)
 bad_format = Format("", (File("x", "preference", failing),))
 
 
+def exiting(*_: object) -> Any:
+    raise SystemExit(0)
+
+
+def nothing(*_: object) -> Any:
+    return None
+
+
+def chatty(record: Record) -> str:
+    return "Too long, | <b>"
+
+
+def wrong_size(selected: Selected) -> Iterator[Row]:
+    yield {"words": 10**30}
+
+
+class Stateful:
+    def __call__(self, record: Record) -> None: ...
+
+
+untyped = View("untyped", "", [WORDS], rows)  # type: ignore[arg-type]
+columnless = View("columnless", "", (), rows)
+LETTERS = Column("letters", c.INT, "")
+doubled = View("doubled", "", (LETTERS, LETTERS), rows)
+overflowing = View("overflowing", "", (c.ID, WORDS), wrong_size)
+exiting_format = Format("", (File("x", "preference", exiting),))
+empty_format = Format("", (File("x", "preference", nothing),))
+climbing_format = Format("", (File("../up", "preference", nothing),))
+
+
 def number(record: Record) -> Any:
     return 3
 
@@ -187,6 +217,17 @@ def echo(dialogue: Dialogue, plan: Plan | None) -> list[int]:
             "filter `[^`]+:failing` failed on 000000-0abc: KeyError",
         ),
         ("filters", "HERE", "cannot be called; filters are functions"),
+        ("filters", "chatty", "a name has lower-case letters"),
+        ("filters", "exiting", "failed on 000000-0abc: SystemExit: 0"),
+        ("filters", "Stateful", "of type `type` and cannot be called; filters are functions"),
+        (
+            "views",
+            "untyped",
+            "has a `doc`, a tuple of `Column` values and a function `rows`",
+        ),
+        ("views", "columnless", "a view needs columns, each with its own name .* not none"),
+        ("views", "doubled", "each with its own name .* not 'letters', 'letters'"),
+        ("views", "overflowing", "view `overflowing`: a row does not have the columns' types"),
         ("checks", "outside", r"yielded \[4\]; yield indices into `dialogue.messages`"),
         (
             "checks",
@@ -209,10 +250,14 @@ def test_a_format_that_is_wrong_is_named_with_the_remedy(tmp_path: Path) -> None
     exported(tmp_path / "data")
     with pytest.raises(PluginError, match=r"is not a format; make it a `sdsd.dataset.trainer_form"):
         write(tmp_path / "data", f"{HERE}:keep", tmp_path / "out")
-    with pytest.raises(
-        PluginError, match=r"bad_format` failed on 000000-0abc of `preference`: Key"
-    ):
-        write(tmp_path / "data", f"{HERE}:bad_format", tmp_path / "out")
+    for name, said in {
+        "bad_format": "bad_format` failed on 000000-0abc of `preference`: Key",
+        "exiting_format": "exiting_format` failed on 000000-0abc of `preference`: SystemExit: 0",
+        "empty_format": "empty_format` failed on .*: TypeError: return a dict, not None",
+        "climbing_format": r"climbing_format`: a file cannot be called `\.\./up`",
+    }.items():
+        with pytest.raises(PluginError, match=said):
+            write(tmp_path / "data", f"{HERE}:{name}", tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
 

@@ -11,6 +11,7 @@ import pytest
 
 import sdsd
 from sdsd import config as configuration
+from sdsd import run
 from sdsd.errors import ConfigError, PluginError
 from sdsd.models import fleet as fleets
 from sdsd.models.doctor import examine
@@ -18,6 +19,7 @@ from sdsd.models.scripted import ScriptedModel
 from sdsd.plugins import resolve, version
 from sdsd.runs.directory import RunDir
 from sdsd.runs.verify import verify
+from sdsd.types import Completion, Request
 
 EXAMPLE = '''
 from sdsd.config import ModelConfig
@@ -129,6 +131,85 @@ def test_what_is_no_backend_is_refused_by_name(name: str, said: str, tmp_path: P
     with pytest.raises(PluginError, match=said) as caught:
         asyncio.run(started())
     assert f"`{name}`" in str(caught.value)
+
+
+class Nameless(ScriptedModel):
+    def __init__(self, config: configuration.ModelConfig) -> None:
+        super().__init__(name="\ud800")
+
+
+class Unready(ScriptedModel):
+    def __init__(self, config: configuration.ModelConfig) -> None:
+        raise OSError("no driver")
+
+
+class Unleavable(ScriptedModel):
+    def __init__(self, config: configuration.ModelConfig) -> None:
+        super().__init__()
+
+    async def __aenter__(self) -> Unleavable:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        raise OSError("stuck")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Nameless", "returned a model called"),
+        ("Unready", "failed on start-up: OSError: no driver"),
+        ("Unleavable", "failed on shutdown: OSError: stuck"),
+    ],
+)
+def test_a_backend_that_fails_by_itself_is_named(name: str, said: str, tmp_path: Path) -> None:
+    async def started() -> None:
+        chosen = configuration.load(config(f"{__name__}:{name}"))
+        async with fleets.start(chosen, {}, print, tmp_path):
+            pass
+
+    with pytest.raises(PluginError, match=said) as caught:
+        asyncio.run(started())
+    assert f"{__name__}:{name}`" in str(caught.value)
+
+
+class Answering(ScriptedModel):
+    """Answers with a given value, or raises it."""
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__(name="odd")
+        self.answer = answer
+
+    async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Any:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (None, "answered None; return a `Completion`"),
+        ("hello", "answered 'hello'; return a `Completion`"),
+        (Completion(5), "answered Completion\\(text=5"),  # type: ignore[arg-type]
+        (Completion("", prompt_tokens="7"), "answered Completion"),  # type: ignore[arg-type]
+        (ValueError("boo"), "failed on a request for `plan`: ValueError: boo"),
+        (SystemExit(0), "failed on a request for `plan`: SystemExit: 0"),
+        (asyncio.CancelledError(), "failed on a request for `plan`: CancelledError"),
+    ],
+)
+def test_an_answer_that_is_none_stops_the_run_and_is_not_recorded(
+    answer: object, said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(PluginError, match=f"model `odd` {said}"):
+        run(n=3, out=tmp_path / "run", models={"default": Answering(answer)})
+    assert not (tmp_path / "run").exists()
+
+
+def test_models_that_are_given_must_be_models(tmp_path: Path) -> None:
+    models: Any = {"default": "gpt-4"}
+    with pytest.raises(PluginError, match="the model `default` is a value of type `str`"):
+        run(n=3, out=tmp_path / "run", models=models)
 
 
 @pytest.mark.parametrize("other", [{"launch": "vllm"}, {"transport": "batch"}])

@@ -16,7 +16,7 @@ from sdsd.pipeline.local_critic import LocalCritic, ask_for_verdict
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
 from sdsd.runs.verify import verify
-from sdsd.types import Completion, Principle, Record, Refusal, Request, Turn, Verdict
+from sdsd.types import Completion, Failure, Principle, Record, Refusal, Request, Turn, Verdict
 
 EXAMPLES = Path(__file__).parents[2] / "examples" / "parts"
 HONEST = Principle("honest", "The assistant should be honest.", "family", "category")
@@ -125,6 +125,8 @@ async def test_a_critic_may_be_async_or_a_class(folder: Path) -> None:
         "    def __call__(self, turn, principle): return self.limit"
     )
     assert (await verdict(critic(folder, stateful, "c2"))).probability == 0.2
+    awaitable = "async def later(): return 0.9\ndef critic(turn, principle): return later()"
+    assert (await verdict(critic(folder, awaitable, "c3"))).confirmed
 
 
 @pytest.mark.parametrize(
@@ -133,11 +135,22 @@ async def test_a_critic_may_be_async_or_a_class(folder: Path) -> None:
         ("def critic(turn, principle): return 1 / 0", "raised ZeroDivisionError: division by zero"),
         ("def critic(turn, principle): return 7", "a probability is between 0 and 1, not 7"),
         ("def critic(turn, principle): return 'yes'", "could not convert string to float"),
+        (
+            "def critic(turn, principle): return None",
+            "a probability or a `Verdict`, not None",
+        ),
+        ("def critic(turn, principle): raise SystemExit(3)", "raised SystemExit: 3"),
+        (
+            "import asyncio\nasync def critic(turn, principle): raise asyncio.CancelledError",
+            "raised CancelledError",
+        ),
+        ("def critic(t, p): return Verdict('', True, '\\ud800')", "surrogates not allowed"),
+        ("def critic(t, p): return Verdict('', True, object())", "type object is unsupported"),
     ],
 )
 async def test_a_critic_that_fails_fails_the_dialogue(folder: Path, body: str, said: str) -> None:
     with pytest.raises(StageFailed, match="critic `bad") as failed:
-        await verdict(critic(folder, body, f"bad{abs(hash(body)) % 1000}"))
+        await verdict(critic(folder, body, f"bad{abs(hash(body))}"))
     assert said in str(failed.value)
 
 
@@ -184,3 +197,79 @@ def test_something_that_cannot_be_called_is_no_critic(folder: Path) -> None:
     (folder / "value.py").write_text("critic = 3\n")
     with pytest.raises(PluginError, match="is not callable"):
         LocalCritic("x", "value:critic")
+    with pytest.raises(PluginError, match=r"failed on creation: TypeError: .* 'limit'"):
+        critic(folder, "class critic:\n    def __init__(self, limit): ...", "needy")
+
+
+# -- pipelines and protocols that break their contract ------------------------------------------
+
+MAKING = (
+    "import asyncio\nfrom msgspec.structs import replace\nfrom sdsd.errors import StageFailed\n"
+    "from sdsd.types import *\n"
+)
+
+
+def made_by(folder: Path, key: str, name: str, body: str) -> Run:
+    (folder / f"{name}.py").write_text(f"{MAKING}async def make(*given): {body}\n")
+    keys: dict[str, Any] = {"n": 2, key: f"{name}:make"}
+    return run(out=folder / "run", models={"default": ScriptedModel()}, **keys)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise ValueError('boo')", "ValueError: boo"),
+        ("raise SystemExit(0)", "SystemExit: 0"),
+        ("raise asyncio.CancelledError", "CancelledError"),
+        ("return None", "return a `Record`, not None"),
+        ("return Record(replace(given[0], id='x'), 'filtered', 'r')", "must have the scenario"),
+        ("return Record(given[0], 'filtered', 'r', extra={'a': {1, 2}})", "written as JSON"),
+        ("return Record(given[0], 'filtered', 'r', extra={'a': float('nan')})", "written as JSON"),
+        ("return Record(given[0], 'great')", "Invalid enum value 'great'"),
+        ("return Record(given[0], 'accepted')", "an accepted record needs a dialogue"),
+        ("return Record(given[0], 'filtered')", "a filtered record needs a `rule`"),
+        ("return Record(given[0], 'failed')", "a failed record needs a `failure`"),
+    ],
+)
+def test_a_pipeline_that_breaks_its_contract_is_named(folder: Path, body: str, said: str) -> None:
+    name = f"pipe{abs(hash(body))}"
+    with pytest.raises(PluginError, match=f"pipeline `{name}:make` failed on 000000-") as caught:
+        made_by(folder, "pipeline", name, body)
+    assert said in str(caught.value)
+    assert not (folder / "run").exists()
+
+
+def test_a_stage_that_fails_in_a_pipeline_fails_the_dialogue(folder: Path) -> None:
+    made = made_by(folder, "pipeline", "refused", "raise StageFailed('answer', 'refused', 'raw')")
+    assert made.status().outcomes == {"failed": 2}
+    assert made[0].failure == Failure("answer", "refused", "raw")
+    assert not made.verify().defects
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("raise ValueError('boo')", "ValueError: boo"),
+        ("return None", "return a `Dialogue` or an `OpenDialogue`, not None"),
+        ("return Dialogue((), 'x', 'completed', False)", "messages must alternate"),
+        (
+            "return Dialogue((Message('user', 'a'), Message('assistant', 5)), 'x', 'completed', 0)",
+            "cannot be written as JSON",
+        ),
+    ],
+)
+def test_a_protocol_that_breaks_its_contract_is_named(folder: Path, body: str, said: str) -> None:
+    name = f"proto{abs(hash(body))}"
+    with pytest.raises(PluginError, match=f"protocol `{name}:make` failed on 000000-") as caught:
+        made_by(folder, "dialogue.protocol", name, body)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["pipeline", "dialogue.protocol"])
+@pytest.mark.parametrize("body", ["make = 3", "class make: ..."])
+def test_what_cannot_be_called_is_no_part(folder: Path, key: str, body: str) -> None:
+    name = f"uncallable{abs(hash(body))}"
+    (folder / f"{name}.py").write_text(body)
+    keys: dict[str, Any] = {key: f"{name}:make"}
+    with pytest.raises(ConfigError, match=f"`{key}`: `{name}:make` is of type .* cannot be called"):
+        run(out=folder / "run", models={"default": ScriptedModel()}, **keys)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sdsd.config.model_schema import ModelConfig
 from sdsd.config.schema import MODEL_NAME, PROTOCOLS, Config
 from sdsd.errors import ConfigError, PluginError
-from sdsd.plugins import resolve
+from sdsd.plugins import function, resolve
 from sdsd.types import ROLES
 
 
@@ -58,7 +58,8 @@ def _parts(config: Config) -> Iterator[str]:
 
 def _part(key: str, name: str, group: str, known: tuple[str, ...] = ()) -> Iterator[str]:
     try:
-        resolve(name, group, known)
+        find = function if group in ("protocols", "pipelines") else resolve
+        find(name, group, known)
     except PluginError as error:
         yield f"`{key}`: {error}"
 

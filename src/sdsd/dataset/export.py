@@ -405,7 +405,7 @@ def _arrow_table(rows: list[Row], schema: Any, view: str) -> Any:
         return pa.Table.from_pylist(rows, schema=schema)
     except UnicodeEncodeError:  # rare, so only then is every text inspected
         return pa.Table.from_pylist(encodable(rows), schema=schema)
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OverflowError, TypeError, ValueError) as error:
         raise PluginError(
             f"view `{view}`: a row does not have the columns' types: {error}"
         ) from None

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -28,7 +27,7 @@ from sdsd import plugins
 from sdsd.checks import dialogue_rules, revision_rules
 from sdsd.checks.dialogue_rules import QualityCheck
 from sdsd.config import ExportConfig
-from sdsd.errors import ConfigError, PluginError, SdsdError
+from sdsd.errors import ConfigError, PluginError
 from sdsd.types import Dialogue, Plan, Record
 
 if TYPE_CHECKING:
@@ -81,6 +80,7 @@ def views_of(export: ExportConfig) -> dict[str, View]:
         view = plugins.resolve(name, "views", tuple(VIEWS))
         if not isinstance(view, View):
             raise PluginError(f"`{name}` is not a view; make it a `sdsd.dataset.view.View`")
+        _require_types(name, view)
         if not _NAME.fullmatch(view.name) or view.name in views:
             raise PluginError(
                 f"`{name}`: a view cannot be called `{view.name}`; use lower-case letters, digits "
@@ -90,12 +90,29 @@ def views_of(export: ExportConfig) -> dict[str, View]:
     return views
 
 
+def _require_types(name: str, view: View) -> None:
+    from sdsd.dataset.columns import Column
+
+    columns = view.columns
+    sound = isinstance(view.doc, str) and isinstance(columns, tuple) and callable(view.rows)
+    if not sound or not all(isinstance(column, Column) for column in columns):
+        raise PluginError(
+            f"`{name}`: a view has a `doc`, a tuple of `Column` values and a function `rows`"
+        )
+    names = [column.name for column in columns]
+    if not names or len(set(names)) < len(names) or not all(map(_NAME.fullmatch, names)):
+        raise PluginError(
+            f"`{name}`: a view needs columns, each with its own name of lower-case letters, digits "
+            f"and `_`, not {', '.join(map(repr, names)) or 'none'}"
+        )
+
+
 def _checked(name: str, view: View) -> View:
     """Return the view with rows that are checked against its columns."""
     expected = {column.name for column in view.columns if not column.value}
 
     def rows(selected: Selected) -> Iterator[Row]:
-        with _blamed(f"view `{name}`", selected.record.scenario.id):
+        with plugins.blamed(f"view `{name}`", selected.record.scenario.id):
             for row in view.rows(selected):
                 if row.keys() != expected:
                     wrong = ", ".join(sorted(row.keys() ^ expected))
@@ -114,14 +131,17 @@ def filters_of(export: ExportConfig) -> list[Filter]:
 
 
 def _filter(name: str) -> Filter:
-    keep = _function(name, "filters")
+    keep = plugins.function(name, "filters")
 
     def checked(record: Record) -> str | None:
-        with _blamed(f"filter `{name}`", record.scenario.id):
+        with plugins.blamed(f"filter `{name}`", record.scenario.id):
             rule = keep(record)
-        if rule is None or (isinstance(rule, str) and rule):
+        if rule is None or (isinstance(rule, str) and _NAME.fullmatch(rule)):
             return rule
-        raise PluginError(f"filter `{name}` returned {rule!r}; return a rule's name, or None")
+        raise PluginError(
+            f"filter `{name}` returned {rule!r:.80}; return a rule's name, or None; a name has "
+            "lower-case letters, digits and `_`"
+        )
 
     return checked
 
@@ -138,10 +158,10 @@ def checks_of(export: ExportConfig) -> dict[str, QualityCheck]:
 
 
 def _check(name: str) -> QualityCheck:
-    check = _function(name, "checks")
+    check = plugins.function(name, "checks")
 
     def checked(dialogue: Dialogue, plan: Plan | None) -> list[int]:
-        with _blamed(f"check `{name}`", "this dialogue"):
+        with plugins.blamed(f"check `{name}`", "this dialogue"):
             turns = list(check(dialogue, plan))
         if all(isinstance(k, int) and -1 <= k < len(dialogue.messages) for k in turns):
             return turns
@@ -155,25 +175,7 @@ def _check(name: str) -> QualityCheck:
 
 def meanings_of(export: ExportConfig) -> dict[str, str]:
     """Return every rule on dialogues and what it finds, those of `export.checks` included."""
-    own = {name.rpartition(":")[2]: _function(name, "checks") for name in export.checks}
+    own = {name.rpartition(":")[2]: plugins.function(name, "checks") for name in export.checks}
     return dialogue_rules.RULES | {
         rule: (check.__doc__ or rule).strip().splitlines()[0] for rule, check in own.items()
     }
-
-
-def _function(name: str, group: str) -> Any:
-    part = plugins.resolve(name, group)
-    if not callable(part):
-        raise PluginError(f"`{name}` cannot be called; {group} are functions")
-    return part
-
-
-@contextmanager
-def _blamed(part: str, where: str) -> Iterator[None]:
-    """Name the part in what its code raises."""
-    try:
-        yield
-    except SdsdError:
-        raise
-    except Exception as error:
-        raise PluginError(f"{part} failed on {where}: {type(error).__name__}: {error}") from error

@@ -16,6 +16,7 @@ how to use each.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -142,6 +143,12 @@ def format_of(name: str) -> Format:
     found = plugins.resolve(name, "formats", tuple(FORMATS))
     if not isinstance(found, Format):
         raise PluginError(f"`{name}` is not a format; make it a `{Format.__module__}.Format`")
+    for file in found.files:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", file.name):
+            raise PluginError(
+                f"`{name}`: a file cannot be called `{file.name}`; use letters, digits, `_`, `-` "
+                "and `.`"
+            )
     return found
 
 
@@ -196,14 +203,11 @@ def _write_lines(path: Path, name: str, file: File, rows: Iterable[Row]) -> int:
     encode, written = msgspec.json.Encoder().encode, 0
     with path.open("wb") as out:
         for row in rows:
-            try:
-                line = encode(file.line(row))
-            except Exception as error:
-                raise PluginError(
-                    f"format `{name}` failed on {row.get('id', 'a row')} of `{file.view}`: "
-                    f"{type(error).__name__}: {error}"
-                ) from error
-            out.write(line + b"\n")
+            with plugins.blamed(f"format `{name}`", f"{row.get('id', 'a row')} of `{file.view}`"):
+                line = file.line(row)
+                if not isinstance(line, dict):
+                    raise TypeError(f"return a dict, not {line!r:.80}")
+                out.write(encode(line) + b"\n")
             written += 1
         out.flush()
         os.fsync(out.fileno())

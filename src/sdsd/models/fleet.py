@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -27,6 +28,7 @@ from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool
 from sdsd.models.rate_limits import RateLimit, RateLimits
 from sdsd.models.vllm import LaunchedModel
+from sdsd.text.normalize import valid_unicode
 from sdsd.types import ProtocolName, Role
 
 OPENAI = "https://api.openai.com/v1"
@@ -109,10 +111,11 @@ def assign_roles(
     changed = asyncio.Event()
     pools = dict(served)
     for name in sorted(set(roles.values()) - served.keys()):
-        servers = models[name]
+        given = models[name]
+        servers = given if isinstance(given, list | tuple) else [given]
         chosen = config.models.get(name) or ModelConfig()
         pools[name] = Pool(
-            servers if isinstance(servers, Sequence) else [servers],
+            [_model(server, f"the model `{name}` is") for server in servers],
             limit=chosen.parallel or limits.get(name, 0),
             rates=RateLimits(_rate(chosen.requests_per_minute), _rate(chosen.tokens_per_minute)),
             stopping=stopping,
@@ -120,6 +123,18 @@ def assign_roles(
             note=note,
         )
     return Fleet(pools, roles, changed)
+
+
+def _model(found: object, where: str) -> Model:
+    """Return a model that has what the contract asks for. Raises `PluginError`."""
+    if not isinstance(found, Model):
+        raise PluginError(
+            f"{where} a value of type `{type(found).__name__}`, which is not a model: it needs "
+            "`name`, `capabilities` and `async complete(request, seed, dialogue)`"
+        )
+    if not (isinstance(found.name, str) and found.name == valid_unicode(found.name) != ""):
+        raise PluginError(f"{where} a model called {found.name!r:.80}; its `name` must be a text")
+    return found
 
 
 def _rate(per_minute: float) -> RateLimit | None:
@@ -243,16 +258,19 @@ class _Starting:
 
     async def _plugged(self, chosen: ModelConfig) -> Model:
         """Create the user's own backend; enter it if it is an async context manager."""
-        model = plugins.resolve(chosen.backend, "backends")(chosen)
-        if isinstance(model, contextlib.AbstractAsyncContextManager):
-            model = await self._stack.enter_async_context(model)
-        if not isinstance(model, Model):
-            raise PluginError(
-                f"`{chosen.backend}` returned a value of type `{type(model).__name__}`, which is "
-                "not a model: it needs `name`, `capabilities` and `async complete(request, seed, "
-                "dialogue)`"
-            )
-        return model
+        part = f"backend `{chosen.backend}`"
+        with plugins.blamed(part, "start-up"):
+            model = plugins.resolve(chosen.backend, "backends")(chosen)
+            if isinstance(model, contextlib.AbstractAsyncContextManager):
+                leave = model.__aexit__
+                model = await model.__aenter__()
+
+                async def leave_blamed(*error: Any) -> bool:
+                    with plugins.blamed(part, "shutdown"):
+                        return bool(await leave(*error))
+
+                self._stack.push_async_exit(leave_blamed)
+        return _model(model, f"`{chosen.backend}` returned")
 
     async def _launched(self, chosen: ModelConfig, folder: Path) -> Model:
         log = folder / "vllm.log"

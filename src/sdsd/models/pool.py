@@ -11,11 +11,11 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
-from sdsd.errors import Busy, Stopped, TransientError
+from sdsd.errors import Busy, PluginError, Stopped, TransientError
 from sdsd.models.base import Capabilities, Model
 from sdsd.models.concurrency import MAX_LIMIT, RAMP, ConcurrencyController, Gauges
 from sdsd.models.rate_limits import Breaker, Clock, PrioritySemaphore, RateLimits
-from sdsd.types import Answer, Completion, Request
+from sdsd.types import Answer, Completion, Refusal, Request
 
 _SILENT_POLLS = 3
 """Polls after which a server that never reported metrics is no longer polled."""
@@ -135,6 +135,7 @@ class Pool:
             raise
         else:
             server.breaker.answered()
+            _check(answer, server.model)
             if isinstance(answer, Completion):
                 server.concurrency.answered(
                     dialogue, request.role, answer, busy=busy, waited=waited
@@ -230,6 +231,21 @@ class Pool:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _check(answer: object, model: Model) -> None:
+    """Raise `PluginError` for what is no answer: in the journal, it could not be read again."""
+    if isinstance(answer, Completion):
+        numbers = (answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens)
+        sound = type(answer.text) is str and type(answer.model) is str
+        if sound and all(type(number) is int for number in numbers):
+            return
+    elif isinstance(answer, Refusal):
+        return
+    raise PluginError(
+        f"model `{model.name}` answered {answer!r:.200}; return a `Completion` with a text and "
+        "whole numbers of tokens, or a `Refusal`"
+    )
 
 
 def _address(model: Model) -> str:

@@ -32,8 +32,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd.errors import PluginError, StageFailed
-from sdsd.plugins import resolve
+from sdsd.plugins import blame, blamed, resolve
 from sdsd.text import parsing
+from sdsd.text.normalize import valid_unicode
 from sdsd.types import (
     Answer,
     AskFn,
@@ -97,9 +98,12 @@ class LocalCritic:
         try:
             found = await self._judge(question)
             verdict = _as_verdict(found, question.principle.id)
-        except Exception as error:
-            return Refusal(f"critic `{self.name}` raised {type(error).__name__}: {error}")
-        text = msgspec.json.encode(verdict).decode()
+            text = msgspec.json.encode(verdict).decode()
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            if blame(error, self.name, "") is error:
+                raise  # the run is being cancelled
+            cause = valid_unicode(str(error))
+            return Refusal(f"critic `{self.name}` raised {type(error).__name__}: {cause}")
         return Completion(text, model=self.name, seconds=round(time.monotonic() - started, 4))
 
     def recorded(self, request: Request, seed: int, dialogue: int) -> None:
@@ -110,7 +114,8 @@ class LocalCritic:
             getattr(self._call, "__call__", None)  # noqa: B004  (of an instance)
         ):
             return await self._call(question.turn, question.principle)
-        return await asyncio.to_thread(self._call_locked, question)
+        found = await asyncio.to_thread(self._call_locked, question)
+        return await found if inspect.isawaitable(found) else found
 
     def _call_locked(self, question: _Question) -> Any:
         with self._lock:
@@ -119,7 +124,8 @@ class LocalCritic:
 
 def _callable(use: str) -> Callable[..., Any]:
     found = resolve(use, "critics")
-    critic = found() if inspect.isclass(found) else found
+    with blamed(f"critic `{use}`", "creation"):
+        critic = found() if inspect.isclass(found) else found
     if not callable(critic):
         raise PluginError(
             f"`{use}` is not callable; a critic is a function of (turn, principle), or a class "
@@ -131,6 +137,8 @@ def _callable(use: str) -> Callable[..., Any]:
 def _as_verdict(found: Any, principle: str) -> Verdict:
     if isinstance(found, Verdict):
         return replace(found, principle=principle)
+    if not isinstance(found, str) and not hasattr(found, "__float__"):
+        raise TypeError(f"return a probability or a `Verdict`, not {found!r:.80}")
     probability = float(found)
     if not 0.0 <= probability <= 1.0:
         raise ValueError(f"a probability is between 0 and 1, not {probability}")

@@ -17,13 +17,13 @@ from sdsd.errors import StageFailed
 from sdsd.hashing import hash64
 from sdsd.pipeline.best_of_n import best_of_n
 from sdsd.pipeline.critique import judge, judge_plan_adherence, review_messages
+from sdsd.pipeline.custom import make_record_with
 from sdsd.pipeline.dialogue import ContextFull, DialogueTask, OpenDialogue
-from sdsd.pipeline.method import Ask, Method, Pipeline, Start
+from sdsd.pipeline.method import Ask, Method, Start
 from sdsd.pipeline.plan import write_plan
 from sdsd.pipeline.protocols import find_protocol
 from sdsd.pipeline.protocols.chat import first_messages
 from sdsd.pipeline.revise import critique_text, write_revision
-from sdsd.plugins import resolve
 from sdsd.text import normalize
 from sdsd.text.prompt_files import Prompt
 from sdsd.types import (
@@ -45,8 +45,7 @@ async def make_record(
 ) -> Record:
     """Return the record of one scenario: accepted, filtered by a named rule, or failed."""
     if method.config.pipeline:
-        pipeline: Pipeline = resolve(method.config.pipeline, "pipelines")
-        return await pipeline(scenario, ask, method, start)
+        return await make_record_with(method.config.pipeline, scenario, ask, method, start)
     work = _Work(scenario, ask, method, start)
     try:
         outcome, rule = await _make(work)

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from sdsd.errors import Busy, ModelError, ReplayMiss, Stopped, TransientError
 from sdsd.models.base import Model
+from sdsd.plugins import blame
 from sdsd.runs.journal import Fingerprint, Journal
 from sdsd.text.normalize import valid_unicode
 from sdsd.types import Answer, Completion, Refusal, Request, Role
@@ -64,7 +65,13 @@ def to_models(models: Mapping[Role, Model | Responder]) -> Send:
 
     async def send(call: Call) -> Answer:
         model = models[call.request.role]
-        answer = await model.complete(call.request, call.seed, call.dialogue)
+        try:
+            answer = await model.complete(call.request, call.seed, call.dialogue)
+        except TransientError:
+            raise
+        except BaseException as error:
+            where = f"a request for `{call.request.purpose}`"
+            raise blame(error, f"model `{model.name}`", where) from error
         if isinstance(answer, Completion) and not answer.text.isascii():
             return replace(answer, text=valid_utf8(answer.text))
         return answer

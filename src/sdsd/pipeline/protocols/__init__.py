@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from sdsd.errors import StageFailed
 from sdsd.pipeline.dialogue import DialogueTask, OpenDialogue
 from sdsd.pipeline.protocols.chat import chat
 from sdsd.pipeline.protocols.continuation import continuation
 from sdsd.pipeline.protocols.roleplay import roleplay
 from sdsd.pipeline.protocols.transcript import transcript
-from sdsd.plugins import resolve
-from sdsd.types import Dialogue
+from sdsd.plugins import blamed, function
+from sdsd.types import Dialogue, require_json
 
 
 class DialogueProtocol(Protocol):
@@ -46,5 +47,24 @@ PROTOCOLS: dict[str, DialogueProtocol] = {
 
 def find_protocol(name: str) -> DialogueProtocol:
     """Return a packaged protocol, or import one. Raises `PluginError`."""
-    found: DialogueProtocol = PROTOCOLS.get(name) or resolve(name, "protocols", tuple(PROTOCOLS))
-    return found
+    return PROTOCOLS.get(name) or _checked(name)
+
+
+def _checked(name: str) -> DialogueProtocol:
+    """Import a protocol whose errors name it, and whose dialogues are checked."""
+    protocol = function(name, "protocols", tuple(PROTOCOLS))
+
+    async def checked(task: DialogueTask) -> Dialogue | OpenDialogue:
+        with blamed(f"protocol `{name}`", task.scenario.id, StageFailed):
+            dialogue = await protocol(task)
+            if isinstance(dialogue, OpenDialogue):
+                return dialogue
+            if not isinstance(dialogue, Dialogue):
+                raise TypeError(f"return a `Dialogue` or an `OpenDialogue`, not {dialogue!r:.80}")
+            require_json(dialogue)
+            roles = [message.role for message in dialogue.messages]
+            if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+                raise ValueError("messages must alternate: user, assistant, user, assistant ...")
+            return dialogue
+
+    return checked
