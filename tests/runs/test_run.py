@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -21,7 +22,7 @@ from sdsd.errors import ConfigError, ModelError, RunDirError, SdsdError
 from sdsd.models.scripted import ScriptedModel
 from sdsd.pipeline.versions import VERSIONS
 from sdsd.runs.directory import RunDir
-from sdsd.runs.events import Began, Event, Noted
+from sdsd.runs.events import Began, Event, Noted, Recorded
 from sdsd.runs.journal import Journal
 from sdsd.types import Answer, Request
 from tests.stand_ins.model_server import spawned
@@ -198,6 +199,56 @@ def test_a_notebook_shows_a_table(copied: Run) -> None:
     assert "a<b" not in page
     assert f">{status.pairs}</td>" in page
     assert page.startswith("<table>")
+
+
+@pytest.mark.parametrize("index", [-1, 99, 2**70])
+def test_an_index_that_is_no_dialogue(finished: Run, index: int) -> None:
+    with pytest.raises(IndexError, match=f"dialogue {index} is not finished or does not exist"):
+        finished[index]
+
+
+@pytest.mark.parametrize("index", ["0", 0.5, slice(2)])
+def test_what_is_no_index_is_a_type_error(finished: Run, index: Any) -> None:
+    with pytest.raises(TypeError):
+        finished[index]
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), asyncio.CancelledError()])
+def test_an_event_that_raises_ends_the_run_and_loses_nothing(
+    tmp_path: Path, error: BaseException
+) -> None:
+    """The error itself arrives; a dialogue that is cancelled by it is not left out in silence."""
+
+    def raising(event: Event) -> None:
+        if isinstance(event, Recorded):
+            raise error
+
+    with pytest.raises((ValueError, RuntimeError), match=r"mine|dialogue \d was cancelled by its"):
+        make(tmp_path, raising, n=4)
+    assert 0 < Run.open(tmp_path).status().done < 4
+    again = make(tmp_path, n=4)
+    assert (len(again), again.verify().defects) == (4, ())
+
+
+def test_arguments_of_a_wrong_type_are_named(finished: Run, tmp_path: Path) -> None:
+    wrong: Any = 5
+    with pytest.raises(ConfigError, match="a configuration is a path, a mapping or a `Config`"):
+        sdsd.run(wrong, out=tmp_path / "x")
+    wrong = [ScriptedModel()]
+    with pytest.raises(ConfigError, match="`models` are given by name"):
+        sdsd.run(out=tmp_path / "x", models=wrong)
+    models = {"default": ScriptedModel()}
+    made = sdsd.run(n=1, out=tmp_path / "y", models=models, answer_caches=[str(finished.path)])
+    assert len(made) == 1
+
+
+def test_a_journal_that_is_gone_is_not_begun_again(copied: Run) -> None:
+    for path in copied.path.glob("journal.sqlite*"):
+        path.unlink()
+    with pytest.raises(
+        RunDirError, match=r"journal\.sqlite: is missing, .* restore it from a copy"
+    ):
+        make(copied.path, **CANDIDATES)
 
 
 @pytest.mark.parametrize("path", ["nowhere", "."])

@@ -845,6 +845,24 @@ def test_a_source_that_is_not_there_leaves_no_directory(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "config.yaml").exists()
 
 
+def test_asking_for_more_than_the_source_has_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "chats.jsonl"
+    turns = [{"role": "user", "content": "Open?"}, {"role": "assistant", "content": "Trust me."}]
+    path.write_text("\n".join([json.dumps({"messages": turns})] * 3), "utf-8")
+    notes: list[str] = []
+    models = {"default": ScriptedModel()}
+    tree = {"n": 5, "source": {"path": str(path)}}
+    for _ in range(2):  # when it begins, and when it continues
+        run(
+            tree,
+            out=tmp_path / "out",
+            models=models,
+            on_event=lambda event: notes.append(str(event)),
+        )
+        assert any("the source has 3 rows, fewer than the 5 asked for" in note for note in notes)
+        notes.clear()
+
+
 def test_a_run_begins_from_rows_and_needs_their_file_no_more(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     turns = [{"role": "user", "content": "Open?"}, {"role": "assistant", "content": "Trust me."}]

@@ -10,6 +10,7 @@ No model is called here: `sdsd.run` makes dialogues, a `Run` reads them.
 from __future__ import annotations
 
 import html
+import operator
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -134,7 +135,8 @@ class Run:
     def __getitem__(self, index: int) -> Record:
         """Return the dialogue with this index. Raises `IndexError` if it is not finished."""
         with self._journal() as journal:
-            found = journal.record(index)
+            number = operator.index(index)
+            found = journal.record(number) if 0 <= number < 2**63 else None
             if found is None:
                 raise IndexError(
                     f"{self.path}: dialogue {index} is not finished or does not exist; "

@@ -63,7 +63,7 @@ def run(
     on_event: OnEvent | None = None,
     models: Mapping[str, Model] | None = None,
     progress: bool = True,
-    answer_caches: Sequence[Path] = (),
+    answer_caches: Sequence[Path | str] = (),
     **overrides: Any,
 ) -> Run:
     """Make a data set, or continue one. Returns when it is published.
@@ -119,6 +119,8 @@ def resolve(
     """
     if isinstance(config, str):
         config = Path(config)
+    if not isinstance(config, Config | Path | Mapping | None):
+        raise ConfigError(f"a configuration is a path, a mapping or a `Config`, not {config!r:.80}")
     if isinstance(config, Path) and (rundir := _run_at(config)) is not None:
         if out is not None and Path(out).resolve() != rundir.path.resolve():
             raise ConfigError(
@@ -168,6 +170,8 @@ def _launch(
             rundir.prepare(config)
         if config.source.path:
             n = len(_kept(config, rundir, notes))
+            if config.n > n:
+                notes.append(f"the source has {n} rows, fewer than the {config.n} asked for")
             config = replace(config, n=min(config.n or n, n))
         inputs = replace(inputs, config=config)
         with (
@@ -183,6 +187,11 @@ def _more_than_asked(config: Config, rundir: RunDir) -> int:
     """Return how many dialogues the run has if `config` asks for fewer; 0 if it does not."""
     if not (config.n and rundir.manifest_file.exists()):
         return 0
+    if not rundir.journal.exists():
+        raise RunDirError(
+            f"{rundir.journal}: is missing, and everything recorded with it; restore it from a "
+            "copy, or start another run directory"
+        )
     with Journal(rundir.journal, readonly=True) as journal:
         done = journal.finished()
     return done if config.n < done else 0
@@ -240,11 +249,12 @@ class Launch:
         return fetch(self._inputs.config, fetching)
 
     @contextlib.contextmanager
-    def caches(self, paths: Sequence[Path]) -> Iterator[list[Journal]]:
+    def caches(self, paths: Sequence[Path | str]) -> Iterator[list[Journal]]:
         """Open the journals of other runs for reading."""
         with contextlib.ExitStack() as stack:
             yield [
-                stack.enter_context(Journal(RunDir(path).journal, readonly=True)) for path in paths
+                stack.enter_context(Journal(RunDir(Path(path)).journal, readonly=True))
+                for path in paths
             ]
 
     def interrupt(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 from msgspec import Struct
 
-from sdsd.errors import SdsdError, Stopped
+from sdsd.errors import Stopped
 
 
 class Scheduler(Struct, frozen=True):
@@ -34,7 +34,7 @@ class Scheduler(Struct, frozen=True):
         An error stops the run as Ctrl-C does: requests in flight are finished and recorded, then
         the first error is raised.
         """
-        errors: list[SdsdError] = []
+        errors: list[Exception] = []
         in_flight = 0
 
         async def one(index: int) -> None:
@@ -43,7 +43,14 @@ class Scheduler(Struct, frozen=True):
                 await self.work(index)
             except Stopped:
                 pass
-            except SdsdError as error:
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # A task group ignores it, and the dialogue would be missing without a word.
+                errors.append(RuntimeError(f"dialogue {index} was cancelled by its own code"))
+                self.stopping.set()
+            except Exception as error:
                 errors.append(error)
                 self.stopping.set()
             finally:
