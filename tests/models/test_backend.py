@@ -12,7 +12,7 @@ import pytest
 import sdsd
 from sdsd import config as configuration
 from sdsd import run
-from sdsd.errors import ConfigError, PluginError
+from sdsd.errors import Busy, ConfigError, PluginError
 from sdsd.models import fleet as fleets
 from sdsd.models.doctor import examine
 from sdsd.models.scripted import ScriptedModel
@@ -204,6 +204,37 @@ def test_an_answer_that_is_none_stops_the_run_and_is_not_recorded(
     with pytest.raises(PluginError, match=f"model `odd` {said}"):
         run(n=3, out=tmp_path / "run", models={"default": Answering(answer)})
     assert not (tmp_path / "run").exists()
+
+
+class Failing(Answering):
+    def __init__(self, config: configuration.ModelConfig) -> None:
+        super().__init__(ValueError("boo"))
+
+
+class Busied(Answering):
+    def __init__(self, config: configuration.ModelConfig) -> None:
+        super().__init__(Busy("at its limit"))
+
+
+class Speechless(Answering):
+    def __init__(self, config: configuration.ModelConfig) -> None:
+        super().__init__(None)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Failing", "model `odd` failed on a test request: ValueError: boo"),
+        ("Busied", "at its limit"),
+        ("Speechless", "model `odd` answered None; return a `Completion`"),
+    ],
+)
+def test_the_doctor_finds_a_backend_that_fails(name: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(configuration.dump(configuration.load(config(f"{__name__}:{name}"))))
+    (bad,) = [finding for finding in examine(path) if finding.name == "model"]
+    assert bad.ok is False
+    assert bad.text.startswith(said)
 
 
 def test_models_that_are_given_must_be_models(tmp_path: Path) -> None:

@@ -193,6 +193,15 @@ def test_a_finished_run_can_be_read_where_its_parts_are_missing(folder: Path) ->
         run(made.path, n=6, models={"default": ScriptedModel()})
 
 
+def test_a_pipeline_that_is_missing_is_one_defect(folder: Path) -> None:
+    body = "return Record(given[0], 'filtered', 'rule')"
+    made = made_by(folder, "pipeline", "gone_pipeline", body)
+    (folder / "gone_pipeline.py").unlink()
+    del sys.modules["gone_pipeline"]
+    (defect,) = made.verify().defects
+    assert defect.startswith("`gone_pipeline:make` cannot be imported: ModuleNotFoundError")
+
+
 def test_something_that_cannot_be_called_is_no_critic(folder: Path) -> None:
     (folder / "value.py").write_text("critic = 3\n")
     with pytest.raises(PluginError, match="is not callable"):

@@ -22,9 +22,10 @@ from sdsd.errors import SdsdError, TransientError
 from sdsd.models import fleet, llamacpp, weights
 from sdsd.models.base import Model
 from sdsd.models.openai_server import HttpModel
-from sdsd.models.pool import Pool
+from sdsd.models.pool import Pool, check_answer
 from sdsd.models.vllm import LaunchedModel
-from sdsd.types import Completion, Message, Request
+from sdsd.plugins import blamed
+from sdsd.types import Answer, Completion, Message, Request
 
 _TRIAL_TOKENS = 24
 _MAX_PARALLEL = 32
@@ -65,7 +66,7 @@ def examine(
     try:
         config = configuration.load(path, overrides)
         findings += asyncio.run(_models(config, fleet.fetch(config, progress)))
-    except SdsdError as error:
+    except (SdsdError, TransientError) as error:
         findings.append(Finding("model", str(error), ok=False))
     return findings
 
@@ -153,7 +154,7 @@ async def _seed(model: Model) -> str:
     if not model.capabilities.seed:
         return "not accepted"
     request = _request("Invent a name for a boat.", 12)
-    one, again, other = [await model.complete(request, seed) for seed in (1, 1, 2)]
+    one, again, other = [await _answer(model, request, seed) for seed in (1, 1, 2)]
     if one != again and getattr(one, "text", "") != getattr(again, "text", ""):
         return "accepted, but the same seed gives different texts"
     same = getattr(one, "text", "") == getattr(other, "text", "")
@@ -167,7 +168,7 @@ async def _prefix_cache(model: Model) -> str:
         text = " ".join(f"{k} stones" for k in range(words)) + ". How many lines?"
         found = 0
         for _ in range(2):
-            answer = await model.complete(_request(text, 1), 0)
+            answer = await _answer(model, _request(text, 1))
             found = answer.cached_tokens if isinstance(answer, Completion) else 0
         if found:
             return f"reported ({found} tokens of a repeated prompt)"
@@ -182,11 +183,18 @@ async def _speed(model: Model, parallel: int) -> list[Finding]:
     for many in sorted({1, parallel}):
         requests = [_request(f"Count upwards from {k}.", _TRIAL_TOKENS) for k in range(many)]
         begun = time.perf_counter()
-        replies = await asyncio.gather(*(model.complete(r, 0) for r in requests))
+        replies = await asyncio.gather(*(_answer(model, r) for r in requests))
         tokens = sum(r.completion_tokens for r in replies if isinstance(r, Completion))
         rate = tokens / (time.perf_counter() - begun)
         findings.append(Finding("speed", f"{rate:,.1f} tokens/s with {many} at once"))
     return findings
+
+
+async def _answer(model: Model, request: Request, seed: int = 0) -> Answer:
+    with blamed(f"model `{model.name}`", "a test request", TransientError):
+        answer = await model.complete(request, seed)
+    check_answer(answer, model)
+    return answer
 
 
 def _request(text: str, tokens: int) -> Request:

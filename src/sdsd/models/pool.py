@@ -135,7 +135,7 @@ class Pool:
             raise
         else:
             server.breaker.answered()
-            _check(answer, server.model)
+            check_answer(answer, server.model)
             if isinstance(answer, Completion):
                 server.concurrency.answered(
                     dialogue, request.role, answer, busy=busy, waited=waited
@@ -233,7 +233,7 @@ class Pool:
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _check(answer: object, model: Model) -> None:
+def check_answer(answer: object, model: Model) -> None:
     """Raise `PluginError` for what is no answer: in the journal, it could not be read again."""
     if isinstance(answer, Completion):
         numbers = (answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens)

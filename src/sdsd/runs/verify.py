@@ -80,7 +80,7 @@ class _Replay(Struct, frozen=True):
         for record in self.journal.records():
             scenario = scenarios[record.scenario.index]
             defect = await self._defect(record, scenario, start_of(scenario, source))
-            if defect and len(found) < MOST:
+            if defect and defect not in found and len(found) < MOST:
                 found.append(defect)
         return found
 
