@@ -236,9 +236,11 @@ class Pool:
 def check_answer(answer: object, model: Model) -> None:
     """Raise `PluginError` for what is no answer: in the journal, it could not be read again."""
     if isinstance(answer, Completion):
-        numbers = (answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens)
-        sound = type(answer.text) is str and type(answer.model) is str
-        if sound and all(type(number) is int for number in numbers):
+        if (
+            type(answer.text) is type(answer.model) is str
+            and type(answer.prompt_tokens) is type(answer.cached_tokens) is int
+            and type(answer.completion_tokens) is int
+        ):
             return
     elif isinstance(answer, Refusal):
         return

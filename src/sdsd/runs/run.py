@@ -138,8 +138,9 @@ class Run:
             number = operator.index(index)
             found = journal.record(number) if 0 <= number < 2**63 else None
             if found is None:
+                why = "is not finished or does not exist" if number < 2**63 else "is too large"
                 raise IndexError(
-                    f"{self.path}: dialogue {index} is not finished or does not exist; "
+                    f"{self.path}: dialogue {index} {why}; "
                     f"{journal.finished()} are finished, counted from 0"
                 )
             return found
