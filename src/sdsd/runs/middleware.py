@@ -66,7 +66,7 @@ def to_models(models: Mapping[Role, Model | Responder]) -> Send:
         model = models[call.request.role]
         answer = await model.complete(call.request, call.seed, call.dialogue)
         if isinstance(answer, Completion) and not answer.text.isascii():
-            return replace(answer, text=valid_utf8(answer.text))
+            return replace(answer, text=valid_unicode(answer.text))  # may be cut in a character
         return answer
 
     return send
@@ -185,8 +185,3 @@ async def replay_only(call: Call) -> Answer:
     raise ReplayMiss(
         f"{call.scenario} {call.step}: not in the journal; `sdsd run` again to complete it"
     )
-
-
-def valid_utf8(text: str) -> str:
-    """Replace lone surrogates, which a reply cut inside a character leaves, by U+FFFD."""
-    return valid_unicode(text)

@@ -44,7 +44,7 @@ from sdsd.runs.journal import Journal
 from sdsd.runs.progress import shown_progress
 from sdsd.runs.rounds import Rounds
 from sdsd.runs.run import Run, standings_of
-from sdsd.runs.scheduler import Scheduler
+from sdsd.runs.scheduler import drive
 from sdsd.runs.session import Needs, Session, Stop, in_loop, interruptible, open_session
 from sdsd.runs.telemetry import listeners
 from sdsd.scenarios.existing import Skipped, SourceRow, read
@@ -233,11 +233,7 @@ class Launch:
         """Download the model files that are missing. Blocks, so that Ctrl-C works as usual."""
         if self._models is not None:
             return {}
-
-        def fetching(what: str, done: int, total: int) -> None:
-            self._emit(Fetching(what, done, total))
-
-        return fetch(self._inputs.config, fetching)
+        return fetch(self._inputs.config, lambda *now: self._emit(Fetching(*now)))
 
     @contextlib.contextmanager
     def caches(self, paths: Sequence[Path]) -> Iterator[list[Journal]]:
@@ -297,7 +293,7 @@ class Launch:
         if rounds is not None:
             indexes = rounds.indexes(config.n or _NO_END, stopping)
         self._emit(self._beginning(capacity(), manifest))
-        await Scheduler(work, done, capacity, fleet.changed, stopping).run(indexes)
+        await drive(indexes, work, done, capacity, fleet.changed, stopping)
 
     def publish(self) -> None:
         """Write the data set and the report, unless they are up to date."""
