@@ -100,7 +100,7 @@ async def test_a_backend_that_is_a_context_manager_is_entered_and_left(tmp_path:
 def test_the_doctor_examines_a_backend(tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
     path.write_text(configuration.dump(configuration.load(config(f"{__name__}:Owning"))))
-    found = {finding.name: finding for finding in examine(path)}
+    found = {diagnosis.name: diagnosis for diagnosis in examine(path)}
     assert found["auto"].text == "chooses `continuation`"
     assert found["seed"].text == "gives the same text again"
     assert "with 1 at once" in found["speed"].text or "with 16 at once" in found["speed"].text

@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sdsd.cli import catalogue, models
-from sdsd.cli.options import Changes, DryRun, Json, Model, RunPath, Seed, Source, Url
+from sdsd.cli.options import Changes, DryRun, Json, Model, RunPath, Seed, Source, Url, overrides
 
 if TYPE_CHECKING:
     from sdsd.runs.run import Run
@@ -52,16 +52,6 @@ def _version(wanted: bool) -> None:
 
         typer.echo(f"sdsd {__version__}")
         raise typer.Exit
-
-
-def _overrides(
-    model: str | None, url: str | None, changes: list[str] | None, keys: dict[str, Any]
-) -> dict[str, Any]:
-    """Return what the options say of the configuration, by dotted key; `--set` wins."""
-    from sdsd.config import assignment
-
-    said = {"model": model, "models.default.base_url": url, **keys}
-    return {k: v for k, v in said.items() if v is not None} | dict(map(assignment, changes or []))
 
 
 def _run(path: Path | None) -> Run:
@@ -113,7 +103,7 @@ def run(
     from sdsd.runs.progress import terminal
 
     keys = {"n": n, "seed": seed, "source.path": source}
-    chosen, path = runner.resolve(config, out, _overrides(model, url, changes, keys))
+    chosen, path = runner.resolve(config, out, overrides(model, url, changes, keys))
     if dry_run:
         from sdsd.runs.estimate import estimate
 
@@ -149,7 +139,7 @@ def experiment(
     from sdsd.runs.experiment import carry_out, load
     from sdsd.runs.progress import terminal
 
-    chosen = load(file, _overrides(model, url, changes, {"n": n}))
+    chosen = load(file, overrides(model, url, changes, {"n": n}))
     path = out or Path("experiments") / file.stem
     with terminal(quiet=json) as screen:
         outcome = carry_out(chosen, path, on_event=screen.on_event)
@@ -308,8 +298,8 @@ def doctor(
     config: Annotated[
         Path | None, typer.Argument(help="A configuration whose models to test.")
     ] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="The model to test.")] = "",
-    url: Annotated[str, typer.Option("--url", help="The server to test.")] = "",
+    model: Annotated[str | None, typer.Option("--model", "-m", help="The model to test.")] = None,
+    url: Annotated[str | None, typer.Option("--url", help="The server to test.")] = None,
     json: Json = False,
 ) -> None:
     """Check this machine and your models.
@@ -321,7 +311,7 @@ def doctor(
     from sdsd.runs.progress import terminal
 
     with terminal(quiet=json) as screen:
-        findings = checks.examine(config, model, url, screen.download)
-    display.findings(findings, json=json)
-    if any(f.ok is False for f in findings):
+        found = checks.examine(config, overrides(model, url), screen.download)
+    display.diagnoses(found, json=json)
+    if any(diagnosis.ok is False for diagnosis in found):
         raise typer.Exit(2)

@@ -17,12 +17,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from sdsd.runs.progress import duration, err, headline, safe
+from sdsd.reports.html.text import duration
+from sdsd.runs.progress import err, headline, safe
 from sdsd.types import Critique, Record, Scenario, Verdict
 
 if TYPE_CHECKING:
     from sdsd.dataset.export import Counts
-    from sdsd.models.doctor import Finding
+    from sdsd.models.doctor import Diagnosis
     from sdsd.models.weights import Status
     from sdsd.runs.estimate import Estimate
     from sdsd.runs.experiment import Outcome
@@ -337,7 +338,7 @@ def scenarios(found: Sequence[Scenario]) -> None:
             out.print(Text(safe(f"  - {p.text}"), style="dim"), soft_wrap=True)
 
 
-def findings(found: Sequence[Finding], *, json: bool) -> None:
+def diagnoses(found: Sequence[Diagnosis], *, json: bool) -> None:
     """Print what `doctor` found."""
     if json:
         emit(found)

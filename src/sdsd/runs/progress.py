@@ -20,6 +20,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from sdsd.reports.html.text import duration
 from sdsd.runs.events import Began, Called, Event, Fetching, Noted, OnEvent, Recorded
 from sdsd.text.normalize import valid_unicode
 from sdsd.types import Record
@@ -42,15 +43,6 @@ _SHOWN = {code: f"\\u{code:04x}" if code != 9 else "    " for code in _UNSEEN}
 def safe(text: str) -> str:
     """Return `text` with control and bidirectional characters spelled out."""
     return valid_unicode(text).translate(_SHOWN)
-
-
-def duration(seconds: float) -> str:
-    """Format seconds as `1 h 05 min`, `3 min 20 s` or `12 s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def headline(record: Record) -> str:
