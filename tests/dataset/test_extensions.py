@@ -25,7 +25,7 @@ from sdsd.errors import ConfigError, PluginError
 from sdsd.models.scripted import ScriptedModel, small_world
 from sdsd.plugins import version
 from sdsd.runs.directory import RunDir
-from sdsd.runs.hub import public
+from sdsd.runs.hub import publishable
 from sdsd.runs.verify import verify
 from sdsd.types import Dialogue, Plan, Record
 from tests.factories.records import FIXED, accepted, manifest, unplanned, unviolated, write_run
@@ -237,7 +237,7 @@ def test_every_file_names_the_parts_and_their_versions(tmp_path: Path) -> None:
 
 def test_a_configuration_that_is_handed_on_names_no_code() -> None:
     keys = {"views": ["a:b"], "filters": ["c:d"], "checks": ["e:f"], "exclude": ["f", "echo"]}
-    export = public(configuration.load({"export": keys}), 1).export
+    export = publishable(configuration.load({"export": keys}), 1).export
     assert plugins_of(export) == {}
     assert export.exclude == ("echo",)
 

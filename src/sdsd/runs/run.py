@@ -312,8 +312,7 @@ class Run:
         """
         from sdsd.runs import hub
 
-        private = not public
-        return hub.push(self._dir, repo, private=private, message=message, progress=progress)
+        return hub.push(self._dir, repo, public=public, message=message, progress=progress)
 
     # -- details -----------------------------------------------------------------------------------
 

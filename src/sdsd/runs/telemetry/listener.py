@@ -6,6 +6,7 @@ from typing import Protocol
 
 from sdsd.runs.events import Event
 from sdsd.text.normalize import encodable
+from sdsd.types import Completion
 
 MAX_CHARS = 4096
 """Characters kept of one text that a model or server sent."""
@@ -31,6 +32,18 @@ class Listener(Protocol):
 def tokens(count: int) -> int:
     """Clamp a server's token count to what 63 bits hold; a negative one becomes 0."""
     return min(max(count, 0), _MAX_COUNT)
+
+
+class CallSums:
+    """Sums over several calls."""
+
+    calls = prompt_tokens = cached_tokens = completion_tokens = 0
+
+    def add(self, answer: Completion) -> None:
+        self.calls += 1
+        self.prompt_tokens += tokens(answer.prompt_tokens)
+        self.cached_tokens += tokens(answer.cached_tokens)
+        self.completion_tokens += tokens(answer.completion_tokens)
 
 
 def plain(text: str) -> str:

@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 import msgspec
 
 from sdsd.runs.events import Began, Called, Event, Noted, Recorded
-from sdsd.runs.telemetry.listener import plain, tokens
-from sdsd.types import Completion, Record
+from sdsd.runs.telemetry.listener import CallSums, plain
+from sdsd.types import Record
 
 SUMMARY = 60.0
 """Seconds between two summaries."""
@@ -43,7 +43,7 @@ class RunLog:
         self._keep = keep
         self._lines: list[str] = []
         self._now = self._since = 0.0
-        self._sums = _Sums()
+        self._sums = CallSums()
         self._open: set[int] = set()
         self._done = self._wanted = 0
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ class RunLog:
     def _summary(self) -> None:
         """Log the sums since the last summary; `open` counts dialogues in progress."""
         seconds = self._now - self._since
-        sums, self._sums, self._since = self._sums, _Sums(), self._now
+        sums, self._sums, self._since = self._sums, CallSums(), self._now
         self._line(
             time.time_ns(),
             "summary",
@@ -124,18 +124,6 @@ class RunLog:
                 newer.replace(older)
         self._path.unlink(missing_ok=True)  # still there if no old file is kept
         self._file, self._size = _appended(self._path)
-
-
-class _Sums:
-    """Sums over the calls of one summary."""
-
-    calls = prompt_tokens = cached_tokens = completion_tokens = 0
-
-    def add(self, answer: Completion) -> None:
-        self.calls += 1
-        self.prompt_tokens += tokens(answer.prompt_tokens)
-        self.cached_tokens += tokens(answer.cached_tokens)
-        self.completion_tokens += tokens(answer.completion_tokens)
 
 
 def _record(record: Record) -> dict[str, Any]:
