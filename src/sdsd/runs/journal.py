@@ -180,10 +180,11 @@ class Journal:
         """Load one recorded step."""
         sql = "SELECT request, body FROM answer WHERE scenario = ? AND step = ?"
         rows = self._read(sql, scenario, step)
+        if not rows:
+            return None
+        ((request, body),) = rows
         with self._blamed(f"the answer to {step} of {scenario}"):
-            return (
-                Entry(_fingerprint.decode(rows[0][0]), _answer.decode(rows[0][1])) if rows else None
-            )
+            return Entry(_fingerprint.decode(request), _answer.decode(body))
 
     def unfinished(self, n: int, first: int = 0, chunk: int = 10_000) -> Iterator[int]:
         """Yield the indexes from `first` to below `n` without a record, in order.
