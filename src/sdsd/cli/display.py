@@ -51,7 +51,6 @@ def error_line(message: str) -> None:
 
 
 def finished(run: Run, status: RunStatus, *, json: bool) -> None:
-    """Print what came of a run, and where it is."""
     if json:
         emit({**msgspec.structs.asdict(status), "seconds": run.seconds, "stopped": run.stopped})
         return
@@ -80,7 +79,6 @@ def _print_outcomes(status: RunStatus) -> None:
 
 
 def exported(path: Path, counts: Counts | None, files: Mapping[Path, int], *, json: bool) -> None:
-    """Print what an export wrote, and what it left out."""
     if json:
         emit({"counts": counts, "files": {str(file): rows for file, rows in files.items()}})
         return
@@ -110,7 +108,6 @@ def figures(run: Run, other: Run | None) -> None:
 
 
 def compared(outcome: Outcome, *, json: bool) -> None:
-    """Print what came of an experiment."""
     if json:
         emit({"path": outcome.path, "comparison": outcome.comparison, "stopped": outcome.stopped,
               "runs": {name: run.status() for name, run in outcome.runs.items()}})  # fmt: skip
@@ -163,7 +160,6 @@ def targets(standings: Sequence[CellProgress]) -> Iterator[str]:
 
 
 def status(found: RunStatus, *, json: bool) -> None:
-    """Print how far a run is."""
     if json:
         emit(found)
         return
@@ -182,7 +178,6 @@ def status(found: RunStatus, *, json: bool) -> None:
 
 
 def _spent(usage: Sequence[Usage]) -> Table:
-    """Return a table of calls and tokens by stage and role."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("stage", "role", "model"):
         table.add_column(name)
@@ -201,7 +196,6 @@ _RATES = (50, 1_000, 20_000)
 
 
 def estimate(found: Estimate, *, json: bool) -> None:
-    """Print what a run is going to take."""
     if json:
         emit(found)
         return
@@ -218,7 +212,6 @@ def estimate(found: Estimate, *, json: bool) -> None:
 
 
 def verified(found: Verification, *, json: bool) -> None:
-    """Print the outcome of a replay."""
     if json:
         emit(found)
         return
@@ -234,7 +227,6 @@ def verified(found: Verification, *, json: bool) -> None:
 
 
 def dialogue(record: Record, *, json: bool) -> None:
-    """Print one dialogue."""
     if json:
         emit(record)
         return
@@ -297,7 +289,6 @@ def _critiques(record: Record) -> Iterator[tuple[str, Critique]]:
 
 
 def models(statuses: Sequence[Status], *, json: bool) -> None:
-    """Print the named models."""
     if json:
         emit([msgspec.to_builtins(s, enc_hook=str) for s in statuses])
         return
@@ -311,7 +302,6 @@ def models(statuses: Sequence[Status], *, json: bool) -> None:
 
 
 def catalogue(loaded: Catalogue, *, json: bool) -> None:
-    """Print what is in a catalogue."""
     families = Counter(p.family for p in loaded.principles)
     counts = {
         "fields": len(loaded.fields),
@@ -330,7 +320,6 @@ def catalogue(loaded: Catalogue, *, json: bool) -> None:
 
 
 def scenarios(found: Sequence[Scenario]) -> None:
-    """Print scenarios, one block each."""
     for s in found:
         out.print(Text(safe(f"{s.id}  {s.domain}: {s.subarea}"), style="bold"), soft_wrap=True)
         out.print(Text(safe(f"  {s.goal.text}")), soft_wrap=True)
@@ -339,7 +328,6 @@ def scenarios(found: Sequence[Scenario]) -> None:
 
 
 def diagnoses(found: Sequence[Diagnosis], *, json: bool) -> None:
-    """Print what `doctor` found."""
     if json:
         emit(found)
         return

@@ -57,7 +57,6 @@ class Estimate(Struct, frozen=True):
 
     @property
     def calls(self) -> int:
-        """All model calls."""
         return sum(u.calls for u in self.usage)
 
     @property
@@ -67,7 +66,6 @@ class Estimate(Struct, frozen=True):
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens that models write."""
         return sum(u.completion_tokens for u in self.usage)
 
 

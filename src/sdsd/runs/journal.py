@@ -177,7 +177,6 @@ class Journal:
             }
 
     def step(self, scenario: str, step: str) -> Entry | None:
-        """Load one recorded step."""
         sql = "SELECT request, body FROM answer WHERE scenario = ? AND step = ?"
         rows = self._read(sql, scenario, step)
         if not rows:
@@ -199,15 +198,14 @@ class Journal:
             finished = {number for (number,) in rows}
             yield from (i for i in range(start, stop) if i not in finished)
 
-    def records(self, n: int | None = None, start: int = 0) -> Iterator[Record]:
+    def records(self, n: int = 2**62, start: int = 0) -> Iterator[Record]:
         """Yield the dialogues from `start` to below `n` in order, read as they are needed."""
-        limit = 2**62 if n is None else n
         last = start - 1
         while rows := self._read(
             "SELECT number, body FROM record WHERE number > ? AND number < ? "
             "ORDER BY number LIMIT 256",
             last,
-            limit,
+            n,
         ):
             for number, body in rows:
                 with self._blamed(f"record {number}"):
@@ -216,7 +214,6 @@ class Journal:
                 last = number
 
     def record(self, index: int) -> Record | None:
-        """Load one finished dialogue."""
         rows = self._read("SELECT body FROM record WHERE number = ?", index)
         with self._blamed(f"record {index}"):
             return _record.decode(rows[0][0]) if rows else None

@@ -50,9 +50,7 @@ class Responder(Protocol):
         """Goes into every request's fingerprint."""
         ...
 
-    async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
-        """Make one attempt at one request."""
-        ...
+    async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer: ...
 
     def recorded(self, request: Request, seed: int, dialogue: int) -> None:
         """Take note that the answer is on disk."""

@@ -32,6 +32,8 @@ _COUNTED_AS = dict.fromkeys(("candidate", "earlier", "adherence"), "critique")
 """Stages that are counted with another one."""
 _WINDOW = 30.0
 """Seconds over which the rate of tokens is measured."""
+_WIDTH = 36
+"""Characters of the bar."""
 _REDRAW = 0.5
 """Seconds between two pictures: drawing costs time that an embedded engine wants."""
 
@@ -73,7 +75,6 @@ class Progress:
         self._started = time.monotonic()
 
     def count(self, event: Event) -> None:
-        """Count one event."""
         match event:
             case Began(path, n, done, concurrency, protocol):
                 self.n, self.done, self._done_before = n, done, done
@@ -144,7 +145,6 @@ class Screen:
         self._last_line = 0.0
 
     def on_event(self, event: Event) -> None:
-        """Show one event."""
         self._progress.count(event)
         match event:
             case Began(path, n, done, concurrency, protocol):
@@ -216,18 +216,18 @@ class Screen:
         return table
 
 
-def _bar(share: float, width: int = 36) -> str:
-    filled = min(width, int(width * share))
-    return "█" * filled + "░" * (width - filled)
+def _bar(share: float) -> str:
+    filled = min(_WIDTH, int(_WIDTH * share))
+    return "█" * filled + "░" * (_WIDTH - filled)
 
 
 class Notebook:
     """Shows a run's progress in the output of a notebook's cell, as HTML that is replaced."""
 
-    def __init__(self, update: Callable[[str], None], notes: int = 5) -> None:
+    def __init__(self, update: Callable[[str], None]) -> None:
         self._update = update
         self._progress = Progress()
-        self._notes: deque[str] = deque(maxlen=notes)
+        self._notes: deque[str] = deque(maxlen=5)
         self._drawn = 0.0
 
     def on_event(self, event: Event) -> None:
@@ -241,7 +241,6 @@ class Notebook:
             self.draw()
 
     def draw(self) -> None:
-        """Replace the output."""
         self._drawn = time.monotonic()
         seen = self._progress
         lines = [seen.title, *self._notes]
