@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from sdsd.runs.events import Event
 from sdsd.text.normalize import encodable
 from sdsd.types import Completion
@@ -13,20 +11,17 @@ MAX_CHARS = 4096
 _MAX_COUNT = 2**63 - 1
 
 
-class Listener(Protocol):
+class Listener:
     """Receives a run's events, all on one thread. An exception ends the listener, not the run."""
 
     def on_event(self, at: int, event: Event) -> None:
         """Take in one event, and when it happened: UTC, nanoseconds since 1970."""
-        ...
 
     def tick(self, now: float) -> None:
         """Do what is due; called a few times a second with monotonic seconds."""
-        ...
 
     def close(self) -> None:
         """Write what is left and release everything: the run is over."""
-        ...
 
 
 def tokens(count: int) -> int:

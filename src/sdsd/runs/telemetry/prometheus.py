@@ -24,7 +24,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from sdsd.runs.events import Began, Called, Event, Recorded
-from sdsd.runs.telemetry.listener import CallSums, plain
+from sdsd.runs.telemetry.listener import CallSums, Listener, plain
 from sdsd.types import Completion
 
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
@@ -44,8 +44,8 @@ _SUMS = {
 }
 
 
-class Metrics(Collector):
-    """Counts a run's events. A `Listener`."""
+class Metrics(Listener, Collector):
+    """Counts a run's events. `MetricsFile` and the HTTP server read when they need to."""
 
     def __init__(self, run: str, version: str = "") -> None:
         self.registry = CollectorRegistry()
@@ -72,9 +72,6 @@ class Metrics(Collector):
         elif isinstance(event, Began):
             self._done, self._wanted = event.done, event.n
             self._info = (self._version, event.protocol, str(event.concurrency))
-
-    def tick(self, now: float) -> None:
-        """Do nothing: `MetricsFile` and the HTTP server read when they need to."""
 
     def close(self) -> None:
         if self._server is not None:
@@ -125,15 +122,12 @@ class Metrics(Collector):
         return family
 
 
-class MetricsFile:
-    """Writes metrics to a text file every few seconds. A `Listener`; raises `OSError`."""
+class MetricsFile(Listener):
+    """Writes metrics to a text file every few seconds; raises `OSError`."""
 
     def __init__(self, metrics: Metrics, path: Path) -> None:
         self._metrics, self._path = metrics, path
         self._written = float("-inf")
-
-    def on_event(self, at: int, event: Event) -> None:
-        """Do nothing: the metrics get the event themselves."""
 
     def tick(self, now: float) -> None:
         """Write the file if the last version is old enough."""

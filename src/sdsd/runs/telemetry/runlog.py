@@ -16,15 +16,15 @@ from typing import Any, BinaryIO
 import msgspec
 
 from sdsd.runs.events import Began, Called, Event, Noted, Recorded
-from sdsd.runs.telemetry.listener import CallSums, plain
+from sdsd.runs.telemetry.listener import CallSums, Listener, plain
 from sdsd.types import Record
 
 SUMMARY = 60.0
 """Seconds between two summaries."""
 
 
-class RunLog:
-    """Appends to the log at `path`, with each tick. A `Listener`; raises `OSError`.
+class RunLog(Listener):
+    """Appends to the log at `path`, with each tick; raises `OSError`.
 
     A file that would grow over `limit` bytes becomes `<path>.1`, and so on, up to `keep` old files.
     """
