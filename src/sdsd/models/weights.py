@@ -34,6 +34,7 @@ from sdsd.models.downloads import (
     HubFile,
     Origin,
     Part,
+    Progress,
     WheelFetcher,
     Wheels,
     delete,
@@ -43,7 +44,6 @@ from sdsd.models.downloads import (
     reported,
     size_of,
 )
-from sdsd.models.downloads import Progress as Progress  # noqa: PLC0414  (a re-export)
 
 State = Literal["present", "unverified", "partial", "corrupt", "absent"]
 """What the cache holds of a known model.

@@ -25,7 +25,7 @@ from sdsd.config import Config, ModelConfig, ScenariosConfig
 from sdsd.config.manifest import Manifest, nameable, shown
 from sdsd.dataset.splits import SPLITS
 from sdsd.errors import RunDirError, SdsdError
-from sdsd.models.weights import Progress
+from sdsd.models.downloads import Progress
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
 from sdsd.runs.publish import published

@@ -22,8 +22,7 @@ from sdsd.config.manifest import Manifest
 from sdsd.errors import ConfigError, RunDirError
 from sdsd.files import now
 from sdsd.models.base import Model
-from sdsd.models.fleet import Fleet, fetch
-from sdsd.pipeline.method import Method
+from sdsd.models.fleet import fetch
 from sdsd.pipeline.record import make_record
 from sdsd.pipeline.versions import VERSIONS
 from sdsd.runs.ask import Ask
@@ -269,7 +268,9 @@ class Launch:
         source = sourced(self._inputs, self._rundir)
         plain = self._inputs.scenarios if source is None else source
         scenarios = plain if rounds is None else rounds
-        method = self._method(fleet, manifest)
+        # llama.cpp's slots share no prefix, and it says how many there are; other servers do not.
+        concurrent = not fleet.models["critic"].capabilities.slots
+        method = replace(self._inputs.method(manifest), concurrent_verdicts=concurrent)
 
         async def work(index: int) -> None:
             scenario = scenarios[index]
@@ -317,11 +318,6 @@ class Launch:
         config = self._inputs.config
         scenarios = self._inputs.scenarios
         return Rounds(scenarios, config.targets, config.seed, self._journal, self._note)
-
-    def _method(self, fleet: Fleet, manifest: Manifest) -> Method:
-        # llama.cpp's slots share no prefix, and it says how many there are; other servers do not.
-        concurrent = not fleet.models["critic"].capabilities.slots
-        return replace(self._inputs.method(manifest), concurrent_verdicts=concurrent)
 
     def _beginning(self, concurrency: int, manifest: Manifest) -> Began:
         standings = standings_of(self._inputs, self._journal)

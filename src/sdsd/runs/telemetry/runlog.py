@@ -118,7 +118,8 @@ class RunLog(Listener):
 
     def _rotate(self) -> None:
         self._file.close()
-        names = [self._path, *(_old(self._path, k) for k in range(1, self._keep + 1))]
+        path = self._path
+        names = [path, *(path.with_name(f"{path.name}.{k}") for k in range(1, self._keep + 1))]
         for newer, older in reversed(list(itertools.pairwise(names))):
             if newer.exists():
                 newer.replace(older)
@@ -139,10 +140,6 @@ def _record(record: Record) -> dict[str, Any]:
         "seconds": round(sum(use.seconds for use in record.usage.values()), 4),
         "stages": msgspec.to_builtins(record.usage),
     }
-
-
-def _old(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.name}.{number}")
 
 
 def _appended(path: Path) -> tuple[BinaryIO, int]:
