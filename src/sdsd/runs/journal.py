@@ -27,6 +27,7 @@ import msgspec
 from msgspec import Struct
 
 from sdsd.errors import JournalError
+from sdsd.scenarios.quotas import Assignment, Tally
 from sdsd.types import Answer, Completion, Record, Request, Usage
 
 VERSION = 4
@@ -74,16 +75,25 @@ _SCHEMA = f"""
 Fingerprint = dict[str, str]
 
 
-class Round(Struct, frozen=True):
-    """A row of the table `round`: what the dialogues from index `start` on are meant for.
+class Ledger(Struct):
+    """What a round is planned from: the counts of the first `counted` rounds."""
 
-    `sdsd.runs.rounds` encodes and decodes it.
-    """
+    state: Tally = msgspec.field(default_factory=Tally)
+    counted: int = 0
+
+
+class Round(Struct, frozen=True):
+    """A row of the table `round`: what the dialogues from index `start` on are meant for."""
 
     number: int
     start: int
-    slots: bytes
-    ledger: bytes
+    slots: tuple[Assignment, ...]
+    ledger: Ledger
+
+    @property
+    def end(self) -> int:
+        """Index of the first dialogue after it."""
+        return self.start + len(self.slots)
 
 
 class Entry(Struct, frozen=True):
@@ -96,6 +106,8 @@ class Entry(Struct, frozen=True):
 _answer = msgspec.json.Decoder(Answer)
 _fingerprint = msgspec.json.Decoder(Fingerprint)
 _record = msgspec.json.Decoder(Record)
+_slots = msgspec.json.Decoder(tuple[Assignment, ...])
+_ledger = msgspec.json.Decoder(Ledger)
 
 
 def fingerprint(request: Request, model: str) -> Fingerprint:
@@ -246,14 +258,18 @@ class Journal:
         """Yield the rounds from the `first` on, in order, read as they are needed."""
         number = first
         while rows := self._read("SELECT * FROM round WHERE number = ?", number):
-            yield Round(*rows[0])
+            yield self._round(*rows[0])
             number += 1
 
     def round_of(self, index: int) -> Round | None:
         """Return the round that the dialogue `index` belongs to; for a large index the last one."""
         last = "SELECT * FROM round WHERE start <= ? ORDER BY start DESC LIMIT 1"
         rows = self._read(last, index)
-        return Round(*rows[0]) if rows else None
+        return self._round(*rows[0]) if rows else None
+
+    def _round(self, number: int, start: int, slots: bytes, ledger: bytes) -> Round:
+        with self._blamed(f"round {number}"):
+            return Round(number, start, _slots.decode(slots), _ledger.decode(ledger))
 
     def times(self) -> Iterator[tuple[float, str, int]]:
         """Yield (unix time, stage, completion tokens) of every answer, in order of time."""
@@ -304,7 +320,9 @@ class Journal:
 
     def plan_round(self, planned: Round) -> asyncio.Future[None]:
         """Queue a round for writing, like `commit`."""
-        row = (planned.number, planned.start, planned.slots, planned.ledger)
+        slots = msgspec.json.encode(planned.slots)
+        ledger = msgspec.json.encode(planned.ledger, order="deterministic")
+        row = (planned.number, planned.start, slots, ledger)
         return self._write("INSERT INTO round VALUES (?, ?, ?, ?)", row)
 
     def _write(
