@@ -290,7 +290,7 @@ def _critiques(record: Record) -> Iterator[tuple[str, Critique]]:
 
 def models(statuses: Sequence[Status], *, json: bool) -> None:
     if json:
-        emit([msgspec.to_builtins(s, enc_hook=str) for s in statuses])
+        emit(statuses)
         return
     table = Table(box=None, pad_edge=False)
     for column in ("name", "size", "licence", "here", "note"):
