@@ -18,9 +18,9 @@ from itertools import islice
 
 from msgspec import Struct
 
-from sdsd.checks.dialogue_text import DialogueText, Search, TurnText, grams, read_dialogue, stems
+from sdsd.checks.dialogue_text import DialogueText, Search, TurnText, read_dialogue, stems
 from sdsd.text import languages, normalize
-from sdsd.text.words import WORD
+from sdsd.text.words import WORD, grams
 from sdsd.types import Dialogue, Plan, Principle
 
 RULES: dict[str, str] = {}

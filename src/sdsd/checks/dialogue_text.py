@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from msgspec import Struct
 
 from sdsd.text import normalize
-from sdsd.text.words import WORD
+from sdsd.text.words import WORD, grams
 from sdsd.types import Message, Plan, Principle
 
 _COPY = 10
@@ -98,11 +97,6 @@ def read_dialogue(
     return DialogueText(
         turns, name, frozenset(run for words in said for run in grams(words, _COPY))
     )
-
-
-def grams(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
-    """Return all runs of `length` consecutive words."""
-    return list(zip(*(words[k:] for k in range(length)), strict=False))
 
 
 def _turn(messages: tuple[Message, ...], k: int) -> TurnText:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from sdsd.reports.html.text import count, esc
-from sdsd.text import normalize
+from sdsd.text import normalize, parsing
 from sdsd.types import Critique
 
 FOLD = 1_500
@@ -69,7 +69,7 @@ def find(quote: str, text: str) -> list[Span]:
     letters, offsets = _letters(text)
     spans: list[Span] = []
     at = 0
-    for piece in re.split(r"\.{3,}|…|\[\.+\]", quote):
+    for piece in parsing.ELLIPSIS.split(quote):
         wanted = normalize.normal(piece).strip(" .,;:!?\"'")
         at = letters.find(wanted, at) if wanted else at
         if at < 0:
