@@ -43,11 +43,6 @@ class Interval(Struct, frozen=True):
     low: float
     high: float
 
-    @property
-    def clear(self) -> bool:
-        """Whether a difference of zero lies outside the interval."""
-        return not self.low <= 0 <= self.high
-
 
 class Detection(Struct, frozen=True):
     """How well claims match the truth. A proportion of 0 of 0 is undefined."""
