@@ -259,7 +259,6 @@ class _Writers:
                 writer.finish()
 
     def counts(self, selection: Selection) -> Counts:
-        """Count what was finished."""
         views = {view: list(splits.values()) for view, splits in self._writers.items()}
         return Counts(
             rows={view: sum(w.rows for w in each) for view, each in views.items()},

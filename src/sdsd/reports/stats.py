@@ -106,7 +106,6 @@ class Ratio:
         self._squares = [0.0, 0.0, 0.0]
 
     def add(self, above: float, below: float) -> None:
-        """Count one unit."""
         self._n += 1
         self._above += above
         self._below += below

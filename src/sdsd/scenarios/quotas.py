@@ -102,7 +102,6 @@ class Tally(Struct):
     """Cells that get no more dialogues, with the reason."""
 
     def add(self, trial: Trial) -> None:
-        """Count one finished dialogue."""
         cell, strategy = trial.assignment.cell, trial.assignment.strategy
         _count(self.tries.setdefault(cell, {}), strategy)
         if trial.hit:
@@ -324,7 +323,6 @@ class Rates:
         return known
 
     def mean(self, cell: Cell, way: str) -> float:
-        """Return the posterior mean of a rate."""
         a, b = self.beta(cell, way)
         return a / (a + b)
 

@@ -150,7 +150,6 @@ class _View:
         ]
 
     def costs(self) -> list[tuple[str, Markup]]:
-        """Draw what a verified pair costs in each run."""
         drawn = []
         for key in ("tokens", "calls", "seconds"):
             label, _, write = _written(self._comparison.measure("cost", key))

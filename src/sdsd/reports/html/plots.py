@@ -66,7 +66,6 @@ def funnel(figures: Figures, name: str, last: str = "") -> Markup:
 
 
 def outcomes(figures: Figures) -> Markup:
-    """Draw how the scenarios ended."""
     greys, parts = iter(_GREYS), []
     for o in sorted(figures.outcomes, key=lambda o: o.outcome != "accepted"):
         tone = {"accepted": "t-c", "failed": "t-bad"}.get(o.outcome) or next(greys, "t-n4")
@@ -75,7 +74,6 @@ def outcomes(figures: Figures) -> Markup:
 
 
 def stops(figures: Figures) -> Markup:
-    """Draw why dialogues stopped."""
     found = sorted(figures.stops.items(), key=lambda item: item[0] != "completed")
     tones = ("t-a", *_GREYS) if "completed" in figures.stops else _GREYS
     parts = [(STOPS[stop], n, tone) for (stop, n), tone in zip(found, tones, strict=False)]
@@ -230,7 +228,6 @@ def _tile(cell: Cell | None) -> Tile | None:
 
 
 def tokens(figures: Figures) -> Markup:
-    """Draw the tokens of each stage."""
     kinds = {"prompt, computed": "t-a", "prompt, from cache": "t-a3", "written": "t-c"}
     numbers = {
         stage(name)[0]: (
@@ -244,7 +241,6 @@ def tokens(figures: Figures) -> Markup:
 
 
 def times(figures: Figures) -> Markup:
-    """Draw the model time of each stage."""
     total, items = sum(use.seconds for use in figures.stages.values()), []
     for name, use in figures.stages.items():
         label, tone = stage(name)

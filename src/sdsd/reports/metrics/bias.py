@@ -89,7 +89,6 @@ class BiasTally:
         self._violated: Counter[int] = Counter()
 
     def add(self, record: Record) -> None:
-        """Count one record."""
         if record.dialogue is None:
             return
         for number, critique in enumerate(record.earlier_critiques, 1):
@@ -101,7 +100,6 @@ class BiasTally:
             self._add_pair(pair, record.dialogue.utterance)
 
     def result(self) -> Biases:
-        """Return what was counted."""
         return Biases(
             lengths={kind: lengths.result() for kind, lengths in self._lengths.items()},
             quotes=_thirds(self._quotes),

@@ -82,7 +82,6 @@ class Diversity(Struct, frozen=True):
 
     @property
     def largest(self) -> float:
-        """The share of dialogues in the largest group."""
         return max(self.clusters, default=0) / self.dialogues if self.dialogues else 0.0
 
 
@@ -184,7 +183,6 @@ class DiversityTally:
             self._spread.add(text)
 
     def result(self) -> Diversity:
-        """Return what was counted."""
         alone = len(self._groups)
         return Diversity(
             dialogues=self._n,
