@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from sdsd.checks import dialogue_rules
+from sdsd.config import ExportConfig
+from sdsd.dataset.extensions import meanings_of
 from sdsd.reports.html import charts
 from sdsd.reports.html.charts import Column, Line, Tile
 from sdsd.reports.html.page import OUTCOMES, STEPS, STOPS
@@ -49,9 +50,9 @@ def stage(name: str) -> tuple[str, str]:
     return _STAGES.get(name, (name, "t-n1"))
 
 
-def rules(counts: Mapping[str, int], *, name: str, of: int = 0) -> Markup:
-    """Draw counts by rule of the export or of `sdsd.checks.dialogue_rules`, with its meaning."""
-    meanings = {**dialogue_rules.RULES, **_REMOVED}
+def rules(counts: Mapping[str, int], export: ExportConfig, *, name: str, of: int = 0) -> Markup:
+    """Draw counts by rule of the export or of its quality checks, with its meaning."""
+    meanings = meanings_of(export) | _REMOVED
     items = ((rule, meanings.get(rule, words(rule)), n) for rule, n in counts.items())
     return charts.tallied(items, name=name, of=of)
 
