@@ -363,11 +363,10 @@ def _wrong_language(whole: DialogueText) -> list[int]:
     rest = (
         turn for turn in whole.turns[1 : whole.first_request(_LANGUAGE)] if turn.role != "system"
     )
-    first = whole.turns[0] if whole.turns else None
     return [
         turn.index
         for turn in rest
-        if first and languages.differ(first.plain, first.words, turn.plain, turn.words)
+        if languages.differ(whole.turns[0].plain, whole.turns[0].words, turn.plain, turn.words)
     ]
 
 
