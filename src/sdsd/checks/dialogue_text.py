@@ -28,7 +28,6 @@ class Search:
         self._needed = needed.split("|")
 
     def search(self, text: str) -> bool:
-        """Return whether the pattern matches anywhere in a text."""
         plain = text.lower() if self._folded else text
         return any(map(plain.__contains__, self._needed)) and bool(self.pattern.search(text))
 

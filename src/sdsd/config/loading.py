@@ -137,7 +137,6 @@ def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
 
 
 def _is_local(name: str, key: Key) -> bool:
-    """Return whether `name`, a value of `key`, is that of a local file."""
     return bool(
         key.file and name and not name.startswith("hf:") and (key.file == "always" or is_path(name))
     )

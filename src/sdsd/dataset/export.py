@@ -218,10 +218,10 @@ def _size(record: Record) -> int:
     return sum(map(len, texts))
 
 
-class _Writers:
+class _Writers(contextlib.AbstractContextManager["_Writers"]):
     """All views on their way to disk, split by split.
 
-    A context manager: whatever `publish` has not renamed is removed on exit.
+    Whatever `publish` has not renamed is removed on exit.
     """
 
     def __init__(
@@ -231,9 +231,6 @@ class _Writers:
         self._schemas = schemas
         self._limits = (rows_per_group, bytes_per_file)
         self._writers: dict[str, dict[Split, _SplitWriter]] = {view: {} for view in schemas}
-
-    def __enter__(self) -> _Writers:
-        return self
 
     def __exit__(self, *_: object) -> None:
         for splits in self._writers.values():
@@ -338,7 +335,6 @@ class _SplitWriter:
                 self._close(self._file)
 
     def discard(self) -> None:
-        """Remove what has not been published."""
         with contextlib.suppress(OSError, pa.ArrowException):  # it failed before, on that disk
             if self._file:
                 self._file.close()

@@ -17,7 +17,7 @@ from sdsd.reports.metrics.diversity import Voice
 from sdsd.reports.metrics.figures import Figures
 from sdsd.reports.metrics.paper import PAPER, PAPER_PRINCIPLES
 from sdsd.reports.metrics.principles import Cell, PrincipleCount, by_category
-from sdsd.reports.stats import FEW, Proportion, proportion, wilson
+from sdsd.reports.stats import FEW, Proportion, proportion
 
 _MOST_COLUMNS = 300
 _GREYS = ("t-n1", "t-n2", "t-n3", *("t-n4",) * 10)
@@ -163,8 +163,8 @@ class FieldMap:
         self.known = [cell for cell in cells if cell.judged >= FEW]
         judged = sum(cell.judged for cell in cells)
         self.overall = sum(cell.confirmed for cell in cells) / max(judged, 1)
-        bounds = [wilson(cell.confirmed, cell.judged) for cell in self.known]
-        self.apart = sum(not low <= self.overall <= high for low, high in bounds)
+        shares = [proportion(cell.confirmed, cell.judged) for cell in self.known]
+        self.apart = sum(not p.low <= self.overall <= p.high for p in shares)
         highest = max((c.confirmed / c.judged for c in self.known or cells), default=1.0)
         self._top = min(charts.nice(highest), 1.0)
 
