@@ -24,6 +24,7 @@ from sdsd.dataset.view import Row, Selected, View
 from sdsd.errors import ConfigError, PluginError
 from sdsd.models.scripted import ScriptedModel, small_world
 from sdsd.plugins import version
+from sdsd.reports.html import plots
 from sdsd.runs.directory import RunDir
 from sdsd.runs.hub import publishable
 from sdsd.runs.verify import verify
@@ -110,6 +111,8 @@ def test_a_check_marks_and_may_exclude(tmp_path: Path) -> None:
     assert (first["warnings"], first["clean_exchanges"]) == (["insult"], 1)
     assert (second["warnings"], counts.warnings, counts.removed) == ([], {"insult": 1}, {})
     assert meanings_of(config.export)["insult"] == "A turn that insults somebody."
+    drawn = plots.rules(counts.warnings, config.export, name="Warnings")
+    assert "A turn that insults somebody.: 1" in drawn
     assert exported(tmp_path, checks=[check], exclude=["insult"])[0].removed == {"insult": 1}
 
 

@@ -109,7 +109,6 @@ def _checked(name: str, view: View) -> View:
 
 
 def filters_of(export: ExportConfig) -> list[Filter]:
-    """Return the filters of `export.filters`."""
     return [_filter(name) for name in export.filters]
 
 
