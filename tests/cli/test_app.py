@@ -308,6 +308,27 @@ def test_show(command: Command, finished: Path) -> None:
     assert told["outcome"] in printed.out
 
 
+def test_show_takes_the_run_first_too(command: Command, finished: Path) -> None:
+    assert command("show", finished).out == command("show", 0, finished).out
+    assert command("show", finished, 1).out == command("show", 1, finished).out
+
+
+def test_show_says_what_is_neither_a_run_nor_an_index(
+    command: Command, finished: Path, tmp_path: Path
+) -> None:
+    refused(command("show", tmp_path / "none"), "none: not a run directory")
+    refused(command("show", finished, "last"), "`last` is not the index of a dialogue")
+
+
+def test_show_prints_what_happened_in_order(command: Command, finished: Path) -> None:
+    """The critique, the revision that answers it, its recheck, and the pair."""
+    accepted = next(r for r in sdsd.Run.open(finished) if r.outcome == "accepted")
+    lines = command("show", accepted.scenario.index, finished).out.splitlines()
+    heads = [re.split(r"[,:]", line)[0] for line in lines]
+    order = [heads.index(head) for head in ("critique", "revision 1", "recheck 1", "pair 1")]
+    assert order == sorted(order)
+
+
 def test_report_and_export_write_everything_anew(command: Command, copied: Path) -> None:
     run = RunDir(copied)
     for name in ("report", "export"):

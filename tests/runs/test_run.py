@@ -147,9 +147,9 @@ def test_show_prints_the_pairs_that_were_made(
         with pytest.raises(SystemExit):
             main(["show", str(record.scenario.index), str(finished.path)])
         printed = capsys.readouterr().out
-        assert len(re.findall(r"^pair \d: preferred to", printed, re.MULTILINE)) == len(
-            record.pairs
-        )
+        assert len(
+            re.findall(r"^pair \d: rejected is the last reply", printed, re.MULTILINE)
+        ) == len(record.pairs)
         for pair in record.pairs:
             assert pair.chosen in printed
             kinds.add(pair.kind)

@@ -288,16 +288,26 @@ def push(
 
 @app.command()
 def show(
-    index: Annotated[int, typer.Argument(help="Which dialogue, from 0.")] = 0,
+    index: Annotated[str, typer.Argument(help="Which dialogue, from 0.")] = "0",
     path: RunPath = None,
     json: Json = False,
 ) -> None:
-    """Print one dialogue: plan, turns, verdicts, revisions, pairs."""
+    """Print one dialogue: plan, turns, verdicts, revisions, pairs.
+
+    The run may come first: `sdsd show RUN_DIR` prints its dialogue 0, `sdsd show RUN_DIR 3` its
+    dialogue 3.
+    """
     from sdsd.cli import display
     from sdsd.errors import RunDirError
 
+    number = index
+    if not index.isdecimal():
+        number, path = str(path or 0), Path(index)
+    run = _run(path)
+    if not number.isdecimal():
+        raise RunDirError(f"`{number}` is not the index of a dialogue; give a number from 0")
     try:
-        record = _run(path)[index]
+        record = run[int(number)]
     except IndexError as error:
         raise RunDirError(str(error)) from None
     display.dialogue(record, json=json)

@@ -247,12 +247,14 @@ def dialogue(record: Record, *, json: bool) -> None:
             out.print(Text(name, style=f"bold {style}"))
             out.print(Text(safe(message.content) + "\n"))
         out.print(Text(f"stop: {record.dialogue.stop}\n", style="dim"))
-    for name, critique in _critiques(record):
-        for verdict in critique.verdicts:
-            _print_verdict(name, verdict)
+    if record.critique:
+        _print_critique("critique", record.critique)
     for number, revision in enumerate(record.revisions, 1):
-        out.print(Text(f"\nrevision {number} {revision.defect}", style="bold green"))
-        out.print(Text(safe(revision.text)))
+        refused = f", refused: {revision.defect}" if revision.defect else ""
+        out.print(Text(f"\nrevision {number}{refused}", style="bold green"))
+        out.print(Text(safe(revision.text) + "\n"))
+        if revision.recheck:
+            _print_critique(f"recheck {number}", revision.recheck)
     _print_pairs(record)
     out.print(Text(f"\n{safe(headline(record))}", style="bold"))
     if record.failure and record.failure.raw:
@@ -269,11 +271,16 @@ def _print_scenario(s: Scenario) -> None:
 
 
 def _print_pairs(record: Record) -> None:
-    names = {"revision": "the last revision", "on_policy": "another sample of the last reply"}
+    chosen = {"revision": "the last revision", "on_policy": "another sample of the last reply"}
     for number, pair in enumerate(record.pairs, 1):
-        head = f"\npair {number}: preferred to the last reply, {names[pair.kind]}"
+        head = f"\npair {number}: rejected is the last reply, chosen is {chosen[pair.kind]}"
         out.print(Text(head, style="bold green"))
         out.print(Text(safe(pair.chosen)))
+
+
+def _print_critique(name: str, critique: Critique) -> None:
+    for verdict in critique.verdicts:
+        _print_verdict(name, verdict)
 
 
 def _print_verdict(name: str, v: Verdict) -> None:
@@ -285,14 +292,6 @@ def _print_verdict(name: str, v: Verdict) -> None:
     out.print(Text(safe(v.reason), style="dim"))
     if v.quote:
         out.print(Text(safe(f'"{v.quote}"'), style="italic"))
-
-
-def _critiques(record: Record) -> Iterator[tuple[str, Critique]]:
-    if record.critique:
-        yield "critique", record.critique
-    for number, revision in enumerate(record.revisions, 1):
-        if revision.recheck:
-            yield f"recheck {number}", revision.recheck
 
 
 def models(statuses: Sequence[Status], *, json: bool) -> None:
