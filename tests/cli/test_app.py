@@ -267,7 +267,7 @@ def test_a_run_against_a_server(command: Command, tmp_path: Path) -> None:
         assert first.code == 0, first
         assert "done: 4 of 4 dialogues, " in first.out
         assert f"report  {out / 'report.html'}\n" in first.out
-        assert f"{out}: 0 of 4 dialogues done, continuation, 16 in flight" in first.err
+        assert f"{out}: 0 of 4 dialogues done, continuation, up to 16 in flight" in first.err
         assert len(re.findall(r"^\[\d/4\] dialogue \d: ", first.err, re.MULTILINE)) == 4
 
         before = len(read_log(tmp_path / "log"))
@@ -306,6 +306,13 @@ def test_show(command: Command, finished: Path) -> None:
     last = told["dialogue"]["messages"][-1]["content"]
     assert last in printed.out
     assert told["outcome"] in printed.out
+
+
+def test_a_server_without_a_model_is_refused(command: Command, tmp_path: Path) -> None:
+    """A server that ignores the name would be recorded as the default model."""
+    printed = command("run", "--url", "http://127.0.0.1:9/v1", "-o", tmp_path / "out")
+    refused(printed, "also give `--model`", "`sdsd doctor --url http://127.0.0.1:9/v1` lists")
+    assert not (tmp_path / "out").exists()
 
 
 def test_show_takes_the_run_first_too(command: Command, finished: Path) -> None:

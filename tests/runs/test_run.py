@@ -190,6 +190,24 @@ def test_what_a_run_can_do_without_a_model(copied: Run, finished: Run) -> None:
     assert repr(copied) == f"Run('{copied.path}')"
 
 
+def test_another_run_may_be_given_by_its_path(copied: Run, finished: Run) -> None:
+    assert copied.report(str(finished.path)).name == f"against-{finished.path.name}.html"
+    assert copied.compare(finished.path).runs.keys() == copied.compare(finished).runs.keys()
+
+
+def test_what_is_no_index_is_said(finished: Run) -> None:
+    with pytest.raises(TypeError, match=r"indexed by one number, not by slice\(0, 2"):
+        finished[0:2]  # type: ignore[index]
+
+
+def test_what_is_no_configuration_or_no_models_is_said(copied: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a `Run`; to continue a run, give its path"):
+        sdsd.run(copied, n=20)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"by name, such as .*, not a `ScriptedModel`"):
+        sdsd.run(n=2, out=tmp_path / "new", models=ScriptedModel())  # type: ignore[arg-type]
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_notebook_shows_a_table(copied: Run) -> None:
     status = copied.status()
     out = copied.path.rename(copied.path.with_name("a<b"))

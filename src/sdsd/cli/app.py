@@ -109,11 +109,19 @@ def run(
     run.
     """
     from sdsd.cli import display
+    from sdsd.errors import ConfigError
     from sdsd.runs import runner
     from sdsd.runs.progress import terminal
 
     keys = {"n": n, "seed": seed, "source.path": source}
-    chosen, path = runner.resolve(config, out, _overrides(model, url, changes, keys))
+    overrides = _overrides(model, url, changes, keys)
+    if config is None and url and not overrides.keys() & {"model", "models.default.model"}:
+        # Some servers ignore the name; the data set would then name the default model.
+        raise ConfigError(
+            "--url: also give `--model`, the name under which the server serves the model; "
+            f"`sdsd doctor --url {url}` lists the names"
+        )
+    chosen, path = runner.resolve(config, out, overrides)
     if dry_run:
         from sdsd.runs.estimate import estimate
 

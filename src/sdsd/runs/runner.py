@@ -131,6 +131,11 @@ def resolve(
         return chosen, rundir.path
     if isinstance(config, Config):
         config = configuration.tree(config)
+    if not (config is None or isinstance(config, Path | Mapping)):
+        raise ConfigError(
+            f"a configuration is a path, a mapping or a `Config`, not a `{type(config).__name__}`; "
+            "to continue a run, give its path"
+        )
     chosen = configuration.load(config, overrides)
     configuration.check_parts(chosen)
     return chosen, Path(out) if out else default_path(chosen, Path.cwd())
@@ -149,6 +154,11 @@ def _launch(
     config: Config, path: Path, emit: OnEvent, models: Mapping[str, Model] | None
 ) -> Iterator[Launch]:
     """Lock and prepare the directory, and open the journal and whatever listens to the run."""
+    if not (models is None or isinstance(models, Mapping)):
+        raise ConfigError(
+            "`models` are model objects by name, such as {'default': model}, not a "
+            f"`{type(models).__name__}`"
+        )
     rundir = RunDir(path)
     with rundir.starting():
         rundir.check(config)
