@@ -17,7 +17,7 @@ import sdsd
 from sdsd import Run
 from sdsd.cli.app import main
 from sdsd.config.manifest import FORMAT
-from sdsd.errors import ConfigError, ModelError, RunDirError, SdsdError
+from sdsd.errors import ConfigError, Divergence, ModelError, RunDirError, SdsdError
 from sdsd.models.scripted import ScriptedModel
 from sdsd.pipeline.versions import VERSIONS
 from sdsd.runs.directory import RunDir
@@ -261,6 +261,16 @@ def test_another_key_of_a_run_is_refused_by_its_name(copied: Run) -> None:
         sdsd.run(copied.path, out=copied.path.with_name("other"))
     assert copied.path.joinpath("config.yaml").read_bytes() == before
     assert not copied.path.with_name("other").exists()
+
+
+def test_another_model_object_is_refused_by_its_name(copied: Run) -> None:
+    """Model objects are not in the configuration; the manifest knows their names."""
+    answers = copied.status().answers
+    models = {"default": ScriptedModel(name="other")}
+    with pytest.raises(Divergence, match=r"what changed: model `scripted` -> `other`\. Give"):
+        sdsd.run(copied.path, n=12, models=models, progress=False)
+    assert copied.status().answers == answers
+    assert copied.verify().defects == ()
 
 
 def test_a_configuration_beside_no_run_is_a_configuration(tmp_path: Path) -> None:

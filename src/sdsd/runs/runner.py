@@ -19,7 +19,7 @@ import sdsd
 from sdsd import config as configuration
 from sdsd.config import Config
 from sdsd.config.manifest import Manifest
-from sdsd.errors import ConfigError, RunDirError
+from sdsd.errors import ConfigError, Divergence, RunDirError
 from sdsd.files import now
 from sdsd.models.base import Model
 from sdsd.models.fleet import Fleet, fetch
@@ -49,6 +49,7 @@ from sdsd.runs.session import Needs, Session, Stop, in_loop, interruptible, open
 from sdsd.runs.telemetry import listeners
 from sdsd.scenarios.existing import Skipped, SourceRow, read
 from sdsd.scenarios.existing_store import StoredRows, store_rows
+from sdsd.types import Role
 
 _NO_END = 2**40
 """More dialogues than any run has."""
@@ -354,6 +355,7 @@ class Launch:
         """Load the run's manifest; before the first answer, write it and copy the inputs."""
         old = self._rundir.manifest()
         if old is not None:
+            _require_same_models(self._rundir.path, old.models, session.names)
             return old
         inputs, fleet = self._inputs, session.fleet
         agent, critic = fleet.models["agent"].capabilities, fleet.models["critic"].capabilities
@@ -382,6 +384,17 @@ class Launch:
         except OSError as error:
             raise RunDirError(f"{self._rundir.path}: cannot be written: {error}") from None
         return manifest
+
+
+def _require_same_models(path: Path, before: Mapping[Role, str], now: Mapping[Role, str]) -> None:
+    """Raise `Divergence` if a role has another model than when the run began."""
+    pairs = {(before.get(role, "none"), now.get(role, "none")) for role in {**before, **now}}
+    changed = ", ".join(f"`{old}` -> `{new}`" for old, new in sorted(pairs) if old != new)
+    if changed:
+        raise Divergence(
+            f"{path}: made with other models; what changed: model {changed}. Give the same models "
+            "to continue that run (from Python, the same `models`), or start another run directory"
+        )
 
 
 async def _each(indexes: Iterator[int]) -> AsyncIterator[int]:
