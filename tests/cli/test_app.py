@@ -429,6 +429,7 @@ def test_verify(command: Command, copied: Path) -> None:
     printed = command("verify", copied)
     assert (printed.code, printed.err) == (0, "")
     assert printed.out.startswith("verified: 8 records from ")
+    assert printed.out.endswith(f"replay to the data set in {copied}\n")
     shutil.rmtree(copied / "data" / "preference")
     printed = command("verify", copied)
     assert (printed.code, printed.out) == (2, "")

@@ -210,8 +210,9 @@ def verify(path: RunPath = None, json: Json = False) -> None:
     """
     from sdsd.cli import display
 
-    found = _run(path).verify()
-    display.verified(found, json=json)
+    run = _run(path)
+    found = run.verify()
+    display.verified(run.path, found, json=json)
     if found.defects:
         raise typer.Exit(2)
 

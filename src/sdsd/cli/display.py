@@ -216,7 +216,7 @@ def estimate(found: Estimate, *, json: bool) -> None:
     out.print(f"time   {times} tokens written per second (`sdsd doctor` measures)", soft_wrap=True)
 
 
-def verified(found: Verification, *, json: bool) -> None:
+def verified(path: Path, found: Verification, *, json: bool) -> None:
     """Print the outcome of a replay."""
     if json:
         emit(found)
@@ -228,7 +228,8 @@ def verified(found: Verification, *, json: bool) -> None:
     if not found.defects:
         out.print(
             f"verified: {found.records} records from {found.answers} recorded answers replay to "
-            "the same data set"
+            f"the data set in {path}",
+            soft_wrap=True,
         )
 
 

@@ -204,9 +204,9 @@ class Run:
             failure = first.failure
             cause = f"{failure.step}: {failure.cause}" if failure else "unknown"
             raise ModelError(
-                f"all {outcomes['failed']} dialogues failed, the first at {cause}. `sdsd show 0` "
-                "prints the raw reply; use a more capable model, another protocol, or simpler "
-                "prompts"
+                f"all {outcomes['failed']} dialogues failed, the first at {cause}. "
+                f"`sdsd show {first.scenario.index} {self.path}` prints the raw reply; use a more "
+                "capable model, another protocol, or simpler prompts"
             )
 
     # -- what is made of them ----------------------------------------------------------------------
