@@ -458,6 +458,27 @@ def test_the_catalogue_s_commands(command: Command) -> None:
     assert command("catalogue", "preview", "-n", 3, "--seed", 4).out == some.out
 
 
+def test_a_preview_has_the_seed_of_the_configuration_unless_another_is_given(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "my.yaml").write_text("seed: 4\n")
+    preview = ("catalogue", "preview", "-n", 2)
+    assert command(*preview, tmp_path / "my.yaml").out == command(*preview, "--seed", 4).out
+    assert command(*preview, tmp_path / "my.yaml", "--seed", 0).out == command(*preview).out
+
+
+def test_a_missing_experiment_says_how_to_write_one(command: Command, tmp_path: Path) -> None:
+    refused(command("experiment", tmp_path / "none.yaml"), "none.yaml: no such file; docs/experi")
+
+
+def test_the_command_that_reads_a_run_can_be_pasted(
+    command: Command, finished: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "my run"))
+    last = command("run", "-o", out, "-n", 8).out.splitlines()[-1]
+    assert last == f"read    sdsd show 0 '{out}'"
+
+
 def test_the_models_that_are_known(command: Command) -> None:
     told = json.loads(command("models", "list", "--json").out)
     shown = command("models", "list").out

@@ -5,6 +5,7 @@ Text that a model wrote passes through `safe` first.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +61,7 @@ def finished(run: Run, status: RunStatus, *, json: bool) -> None:
     if status.done:
         out.print(f"data    {run.path / 'data'}", soft_wrap=True)
         out.print(f"report  {run.path / 'report.html'}", soft_wrap=True)
-        out.print(f"read    sdsd show 0 {run.path}", soft_wrap=True)
+        out.print(f"read    sdsd show 0 {shlex.quote(str(run.path))}", soft_wrap=True)
     if run.stopped:
         out.print(f"stopped because: {safe(run.stopped)}", soft_wrap=True)
         out.print("the same command continues from here")

@@ -205,7 +205,8 @@ def _kept(config: Config, rundir: RunDir, notes: list[str]) -> StoredRows:
         return StoredRows(rundir.source)
     kept = store_rows(rows_of(config), rundir.source)
     reasons = "".join(f"; {n} left out: {reason}" for reason, n in kept.skipped.items())
-    notes.append(f"{len(kept)} rows of {config.source.path}{reasons}")
+    rows = "1 row" if len(kept) == 1 else f"{len(kept)} rows"
+    notes.append(f"{rows} of {config.source.path}{reasons}")
     return kept
 
 
