@@ -52,9 +52,14 @@ def resolve(name: str, group: str, known: tuple[str, ...] = ()) -> Any:
             module, _, attribute = point.value.partition(":")
             return _import(name, module, attribute)
     names = ", ".join([*known, *(point.name for point in _points(group))])
+    if not names:
+        raise PluginError(
+            f"`{name}` is not one of the {group}, of which none are installed; name your own as "
+            "`package.module:name`"
+        )
     raise PluginError(
-        f"`{name}` is not one of the {group}: {names or 'none are installed'}; "
-        "name one of these, or your own as `package.module:name`"
+        f"`{name}` is not one of the {group}: {names}; name one of these, or your own as "
+        "`package.module:name`"
     )
 
 
