@@ -99,11 +99,19 @@ def run(
     run.
     """
     from sdsd.cli import display
+    from sdsd.errors import ConfigError
     from sdsd.runs import runner
     from sdsd.runs.progress import terminal
 
     keys = {"n": n, "seed": seed, "source.path": source}
-    chosen, path = runner.resolve(config, out, overrides(model, url, changes, keys))
+    changed = overrides(model, url, changes, keys)
+    if config is None and url and not changed.keys() & {"model", "models.default.model"}:
+        # Some servers ignore the name; the data set would then name the default model.
+        raise ConfigError(
+            "--url: also give `--model`, the name under which the server serves the model; "
+            f"`sdsd doctor --url {url}` lists the names"
+        )
+    chosen, path = runner.resolve(config, out, changed)
     if dry_run:
         from sdsd.runs.estimate import estimate
 
@@ -192,8 +200,9 @@ def verify(path: RunPath = None, json: Json = False) -> None:
     """
     from sdsd.cli import display
 
-    found = _run(path).verify()
-    display.verified(found, json=json)
+    run = _run(path)
+    found = run.verify()
+    display.verified(run.path, found, json=json)
     if found.defects:
         raise typer.Exit(2)
 
@@ -278,16 +287,26 @@ def push(
 
 @app.command()
 def show(
-    index: Annotated[int, typer.Argument(help="Which dialogue, from 0.")] = 0,
+    index: Annotated[str, typer.Argument(help="Which dialogue, from 0.")] = "0",
     path: RunPath = None,
     json: Json = False,
 ) -> None:
-    """Print one dialogue: plan, turns, verdicts, revisions, pairs."""
+    """Print one dialogue: plan, turns, verdicts, revisions, pairs.
+
+    The run may come first: `sdsd show RUN_DIR` prints its dialogue 0, `sdsd show RUN_DIR 3` its
+    dialogue 3.
+    """
     from sdsd.cli import display
     from sdsd.errors import RunDirError
 
+    number = index
+    if not index.isdecimal():
+        number, path = str(path or 0), Path(index)
+    run = _run(path)
+    if not number.isdecimal():
+        raise RunDirError(f"`{number}` is not the index of a dialogue; give a number from 0")
     try:
-        record = _run(path)[index]
+        record = run[int(number)]
     except IndexError as error:
         raise RunDirError(str(error)) from None
     display.dialogue(record, json=json)

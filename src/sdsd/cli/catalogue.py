@@ -61,7 +61,9 @@ def catalogue_expand(
 @app.command("preview")
 def catalogue_preview(
     n: Annotated[int, typer.Option("-n", help="How many scenarios.")] = 10,
-    seed: Annotated[int, typer.Option(help="The run's seed.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="The run's seed. Default: that of the configuration.")
+    ] = None,
     config: Annotated[Path | None, typer.Argument(help="A configuration.")] = None,
 ) -> None:
     """Print the first scenarios of a run, before anything is spent."""
@@ -69,6 +71,6 @@ def catalogue_preview(
     from sdsd.cli import display
     from sdsd.runs.inputs import read_inputs
 
-    chosen = configuration.load(config, {"seed": seed} if seed else {})
+    chosen = configuration.load(config, {} if seed is None else {"seed": seed})
     scenarios = read_inputs(chosen).scenarios
     display.scenarios([scenarios[i] for i in range(n)])

@@ -5,6 +5,7 @@ Text that a model wrote passes through `safe` first.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -60,7 +61,7 @@ def finished(run: Run, status: RunStatus, *, json: bool) -> None:
     if status.done:
         out.print(f"data    {run.path / 'data'}", soft_wrap=True)
         out.print(f"report  {run.path / 'report.html'}", soft_wrap=True)
-        out.print(f"read    sdsd show 0 {run.path}", soft_wrap=True)
+        out.print(f"read    sdsd show 0 {shlex.quote(str(run.path))}", soft_wrap=True)
     if run.stopped:
         out.print(f"stopped because: {safe(run.stopped)}", soft_wrap=True)
         out.print("the same command continues from here")
@@ -211,7 +212,7 @@ def estimate(found: Estimate, *, json: bool) -> None:
     out.print(f"time   {times} tokens written per second (`sdsd doctor` measures)", soft_wrap=True)
 
 
-def verified(found: Verification, *, json: bool) -> None:
+def verified(path: Path, found: Verification, *, json: bool) -> None:
     if json:
         emit(found)
         return
@@ -222,7 +223,8 @@ def verified(found: Verification, *, json: bool) -> None:
     if not found.defects:
         out.print(
             f"verified: {found.records} records from {found.answers} recorded answers replay to "
-            "the same data set"
+            f"the data set in {path}",
+            soft_wrap=True,
         )
 
 
@@ -240,12 +242,14 @@ def dialogue(record: Record, *, json: bool) -> None:
             out.print(Text(name, style=f"bold {style}"))
             out.print(Text(safe(message.content) + "\n"))
         out.print(Text(f"stop: {record.dialogue.stop}\n", style="dim"))
-    for name, critique in _critiques(record):
-        for verdict in critique.verdicts:
-            _print_verdict(name, verdict)
+    if record.critique:
+        _print_critique("critique", record.critique)
     for number, revision in enumerate(record.revisions, 1):
-        out.print(Text(f"\nrevision {number} {revision.defect}", style="bold green"))
-        out.print(Text(safe(revision.text)))
+        refused = f", refused: {revision.defect}" if revision.defect else ""
+        out.print(Text(f"\nrevision {number}{refused}", style="bold green"))
+        out.print(Text(safe(revision.text) + "\n"))
+        if revision.recheck:
+            _print_critique(f"recheck {number}", revision.recheck)
     _print_pairs(record)
     out.print(Text(f"\n{safe(headline(record))}", style="bold"))
     if record.failure and record.failure.raw:
@@ -262,11 +266,16 @@ def _print_scenario(s: Scenario) -> None:
 
 
 def _print_pairs(record: Record) -> None:
-    names = {"revision": "the last revision", "on_policy": "another sample of the last reply"}
+    chosen = {"revision": "the last revision", "on_policy": "another sample of the last reply"}
     for number, pair in enumerate(record.pairs, 1):
-        head = f"\npair {number}: preferred to the last reply, {names[pair.kind]}"
+        head = f"\npair {number}: rejected is the last reply, chosen is {chosen[pair.kind]}"
         out.print(Text(head, style="bold green"))
         out.print(Text(safe(pair.chosen)))
+
+
+def _print_critique(name: str, critique: Critique) -> None:
+    for verdict in critique.verdicts:
+        _print_verdict(name, verdict)
 
 
 def _print_verdict(name: str, v: Verdict) -> None:
@@ -278,14 +287,6 @@ def _print_verdict(name: str, v: Verdict) -> None:
     out.print(Text(safe(v.reason), style="dim"))
     if v.quote:
         out.print(Text(safe(f'"{v.quote}"'), style="italic"))
-
-
-def _critiques(record: Record) -> Iterator[tuple[str, Critique]]:
-    if record.critique:
-        yield "critique", record.critique
-    for number, revision in enumerate(record.revisions, 1):
-        if revision.recheck:
-            yield f"recheck {number}", revision.recheck
 
 
 def models(statuses: Sequence[Status], *, json: bool) -> None:

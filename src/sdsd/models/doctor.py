@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from sdsd import config as configuration
+from sdsd import plugins
 from sdsd.config import Config
 from sdsd.errors import SdsdError, TransientError
 from sdsd.models import fleet, llamacpp, weights
@@ -64,6 +65,9 @@ def examine(
         found += asyncio.run(_models(config, fleet.fetch(config, progress)))
     except SdsdError as error:
         found.append(Diagnosis("model", str(error), ok=False))
+    except Exception as error:  # a user's backend may raise anything
+        said = plugins.failure("the model", "a test request", error)
+        found.append(Diagnosis("model", str(said), ok=False))
     return found
 
 

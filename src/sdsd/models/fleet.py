@@ -244,9 +244,11 @@ class _Starting:
 
     async def _plugged(self, chosen: ModelConfig) -> Model:
         """Create the user's own backend; enter it if it is an async context manager."""
-        model = plugins.resolve(chosen.backend, "backends")(chosen)
-        if isinstance(model, contextlib.AbstractAsyncContextManager):
-            model = await self._stack.enter_async_context(model)
+        create = plugins.resolve(chosen.backend, "backends")
+        with plugins.blamed(f"backend `{chosen.backend}`", "its configuration"):
+            model = create(chosen)
+            if isinstance(model, contextlib.AbstractAsyncContextManager):
+                model = await self._stack.enter_async_context(model)
         if not isinstance(model, Model):
             raise PluginError(
                 f"`{chosen.backend}` returned a value of type `{type(model).__name__}`, which is "

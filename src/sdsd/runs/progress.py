@@ -80,7 +80,7 @@ class Progress:
                 self.n, self.done, self._done_before = n, done, done
                 self.pairs, self.wanted, self.reached = event.pairs, event.wanted, event.reached
                 self.began, self._started = True, time.monotonic()
-                self.title = f"{path} · {protocol} · {concurrency} in flight"
+                self.title = f"{path} · {protocol} · up to {concurrency} in flight"
             case Called(_, answer):
                 stage = _COUNTED_AS.get(event.stage, event.stage)
                 self.calls[stage] += 1
@@ -151,7 +151,7 @@ class Screen:
                 of = f"{done} of {n} dialogues done" if n else f"{done} dialogues done"
                 if event.wanted:
                     of += f", {event.reached} of {event.wanted} pairs"
-                self._plain(f"{path}: {of}, {protocol}, {concurrency} in flight")
+                self._plain(f"{path}: {of}, {protocol}, up to {concurrency} in flight")
             case Called():
                 self._called()
             case Recorded(record):

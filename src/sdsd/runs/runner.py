@@ -19,7 +19,7 @@ import sdsd
 from sdsd import config as configuration
 from sdsd.config import Config
 from sdsd.config.manifest import Manifest
-from sdsd.errors import ConfigError, RunDirError
+from sdsd.errors import ConfigError, Divergence, RunDirError
 from sdsd.files import now
 from sdsd.models.base import Model
 from sdsd.models.fleet import fetch
@@ -48,6 +48,7 @@ from sdsd.runs.session import Needs, Session, Stop, in_loop, interruptible, open
 from sdsd.runs.telemetry import listeners
 from sdsd.scenarios.existing import Skipped, SourceRow, read
 from sdsd.scenarios.existing_store import StoredRows, store_rows
+from sdsd.types import Role
 
 _NO_END = 2**40
 """More dialogues than any run has."""
@@ -130,6 +131,11 @@ def resolve(
         return chosen, rundir.path
     if isinstance(config, Config):
         config = configuration.tree(config)
+    if not (config is None or isinstance(config, Path | Mapping)):
+        raise ConfigError(
+            f"a configuration is a path, a mapping or a `Config`, not a `{type(config).__name__}`; "
+            "to continue a run, give its path"
+        )
     chosen = configuration.load(config, overrides)
     configuration.check_parts(chosen)
     return chosen, Path(out) if out else default_path(chosen, Path.cwd())
@@ -148,6 +154,11 @@ def _launch(
     config: Config, path: Path, emit: OnEvent, models: Mapping[str, Model] | None
 ) -> Iterator[Launch]:
     """Lock and prepare the directory, and open the journal and whatever listens to the run."""
+    if not (models is None or isinstance(models, Mapping)):
+        raise ConfigError(
+            "`models` are model objects by name, such as {'default': model}, not a "
+            f"`{type(models).__name__}`"
+        )
     rundir = RunDir(path)
     with rundir.starting():
         rundir.check(config)
@@ -193,7 +204,8 @@ def _kept(config: Config, rundir: RunDir, notes: list[str]) -> StoredRows:
         return StoredRows(rundir.source)
     kept = store_rows(rows_of(config), rundir.source)
     reasons = "".join(f"; {n} left out: {reason}" for reason, n in kept.skipped.items())
-    notes.append(f"{len(kept)} rows of {config.source.path}{reasons}")
+    rows = "1 row" if len(kept) == 1 else f"{len(kept)} rows"
+    notes.append(f"{rows} of {config.source.path}{reasons}")
     return kept
 
 
@@ -336,6 +348,7 @@ class Launch:
         """Load the run's manifest; before the first answer, write it and copy the inputs."""
         old = self._rundir.manifest()
         if old is not None:
+            _require_same_models(self._rundir.path, old.models, session.names)
             return old
         inputs, fleet = self._inputs, session.fleet
         agent, critic = fleet.models["agent"].capabilities, fleet.models["critic"].capabilities
@@ -364,6 +377,17 @@ class Launch:
         except OSError as error:
             raise RunDirError(f"{self._rundir.path}: cannot be written: {error}") from None
         return manifest
+
+
+def _require_same_models(path: Path, before: Mapping[Role, str], now: Mapping[Role, str]) -> None:
+    """Raise `Divergence` if a role has another model than when the run began."""
+    pairs = {(before.get(role, "none"), now.get(role, "none")) for role in {**before, **now}}
+    changed = ", ".join(f"`{old}` -> `{new}`" for old, new in sorted(pairs) if old != new)
+    if changed:
+        raise Divergence(
+            f"{path}: made with other models; what changed: model {changed}. Give the same models "
+            "to continue that run (from Python, the same `models`), or start another run directory"
+        )
 
 
 async def _each(indexes: Iterator[int]) -> AsyncIterator[int]:
