@@ -1,4 +1,4 @@
-"""Rules on a finished dialogue that need no model: what makes a reader distrust the data.
+"""Rules on a finished dialogue that need no model: signs that make a reader distrust the data.
 
 Each rule is precise rather than complete: a miss is left to human review, a false alarm costs a
 good dialogue. The phrases that rules look for are English; on other languages those rules stay

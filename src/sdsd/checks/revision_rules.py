@@ -215,7 +215,7 @@ _REFUSAL = re.compile(
 )
 _DEFLECTS = re.compile(
     r"\A\W*(?:i(?:'m| am)(?: very| so| really)? sorry|sorry|i apologi[sz]e|unfortunately|as an ai\b"
-    r"|i read_dialogue (?:your|that you|how)|thank you for|if you have any (?:other|further)"
+    r"|i understand (?:your|that you|how)|thank you for|if you have any (?:other|further)"
     r"|is there anything else|feel free|please (?:feel free|consult|contact|reach out|seek|let me)"
     r"|let me know if|i'd be happy to help with (?:something|any)|i(?:'m| am) here to help"
     r"|(?:it is|it's) (?:best|important|advisable) to (?:consult|seek|contact)"
