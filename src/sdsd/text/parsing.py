@@ -41,7 +41,7 @@ class Transcript(Struct, frozen=True):
 
 
 class Check(Struct, frozen=True):
-    """A self-check: what the speaking model says of its own conversation."""
+    """A self-check: what the speaking model says about its own conversation."""
 
     violated: bool
     over: bool
