@@ -1,7 +1,7 @@
 """The files of a source: found or downloaded, and read row by row.
 
-Parquet and JSON lines stream; a JSON list is read at once. What is in a row is `existing`'s
-business; what cannot be read is an error that names the place.
+Parquet and JSON lines stream; a JSON list is read at once. `existing` interprets the rows; a file
+that cannot be read is an error that names the place.
 """
 
 from __future__ import annotations

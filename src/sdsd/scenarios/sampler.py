@@ -101,7 +101,7 @@ class Scenarios:
         elif axis in ("domain", "field"):
             homes = self._homes[axis][cell]
             place = homes[self._at(f"meant/{cell}", len(homes), index)]
-            visit = index  # not once in a walk over all domains: many times in a row
+            visit = index  # these domains recur in every dialogue of the cell
         return self._scenario(index, place, visit, principles, strategy)
 
     def cells(self, axis: Axis) -> tuple[str, ...]:
@@ -154,7 +154,7 @@ class Scenarios:
         n = len(self._catalogue.principles)
         turn, within = divmod(index, n)
         target_principle, further = self._targets(turn)[within], self._further(index)
-        if self._few:  # repeats are inevitable: take the next ones of one fixed order
+        if self._few:  # repeats are inevitable: continue in one fixed order
             order = _permutation(self._seed, "principle", n, 0)
             after = order.index(target_principle) + 1
             further = tuple(order[(after + k) % n] for k in range(len(further)))
