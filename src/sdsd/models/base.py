@@ -31,7 +31,7 @@ from sdsd.types import Answer, Request
 
 
 class Capabilities(Struct, frozen=True):
-    """What a server supports. The code asks for these, never for the brand of a server."""
+    """What a server supports. Code checks these, never the server's brand."""
 
     chat: bool = True
     completions: bool = False

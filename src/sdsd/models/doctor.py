@@ -39,7 +39,7 @@ _ROOM = 3e9
 
 
 class Finding(Struct, frozen=True):
-    """One line of the examination. `ok` is None where there is nothing to judge."""
+    """One finding about the machine or a model. `ok` is None where there is nothing to judge."""
 
     name: str
     text: str

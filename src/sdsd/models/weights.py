@@ -1,9 +1,9 @@
 """Model files of the embedded engine: found, downloaded, verified and cached.
 
-`KNOWN` lists the models that may be named: which bytes are right, and origins that may have them,
-tried in order. What an origin delivers is hashed before it gets its final name. So a file under its
-final name with a valid seal next to it is the right one. A seal is trusted while size and
-modification time stay the same: a start does not hash a gigabyte again.
+`KNOWN` lists the named models: the size and hash of the file, and the origins to try, in order.
+What an origin delivers is hashed before it gets its final name. So a file under its final name with
+a valid seal next to it is the right one. A seal is trusted while size and modification time stay
+the same: a start does not hash a gigabyte again.
 
 A download happens in one folder next to the file, under a lock, by renames: it may be interrupted
 at any point, and the next one reuses every complete part.
@@ -58,7 +58,7 @@ _ROOM = 2.1
 
 
 class Weights(Struct, frozen=True):
-    """A known model file: which bytes are right (`size`, `sha256`), and where to get them."""
+    """A known model file: its size, its hash, and where to get it."""
 
     name: str
     licence: str
