@@ -100,7 +100,7 @@ async def judge(
     stage  prefix of the step names: `critique`, `recheck/1`
     vote   how several critics' verdicts on a principle become one
 
-    A claim whose quotation is not in the reply is asked again. If the last attempt still cannot
+    A claim whose quotation is not in the reply is asked for again. If the last attempt still cannot
     quote, the claim is kept but not `grounded`. Raises `StageFailed`.
     """
     critics = panel.critics
