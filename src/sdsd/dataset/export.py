@@ -1,4 +1,4 @@
-"""Write a data set as Parquet files in one pass over the records, all of it or nothing; read it.
+"""Write a data set as Parquet files in one pass over the records, and read it.
 
     data/<view>/<split>-00000-of-00001.parquet
 
@@ -38,7 +38,7 @@ from sdsd.types import Record
 _SHARD = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5}})-of-(\d{{5}})\.parquet")
 _LEFTOVER = re.compile(rf"\.(?:{'|'.join(SPLITS)})-.*\.tmp")
 _GROUP_TEXT = 1 << 24
-"""Characters that fill a row group, however few rows it has."""
+"""Characters at which a row group is full, however few rows it has."""
 
 
 class SplitCount(Struct, frozen=True):
@@ -76,7 +76,7 @@ def export(
 ) -> Counts:
     """Write all views of `records` below `data`, replacing those of an earlier export.
 
-    `selection` is a new one, planned; it may be omitted if `export.balance.by` is not set. A file
+    `selection` must be new and planned; it may be omitted if `export.balance.by` is not set. A file
     that has grown past `bytes_per_file` is followed by another. The same records give the same
     bytes. If anything fails, the earlier files are untouched; a full or broken disk becomes an
     `SdsdError` that names the place.
@@ -211,7 +211,7 @@ def _name(split: Split, number: int, total: int) -> str:
 
 
 def _size(record: Record) -> int:
-    """Return the characters of the texts of a record that can be long."""
+    """Return the number of characters in the long texts of a record."""
     texts = [message.content for message in record.dialogue.messages] if record.dialogue else []
     texts += [revision.text for revision in record.revisions]
     texts += [record.failure.raw] if record.failure else []
@@ -219,7 +219,7 @@ def _size(record: Record) -> int:
 
 
 class _Writers:
-    """All views on their way to disk, split by split.
+    """The files of all views while they are written, split by split.
 
     A context manager: whatever `publish` has not renamed is removed on exit.
     """
@@ -381,7 +381,7 @@ class _SplitWriter:
 
 @contextlib.contextmanager
 def _blamed(folder: Path) -> Iterator[None]:
-    """Turn what the machine refuses into an error that names the place and the remedy."""
+    """Turn an error of the operating system into one that names the place and the remedy."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:

@@ -61,7 +61,7 @@ def validate(export: ExportConfig) -> None:
     _known("exclude", export.exclude, rules)
     _known("pairs.exclude_warnings", export.pairs.exclude_warnings, revision_rules.WARNINGS)
     filters_of(export)
-    if export.views:  # brings pyarrow
+    if export.views:  # imports pyarrow
         views_of(export)
 
 
@@ -170,7 +170,7 @@ def _function(name: str, group: str) -> Any:
 
 @contextmanager
 def _blamed(part: str, where: str) -> Iterator[None]:
-    """Name the part in what its code raises."""
+    """Name the part in any error that its code raises."""
     try:
         yield
     except SdsdError:

@@ -13,7 +13,7 @@ from sdsd.types import Critique, Message, Record, Verdict
 
 _TURN = Column("turn", c.TEXT, "What was judged: the `original` last reply, another `candidate` "
                "for it, an `earlier` agent turn, or a `revision`.")  # fmt: skip
-_ROUND = Column("round", c.INT, "Which of them, from 1; 0 for the original.")
+_ROUND = Column("round", c.INT, "Its number, from 1; 0 for the original.")
 _PRINCIPLE_ID = Column("principle_id", c.TEXT, "Id of the principle that was judged.")
 
 _INSTRUCTION = """\
