@@ -1,4 +1,4 @@
-"""How far raters agree: several critics of one run, or the critics of two runs."""
+"""How well raters agree: several critics of one run, or the critics of two runs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Votes:
             self._rows[tuple(case.get(k) for k in range(max(case) + 1))] += 1
 
     def result(self) -> Critics | None:
-        """Return all of it; None with fewer than two critics."""
+        """Return the agreement; None with fewer than two critics."""
         if len(self._critics) < 2:
             return None
         claims = {critic: self._claims(k) for critic, k in self._critics.items()}
