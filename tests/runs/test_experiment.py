@@ -121,7 +121,7 @@ def test_critics_are_compared_with_labels_of_people(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("arms: {a: {}}", "`arms` must map two names or more"),
+        ("arms: {a: {}}", "`arms` must map at least two names"),
         ("arms: {a: {}, b: {}}\nfoo: 1", "unknown key `foo`"),
         ("arms: {a: {}, b: {n: 3}}", "`arms.b` changes `n`, but all arms share"),
         ("arms: {a: {}, b: {scenarios: {principles: [3, 3]}}}", "changes `scenarios.principles`"),

@@ -88,18 +88,17 @@ def push(
     """Upload a finished run as the data set `repo` (`org/name`), and return its address.
 
     Creates the data set if necessary; replaces what an earlier push uploaded, in one commit.
-    `token` defaults to that of `hf auth login` or `HF_TOKEN`. Call it again after any fault: it
-    continues. Raises `SdsdError` before anything is sent if the data set is public although
-    `private` (or vice versa), if it holds files that no push made, or if the run's own export is
-    out of date.
+    `token` defaults to that of `hf auth login` or `HF_TOKEN`. After a failure, call it again to
+    continue. Raises `SdsdError` before anything is sent if the data set is public although
+    `private` (or vice versa), if it holds files that no push uploaded, or if the run's own export
+    is out of date.
     """
     config, manifest = rundir.config(), rundir.manifest()
     hub = _client(repo, token)
     with rundir.lock(), Journal(rundir.journal, readonly=True) as journal:
         if manifest is None or not published(rundir, journal):
             raise RunDirError(
-                f"{rundir.path}: its data set does not have all of its dialogues; `sdsd export` "
-                "first"
+                f"{rundir.path}: its data set lacks some of its dialogues; run `sdsd export` first"
             )
         done = sum(journal.outcomes().values())
         with _faults(repo):
@@ -189,8 +188,8 @@ def _client(repo: str, token: str | None) -> Any:
 
 
 _STATUS = {
-    401: "`hf auth login`, or set HF_TOKEN to a token of yours that may write there",
-    403: "the token lacks the right to write: create one that has it, or name a data set of yours",
+    401: "`hf auth login`, or set HF_TOKEN to a token with write access there",
+    403: "the token has no write access: create one that does, or name a data set of yours",
     409: "somebody else is writing there; run the same command again",
     412: "somebody else has written there meanwhile; run the same command again",
     429: "too many requests; wait a few minutes, then run the same command again",

@@ -1,10 +1,10 @@
 """The journal: every answer of every model, on disk before anything uses it.
 
 One SQLite file per run. The key is (scenario, step). The request's fingerprint is stored with the
-answer and *checked*, never used as the key: counters and payload hashes as keys replay the wrong
-data after a crash, names do not. One writer thread puts whatever is waiting into one transaction,
-with `synchronous=FULL`; an answer is handed out after its commit. WAL does not work over network
-file systems: a journal lives on a local disk and has one writing process.
+answer and *checked*, never used as the key: counters and payload hashes as keys would replay the
+wrong data after a crash; names do not. One writer thread puts whatever is waiting into one
+transaction, with `synchronous=FULL`; an answer is returned only after its commit. WAL does not work
+over network file systems: a journal lives on a local disk and has one writing process.
 
 Finished dialogues are stored too, so that counting and exporting need no replay. They are derived
 data: `sdsd verify` makes each of them again from the answers and compares.
@@ -30,7 +30,7 @@ from sdsd.errors import JournalError
 from sdsd.types import Answer, Completion, Record, Request, Usage
 
 VERSION = 4
-"""Of the schema, in `PRAGMA user_version`. 1 to 3 were never released."""
+"""Version of the schema, in `PRAGMA user_version`. 1 to 3 were never released."""
 _SCHEMA = f"""
     BEGIN;
     CREATE TABLE answer (
@@ -130,8 +130,8 @@ class Journal:
     """An open journal. Reads happen on the caller's thread, writes on the journal's own.
 
     Raises `JournalError` when the file is not a journal, has another version, or cannot be
-    written; after a failed write every later one fails too, so that nothing is handed out that
-    is not on disk.
+    written; after a failed write every later one fails too, so that nothing is returned that is not
+    on disk.
     """
 
     def __init__(self, path: Path, *, readonly: bool = False) -> None:
@@ -273,7 +273,7 @@ class Journal:
 
     @contextlib.contextmanager
     def _blamed(self, what: str) -> Iterator[None]:
-        """Turn an error of decoding into one that names the row."""
+        """Turn a decoding error into one that names the row."""
         try:
             yield
         except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -125,7 +125,7 @@ def resolve(
                 f"{config} is a run and continues in its own directory; leave out `--out`, or copy "
                 f"its {CONFIG_NAME} elsewhere to start another run with it"
             )
-        rundir.config()  # refuses another format, in words that say so
+        rundir.config()  # refuses another format with a clear message
         chosen = configuration.load(rundir.config_file, overrides)
         configuration.check_parts(chosen)
         return chosen, rundir.path
@@ -148,7 +148,7 @@ def _run_at(path: Path) -> RunDir | None:
 def _launch(
     config: Config, path: Path, emit: OnEvent, models: Mapping[str, Model] | None
 ) -> Iterator[Launch]:
-    """Lock and prepare the directory, and open the journal and whatever listens to the run."""
+    """Lock and prepare the directory, and open the journal and the listeners."""
     rundir = RunDir(path)
     with rundir.starting():
         rundir.check(config)
@@ -301,7 +301,7 @@ class Launch:
 
     def publish(self) -> None:
         """Write the data set and the report, unless they are up to date."""
-        from sdsd.runs.publish import publish, published  # brings pyarrow, needed nowhere else
+        from sdsd.runs.publish import publish, published  # imports pyarrow, needed nowhere else
 
         new = self._journal.finished() - self._before
         if new:

@@ -16,7 +16,7 @@ class Listener(Protocol):
     """Receives a run's events, all on one thread. An exception ends the listener, not the run."""
 
     def on_event(self, at: int, event: Event) -> None:
-        """Take in one event, and when it happened: UTC, nanoseconds since 1970."""
+        """Handle one event and the time it happened: UTC, nanoseconds since 1970."""
         ...
 
     def tick(self, now: float) -> None:
