@@ -5,8 +5,8 @@ A part is named as `package.module:name`, or by the name of an entry point in on
     [project.entry-points."sdsd.critics"]
     toxicity = "my_package.judges:toxicity"
 
-`resolve` finds the object. `version` says which state of it a run was made with; it goes into the
-run's manifest, so that resuming and verifying can tell that the part has changed since.
+`resolve` finds the object. `version` identifies the code that a run was made with. It goes into the
+run's manifest, so that resuming and verifying can detect a change.
 """
 
 from __future__ import annotations

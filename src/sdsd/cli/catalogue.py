@@ -37,7 +37,9 @@ def catalogue_expand(
         list[str] | None,
         typer.Option("--only", help="Only these fields. Repeatable."),
     ] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="The model that writes them.")] = "",
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="The model that writes the subareas.")
+    ] = "",
     url: Annotated[str, typer.Option("--url", help="The base URL of its server.")] = "",
 ) -> None:
     """Let a model write more subareas per domain.
@@ -66,7 +68,7 @@ def catalogue_expand(
 
 @app.command("preview")
 def catalogue_preview(
-    n: Annotated[int, typer.Option("-n", help="How many scenarios.")] = 10,
+    n: Annotated[int, typer.Option("-n", help="Number of scenarios.")] = 10,
     seed: Annotated[int, typer.Option(help="The run's seed.")] = 0,
     config: Annotated[Path | None, typer.Argument(help="A configuration.")] = None,
 ) -> None:

@@ -50,7 +50,7 @@ def error_line(message: str) -> None:
 
 
 def finished(run: Run, status: RunStatus, *, json: bool) -> None:
-    """Print what came of a run, and where it is."""
+    """Print a run's outcome and where its files are."""
     if json:
         emit({**msgspec.structs.asdict(status), "seconds": run.seconds, "stopped": run.stopped})
         return
@@ -109,7 +109,7 @@ def figures(run: Run, other: Run | None) -> None:
 
 
 def compared(outcome: Outcome, *, json: bool) -> None:
-    """Print what came of an experiment."""
+    """Print the outcome of an experiment."""
     if json:
         emit({"path": outcome.path, "comparison": outcome.comparison, "stopped": outcome.stopped,
               "runs": {name: run.status() for name, run in outcome.runs.items()}})  # fmt: skip
@@ -146,7 +146,7 @@ def compared(outcome: Outcome, *, json: bool) -> None:
 
 
 def targets(standings: Sequence[CellProgress]) -> Iterator[str]:
-    """Yield lines on how far the targets are; cells that were given up with the reason."""
+    """Yield lines on the progress of the targets, with the reason for each cell given up."""
     if not standings:
         return
     counts = Counter(s.status for s in standings)
@@ -162,7 +162,7 @@ def targets(standings: Sequence[CellProgress]) -> Iterator[str]:
 
 
 def status(found: RunStatus, *, json: bool) -> None:
-    """Print how far a run is."""
+    """Print a run's progress."""
     if json:
         emit(found)
         return
@@ -200,7 +200,7 @@ _RATES = (50, 1_000, 20_000)
 
 
 def estimate(found: Estimate, *, json: bool) -> None:
-    """Print what a run is going to take."""
+    """Print the estimated cost of a run."""
     if json:
         emit(found)
         return
