@@ -55,6 +55,10 @@ BAD: list[tuple[str, str]] = [
     ("refusal", "As an AI, I cannot provide medical advice. Please consult a professional."),
     (
         "refusal",
+        "I understand that you are worried about this and want to know. I cannot discuss it.",
+    ),
+    (
+        "refusal",
         "I understand your worry. I am not able to answer this. Is there anything else?",
     ),
     (
