@@ -19,7 +19,7 @@ class Key(Struct, frozen=True):
     type: Any
     """Its annotation, as `typing.get_type_hints` gives it."""
     description: str
-    """Of a key that holds a section: that section's docstring."""
+    """Its description; for a key that holds a section, the docstring of that section."""
     execution: bool
     """Its value decides how a run is carried out, not what it makes."""
     file: Literal["", "always", "if a path"]

@@ -4,7 +4,7 @@
 
 Rows are gathered into row groups, so memory does not grow with the run. Files are written under
 temporary names and renamed only when all views are on disk. Row groups hold a fixed number of rows
-and their pages end where the content says so. So a run that grew, or lost a few rows, shares most
+and their page boundaries depend on the content. So a run that grew, or lost a few rows, shares most
 of its bytes with its last export, and a hub that stores by content uploads those once.
 """
 

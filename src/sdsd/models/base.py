@@ -81,7 +81,7 @@ class Model(Protocol):
 
 
 class Served(Model, Protocol):
-    """A model as a run uses it: it has a capacity, and is notified of what was recorded."""
+    """A model as a run uses it: it has a capacity, and is told which answers were recorded."""
 
     @property
     def capacity(self) -> int:

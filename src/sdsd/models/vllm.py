@@ -158,7 +158,7 @@ class Server:
     def __init__(self, launch: Launch, port: int, note: Callable[[str], None]) -> None:
         self.base_url = f"http://127.0.0.1:{port}/v1"
         self.failed = ""
-        """Why it was abandoned; empty until then."""
+        """Why it was abandoned; empty unless it was."""
         self._launch = launch
         self._line = command(launch, port)
         self._port = port

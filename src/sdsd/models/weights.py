@@ -165,8 +165,8 @@ class Store(Struct, frozen=True):
 def locate(name: str, progress: Progress | None = None, *, store: Store | None = None) -> Path:
     """Return the file of a known model, of a path to a GGUF file, or of `hf:org/repo/file.gguf`.
 
-    A known model is downloaded on first use, and has the right hash. Of any other file only the
-    GGUF magic is checked. Raises `WeightsError` with the remedy.
+    A known model is downloaded on first use, and has the right hash. Any other file is checked only
+    for the GGUF magic number. Raises `WeightsError` with the remedy.
     """
     store = store or Store()
     if name.startswith("hf:"):

@@ -1,4 +1,4 @@
-"""`run` and `arun`: start or continue a run, make what is missing, publish.
+"""`run` and `arun`: start or continue a run, make the missing dialogues, publish.
 
 Resuming is the same function: what the journal holds is recalled, the rest is asked.
 """

@@ -253,7 +253,7 @@ def _yaml_error(problem: str, where: Any) -> YAMLError:
 
 
 def _plain(node: Node) -> Any:
-    """Return the value of a node: text as it is; of another scalar only the type matters."""
+    """Return the value of a node: text as it is; for any other scalar, only the type matters."""
     import yaml
 
     if isinstance(node, yaml.SequenceNode):

@@ -67,7 +67,7 @@ class Place(NamedTuple):
 
 
 def find(where: str, view: str, split: str, download: Download) -> list[tuple[Path, str]]:
-    """Return the files at `where`, each with its name for people; of a run, those of the `view`.
+    """Return the files at `where`, each with its name for people; for a run, those of the `view`.
 
     Raises `SourceError` if there are none.
     """
@@ -133,7 +133,7 @@ def _is_of(path: Path, split: str) -> bool:
 
 
 def rows(path: Path, name: str, columns: Collection[str]) -> Iterator[tuple[Place, Any]]:
-    """Yield the rows of one file, unchecked; of Parquet, only `columns` (empty: all) are read.
+    """Yield the rows of one file, unchecked; from Parquet, only `columns` (empty: all) are read.
 
     Raises `SourceError`.
     """

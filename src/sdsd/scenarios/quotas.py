@@ -50,13 +50,13 @@ class Trial(Struct, frozen=True):
 
     assignment: Assignment
     hit: bool
-    """It has a verified pair that counts for the cell it was meant for."""
+    """Whether it has a verified pair that counts for the cell it was meant for."""
     cells: tuple[Cell, ...] = ()
     """All cells that its verified pairs count for."""
     cost: float = 1.0
-    """In any unit, e.g. tokens; only compared between strategies."""
+    """Its cost in any unit, e.g. tokens; compared only between strategies."""
     pairs: int = 1
-    """Its verified pairs, if any: more than one if several candidates are clean."""
+    """Number of its verified pairs; more than one if several candidates are clean."""
 
 
 class Quota(Struct, frozen=True):
@@ -65,7 +65,7 @@ class Quota(Struct, frozen=True):
     wanted: dict[Cell, int]
     """Verified pairs by cell."""
     strategies: tuple[str, ...]
-    """Those that may be tried in each cell."""
+    """Strategies that may be tried in each cell."""
     by_strategy: bool = False
     """The cells are strategies, and each of them tries only itself."""
     cost: float = 60.0

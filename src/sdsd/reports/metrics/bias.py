@@ -139,7 +139,7 @@ _GAP = re.compile(r"\.{3,}|…|\[\.+\]")
 def third_of_quote(quote: str, text: str) -> int | None:
     """Return the third (0, 1, 2) of `text`, as `normalize.normal` gives it, that holds a quotation.
 
-    Of a quotation with gaps the longest piece decides. None if it is not in the text.
+    If a quotation has gaps, its longest piece decides. None if it is not in the text.
     """
     pieces = (normalize.normal(piece).strip(" .,;:!?\"'") for piece in _GAP.split(quote[:_READ]))
     piece = max(pieces, key=len)

@@ -51,7 +51,7 @@ class Votes:
         self._rows: Counter[tuple[bool | None, ...]] = Counter()
 
     def add(self, votes: Sequence[Verdict]) -> None:
-        """Count the votes on one reply: for each principle a row with a column for each critic."""
+        """Count the votes on one reply, given as a row per principle and a column per critic."""
         cases: defaultdict[str, dict[int, bool]] = defaultdict(dict)
         for vote in votes:
             column = self._critics.setdefault(vote.critic, len(self._critics))

@@ -3,7 +3,7 @@
     with listeners(path, on_event) as emit: ...
 
 `emit` takes every event of a run. The caller pays for one append to a queue; a thread passes the
-events on a few times a second to listeners that do not know of each other. None of them can harm
+events on a few times a second to independent listeners. None of them can harm
 the run: a listener that raises is switched off with a note.
 """
 
