@@ -386,8 +386,8 @@ def _blamed(folder: Path) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowException) as error:
         raise SdsdError(
-            f"{folder}: the data set cannot be written: {error}; make room or fix the disk, then "
-            "`sdsd export` (the run itself is safe in its journal)"
+            f"{folder}: the data set cannot be written: {error}; free some space or fix the "
+            "disk, then `sdsd export` (the run itself is safe in its journal)"
         ) from None
 
 

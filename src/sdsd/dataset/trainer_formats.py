@@ -169,7 +169,7 @@ def write(data: Path, name: str, out: Path) -> dict[str, int]:
             write_atomic(out / _REGISTRY, registry)
     except OSError as error:
         raise SdsdError(
-            f"{out}: cannot be written: {error}; make room, or name another directory"
+            f"{out}: cannot be written: {error}; free some space, or name another directory"
         ) from None
     return counts
 

@@ -96,7 +96,7 @@ def source(path: Path) -> Source:
     if needed := _USES_TOKENS.search(text):
         raise WeightsError(
             f"{path}: uses `{needed.group()}`, which no tokenizer_config.json next to it defines; "
-            "put the model's own there"
+            "put the model's own file there"
         )
     return Source(text, {})
 

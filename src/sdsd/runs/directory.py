@@ -151,8 +151,8 @@ class RunDir:
             raise RunDirError(f"{path}: cannot be read: {error}; restore it from a copy") from None
         if found != digest:
             raise RunDirError(
-                f"{path}: its content does not match the SHA-256 in its name; restore it from a "
-                f"copy"
+                f"{path}: its content does not match the SHA-256 in its name; restore it from "
+                "a copy"
             )
         return path
 

@@ -88,7 +88,7 @@ def load(path: Path, changes: Mapping[str, Any] = {}) -> Experiment:
     for name, own in arms.items():
         if not NAME.fullmatch(name):
             raise ConfigError(
-                f"{path}: `arms.{name}`: a name has letters, digits, `_`, `+` and `-`, at most 60"
+                f"{path}: `arms.{name}`: a name has at most 60 letters, digits, `_`, `+` and `-`"
             )
         if own is not None and not isinstance(own, dict):
             raise ConfigError(f"{path}: `arms.{name}` must be a mapping of keys, or empty")
@@ -113,7 +113,7 @@ def _check(arms: Mapping[str, Config], path: Path) -> None:
         if config.targets.on:
             raise ConfigError(
                 f"{path}: `targets` choose scenarios by earlier results, so no two arms would "
-                f"share theirs; leave them out"
+                "share theirs; leave them out"
             )
         for key, value in configuration.flat(config):
             if _SCENARIOS.fullmatch(key) and value != ours[key]:
@@ -136,7 +136,7 @@ def read_labels(path: Path) -> dict[tuple[str, str], bool]:
                 label = msgspec.json.decode(line, type=Label)
             except msgspec.DecodeError as error:
                 raise ConfigError(
-                    f"{path}:{number}: {error}; a line is "
+                    f"{path}:{number}: {error}; a line looks like "
                     '{"scenario": "000000-...", "principle": "...", "violated": true}'
                 ) from None
             found[label.scenario, label.principle] = label.violated
@@ -172,7 +172,7 @@ def carry_out(
         write_atomic(out / "figures.json", to_json(comparison))
     except OSError as error:
         raise SdsdError(
-            f"{out}: cannot be written: {error}; make room, then run it again"
+            f"{out}: cannot be written: {error}; free some space, then run it again"
         ) from None
     return Outcome(out, runs, comparison)
 

@@ -117,7 +117,7 @@ def push(
 def _check_target(repo: str, there: Sequence[str], *, public: bool, private: bool) -> None:
     if public and private:
         raise SdsdError(
-            f"{repo}: is public, so everybody would see the run; push it with --public if that is "
+            f"{repo}: is public, so everyone would see the run; push it with --public if that is "
             "intended, make the data set private in its settings, or name another"
         )
     if not public and not private:
@@ -189,7 +189,7 @@ def _client(repo: str, token: str | None) -> Any:
 
 _STATUS = {
     401: "`hf auth login`, or set HF_TOKEN to a token with write access there",
-    403: "the token has no write access: create one that does, or name a data set of yours",
+    403: "the token has no write access: create one that has, or name a data set of yours",
     409: "somebody else is writing there; run the same command again",
     412: "somebody else has written there meanwhile; run the same command again",
     429: "too many requests; wait a few minutes, then run the same command again",

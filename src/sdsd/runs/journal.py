@@ -374,8 +374,8 @@ def _remedy(error: Exception) -> str:
     if isinstance(error, sqlite3.IntegrityError):
         return f"recorded already ({error}); every step needs its own name"
     return (
-        f"{error}; make room or repair the disk, then run the same command again: nothing that was "
-        "recorded is lost"
+        f"{error}; free some space or repair the disk, then run the same command again: "
+        "nothing that was recorded is lost"
     )
 
 
@@ -427,6 +427,6 @@ def _check_version(connection: sqlite3.Connection, path: Path, readonly: bool) -
         raise JournalError(f"{path}: no journal here; `sdsd run` makes one")
     elif version != VERSION:
         raise JournalError(
-            f"{path}: journal version {version}, this program reads {VERSION}; use the sdsd that "
-            "wrote it"
+            f"{path}: journal version {version}, but this program reads {VERSION}; use the "
+            "version of sdsd that wrote it"
         )

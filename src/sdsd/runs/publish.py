@@ -108,7 +108,7 @@ def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> export.Co
         )
     except OSError as error:
         raise SdsdError(
-            f"{rundir.path}: cannot be written: {error}; make room, then `sdsd report`"
+            f"{rundir.path}: cannot be written: {error}; free some space, then `sdsd report`"
         ) from None
     return counts
 

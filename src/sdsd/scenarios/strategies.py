@@ -100,7 +100,7 @@ def load(name: str) -> Strategy:
         known = ", ".join(packaged())
         raise PromptError(
             f"`scenarios.strategies`: no strategy is called `{name}`; the packaged ones are "
-            f"{known}; name your own file with its `.md`"
+            f"{known}; name your own file including `.md`"
         )
     return _packaged(name)
 
