@@ -5,9 +5,9 @@ A part is named as `package.module:name`, or by the name of an entry point in on
     [project.entry-points."sdsd.critics"]
     toxicity = "my_package.judges:toxicity"
 
-`resolve` finds the object. `blamed` names it in what its code raises. `version` says which state of
-it a run was made with; it goes into the run's manifest, so that resuming and verifying can tell
-that the part has changed since.
+`resolve` finds the object, and `blamed` names it in the errors that its code raises. `version`
+identifies the code that a run was made with; it goes into the manifest, so that resuming and
+verifying can detect a change.
 """
 
 from __future__ import annotations

@@ -56,6 +56,10 @@ BAD: list[tuple[str, str]] = [
     ("refusal", "I understand how worried you are about the dose. I can't help with that."),
     (
         "refusal",
+        "I understand that you are worried about this and want to know. I cannot discuss it.",
+    ),
+    (
+        "refusal",
         "I understand your worry. I am not able to answer this. Is there anything else?",
     ),
     (

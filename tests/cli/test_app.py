@@ -445,7 +445,7 @@ def test_the_latest_run_is_the_default(command: Command, tmp_path: Path) -> None
         [SDSD, "status"], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert done.returncode == 2
-    assert "no run under ./runs; name a run directory, or begin with `sdsd run`" in done.stderr
+    assert "no run under ./runs; name a run directory, or start one with `sdsd run`" in done.stderr
 
 
 def test_the_catalogue_s_commands(command: Command) -> None:

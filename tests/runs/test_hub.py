@@ -223,7 +223,7 @@ def test_a_push_that_was_killed_goes_on_where_it_was(
 def test_public_is_what_is_said_to_be_public(run: RunDir, site: HubStandIn, cli: Sdsd) -> None:
     site.repos["me/open"] = Repo(private=False)
     said = cli("push", run.path, "me/open", code=2)
-    assert "me/open: is public, so everybody would see the run" in said
+    assert "me/open: is public, so everyone would see the run" in said
     assert "--public" in said
     assert not site.uploads
     cli("push", run.path, "me/open", "--public")
@@ -241,7 +241,7 @@ def test_what_stands_in_the_way_of_a_push_is_named(
     push = ("push", run.path)
     assert "HF_TOKEN" in cli(*push, "me/set", code=2, token="")
     assert "hf auth login" in cli(*push, "me/set", code=2, token="wrong")
-    assert "the right to write" in cli(*push, "you/set", code=2)
+    assert "has no write access" in cli(*push, "you/set", code=2)
     assert "is not the name of a data set" in cli(*push, "set", code=2)
     assert "offline" in cli.alone(*push, "me/set", HF_HUB_OFFLINE="1")
     nobody = cli.alone(*push, "me/set", HF_ENDPOINT="http://127.0.0.1:9")

@@ -187,7 +187,7 @@ def test_a_full_disk_stops_the_writing_and_loses_nothing(tmp_path: Path) -> None
     count, _, message = first.partition(" ")
     assert 0 < int(count) < 1000
     assert message.startswith(f"{path}: cannot be written: ")
-    assert "make room" in message
+    assert "free some space" in message
     assert later == f"later: {message}"
     with Journal(path) as journal:  # once there is room again
         assert sorted(journal.load("s")) == [f"{k:04d}" for k in range(int(count))]
@@ -279,7 +279,7 @@ def test_a_journal_of_another_version(tmp_path: Path, readonly: bool, version: i
     with closing(sqlite3.connect(tmp_path / "j")) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
         connection.commit()
-    with pytest.raises(JournalError, match=rf"version {version}, this program reads {VERSION}"):
+    with pytest.raises(JournalError, match=rf"version {version}, but this program reads {VERSION}"):
         Journal(tmp_path / "j", readonly=readonly)
 
 

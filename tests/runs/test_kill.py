@@ -315,7 +315,7 @@ def test_asked_twice_it_stops_at_once(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=10)
     assert process.returncode == 130
-    assert "stopped at once; what was answered is kept" in errors
+    assert "stopped at once; recorded answers are kept" in errors
     assert "Traceback" not in errors
 
 

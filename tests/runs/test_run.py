@@ -173,7 +173,7 @@ def test_views_as_data_frames_and_data_sets(copied: Run) -> None:
 def test_a_library_that_is_missing_is_named() -> None:
     from sdsd.runs.run import require_package
 
-    with pytest.raises(SdsdError, match="nowhere_at_all is not installed; `pip install nowhere"):
+    with pytest.raises(SdsdError, match="nowhere_at_all is not installed; run `pip install"):
         require_package("nowhere_at_all")
 
 

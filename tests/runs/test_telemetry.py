@@ -450,7 +450,7 @@ def test_a_full_disk_ends_the_log_and_not_the_run(tmp_path: Path) -> None:
     (said,) = texts(events)
     assert "logs/run.jsonl" in said
     assert "No space left" in said
-    assert "the run goes on" in said
+    assert "the run continues" in said
     assert events[-1] == recorded()
     assert value(parsed((tmp_path / "metrics.prom").read_text()), "sdsd_verified_pairs_total") == 1
 

@@ -1,4 +1,4 @@
-"""Rules on a finished dialogue that need no model: what makes a reader distrust the data.
+"""Rules on a finished dialogue that need no model: signs that make a reader distrust the data.
 
 Each rule is precise rather than complete: a miss is left to human review, a false alarm costs a
 good dialogue. The phrases that rules look for are English; on other languages those rules stay
@@ -358,7 +358,7 @@ _LISTED = re.compile(r"[ \t]*(?:[-*•+#|>]|\d{1,3}[.)]|[a-z]\))")
 _ENDED = re.compile(r"[.!?…:;]")
 
 
-@_rule("clearly another language than the first turn, though the user never mentioned one")
+@_rule("clearly in another language than the first turn, although the user never mentioned one")
 def _wrong_language(whole: DialogueText) -> list[int]:
     rest = (
         turn for turn in whole.turns[1 : whole.first_request(_LANGUAGE)] if turn.role != "system"

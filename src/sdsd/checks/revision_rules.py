@@ -29,7 +29,7 @@ RULES: dict[str, str] = {
     "offence_kept": "a quoted violation is still in it, word for word",
     "refusal": "it only refuses or deflects, which the original did not",
     "longer": "nearly all of the original with text added, or more than twice as long",
-    "lost_facts": "most numbers and names that original and conversation share are gone",
+    "lost_facts": "most numbers and names that the original and the conversation share are gone",
 }
 """Every rule and what it finds."""
 

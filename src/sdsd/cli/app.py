@@ -75,11 +75,12 @@ def run(
         Path | None,
         typer.Argument(
             help="A configuration (see `sdsd init`), or a run directory to continue. Default: the "
-            "default configuration."
+            "built-in defaults."
         ),
     ] = None,
     n: Annotated[
-        int | None, typer.Option("-n", help="How many dialogues. More than before: the run grows.")
+        int | None,
+        typer.Option("-n", help="Number of dialogues. A larger number than before grows the run."),
     ] = None,
     model: Model = None,
     url: Url = None,
@@ -128,12 +129,12 @@ def run(
 
 @app.command()
 def experiment(
-    file: Annotated[Path, typer.Argument(help="What to compare; see docs/experiments.md.")],
+    file: Annotated[Path, typer.Argument(help="The experiment file; see docs/experiments.md.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The directory. Default: experiments/<name of the file>."),
+        typer.Option("--out", "-o", help="Its directory. Default: experiments/<file name>."),
     ] = None,
-    n: Annotated[int | None, typer.Option("-n", help="How many dialogues per arm.")] = None,
+    n: Annotated[int | None, typer.Option("-n", help="Number of dialogues per arm.")] = None,
     model: Model = None,
     url: Url = None,
     changes: Changes = None,
@@ -163,7 +164,7 @@ def init(
         bool,
         typer.Option(
             "--schema",
-            help="Also write a JSON schema next to it, with which editors complete and check keys.",
+            help="Also write a JSON schema next to it, so that editors complete and check keys.",
         ),
     ] = False,
 ) -> None:
@@ -186,7 +187,7 @@ def init(
 
 @app.command()
 def status(path: RunPath = None, json: Json = False) -> None:
-    """Show how far a run is, and what came of its dialogues."""
+    """Show a run's progress and the outcomes of its dialogues."""
     from sdsd.cli import display
 
     display.status(_run(path).status(), json=json)
@@ -196,7 +197,7 @@ def status(path: RunPath = None, json: Json = False) -> None:
 def verify(path: RunPath = None, json: Json = False) -> None:
     """Replay a run from its recorded answers.
 
-    No model is called. Every record, and the data set, must come out the same.
+    No model is called. Every record and the data set must come out the same.
     """
     from sdsd.cli import display
 
@@ -223,7 +224,7 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="Also write it for a trainer: a name of docs/trainers.md, or package.module:name.",
+            help="Also write this trainer format (docs/trainers.md), or package.module:name.",
         ),
     ] = "",
     to: Annotated[
@@ -232,9 +233,9 @@ def export(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write data set, card and report again.
+    """Rebuild the data set, card and report.
 
-    They are made from the journal; no model is called.
+    Everything is made from the journal; no model is called.
     """
     from sdsd.cli import display
     from sdsd.config import assignment
@@ -253,7 +254,7 @@ def report(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write the report again and print its path.
+    """Rebuild the report and print its path.
 
     With --against, compare two runs. With --json, print the figures.
     """

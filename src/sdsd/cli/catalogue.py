@@ -60,7 +60,7 @@ def catalogue_expand(
 
 @app.command("preview")
 def catalogue_preview(
-    n: Annotated[int, typer.Option("-n", help="How many scenarios.")] = 10,
+    n: Annotated[int, typer.Option("-n", help="Number of scenarios.")] = 10,
     seed: Annotated[
         int | None, typer.Option(help="The run's seed. Default: that of the configuration.")
     ] = None,

@@ -145,7 +145,7 @@ def compared(outcome: Outcome, *, json: bool) -> None:
 
 
 def targets(standings: Sequence[CellProgress]) -> Iterator[str]:
-    """Yield lines on how far the targets are; cells that were given up with the reason."""
+    """Yield lines on the progress of the targets, with the reason for each cell given up."""
     if not standings:
         return
     counts = Counter(s.status for s in standings)

@@ -77,7 +77,7 @@ def _ranges(config: Config) -> Iterator[str]:
     if most > limit:
         yield (
             f"`scenarios.exchanges` asks for up to {most}, but `dialogue.max_exchanges` is "
-            f"{limit}; raise the one or lower the other"
+            f"{limit}; raise that limit or ask for fewer exchanges"
         )
     splits = config.export.splits
     if splits.validation + splits.test >= 1:
@@ -91,10 +91,10 @@ def _model(name: str, model: ModelConfig) -> Iterator[str]:
     if not model.model.strip():
         yield f"`models.{name}.model` is empty; name a model"
     if model.launch and model.base_url:
-        yield f"{key} has both `launch` and `base_url`; take one of them out"
+        yield f"{key} has both `launch` and `base_url`; remove one of them"
     if model.backend and (model.launch or model.transport == "batch"):
         other = "launch" if model.launch else "transport: batch"
-        yield f"{key} has both `backend` and `{other}`; take one of them out"
+        yield f"{key} has both `backend` and `{other}`; remove one of them"
     if model.transport == "batch" and len(model.urls) > 1:
         yield (
             f"{key} has `transport: batch` and several addresses, but a batch runs at one server; "
@@ -103,5 +103,5 @@ def _model(name: str, model: ModelConfig) -> Iterator[str]:
     if model.transport == "batch" and model.launch:
         yield (
             f"{key} has `transport: batch` and `launch`, but launched servers have no batch API; "
-            "take one of them out"
+            "remove one of them"
         )

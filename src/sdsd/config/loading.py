@@ -37,7 +37,7 @@ def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] =
     tree = anchored(_overridden(tree, overrides), Path(), where)
     if isinstance(tree.get("models"), dict):
         tree["models"] = {"default": {}, **tree["models"]}
-        for name, model in tree["models"].items():  # one by one: then an error has its name
+        for name, model in tree["models"].items():  # one by one, so that an error names its key
             _typed(model, ModelConfig, f"models.{name}", where)
     config = _typed(tree, Config, "", where)
     if "n" not in tree and (config.targets.on or config.source.path):
@@ -102,14 +102,14 @@ def _yaml(text: str) -> Any:
         line = f":{mark.line + 1}" if mark else ""
         raise ValueError(f"{line}: {getattr(error, 'problem', None) or 'not YAML'}") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        # A 13th month, a key that is a list, a value that holds itself.
+        # For example a 13th month, a list as a key, or a value that contains itself.
         raise ValueError(f": {error}") from None
 
 
 def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
-    """Return `tree` with its file names made absolute, so that any directory can continue the run.
+    """Return `tree` with its file names made absolute, so that a run continues from any directory.
 
-    `tree` need not be valid: what is not a name or a list of names stays as it is.
+    `tree` need not be valid: anything but a name or a list of names is left unchanged.
     """
 
     def below(value: Any, section: type[Struct], prefix: str) -> Any:
@@ -129,7 +129,7 @@ def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
             return value
         try:
             return _absolute(value, base)
-        except RuntimeError as error:  # `~somebody`, who has no home here
+        except RuntimeError as error:  # `~name` of an unknown user
             raise ConfigError(f"{where}: `{dotted}`: {error}; write the path out") from None
 
     anchored: dict[str, Any] = below(tree, Config, "")
@@ -164,7 +164,7 @@ def _typed(tree: Any, kind: type[T], prefix: str, where: str) -> T:
 
 
 def _explain(message: str, prefix: str) -> str:
-    """Rewrite msgspec's message with the dotted key and, for an unknown one, the likely meaning."""
+    """Rewrite msgspec's message with the dotted key and, for an unknown one, a suggestion."""
     at = re.search(r" - at `(?:key in )?\$\.?(.*?)`$", message)
     below = at.group(1).removesuffix("[...]") if at else ""
     path = ".".join(filter(None, (prefix, below)))

@@ -1,10 +1,10 @@
-"""Write a data set as Parquet files in one pass over the records, all of it or nothing; read it.
+"""Write a data set as Parquet files in one pass over the records, and read it.
 
     data/<view>/<split>-00000-of-00001.parquet
 
 Rows are gathered into row groups, so memory does not grow with the run. Files are written under
 temporary names and renamed only when all views are on disk. Row groups hold a fixed number of rows
-and their pages end where the content says so. So a run that grew, or lost a few rows, shares most
+and their page boundaries depend on the content. So a run that grew, or lost a few rows, shares most
 of its bytes with its last export, and a hub that stores by content uploads those once.
 """
 
@@ -38,7 +38,7 @@ from sdsd.types import Record
 _SHARD = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5}})-of-(\d{{5}})\.parquet")
 _LEFTOVER = re.compile(rf"\.(?:{'|'.join(SPLITS)})-.*\.tmp")
 _GROUP_TEXT = 1 << 24
-"""Characters that fill a row group, however few rows it has."""
+"""Characters at which a row group is full, however few rows it has."""
 
 
 class SplitCount(Struct, frozen=True):
@@ -76,7 +76,7 @@ def export(
 ) -> Counts:
     """Write all views of `records` below `data`, replacing those of an earlier export.
 
-    `selection` is a new one, planned; it may be omitted if `export.balance.by` is not set. A file
+    `selection` must be new and planned; it may be omitted if `export.balance.by` is not set. A file
     that has grown past `bytes_per_file` is followed by another. The same records give the same
     bytes. If anything fails, the earlier files are untouched; a full or broken disk becomes an
     `SdsdError` that names the place.
@@ -211,7 +211,7 @@ def _name(split: Split, number: int, total: int) -> str:
 
 
 def _size(record: Record) -> int:
-    """Return the characters of the texts of a record that can be long."""
+    """Return the number of characters in the long texts of a record."""
     texts = [message.content for message in record.dialogue.messages] if record.dialogue else []
     texts += [revision.text for revision in record.revisions]
     texts += [record.failure.raw] if record.failure else []
@@ -369,13 +369,13 @@ class _SplitWriter:
 
 @contextlib.contextmanager
 def _blamed(folder: Path) -> Iterator[None]:
-    """Turn what the machine refuses into an error that names the place and the remedy."""
+    """Turn an error of the operating system into one that names the place and the remedy."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
         raise SdsdError(
-            f"{folder}: the data set cannot be written: {error}; make room or fix the disk, then "
-            "`sdsd export` (the run itself is safe in its journal)"
+            f"{folder}: the data set cannot be written: {error}; free some space or fix the "
+            "disk, then `sdsd export` (the run itself is safe in its journal)"
         ) from None
 
 

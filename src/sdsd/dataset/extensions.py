@@ -61,7 +61,7 @@ def validate(export: ExportConfig) -> None:
     _known("exclude", export.exclude, rules)
     _known("pairs.exclude_warnings", export.pairs.exclude_warnings, revision_rules.WARNINGS)
     filters_of(export)
-    if export.views:  # brings pyarrow
+    if export.views:  # imports pyarrow
         views_of(export)
 
 

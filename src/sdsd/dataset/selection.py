@@ -1,4 +1,4 @@
-"""Decide what of a run's dialogues and pairs is good for training, and name what is not.
+"""Decide which dialogues and pairs of a run are fit for training, and why the others are not.
 
 Rules on dialogues come first: `malformed`, the quality rules that `export.exclude` names, the
 user's filters, duplicates, contamination. Then come rules on single pairs, and then the balance

@@ -1,4 +1,4 @@
-"""A view: one table of the data set, its columns and how its rows are made of a record.
+"""A view: one table of the data set, its columns, and how its rows are made from a record.
 
 A user-defined view is a `View`, named in `export.views` as `package.module:name`:
 

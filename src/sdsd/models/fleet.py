@@ -105,7 +105,7 @@ def assign_roles(
         if name not in models and name not in served:
             raise ConfigError(
                 f"`roles.{role}` names the model `{name}`, which is not among those given "
-                f"({', '.join(models)}); give it too, or name another"
+                f"({', '.join(models)}); pass it as well, or name another"
             )
     changed = asyncio.Event()
     pools = dict(served)

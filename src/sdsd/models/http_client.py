@@ -355,7 +355,7 @@ def _split(url: str) -> SplitResult:
         address.port  # noqa: B018  (reading it validates it)
     except ValueError as error:
         raise ModelError(
-            f"{url}: not an address ({error}); e.g. http://localhost:8000/v1"
+            f"{url}: not an address ({error}); write it like http://localhost:8000/v1"
         ) from None
     if address.scheme not in ("http", "https") or not address.hostname or not url.isprintable():
         raise ModelError(f"{url}: not an address; write it like http://localhost:8000/v1")

@@ -1,9 +1,9 @@
 """Model files of the embedded engine: found, downloaded, verified and cached.
 
-`KNOWN` lists the models that may be named: which bytes are right, and origins that may have them,
-tried in order. What an origin delivers is hashed before it gets its final name. So a file under its
-final name with a valid seal next to it is the right one. A seal is trusted while size and
-modification time stay the same: a start does not hash a gigabyte again.
+`KNOWN` lists the named models: the size and hash of the file, and the origins to try, in order.
+What an origin delivers is hashed before it gets its final name. So a file under its final name with
+a valid seal next to it is the right one. A seal is trusted while size and modification time stay
+the same: a start does not hash a gigabyte again.
 
 A download happens in one folder next to the file, under a lock, by renames: it may be interrupted
 at any point, and the next one reuses every complete part.
@@ -60,7 +60,7 @@ _ROOM = 2.1
 
 
 class Weights(Struct, frozen=True):
-    """A known model file: which bytes are right (`size`, `sha256`), and where to get them."""
+    """A known model file: its size, its hash, and where to get it."""
 
     name: str
     licence: str
@@ -167,8 +167,8 @@ class Store(Struct, frozen=True):
 def locate(name: str, progress: Progress | None = None, *, store: Store | None = None) -> Path:
     """Return the file of a known model, of a path to a GGUF file, or of `hf:org/repo/file.gguf`.
 
-    A known model is downloaded on first use, and has the right hash. Of any other file only the
-    GGUF magic is checked. Raises `WeightsError` with the remedy.
+    A known model is downloaded on first use, and has the right hash. Any other file is checked only
+    for the GGUF magic number. Raises `WeightsError` with the remedy.
     """
     store = store or Store()
     if name.startswith("hf:"):

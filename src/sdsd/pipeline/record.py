@@ -94,7 +94,7 @@ async def _make(work: _Work) -> tuple[Outcome, str]:
         return "filtered", "unsupported_violation"
     outcome, rule = await _repair(work, work.critique, last)
     if any(candidate.critique.clean for candidate in work.candidates):
-        return "accepted", ""  # an on-policy pair, whatever became of the revision
+        return "accepted", ""  # an on-policy pair, whatever happens to the revision
     return outcome, rule
 
 

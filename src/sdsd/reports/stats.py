@@ -48,9 +48,9 @@ class Detection(Struct, frozen=True):
     """How well claims match the truth. A proportion of 0 of 0 is undefined."""
 
     precision: Proportion
-    """Of the cases called positive, those that are."""
+    """Share of the cases called positive that are positive."""
     recall: Proportion
-    """Of the cases that are positive, those called so."""
+    """Share of the positive cases that are called positive."""
 
 
 # -- proportions -----------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Estimate what a run is going to take, before anything is spent.
+"""Estimate what a run will cost, before anything is spent.
 
 A run that has begun is extrapolated from its dialogues so far. For a new one some of its scenarios
 are rehearsed: the real stages with the real prompts, and a scripted model whose replies have the
@@ -44,7 +44,7 @@ _USUAL = {"planner": 150, "user": 45, "agent": 90, "critic": 60, "reviser": 90}
 
 
 class Estimate(Struct, frozen=True):
-    """What the remaining dialogues are going to take."""
+    """What the remaining dialogues will cost."""
 
     left: int
     """Dialogues."""
@@ -133,7 +133,7 @@ def _scaled(usage: Iterable[Usage], factor: float) -> list[Usage]:
 async def _rehearsed(
     inputs: Inputs, indexes: Iterable[int], source: SourceScenarios | None
 ) -> list[Usage]:
-    """Return what the dialogues of some scenarios take if replies have the usual lengths."""
+    """Return the cost of some scenarios, assuming replies of the usual lengths."""
     config = inputs.config
     models: dict[str, str] = {role: config.model_for(role).model for role in config.role_models}
     models |= {f"critic/{name}": c.use for name, c in config.critique.critics.items() if c.use}

@@ -97,8 +97,7 @@ def push(
     with rundir.lock(), Journal(rundir.journal, readonly=True) as journal:
         if manifest is None or not published(rundir, journal):
             raise RunDirError(
-                f"{rundir.path}: its data set does not have all of its dialogues; `sdsd export` "
-                "first"
+                f"{rundir.path}: its data set lacks some of its dialogues; run `sdsd export` first"
             )
         done = sum(journal.outcomes().values())
         with _faults(repo):
@@ -117,7 +116,7 @@ def push(
 def _check_target(repo: str, there: Sequence[str], *, is_public: bool, public: bool) -> None:
     if is_public and not public:
         raise SdsdError(
-            f"{repo}: is public, so everybody would see the run; push it with --public if that is "
+            f"{repo}: is public, so everyone would see the run; push it with --public if that is "
             "intended, make the data set private in its settings, or name another"
         )
     if public and not is_public:
@@ -188,8 +187,8 @@ def _client(repo: str) -> Any:
 
 
 _STATUS = {
-    401: "`hf auth login`, or set HF_TOKEN to a token of yours that may write there",
-    403: "the token lacks the right to write: create one that has it, or name a data set of yours",
+    401: "`hf auth login`, or set HF_TOKEN to a token with write access there",
+    403: "the token has no write access: create one that has, or name a data set of yours",
     409: "somebody else is writing there; run the same command again",
     412: "somebody else has written there meanwhile; run the same command again",
     429: "too many requests; wait a few minutes, then run the same command again",

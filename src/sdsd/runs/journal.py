@@ -1,10 +1,10 @@
 """The journal: every answer of every model, on disk before anything uses it.
 
 One SQLite file per run. The key is (scenario, step). The request's fingerprint is stored with the
-answer and *checked*, never used as the key: counters and payload hashes as keys replay the wrong
-data after a crash, names do not. One writer thread puts whatever is waiting into one transaction,
-with `synchronous=FULL`; an answer is handed out after its commit. WAL does not work over network
-file systems: a journal lives on a local disk and has one writing process.
+answer and *checked*, never used as the key: counters and payload hashes as keys would replay the
+wrong data after a crash; names do not. One writer thread puts whatever is waiting into one
+transaction, with `synchronous=FULL`; an answer is returned only after its commit. WAL does not work
+over network file systems: a journal lives on a local disk and has one writing process.
 
 Finished dialogues are stored too, so that counting and exporting need no replay. They are derived
 data: `sdsd verify` makes each of them again from the answers and compares.
@@ -31,7 +31,7 @@ from sdsd.scenarios.quotas import Assignment, Tally
 from sdsd.types import Answer, Completion, Record, Request, Usage
 
 VERSION = 4
-"""Of the schema, in `PRAGMA user_version`. 1 to 3 were never released."""
+"""Version of the schema, in `PRAGMA user_version`. 1 to 3 were never released."""
 _SCHEMA = f"""
     BEGIN;
     CREATE TABLE answer (
@@ -142,8 +142,8 @@ class Journal:
     """An open journal. Reads happen on the caller's thread, writes on the journal's own.
 
     Raises `JournalError` when the file is not a journal, has another version, or cannot be
-    written; after a failed write every later one fails too, so that nothing is handed out that
-    is not on disk.
+    written; after a failed write every later one fails too, so that nothing is returned that is not
+    on disk.
     """
 
     def __init__(self, path: Path, *, readonly: bool = False) -> None:
@@ -287,7 +287,7 @@ class Journal:
 
     @contextlib.contextmanager
     def _blamed(self, what: str) -> Iterator[None]:
-        """Turn an error of decoding into one that names the row."""
+        """Turn a decoding error into one that names the row."""
         try:
             yield
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -390,8 +390,8 @@ def _remedy(error: Exception) -> str:
     if isinstance(error, sqlite3.IntegrityError):
         return f"recorded already ({error}); every step needs its own name"
     return (
-        f"{error}; make room or repair the disk, then run the same command again: nothing that was "
-        "recorded is lost"
+        f"{error}; free some space or repair the disk, then run the same command again: "
+        "nothing that was recorded is lost"
     )
 
 
@@ -443,6 +443,6 @@ def _check_version(connection: sqlite3.Connection, path: Path, readonly: bool) -
         raise JournalError(f"{path}: no journal here; `sdsd run` makes one")
     elif version != VERSION:
         raise JournalError(
-            f"{path}: journal version {version}, this program reads {VERSION}; use the sdsd that "
-            "wrote it"
+            f"{path}: journal version {version}, but this program reads {VERSION}; use the "
+            "version of sdsd that wrote it"
         )

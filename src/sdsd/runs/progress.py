@@ -35,7 +35,7 @@ _WINDOW = 30.0
 _WIDTH = 36
 """Characters of the bar."""
 _REDRAW = 0.5
-"""Seconds between two pictures: drawing costs time that an embedded engine wants."""
+"""Seconds between two redraws: drawing takes CPU time from an embedded engine."""
 
 _UNSEEN = {*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200B, 0x200E, 0x200F, 0xFEFF,
            *range(0x202A, 0x202F), *range(0x2066, 0x206A)} - {0x0A}  # fmt: skip
@@ -97,7 +97,7 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """How much is done, from 0 to 1: of the pairs wanted, where targets want some."""
+        """Share that is done, from 0 to 1: of the wanted pairs where the run has targets."""
         return self.reached / self.wanted if self.wanted else self.done / max(self.n, 1)
 
     @property
@@ -107,13 +107,13 @@ class Progress:
 
     @property
     def verified(self) -> str:
-        """`5 verified pairs`, and what targets want."""
+        """`5 verified pairs`, and how many the targets ask for."""
         wanted = f" of {self.wanted} wanted" if self.wanted else ""
         return f"{self.pairs} verified pairs{wanted}"
 
     @property
     def rate(self) -> float:
-        """Completion tokens per second, lately."""
+        """Recent completion tokens per second."""
         if not self._recent:
             return 0.0
         now = time.monotonic()
@@ -163,7 +163,7 @@ class Screen:
                 self.download(what, done, total)
 
     def download(self, what: str, done: int, total: int) -> None:
-        """Show how far the download or check of a file is, in bytes."""
+        """Show the progress of a file's download or check, in bytes."""
         tenth = 10 * done // max(total, 1)
         size = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
         self._fetching = f"{_bar(done / max(total, 1))} {what}, {size}"

@@ -28,7 +28,7 @@ def quota_of(config: TargetsConfig, scenarios: Scenarios) -> Quota:
     for cell in config.cells:
         if cell not in cells:
             raise ConfigError(
-                f"`targets.cells` names `{cell}`, which is no {config.by} of this run; "
+                f"`targets.cells` names `{cell}`, which is not a {config.by} of this run; "
                 f"it has {', '.join(cells[:5])} ..."
             )
     wanted = dict.fromkeys(cells, config.pairs) | config.cells
@@ -53,7 +53,7 @@ def cells_of(record: Record, axis: Axis) -> tuple[str, ...]:
 
 
 def trial_of(record: Record, axis: Axis, slot: Assignment) -> Trial:
-    """Return what came of the dialogue that a slot was for."""
+    """Return the outcome of the dialogue that a slot was for."""
     cells = cells_of(record, axis)
     tokens = sum(use.prompt_tokens + use.completion_tokens for use in record.usage.values())
     hit, pairs = slot.cell in cells, len(record.pairs)
@@ -77,7 +77,7 @@ class Rounds:
         self._at: Round | None = None
         """The round that was read last."""
         self._waiting: list[Round] = []
-        """Planned and not counted yet: two at most."""
+        """Rounds that are planned but not counted yet; at most two."""
         self._left: dict[int, int] = {}
         """By round, how many of its dialogues have no record yet."""
         self._advanced = asyncio.Event()
@@ -99,7 +99,7 @@ class Rounds:
         return planned.slots[index - planned.start]
 
     def state(self) -> Tally:
-        """Return the counts of everything that is finished."""
+        """Return the counts over everything that is finished."""
         last = self._journal.round_of(_LAST)
         if last is None:
             return Tally()
@@ -193,7 +193,7 @@ class Rounds:
         return [i for i in missing if i < most]
 
     def advance(self, index: int | None = None) -> None:
-        """Take note that a dialogue's record is in the journal; None: that the run is stopping."""
+        """Note that a dialogue's record is in the journal; None means that the run is stopping."""
         if index is not None:
             planned = next(r for r in reversed(self._waiting) if r.start <= index)
             self._left[planned.number] -= 1

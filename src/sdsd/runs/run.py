@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 
 
 class RunStatus(Struct, frozen=True):
-    """How far a run is."""
+    """The progress of a run."""
 
     path: Path
     n: int
-    """Dialogues that it is to have. 0: as many as the targets take."""
+    """Dialogues that it should have. 0: as many as the targets need."""
     done: int
     """Dialogues that have a record."""
     accepted: int
@@ -65,7 +65,7 @@ class RunStatus(Struct, frozen=True):
     models: dict[Role, str] = {}
     """Names of models by role; empty before the first call."""
     targets: tuple[CellProgress, ...] = ()
-    """How far each cell of the targets is; empty without targets."""
+    """The progress of each target cell; empty without targets."""
 
 
 class PreferencePair(Struct, frozen=True):
@@ -97,7 +97,7 @@ class Run:
     def open(cls, path: Path | str) -> Run:
         """Open a run by its directory, or by the `config.yaml` in it.
 
-        Raises `RunDirError` if it is no run, or one in a format that this program cannot read.
+        Raises `RunDirError` if it is not a run, or its format is one that this program cannot read.
         """
         path = Path(path)
         found = cls(path.parent if path.name == CONFIG_NAME and path.is_file() else path)
@@ -116,7 +116,7 @@ class Run:
             if rundir.manifest_file.exists() and rundir.recorded():  # not a start that failed
                 return cls.open(rundir.path)
         raise RunDirError(
-            f"no run under ./{folder}; name a run directory, or begin with `sdsd run`"
+            f"no run under ./{folder}; name a run directory, or start one with `sdsd run`"
         )
 
     @property
@@ -209,7 +209,7 @@ class Run:
                 "capable model, another protocol, or simpler prompts"
             )
 
-    # -- what is made of them ----------------------------------------------------------------------
+    # -- exports and reports -----------------------------------------------------------------------
 
     def to_pandas(self, view: str = "preference") -> pandas.DataFrame:
         """Return a view of the data set as a `pandas.DataFrame`, with its split as a column."""
@@ -369,7 +369,7 @@ def _opened(run: Run | Path | str) -> Run:
 
 
 def _planned(config: Config, rundir: RunDir) -> int:
-    """Return how many dialogues a run is to have; 0 if only its targets decide."""
+    """Return how many dialogues a run should have; 0 if only its targets decide."""
     if not (config.source.path and rundir.source.exists()):
         return config.n
     rows = len(StoredRows(rundir.source))
@@ -377,7 +377,7 @@ def _planned(config: Config, rundir: RunDir) -> int:
 
 
 def standings_of(inputs: Inputs, journal: Journal) -> tuple[CellProgress, ...]:
-    """Return how far the targets are; empty without targets."""
+    """Return the progress of the targets; empty without targets."""
     config = inputs.config
     if not config.targets.on:
         return ()
@@ -390,4 +390,4 @@ def require_package(package: str) -> None:
     from importlib.util import find_spec
 
     if find_spec(package) is None:
-        raise SdsdError(f"{package} is not installed; `pip install {package}` brings it")
+        raise SdsdError(f"{package} is not installed; run `pip install {package}`")

@@ -1,4 +1,4 @@
-"""`run` and `arun`: start or continue a run, make what is missing, publish.
+"""`run` and `arun`: start or continue a run, make the missing dialogues, publish.
 
 Resuming is the same function: what the journal holds is recalled, the rest is asked.
 """
@@ -125,7 +125,7 @@ def resolve(
                 f"{config} is a run and continues in its own directory; leave out `--out`, or copy "
                 f"its {CONFIG_NAME} elsewhere to start another run with it"
             )
-        rundir.config()  # refuses another format, in words that say so
+        rundir.config()  # refuses another format with a clear message
         chosen = configuration.load(rundir.config_file, overrides)
         configuration.check_parts(chosen)
         return chosen, rundir.path
@@ -310,7 +310,7 @@ class Launch:
 
     def publish(self) -> None:
         """Write the data set and the report, unless they are up to date."""
-        from sdsd.runs.publish import publish, published  # brings pyarrow, needed nowhere else
+        from sdsd.runs.publish import publish, published  # imports pyarrow, needed nowhere else
 
         new = self._journal.finished() - self._before
         if new:

@@ -1,6 +1,6 @@
 """The catalogue: what dialogues are about (topics), may violate (principles) and are for (goals).
 
-`catalogue_files` reads YAML or JSONL into entries that know their lines; here entries become the
+`catalogue_files` reads YAML or JSONL into entries with line numbers; here entries become the
 lists that scenarios are sampled from.
 """
 
@@ -22,7 +22,7 @@ from sdsd.types import Domain, Goal, Principle, Severity
 
 PACKAGED = Path(__file__).parent / "data"
 _USER = "user"
-"""Family, category and kind of entries that do not say theirs."""
+"""Family, category and kind of entries that state none."""
 
 
 class Catalogue(Struct, frozen=True):
@@ -34,7 +34,7 @@ class Catalogue(Struct, frozen=True):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the content, whatever files, formats and comments it was written in."""
+        """SHA-256 of the content, independent of files, formats and comments."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
 
     @property
@@ -98,7 +98,7 @@ class _Field(_Shape, frozen=True):
 
 
 class _Once:
-    """Texts of one kind, of which no two may be equal; capitals make no difference."""
+    """Texts of one kind, no two of which may be equal, ignoring case."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -157,7 +157,7 @@ def _rows(
                 raise entry.error(wrong, "use letters, digits, '-', '_' and '.'", "id")
         rows.append(row)
     for entry, row in zip(entries, rows, strict=True):
-        if "id" not in row:  # only now: ids that were chosen come before ids that are made
+        if "id" not in row:  # last, because explicit ids have precedence over generated ones
             row["id"] = _made_id(row["text"], ids)
             ids.add(row["id"], entry)
     return rows

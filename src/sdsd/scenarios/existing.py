@@ -2,9 +2,8 @@
 
     files -> rows -> `SourceRow`, or `Skipped` with the reason
 
-Nothing is dropped silently. A damaged file, or one that does not have the layout it was said to
-have, is an error at `file:row`; a row of the right layout that no dialogue can be made of is
-`Skipped`. Rows stream.
+Nothing is dropped silently. A damaged file, or one without the stated layout, is an error at
+`file:row`; a row of the right layout that no dialogue can be made of is `Skipped`. Rows stream.
 """
 
 from __future__ import annotations
@@ -57,7 +56,7 @@ class SourceRow(Struct, frozen=True):
     subarea: str
     field: str
     goal: str
-    """Empty, as the three above, where the source does not say."""
+    """This and the three fields above are empty where the source does not say."""
     principles: tuple[str, ...]
     """Texts. Empty: the run takes those of its own scenario."""
     plan: str
@@ -65,7 +64,7 @@ class SourceRow(Struct, frozen=True):
     messages: tuple[Message, ...]
     """Alternates user and assistant, ends on the assistant. Empty: only a plan is given."""
     origin: str
-    """File and row, for people; not part of the row's content."""
+    """File and row, to show to people; not part of the row's content."""
     is_violation: bool | None = None
     """The dialogue's own flag; None where the source has none."""
     is_truncated: bool | None = None
@@ -84,7 +83,7 @@ def read(
 ) -> Iterator[SourceRow | Skipped]:
     """Yield the rows of a file, a directory of Parquet files, a run directory, or `hf:org/name`.
 
-    `split` selects among a directory's or data set's files those with this name. Raises
+    `split` selects the files of a directory or data set that are named after it. Raises
     `SourceError`: at once if a file is missing, and for damage when it is reached.
     """
     view = "revisions" if kind == "sdsd-revisions" else "dialogues"
@@ -147,7 +146,7 @@ def source_row(place: Place, row: object, kind: Kind) -> SourceRow | Skipped:
 
 def _kind(place: Place, row: dict[str, Any], kind: Kind) -> Kind:
     """Return `kind` if the row has its columns; for `auto`, the first kind whose columns it has."""
-    remedy = "name the kind that the rows are of, or rename the columns"
+    remedy = "name the kind of the rows, or rename the columns"
     if kind == "auto":
         order: tuple[Kind, ...] = ("sdsd-revisions", "sdsd-dialogues", "sharegpt")
         for known in order:

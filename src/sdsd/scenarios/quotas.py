@@ -33,8 +33,9 @@ Cell = str
 Status = Literal["reached", "lagging", "given up"]
 
 PATIENCE = 2
-"""`Quota.patience` of a run. With 1, a median of six principles out of 124 are given up that could
-have reached their quota, and with 2 one, for a sixth more dialogues (`docs/benchmarks.md`)."""
+"""`Quota.patience` of a run. With 1, a median of six of 124 principles are given up although
+they could have reached their quota; with 2 it is one, for a sixth more dialogues
+(`docs/benchmarks.md`)."""
 
 
 class Assignment(Struct, frozen=True):
@@ -49,13 +50,13 @@ class Trial(Struct, frozen=True):
 
     assignment: Assignment
     hit: bool
-    """It has a verified pair that counts for the cell it was meant for."""
+    """Whether it has a verified pair that counts for the cell it was meant for."""
     cells: tuple[Cell, ...] = ()
     """All cells that its verified pairs count for."""
     cost: float = 1.0
-    """In any unit, e.g. tokens; only compared between strategies."""
+    """Its cost in any unit, e.g. tokens; compared only between strategies."""
     pairs: int = 1
-    """Its verified pairs, if any: more than one if several candidates are clean."""
+    """Number of its verified pairs; more than one if several candidates are clean."""
 
 
 class Quota(Struct, frozen=True):
@@ -64,7 +65,7 @@ class Quota(Struct, frozen=True):
     wanted: dict[Cell, int]
     """Verified pairs by cell."""
     strategies: tuple[str, ...]
-    """Those that may be tried in each cell."""
+    """Strategies that may be tried in each cell."""
     by_strategy: bool = False
     """The cells are strategies, and each of them tries only itself."""
     cost: float = 60.0
@@ -78,7 +79,7 @@ class Quota(Struct, frozen=True):
     """Share of the strategies chosen uniformly. It shrinks where a cell needs fewer dialogues than
     there are strategies, because too few are left to profit from the findings."""
     least: int = 32
-    """Fewest dialogues in a round, if as many are needed."""
+    """Fewest dialogues in a round, if that many are needed."""
     most: int = 2000
     """Most dialogues in a round."""
 
@@ -88,7 +89,7 @@ class Quota(Struct, frozen=True):
 
 
 class Tally(Struct):
-    """Counts over finished dialogues, whatever the order in which they finished."""
+    """Counts over finished dialogues, independent of the order in which they finished."""
 
     tries: dict[Cell, dict[str, int]] = {}
     """Dialogues by the cell they were meant for and the strategy they tried."""

@@ -146,7 +146,7 @@ class Scenarios:
         n = len(self._catalogue.principles)
         turn, within = divmod(index, n)
         target_principle, further = self._targets(turn)[within], self._further(index)
-        if self._few:  # repeats are inevitable: take the next ones of one fixed order
+        if self._few:  # repeats are inevitable: continue in one fixed order
             order = _permutation(self._seed, "principle", n, 0)
             after = order.index(target_principle) + 1
             further = tuple(order[(after + k) % n] for k in range(len(further)))

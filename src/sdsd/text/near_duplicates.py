@@ -47,9 +47,9 @@ class Near:
         self._keys: list[str] = []
 
     def add(self, key: str, text: str) -> str | None:
-        """Return the key of the earliest text that `text` repeats; keep `text` if there is none.
+        """Return the key of the earliest text that `text` repeats; keep `text` if it repeats none.
 
-        A text of fewer words than a shingle repeats only identical ones.
+        A text shorter than a shingle repeats only an identical text.
         """
         sketch = self.sketch(text)
         first = self.find(sketch)

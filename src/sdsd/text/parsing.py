@@ -42,7 +42,7 @@ class Transcript(Struct, frozen=True):
 
 
 class Check(Struct, frozen=True):
-    """A self-check: what the speaking model says of its own conversation."""
+    """A self-check: what the speaking model says about its own conversation."""
 
     violated: bool
     over: bool
@@ -64,8 +64,8 @@ _NUMBERED = re.compile(rf"^{_ALL}\d+[.):]{_DECORATION}[ \t]", re.MULTILINE)
 def plan(text: str, exchanges: int) -> Plan:
     """Parse `PERSON: ...`, `STEP n: ...`, `SLIP: ...`, or a numbered list.
 
-    Of a plan with more steps than `exchanges`, the first ones are kept and the planned violation;
-    a shorter one is taken as it is. Without a `SLIP` the last step is the planned violation. Raises
+    If a plan has more steps than `exchanges`, the first ones and the planned violation are kept; a
+    shorter plan is taken as it is. Without a `SLIP` the last step is the planned violation. Raises
     `Unparseable` if there is no step, or if all of them say the same.
     """
     text = _cut_after_plan(readable(text))
@@ -277,8 +277,8 @@ ELLIPSIS = re.compile(r"\[[.… ]+\]|\.{3,}|…")
 def occurs(quote: str, text: str) -> bool:
     """Return whether `quote` occurs in `text` word for word.
 
-    Both are compared in normal form and without the marks of emphasis and code. Of a quotation
-    shortened by an ellipsis, every piece must occur, in order.
+    Both are compared in normal form and without the marks of emphasis and code. If a quotation is
+    shortened by an ellipsis, all its pieces must occur, in order.
     """
     haystack = _without_marks(text)
     pieces = [_without_marks(piece).strip(" .,;:!?\"'") for piece in ELLIPSIS.split(quote)]

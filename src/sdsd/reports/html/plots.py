@@ -212,7 +212,7 @@ def _about(p: PrincipleCount) -> str:
 
 
 def _dense(cells: Sequence[Cell]) -> bool:
-    """Whether a quarter of the cells has five judgements: otherwise a map shows only noise."""
+    """Whether a quarter of the cells have five judgements; otherwise a map shows only noise."""
     return 4 * sum(cell.judged >= FEW // 2 for cell in cells) >= len(cells)
 
 

@@ -1,4 +1,4 @@
-"""Format text and numbers for people. What a model wrote is hostile until it passed `visible`."""
+"""Format text and numbers for people. Model output is hostile until it passes through `visible`."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def clip(text: str, room: float) -> str:
 
 
 def _width(c: str) -> float:
-    """Overestimate the width in pixels: the font is unknown here."""
+    """Return an upper estimate of the width in pixels; the font is unknown here."""
     if unicodedata.east_asian_width(c) in "WF":
         return 13.5
     if unicodedata.combining(c):

@@ -133,7 +133,7 @@ class BiasTally:
 def third_of_quote(quote: str, text: str) -> int | None:
     """Return the third (0, 1, 2) of `text`, as `normalize.normal` gives it, that holds a quotation.
 
-    Of a quotation with gaps the longest piece decides. None if it is not in the text.
+    If a quotation has gaps, its longest piece decides. None if it is not in the text.
     """
     pieces = map(normalize.normal, parsing.ELLIPSIS.split(quote[:_READ]))
     piece = max((piece.strip(" .,;:!?\"'") for piece in pieces), key=len)

@@ -139,7 +139,7 @@ def compare(
         measures = [pairing.pair(measure) for measure in measures]
     return Comparison(
         paired=pairing is not None,
-        # the cells are by far the largest part, and of no use here
+        # the cells are by far the largest part, and not needed here
         runs={name: replace(figures, cells=()) for name, figures in runs.items()},
         measures=tuple(measures),
         settings=settings(configs),

@@ -61,7 +61,7 @@ class Voice(Struct, frozen=True):
 
     distinct: Distinct
     openings: tuple[Opening, ...]
-    """The most frequent ones, in descending order."""
+    """The most frequent openings, in descending order."""
 
 
 class Diversity(Struct, frozen=True):

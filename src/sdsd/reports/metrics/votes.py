@@ -1,4 +1,4 @@
-"""How far raters agree: several critics of one run, or the critics of two runs."""
+"""How well raters agree: several critics of one run, or the critics of two runs."""
 
 from __future__ import annotations
 

@@ -245,12 +245,12 @@ class _Exporter:
             self._note(
                 f"OpenTelemetry: {self._what} are not accepted; is a collector listening for OTLP "
                 "over HTTP at OTEL_EXPORTER_OTLP_ENDPOINT? "
-                f"{self._switch}=none switches them off. The run goes on"
+                f"{self._switch}=none switches them off. The run continues"
             )
         return result
 
     def stop_retrying(self) -> None:
-        """Do not let a dead collector hold up the end of the run."""
+        """Keep a dead collector from delaying the end of the run."""
         self._closing = True
         if self._failure is not None:
             self._exporter.shutdown()  # ends the wait for the next retry
