@@ -100,10 +100,23 @@ async def test_a_backend_that_is_a_context_manager_is_entered_and_left(tmp_path:
 def test_the_doctor_examines_a_backend(tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
     path.write_text(configuration.dump(configuration.load(config(f"{__name__}:Owning"))))
-    found = {finding.name: finding for finding in examine(path)}
+    found = {diagnosis.name: diagnosis for diagnosis in examine(path)}
     assert found["auto"].text == "chooses `continuation`"
     assert found["seed"].text == "gives the same text again"
     assert "with 1 at once" in found["speed"].text or "with 16 at once" in found["speed"].text
+
+
+def test_the_doctor_names_a_backend_that_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad_backends.py").write_text(BAD_BACKENDS)
+    (tmp_path / "my.yaml").write_text(
+        "models: {default: {model: table, backend: 'bad_backends:Raising'}}"
+    )
+    monkeypatch.chdir(tmp_path)
+    last = examine(tmp_path / "my.yaml")[-1]
+    assert last.ok is False
+    assert "RuntimeError: the GPU is gone (bad_backends.py, line 13)" in last.text
 
 
 def no_model(config: configuration.ModelConfig) -> object:
@@ -129,6 +142,43 @@ def test_what_is_no_backend_is_refused_by_name(name: str, said: str, tmp_path: P
     with pytest.raises(PluginError, match=said) as caught:
         asyncio.run(started())
     assert f"`{name}`" in str(caught.value)
+
+
+BAD_BACKENDS = """
+from sdsd.models.base import Capabilities
+
+class Unready:
+    def __init__(self): ...
+
+class Working:
+    def __init__(self, config):
+        self.name, self.capabilities = "mine", Capabilities()
+
+class Raising(Working):
+    async def complete(self, request, seed, dialogue=0):
+        raise RuntimeError("the GPU is gone")
+
+class Texting(Working):
+    async def complete(self, request, seed, dialogue=0):
+        return "Hello."
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Unready", "backend `bad_backends:Unready` failed on its configuration: TypeError"),
+        ("Raising", "model `mine` failed on 00000.* plan: RuntimeError: the GPU is gone .bad_back"),
+        ("Texting", "model `mine` returned a value of type `str`; return a `Completion` or"),
+    ],
+)
+def test_a_backend_that_breaks_its_contract_stops_the_run_by_its_name(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad_backends.py").write_text(BAD_BACKENDS)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PluginError, match=said):
+        sdsd.run(config(f"bad_backends:{name}"), out=tmp_path / "run")
 
 
 @pytest.mark.parametrize("other", [{"launch": "vllm"}, {"transport": "batch"}])

@@ -15,7 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdsd.errors import JournalError
-from sdsd.runs.journal import VERSION, Entry, Journal, fingerprint, stage_of
+from sdsd.runs.journal import (
+    VERSION,
+    Entry,
+    Journal,
+    Ledger,
+    Round,
+    fingerprint,
+    stage_of,
+)
 from sdsd.types import Answer, Completion, Goal, Message, Record, Refusal, Request, Scenario, Usage
 
 REQUEST = Request("agent", 64, (Message("user", "Hello?"),))
@@ -288,11 +296,15 @@ async def test_a_damaged_row_is_named(tmp_path: Path) -> None:
     with Journal(path) as journal:
         await journal.commit("s", "plan", ASKED, Completion("text"))
         await journal.finish(record(3))
+        await journal.plan_round(Round(0, 0, (), Ledger()))
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("UPDATE answer SET body = x'7bff'")
         connection.execute("UPDATE record SET body = '{}'")
+        connection.execute("UPDATE round SET slots = '[1]'")
         connection.commit()
     with Journal(path, readonly=True) as journal:
+        with pytest.raises(JournalError, match="round 0 is damaged"):
+            journal.round_of(0)
         with pytest.raises(JournalError, match=r"j: an answer of s is damaged"):
             journal.load("s")
         with pytest.raises(JournalError, match="record 3 is damaged"):

@@ -18,9 +18,9 @@ from itertools import islice
 
 from msgspec import Struct
 
-from sdsd.checks.dialogue_text import DialogueText, Search, TurnText, grams, read_dialogue, stems
+from sdsd.checks.dialogue_text import DialogueText, Search, TurnText, read_dialogue, stems
 from sdsd.text import languages, normalize
-from sdsd.text.words import WORD
+from sdsd.text.words import WORD, grams
 from sdsd.types import Dialogue, Plan, Principle
 
 RULES: dict[str, str] = {}
@@ -363,11 +363,10 @@ def _wrong_language(whole: DialogueText) -> list[int]:
     rest = (
         turn for turn in whole.turns[1 : whole.first_request(_LANGUAGE)] if turn.role != "system"
     )
-    first = whole.turns[0] if whole.turns else None
     return [
         turn.index
         for turn in rest
-        if first and languages.differ(first.plain, first.words, turn.plain, turn.words)
+        if languages.differ(whole.turns[0].plain, whole.turns[0].words, turn.plain, turn.words)
     ]
 
 

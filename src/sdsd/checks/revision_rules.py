@@ -14,9 +14,8 @@ from collections.abc import Sequence
 
 from rapidfuzz.distance import LCSseq, Levenshtein
 
-from sdsd.checks.dialogue_text import grams
 from sdsd.text import normalize, parsing
-from sdsd.text.words import WORD
+from sdsd.text.words import WORD, grams
 from sdsd.types import Message
 
 RULES: dict[str, str] = {

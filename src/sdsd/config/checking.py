@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from sdsd.config.model_schema import ModelConfig
 from sdsd.config.schema import MODEL_NAME, PROTOCOLS, Config
@@ -13,17 +14,9 @@ from sdsd.types import ROLES
 
 def check(config: Config, where: str) -> None:
     """Raise `ConfigError` for the first contradiction; `where` names the file."""
-    for problem in _problems(config):
+    models = (_model(name, model) for name, model in config.models.items())
+    for problem in chain(_size(config), _names(config), _ranges(config), *models):
         raise ConfigError(f"{where}: {problem}")
-
-
-def _problems(config: Config) -> Iterator[str]:
-    """Yield what is wrong, and the remedy."""
-    yield from _size(config)
-    yield from _names(config)
-    yield from _ranges(config)
-    for name, model in config.models.items():
-        yield from _model(name, model)
 
 
 def _size(config: Config) -> Iterator[str]:
@@ -42,25 +35,20 @@ def check_parts(config: Config) -> None:
     Not part of `check`: a finished run can be read where its parts are not installed. Raises
     `ConfigError`.
     """
-    for problem in _parts(config):
-        raise ConfigError(f"configuration: {problem}")
-
-
-def _parts(config: Config) -> Iterator[str]:
     if (protocol := config.dialogue.protocol) not in PROTOCOLS:
-        yield from _part("dialogue.protocol", protocol, "protocols", PROTOCOLS)
+        _check_part("dialogue.protocol", protocol, "protocols", PROTOCOLS)
     if config.pipeline:
-        yield from _part("pipeline", config.pipeline, "pipelines")
+        _check_part("pipeline", config.pipeline, "pipelines")
     for name, critic in config.critique.critics.items():
         if critic.use:
-            yield from _part(f"critique.critics.{name}.use", critic.use, "critics")
+            _check_part(f"critique.critics.{name}.use", critic.use, "critics")
 
 
-def _part(key: str, name: str, group: str, known: tuple[str, ...] = ()) -> Iterator[str]:
+def _check_part(key: str, name: str, group: str, known: tuple[str, ...] = ()) -> None:
     try:
         resolve(name, group, known)
     except PluginError as error:
-        yield f"`{key}`: {error}"
+        raise ConfigError(f"configuration: `{key}`: {error}") from None
 
 
 def _names(config: Config) -> Iterator[str]:

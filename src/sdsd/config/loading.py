@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sdsd.config.checking import check
 from sdsd.config.keys import Key, keys, walk
@@ -38,9 +39,9 @@ def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] =
         tree["models"] = {"default": {}, **tree["models"]}
         for name, model in tree["models"].items():  # one by one, so that an error names its key
             _typed(model, ModelConfig, f"models.{name}", where)
-    if _has_own_size(tree):
-        tree = {"n": 0, **tree}
     config = _typed(tree, Config, "", where)
+    if "n" not in tree and (config.targets.on or config.source.path):
+        config = replace(config, n=0)  # as many as they need
     check(config, where)
     return config
 
@@ -55,13 +56,6 @@ def _overridden(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str,
     for key, value in changes.items():
         tree = _set(tree, key.split("."), value)
     return tree
-
-
-def _has_own_size(tree: dict[str, Any]) -> bool:
-    """Return whether targets or a source decide how many dialogues the run makes."""
-    targets, source = tree.get("targets"), tree.get("source")
-    wanted = isinstance(targets, dict) and (targets.get("pairs") or targets.get("cells"))
-    return bool(wanted or (isinstance(source, dict) and source.get("path")))
 
 
 def assignment(text: str) -> tuple[str, Any]:
@@ -143,7 +137,6 @@ def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
 
 
 def _is_local(name: str, key: Key) -> bool:
-    """Return whether `name`, a value of `key`, is that of a local file."""
     return bool(
         key.file and name and not name.startswith("hf:") and (key.file == "always" or is_path(name))
     )

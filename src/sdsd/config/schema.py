@@ -125,7 +125,6 @@ class TargetsConfig(Section, frozen=True):
 
     @property
     def on(self) -> bool:
-        """Whether the run has targets."""
         return bool(self.pairs or self.cells)
 
 

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from msgspec.structs import replace
@@ -28,7 +27,8 @@ from sdsd import plugins
 from sdsd.checks import dialogue_rules, revision_rules
 from sdsd.checks.dialogue_rules import QualityCheck
 from sdsd.config import ExportConfig
-from sdsd.errors import ConfigError, PluginError, SdsdError
+from sdsd.errors import ConfigError, PluginError
+from sdsd.plugins import blamed
 from sdsd.types import Dialogue, Plan, Record
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _checked(name: str, view: View) -> View:
     expected = {column.name for column in view.columns if not column.value}
 
     def rows(selected: Selected) -> Iterator[Row]:
-        with _blamed(f"view `{name}`", selected.record.scenario.id):
+        with blamed(f"view `{name}`", selected.record.scenario.id):
             for row in view.rows(selected):
                 if row.keys() != expected:
                     wrong = ", ".join(sorted(row.keys() ^ expected))
@@ -109,7 +109,6 @@ def _checked(name: str, view: View) -> View:
 
 
 def filters_of(export: ExportConfig) -> list[Filter]:
-    """Return the filters of `export.filters`."""
     return [_filter(name) for name in export.filters]
 
 
@@ -117,7 +116,7 @@ def _filter(name: str) -> Filter:
     keep = _function(name, "filters")
 
     def checked(record: Record) -> str | None:
-        with _blamed(f"filter `{name}`", record.scenario.id):
+        with blamed(f"filter `{name}`", record.scenario.id):
             rule = keep(record)
         if rule is None or (isinstance(rule, str) and rule):
             return rule
@@ -141,7 +140,7 @@ def _check(name: str) -> QualityCheck:
     check = _function(name, "checks")
 
     def checked(dialogue: Dialogue, plan: Plan | None) -> list[int]:
-        with _blamed(f"check `{name}`", "this dialogue"):
+        with blamed(f"check `{name}`", "this dialogue"):
             turns = list(check(dialogue, plan))
         if all(isinstance(k, int) and -1 <= k < len(dialogue.messages) for k in turns):
             return turns
@@ -166,14 +165,3 @@ def _function(name: str, group: str) -> Any:
     if not callable(part):
         raise PluginError(f"`{name}` cannot be called; {group} are functions")
     return part
-
-
-@contextmanager
-def _blamed(part: str, where: str) -> Iterator[None]:
-    """Name the part in any error that its code raises."""
-    try:
-        yield
-    except SdsdError:
-        raise
-    except Exception as error:
-        raise PluginError(f"{part} failed on {where}: {type(error).__name__}: {error}") from error

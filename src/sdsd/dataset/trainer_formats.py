@@ -199,10 +199,8 @@ def _write_lines(path: Path, name: str, file: File, rows: Iterable[Row]) -> int:
             try:
                 line = encode(file.line(row))
             except Exception as error:
-                raise PluginError(
-                    f"format `{name}` failed on {row.get('id', 'a row')} of `{file.view}`: "
-                    f"{type(error).__name__}: {error}"
-                ) from error
+                where = f"{row.get('id', 'a row')} of `{file.view}`"
+                raise plugins.failure(f"format `{name}`", where, error) from error
             out.write(line + b"\n")
             written += 1
         out.flush()

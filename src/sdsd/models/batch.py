@@ -108,7 +108,6 @@ class Limits(Struct, frozen=True):
     poll: float = 15.0
     """First interval between two polls of a batch; grows by half each time."""
     max_poll: float = 300.0
-    """Longest interval between two polls."""
     settle: float = 120.0
     """Time in which a batch that may have been created must appear in the provider's list."""
     retries: int = 20

@@ -27,7 +27,6 @@ from sdsd.types import Completion, Role
 RAMP = 0.1
 """Seconds between two doublings before the first refusal."""
 INITIAL_LIMIT = 16
-"""The initial limit."""
 MAX_LIMIT = 1024
 """The highest limit that the search may reach; a configured limit may be higher."""
 _GAIN = 1.05

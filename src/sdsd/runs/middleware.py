@@ -20,8 +20,17 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.errors import Busy, ModelError, ReplayMiss, Stopped, TransientError
+from sdsd.errors import (
+    Busy,
+    ModelError,
+    PluginError,
+    ReplayMiss,
+    SdsdError,
+    Stopped,
+    TransientError,
+)
 from sdsd.models.base import Model
+from sdsd.plugins import failure
 from sdsd.runs.journal import Fingerprint, Journal
 from sdsd.text.normalize import valid_unicode
 from sdsd.types import Answer, Completion, Refusal, Request, Role
@@ -50,9 +59,7 @@ class Responder(Protocol):
         """Goes into every request's fingerprint."""
         ...
 
-    async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
-        """Make one attempt at one request."""
-        ...
+    async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer: ...
 
     def recorded(self, request: Request, seed: int, dialogue: int) -> None:
         """Note that the answer is on disk."""
@@ -64,9 +71,21 @@ def to_models(models: Mapping[Role, Model | Responder]) -> Send:
 
     async def send(call: Call) -> Answer:
         model = models[call.request.role]
-        answer = await model.complete(call.request, call.seed, call.dialogue)
-        if isinstance(answer, Completion) and not answer.text.isascii():
-            return replace(answer, text=valid_utf8(answer.text))
+        try:  # not `plugins.blamed`: a `try` costs nothing here
+            answer = await model.complete(call.request, call.seed, call.dialogue)
+        except (SdsdError, TransientError):
+            raise
+        except Exception as error:
+            where = f"{call.scenario} {call.step}"
+            raise failure(f"model `{model.name}`", where, error) from error
+        if isinstance(answer, Completion):
+            text = answer.text
+            return answer if text.isascii() else replace(answer, text=valid_unicode(text))
+        if not isinstance(answer, Refusal):
+            raise PluginError(
+                f"model `{model.name}` returned a value of type `{type(answer).__name__}`; return "
+                "a `Completion` or a `Refusal`"
+            )
         return answer
 
     return send
@@ -185,8 +204,3 @@ async def replay_only(call: Call) -> Answer:
     raise ReplayMiss(
         f"{call.scenario} {call.step}: not in the journal; `sdsd run` again to complete it"
     )
-
-
-def valid_utf8(text: str) -> str:
-    """Replace lone surrogates, which a reply cut inside a character leaves, by U+FFFD."""
-    return valid_unicode(text)

@@ -133,6 +133,8 @@ class Run:
 
     def __getitem__(self, index: int) -> Record:
         """Return the dialogue with this index. Raises `IndexError` if it is not finished."""
+        if not isinstance(index, int):
+            raise TypeError(f"a run is indexed by one number, not by {index!r}; see `records()`")
         with self._journal() as journal:
             found = journal.record(index)
             if found is None:
@@ -202,9 +204,9 @@ class Run:
             failure = first.failure
             cause = f"{failure.step}: {failure.cause}" if failure else "unknown"
             raise ModelError(
-                f"all {outcomes['failed']} dialogues failed, the first at {cause}. `sdsd show 0` "
-                "prints the raw reply; use a more capable model, another protocol, or simpler "
-                "prompts"
+                f"all {outcomes['failed']} dialogues failed, the first at {cause}. "
+                f"`sdsd show {first.scenario.index} {self.path}` prints the raw reply; use a more "
+                "capable model, another protocol, or simpler prompts"
             )
 
     # -- exports and reports -----------------------------------------------------------------------
@@ -261,15 +263,16 @@ class Run:
         rows = trainer_formats.write(self._dir.data, trainer, out)
         return {out / name: number for name, number in rows.items()}
 
-    def report(self, against: Run | None = None) -> Path:
+    def report(self, against: Run | Path | str | None = None) -> Path:
         """Write the report, or the comparison with another run, and return its path."""
         if against is None:
             self.export()
             return self._dir.report
         from sdsd.reports.html import comparison
 
-        path = self.path / f"against-{against.path.resolve().name}.html"
-        page = comparison.render(self.compare(against))
+        other = _opened(against)
+        path = self.path / f"against-{other.path.resolve().name}.html"
+        page = comparison.render(self.compare(other))
         write_atomic(path, page.encode("utf-8", "replace"))
         return path
 
@@ -281,10 +284,11 @@ class Run:
         with self._journal() as journal:
             return collect(journal, inputs.config, inputs.catalogue)
 
-    def compare(self, other: Run) -> Comparison:
+    def compare(self, other: Run | Path | str) -> Comparison:
         """Compute what differs between `other` and this run."""
         from sdsd.reports.metrics.comparison import compare
 
+        other = _opened(other)
         before, after = other.path.resolve().name, self.path.resolve().name
         if before == after:
             before, after = f"{before} (first)", f"{after} (second)"
@@ -312,8 +316,7 @@ class Run:
         """
         from sdsd.runs import hub
 
-        private = not public
-        return hub.push(self._dir, repo, private=private, message=message, progress=progress)
+        return hub.push(self._dir, repo, public=public, message=message, progress=progress)
 
     # -- details -----------------------------------------------------------------------------------
 
@@ -359,6 +362,10 @@ class Run:
             names = ", ".join(views_of(self.config.export))
             raise SdsdError(f"{self.path}: has no view `{view}`; it has {names}")
         return tables
+
+
+def _opened(run: Run | Path | str) -> Run:
+    return run if isinstance(run, Run) else Run.open(run)
 
 
 def _planned(config: Config, rundir: RunDir) -> int:

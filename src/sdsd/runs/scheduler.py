@@ -9,56 +9,53 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from msgspec import Struct
-
 from sdsd.errors import SdsdError, Stopped
 
 
-class Scheduler(Struct, frozen=True):
-    """Runs one coroutine per index, a bounded number of them at a time."""
+async def drive(
+    indexes: AsyncIterator[int],
+    work: Callable[[int], Awaitable[None]],
+    done: Callable[[int], None],
+    capacity: Callable[[], int],
+    changed: asyncio.Event,
+    stopping: asyncio.Event,
+) -> None:
+    """Work through `indexes` until they are used up or the run is stopping.
 
-    work: Callable[[int], Awaitable[None]]
-    """Make one dialogue."""
-    done: Callable[[int], None]
-    """Called when a dialogue has ended, however it ended."""
-    capacity: Callable[[], int]
-    """How many dialogues may be in flight; may change at any time."""
-    changed: asyncio.Event
-    """Set by whoever changes the capacity."""
-    stopping: asyncio.Event
-    """Set to begin no further dialogue."""
+    work       makes one dialogue
+    done       called when a dialogue has ended, however it ended
+    capacity   how many dialogues may be in flight; may change at any time
+    changed    set by whoever changes the capacity
+    stopping   set to begin no further dialogue
 
-    async def run(self, indexes: AsyncIterator[int]) -> None:
-        """Work through `indexes` until they are used up or the run is stopping.
+    An error stops the run as Ctrl-C does: requests in flight are finished and recorded, then the
+    first error is raised.
+    """
+    errors: list[SdsdError] = []
+    in_flight = 0
 
-        An error stops the run as Ctrl-C does: requests in flight are finished and recorded, then
-        the first error is raised.
-        """
-        errors: list[SdsdError] = []
-        in_flight = 0
+    async def one(index: int) -> None:
+        nonlocal in_flight
+        try:
+            await work(index)
+        except Stopped:
+            pass
+        except SdsdError as error:
+            errors.append(error)
+            stopping.set()
+        finally:
+            done(index)
+            in_flight -= 1
+            changed.set()
 
-        async def one(index: int) -> None:
-            nonlocal in_flight
-            try:
-                await self.work(index)
-            except Stopped:
-                pass
-            except SdsdError as error:
-                errors.append(error)
-                self.stopping.set()
-            finally:
-                self.done(index)
-                in_flight -= 1
-                self.changed.set()
-
-        async with asyncio.TaskGroup() as group:
-            async for index in indexes:
-                while in_flight >= self.capacity() and not self.stopping.is_set():
-                    self.changed.clear()
-                    await self.changed.wait()
-                if self.stopping.is_set():
-                    break
-                in_flight += 1
-                group.create_task(one(index))
-        if errors:
-            raise errors[0]
+    async with asyncio.TaskGroup() as group:
+        async for index in indexes:
+            while in_flight >= capacity() and not stopping.is_set():
+                changed.clear()
+                await changed.wait()
+            if stopping.is_set():
+                break
+            in_flight += 1
+            group.create_task(one(index))
+    if errors:
+        raise errors[0]

@@ -53,11 +53,12 @@ def load(
 
     Raises `CatalogueError` at the first error, as `path:line: what is wrong; what to do`.
     """
-    return Catalogue(
-        domains=_domains(read(topics or PACKAGED / "topics", "fields")),
-        principles=_principles(read(principles or PACKAGED / "principles.yaml", "principles")),
-        goals=_goals(read(goals or PACKAGED / "goals.yaml", "goals")),
-    )
+    domains = _domains(read(topics or PACKAGED / "topics", "fields"))
+    entries = read(principles or PACKAGED / "principles.yaml", "principles")
+    rows = _rows(entries, _Principle, "principle")
+    checked = msgspec.convert(rows, tuple[Principle, ...])
+    rows = _rows(read(goals or PACKAGED / "goals.yaml", "goals"), _Goal, "goal")
+    return Catalogue(domains, checked, msgspec.convert(rows, tuple[Goal, ...]))
 
 
 # --- the shapes of entries ----------------------------------------------------------------------
@@ -136,26 +137,16 @@ def _domains_of(entry: Entry, names: _Once) -> Iterator[Domain]:
         yield Domain(title, name, tuple(subareas))
 
 
-def _principles(entries: Sequence[Entry]) -> tuple[Principle, ...]:
-    rows = [entry.convert(_Principle) for entry in entries]
-    return msgspec.convert(_rows(entries, rows, "principle"), tuple[Principle, ...])
-
-
-def _goals(entries: Sequence[Entry]) -> tuple[Goal, ...]:
-    rows = [entry.convert(_Goal) for entry in entries]
-    return msgspec.convert(_rows(entries, rows, "goal"), tuple[Goal, ...])
-
-
 def _rows(
-    entries: Sequence[Entry], shapes: Sequence[_Principle | _Goal], what: str
+    entries: Sequence[Entry], shape: type[_Principle | _Goal], what: str
 ) -> list[dict[str, str]]:
     """Return the entries as rows of clean text, each with an id of its own."""
     texts, ids = _Once(what), _Once("id")
     rows: list[dict[str, str]] = []
-    for entry, shape in zip(entries, shapes, strict=True):
+    for entry, shaped in zip(entries, [entry.convert(shape) for entry in entries], strict=True):
         row = {
             key: entry.text(value, key)
-            for key, value in msgspec.structs.asdict(shape).items()
+            for key, value in msgspec.structs.asdict(shaped).items()
             if key != "id" or "id" in entry.value
         }
         texts.add(row["text"], entry, "text")

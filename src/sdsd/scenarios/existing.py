@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
@@ -21,6 +21,7 @@ from sdsd.scenarios.existing_files import Download, Place, fetch_dataset, find, 
 from sdsd.text import normalize, parsing
 from sdsd.types import Message
 
+T = TypeVar("T")
 Kind = SourceKind
 """The layout of the rows of a source.
 
@@ -191,18 +192,14 @@ class _Row(Struct, frozen=True):
         )
 
     def turns(self) -> Iterator[tuple[str, str]]:
-        """Yield speaker and text of every turn that has text; tool turns are left out."""
-        for turn in self.chat():
-            if turn is None:
+        """Yield speaker and text of every turn that says something; tools' turns are left out."""
+        for item in self.chat():
+            if item is None:
                 continue
-            if not isinstance(turn, dict):
-                wrong = f"a turn must be an object, not {_named(turn)}"
-                raise self.place.error(wrong, "write turns as {role, content}")
+            turn = self.checked(item, dict, "a turn", "write turns as {role, content}")
             name = turn.get("from") if turn.get("role") is None else turn["role"]
-            if name is not None and not isinstance(name, str):
-                wrong = f"a role must be text, not {_named(name)}"
-                raise self.place.error(wrong, "name the speaker")
-            role = _ROLE_OF.get((name or "").strip().casefold())
+            name = self.checked("" if name is None else name, str, "a role", "name the speaker")
+            role = _ROLE_OF.get(name.strip().casefold())
             if role is None:
                 raise _Unusable("a turn of an unknown speaker")
             content = turn.get("value") if turn.get("content") is None else turn["content"]
@@ -276,9 +273,13 @@ class _Row(Struct, frozen=True):
         return self.as_text(self.columns.get(key, ""), key)
 
     def as_text(self, value: object, key: str) -> str:
-        if not isinstance(value, str):
-            wrong = f"`{key}` must be text, not {_named(value)}"
-            raise self.place.error(wrong, "change or rename it")
+        return self.checked(value, str, f"`{key}`", "change or rename it")
+
+    def checked(self, value: object, kind: type[T], what: str, remedy: str) -> T:
+        """Return the value if it is of a kind. Raises `SourceError`."""
+        if not isinstance(value, kind):
+            wrong = f"{what} must be {_NAMES[kind]}, not {_named(value)}"
+            raise self.place.error(wrong, remedy)
         return value
 
 

@@ -62,7 +62,6 @@ class Place(NamedTuple):
         return f"{self.name}:{self.row}"
 
     def error(self, wrong: str, remedy: str) -> SourceError:
-        """Return the error that names this place."""
         return SourceError(f"{self.path}:{self.row}: {wrong}; {remedy}")
 
 

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from sdsd.errors import Unparseable
 from sdsd.text.normalize import normal, valid_unicode
+from sdsd.text.words import grams
 from sdsd.types import Message, Plan, Severity, Verdict
 
 MAX_CHARS = 200_000
@@ -269,7 +270,8 @@ def revision(text: str) -> str:
     return turn(text)
 
 
-_ELLIPSIS = re.compile(r"\[[.… ]+\]|\.{3,}|…")
+ELLIPSIS = re.compile(r"\[[.… ]+\]|\.{3,}|…")
+"""Where a quotation was shortened."""
 
 
 def occurs(quote: str, text: str) -> bool:
@@ -279,7 +281,7 @@ def occurs(quote: str, text: str) -> bool:
     shortened by an ellipsis, all its pieces must occur, in order.
     """
     haystack = _without_marks(text)
-    pieces = [_without_marks(piece).strip(" .,;:!?\"'") for piece in _ELLIPSIS.split(quote)]
+    pieces = [_without_marks(piece).strip(" .,;:!?\"'") for piece in ELLIPSIS.split(quote)]
     pieces = [piece for piece in pieces if piece]
     if sum(map(len, pieces)) < 3:
         return False
@@ -308,18 +310,16 @@ def complete_sentences(text: str) -> str:
 
 def copies(text: str, source: str, run: int = 10) -> bool:
     """Return whether `text` and `source` share `run` consecutive words."""
-    spans = _spans(text, run)
-    return bool(spans) and not spans.isdisjoint(_spans_of_source(source, run))
+    return not _runs_of_source(source, run).isdisjoint(_runs(text, run))
 
 
 @lru_cache(maxsize=512)  # each source is compared with every turn of its dialogue
-def _spans_of_source(source: str, length: int) -> frozenset[tuple[str, ...]]:
-    return _spans(source, length)
+def _runs_of_source(source: str, length: int) -> frozenset[tuple[str, ...]]:
+    return frozenset(_runs(source, length))
 
 
-def _spans(text: str, length: int) -> frozenset[tuple[str, ...]]:
-    words = re.findall(r"\w+", normal(text))
-    return frozenset(zip(*(words[k:] for k in range(length)), strict=False))
+def _runs(text: str, length: int) -> list[tuple[str, ...]]:
+    return grams(re.findall(r"\w+", normal(text)), length)
 
 
 # -- common --------------------------------------------------------------------------------

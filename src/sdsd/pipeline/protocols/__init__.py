@@ -14,12 +14,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from sdsd.errors import PluginError
 from sdsd.pipeline.dialogue import DialogueTask, OpenDialogue
 from sdsd.pipeline.protocols.chat import chat
 from sdsd.pipeline.protocols.continuation import continuation
 from sdsd.pipeline.protocols.roleplay import roleplay
 from sdsd.pipeline.protocols.transcript import transcript
-from sdsd.plugins import resolve
+from sdsd.plugins import blamed, resolve
 from sdsd.types import Dialogue
 
 
@@ -46,5 +47,28 @@ PROTOCOLS: dict[str, DialogueProtocol] = {
 
 def find_protocol(name: str) -> DialogueProtocol:
     """Return a packaged protocol, or import one. Raises `PluginError`."""
-    found: DialogueProtocol = PROTOCOLS.get(name) or resolve(name, "protocols", tuple(PROTOCOLS))
-    return found
+    return PROTOCOLS.get(name) or _checked(name, resolve(name, "protocols", tuple(PROTOCOLS)))
+
+
+def _checked(name: str, protocol: DialogueProtocol) -> DialogueProtocol:
+    """Return the protocol with a result that is checked against the contract."""
+
+    async def checked(task: DialogueTask) -> Dialogue | OpenDialogue:
+        with blamed(f"protocol `{name}`", task.scenario.id):
+            made = await protocol(task)
+        if isinstance(made, OpenDialogue):
+            return made
+        if not isinstance(made, Dialogue):
+            raise PluginError(
+                f"protocol `{name}` returned a value of type `{type(made).__name__}`; return a "
+                "`Dialogue` or an `OpenDialogue`"
+            )
+        roles = [message.role for message in made.messages]
+        if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
+            raise PluginError(
+                f"protocol `{name}` returned messages with the roles {', '.join(roles) or 'none'}; "
+                "they have to alternate, begin with `user` and end with `assistant`"
+            )
+        return made
+
+    return checked

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import unicodedata
+from collections.abc import Callable
 
 from sdsd.reports.stats import FEW, Proportion
 
@@ -93,9 +94,9 @@ def within(found: Proportion) -> str:
     return f"95% interval {interval(found.low, found.high)}"
 
 
-def signed(value: float, digits: int = 1) -> str:
+def signed(value: float, write: Callable[[float], str] = count) -> str:
     """Write a number with its sign, a true minus; without one if it rounds to zero."""
-    written = f"{abs(value):,.{digits}f}"
+    written = write(abs(value))
     if not any(c in "123456789" for c in written):
         return written
     return f"{'−' if value < 0 else '+'}{written}"

@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, set_span_in_context
 
 from sdsd.runs.events import Began, Called, Event, Recorded
-from sdsd.runs.telemetry.listener import plain, tokens
+from sdsd.runs.telemetry.listener import Listener, plain, tokens
 from sdsd.text.normalize import encodable
 from sdsd.types import Completion, Record, Request
 
@@ -42,8 +42,8 @@ TOKENS = tuple(4**k for k in range(14))
 """Bucket bounds, as the conventions recommend them."""
 
 
-class Telemetry:
-    """Turns a run's events into spans and measurements. A `Listener`."""
+class Telemetry(Listener):
+    """Turns a run's events into spans and measurements, which the SDK's own threads send."""
 
     def __init__(
         self,
@@ -95,9 +95,6 @@ class Telemetry:
             self._root = self._tracer.start_span(
                 "run", Context(), attributes=attributes, start_time=at
             )
-
-    def tick(self, now: float) -> None:
-        """Do nothing: the providers have their own threads."""
 
     def close(self) -> None:
         """End open spans as of the last event, and send everything."""
