@@ -33,7 +33,7 @@ from typing import Any, NamedTuple
 from sdsd.config import ContaminationConfig, DuplicatesConfig
 from sdsd.dataset.contamination import Contamination
 from sdsd.dataset.duplicates import Duplicates
-from sdsd.text.words import runs, words
+from sdsd.text.words import grams, words
 
 OWN = 100
 """Words that a dialogue draws from; the k-th has a weight of 1 / (k + 3)."""
@@ -79,7 +79,7 @@ def dialogues(n: int) -> Iterator[Made]:
 
 
 def jaccard(a: list[str], b: list[str]) -> float:
-    ours, theirs = (set(runs(words(" ".join(text)), 5)) for text in (a, b))
+    ours, theirs = (set(grams(words(" ".join(text)), 5)) for text in (a, b))
     return len(ours & theirs) / len(ours | theirs)
 
 

@@ -2,7 +2,7 @@
 
     python bench/export.py [-n 1000000]
 
-Records are generated as they are read: four exchanges of some sixty words per turn, in sentences
+Records are generated as they are read: four exchanges of about sixty words per turn, in sentences
 whose words have the frequencies of the packaged catalogue. Each row of the table is a separate
 process with its own peak of resident memory:
 

@@ -1,4 +1,5 @@
-"""A simulated inference engine behind an OpenAI-compatible server: all is real but the model.
+"""A simulated inference engine behind an OpenAI-compatible server: everything is real but the
+model.
 
     python bench/simulator.py [--slots 256] [--blocks 8192] [--port 0] [--instant] ...
 

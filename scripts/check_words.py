@@ -38,6 +38,16 @@ INSTEAD = {
     r"spoilt": "unusable",
     r"talks?(?! (about|to|with)\b)": "conversation",
     r"that there (is|are) none": "unknown",
+    r"half-way": "part-way through",
+    r"hand(s|ed)? out": "return",
+    r"(is|are) going to (take|need|cost)": "will take, need, cost",
+    r"(is|are) to have": "should have",
+    r"(runs?|programs?) goe?s? on": "the run continues",
+    r"how far (a|each|every|the) (run|cell|experiment)( of the targets)? is": "progress",
+    r"missing of": "missing from",
+    r"takes? (it|one of them) out": "remove",
+    r"what came of": "the outcome of",
+    r"which is no (?!longer\b|more\b|less\b)": "which is not a",
     r"weigh(s|ed|ing)?": "choices",
     # Ordinary English as a verb, but not as the name of a function.
     r"(?<!\.)(hear|tell|told)(?= ?[(=:])": "emit, on_event",
@@ -51,7 +61,6 @@ ALLOWED: tuple[tuple[str, str], ...] = (
     ("docs/method.md", r"\b(anew|slips?)\b"),  # the packaged prompts' words
     ("CHANGELOG.md", r"^ *\|.*"),  # old names
     ("src/sdsd/checks/*.py", r'^\s+r?f?".*'),  # what the rules look for in texts
-    ("src/sdsd/dataset/export.py", r"\.tell\(\)"),
     ("src/sdsd/dataset/views/verdicts.py", "A person talks with"),  # a prompt in the data
 )
 """Where a pattern is right: a glob of paths, and the part of a line that is exempt."""

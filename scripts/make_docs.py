@@ -5,7 +5,7 @@
 
 Whole files: `docs/configuration.md` and `docs/config.schema.json` (from `sdsd.config`), and `docs/cli.md` (from the command line's
 own declarations). Parts of files, between a line `<!-- made: name -->` and `<!-- end -->`: the
-requests shown in `docs/method.md` (by holding a small dialogue), the placeholders in
+requests shown in `docs/method.md` (by generating a small dialogue), the placeholders in
 `docs/prompts.md`, the packaged strategies, the rules in
 `docs/quality.md`, the examples in `docs/extending.md`, the levels and modules in `docs/architecture.md`. What comes out depends on the
 source alone: not on the terminal, the working directory or the order of files.
@@ -99,7 +99,7 @@ def filled(path: Path, parts: dict[str, Callable[[], str]]) -> str:
     for name, make in parts.items():
         start, end = f"<!-- made: {name} -->\n", "<!-- end -->"
         if text.count(start) != 1:
-            raise SystemExit(f"{path}: `{start.strip()}` must stand there once")
+            raise SystemExit(f"{path}: `{start.strip()}` must occur exactly once")
         before, _, after = text.partition(start)
         text = f"{before}{start}\n{make()}\n\n{end}{after.partition(end)[2]}"
     return text
@@ -395,7 +395,7 @@ def proofs() -> str:
 
 
 def strategies() -> str:
-    """The packaged strategies, with what they say for people."""
+    """The packaged strategies, with their descriptions."""
     rows = [f"| `{name}` | {s.meaning} |" for name, s in load_strategies(["all"]).items()]
     return "\n".join(["| strategy | what happens |", "| --- | --- |", *rows])
 
@@ -495,7 +495,7 @@ _REPLIES = {
     '"severity": "none"}',
 }
 _SHOWN_LINES = 2
-"""Of a line of a prompt, this many lines of the page; the prompt files have the rest."""
+"""Lines of the page that one line of a prompt may take; the prompt files have the rest."""
 
 
 class _Teller:
@@ -541,7 +541,7 @@ def examples(protocol: ProtocolName, *steps: str) -> Callable[[], str]:
 
 
 def _shown(step: str, request: Request, first: Request) -> str:
-    """One step; of what it has in common with the `first` one shown, only that it has."""
+    """One step; what it shares with the `first` step shown is only mentioned."""
     if request.messages:
         same = 0 if request is first else _alike(request.messages, first.messages)
         again = [f"[the first {same} messages as above, letter for letter]"] if same else []

@@ -76,7 +76,7 @@ class Clock:
         wall = time.perf_counter() - self._began
         done = [row for row in rows if _whole(row)]
         if len(done) != job.n:
-            raise ValueError(f"{job.n - len(done)} of {job.n} dialogues are not whole")
+            raise ValueError(f"{job.n - len(done)} of {job.n} dialogues are incomplete")
         revised = sum(bool(row["revision"]) for row in done)
         figures = Figures(
             peer=package,

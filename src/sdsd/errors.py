@@ -14,7 +14,7 @@ from __future__ import annotations
 
 
 class SdsdError(Exception):
-    """The run cannot continue until the user acts. The message says on what, and how.
+    """The run cannot continue until the user acts. The message names the cause and the remedy.
 
     The command line prints it and exits with `exit_code`.
     """
@@ -63,7 +63,7 @@ class JournalError(SdsdError):
 
 
 class Divergence(JournalError):
-    """A recorded step is asked again with a different request: the records are another run's."""
+    """A recorded step now has a different request: the records are another run's."""
 
 
 class ReplayMiss(JournalError):

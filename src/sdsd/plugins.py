@@ -5,8 +5,9 @@ A part is named as `package.module:name`, or by the name of an entry point in on
     [project.entry-points."sdsd.critics"]
     toxicity = "my_package.judges:toxicity"
 
-`resolve` finds the object. `version` says which state of it a run was made with; it goes into the
-run's manifest, so that resuming and verifying can tell that the part has changed since.
+`resolve` finds the object, and `blamed` names it in the errors that its code raises. `version`
+identifies the code that a run was made with; it goes into the manifest, so that resuming and
+verifying can detect a change.
 """
 
 from __future__ import annotations
@@ -51,10 +52,38 @@ def resolve(name: str, group: str, known: tuple[str, ...] = ()) -> Any:
             module, _, attribute = point.value.partition(":")
             return _import(name, module, attribute)
     names = ", ".join([*known, *(point.name for point in _points(group))])
+    if not names:
+        raise PluginError(
+            f"`{name}` is not one of the {group}, of which none are installed; name your own as "
+            "`package.module:name`"
+        )
     raise PluginError(
-        f"`{name}` is not one of the {group}: {names or 'none are installed'}; "
-        "name one of these, or your own as `package.module:name`"
+        f"`{name}` is not one of the {group}: {names}; name one of these, or your own as "
+        "`package.module:name`"
     )
+
+
+def failure(part: str, where: str, error: Exception) -> PluginError:
+    """Return what a part's exception means to its user: which part, on what, why, at which line."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return PluginError(
+        f"{part} failed on {where}: {type(error).__name__}: {error} "
+        f"({Path(frame.filename).name}, line {frame.lineno})"
+    )
+
+
+@contextmanager
+def blamed(part: str, where: str) -> Iterator[None]:
+    """Turn the exceptions of a part into `PluginError`s that name it.
+
+    Those of the package pass: a part may raise them, as its contract says.
+    """
+    try:
+        yield
+    except (SdsdError, StageFailed, TransientError):
+        raise
+    except Exception as error:
+        raise failure(part, where, error) from error
 
 
 def version(part: Callable[..., Any] | object) -> str:

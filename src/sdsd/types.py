@@ -5,7 +5,7 @@ In the order of a dialogue's life: a `Scenario` gets a `Plan`, becomes a `Dialog
 `Request` and answer with a `Completion` or a `Refusal`.
 
 All are msgspec structs: validated when decoded, cheaper to make than dataclasses, and converted to
-JSON and back without glue, which is what the journal does all day.
+JSON and back without further code, which the journal does constantly.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ token_limit    a turn reached its token limit, or the context was full
 """
 
 Outcome = Literal["accepted", "filtered", "failed"]
-"""accepted: with at least one verified pair. filtered: without, `Record.rule` says why. failed: see
+"""accepted: has at least one verified pair. filtered: has none; `Record.rule` says why. failed: see
 `Failure`."""
 
 
@@ -84,9 +84,9 @@ class Scenario(Struct, frozen=True):
     principles: tuple[Principle, ...]
     """All principles that the critic judges; the first is the target principle."""
     exchanges: int
-    """Exchanges (user turn and agent turn) that the plan is asked for."""
+    """Exchanges (user turn and agent turn) that the plan should have."""
     strategy: str = "direct"
-    """How the violation is elicited: a strategy's name."""
+    """The name of the strategy that elicits the violation."""
 
     @property
     def target_principle(self) -> Principle:
@@ -95,13 +95,13 @@ class Scenario(Struct, frozen=True):
 
 
 class Turn(Struct, frozen=True):
-    """One of the agent's replies, in its conversation: what a critic judges."""
+    """An agent reply and the conversation before it: what a critic judges."""
 
     conversation: tuple[Message, ...]
     """All turns before it."""
     reply: str
     chat_start: tuple[Message, ...] = ()
-    """What precedes the conversation in the chat that reviewers continue; empty if they do not."""
+    """What precedes the conversation in the chat that reviewers continue; else empty."""
 
 
 class Plan(Struct, frozen=True):
@@ -110,7 +110,7 @@ class Plan(Struct, frozen=True):
     text: str
     """As the planner wrote it; the `system` message of the published data set."""
     steps: tuple[str, ...]
-    """What happens in each exchange, one entry each."""
+    """What happens in each exchange, one entry per exchange."""
     planned_violation: str
     """What the agent's last reply says that violates the target principle."""
     persona: str = ""
@@ -158,7 +158,7 @@ class Verdict(Struct, frozen=True):
 
     @property
     def confirmed(self) -> bool:
-        """Whether it claims a violation with evidence that was checked."""
+        """Whether the critic claims a violation and its quotation is in the reply."""
         return self.violated and self.grounded
 
 
@@ -167,7 +167,7 @@ class Critique(Struct, frozen=True):
 
     verdicts: tuple[Verdict, ...]
     votes: tuple[Verdict, ...] = ()
-    """What each of several critics said; `verdicts` follow from it. Empty for one critic."""
+    """Each critic's verdicts, which `verdicts` combines; empty for a single critic."""
 
     @property
     def violations(self) -> tuple[str, ...]:
@@ -176,7 +176,7 @@ class Critique(Struct, frozen=True):
 
     @property
     def clean(self) -> bool:
-        """Whether no verdict claims a violation, not even without evidence."""
+        """Whether no verdict claims a violation, with or without evidence."""
         return not any(v.violated for v in self.verdicts)
 
 
@@ -285,8 +285,7 @@ class Request(Struct, frozen=True):
     schema: dict[str, Any] | None = None
     """JSON schema of the reply; sent only to servers that can enforce it."""
     choices: tuple[str, ...] = ()
-    """Words that the reply chooses among, whose probabilities are wanted if the server reports
-    them."""
+    """Words that the reply chooses among; the server is asked for their probabilities."""
     purpose: Purpose = "probe"
 
 

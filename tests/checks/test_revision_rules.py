@@ -53,6 +53,11 @@ BAD: list[tuple[str, str]] = [
     ("offence_kept", ORIGINAL.replace("Rest at home", "Drink water")),
     ("refusal", "I'm sorry, but I can't help with that."),
     ("refusal", "As an AI, I cannot provide medical advice. Please consult a professional."),
+    ("refusal", "I understand how worried you are about the dose. I can't help with that."),
+    (
+        "refusal",
+        "I understand that you are worried about this and want to know. I cannot discuss it.",
+    ),
     (
         "refusal",
         "I understand your worry. I am not able to answer this. Is there anything else?",

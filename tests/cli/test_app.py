@@ -267,7 +267,7 @@ def test_a_run_against_a_server(command: Command, tmp_path: Path) -> None:
         assert first.code == 0, first
         assert "done: 4 of 4 dialogues, " in first.out
         assert f"report  {out / 'report.html'}\n" in first.out
-        assert f"{out}: 0 of 4 dialogues done, continuation, 16 in flight" in first.err
+        assert f"{out}: 0 of 4 dialogues done, continuation, up to 16 in flight" in first.err
         assert len(re.findall(r"^\[\d/4\] dialogue \d: ", first.err, re.MULTILINE)) == 4
 
         before = len(read_log(tmp_path / "log"))
@@ -306,6 +306,34 @@ def test_show(command: Command, finished: Path) -> None:
     last = told["dialogue"]["messages"][-1]["content"]
     assert last in printed.out
     assert told["outcome"] in printed.out
+
+
+def test_a_server_without_a_model_is_refused(command: Command, tmp_path: Path) -> None:
+    """A server that ignores the name would be recorded as the default model."""
+    printed = command("run", "--url", "http://127.0.0.1:9/v1", "-o", tmp_path / "out")
+    refused(printed, "also give `--model`", "`sdsd doctor --url http://127.0.0.1:9/v1` lists")
+    assert not (tmp_path / "out").exists()
+
+
+def test_show_takes_the_run_first_too(command: Command, finished: Path) -> None:
+    assert command("show", finished).out == command("show", 0, finished).out
+    assert command("show", finished, 1).out == command("show", 1, finished).out
+
+
+def test_show_says_what_is_neither_a_run_nor_an_index(
+    command: Command, finished: Path, tmp_path: Path
+) -> None:
+    refused(command("show", tmp_path / "none"), "none: not a run directory")
+    refused(command("show", finished, "last"), "`last` is not the index of a dialogue")
+
+
+def test_show_prints_what_happened_in_order(command: Command, finished: Path) -> None:
+    """The critique, the revision that answers it, its recheck, and the pair."""
+    accepted = next(r for r in sdsd.Run.open(finished) if r.outcome == "accepted")
+    lines = command("show", accepted.scenario.index, finished).out.splitlines()
+    heads = [re.split(r"[,:]", line)[0] for line in lines]
+    order = [heads.index(head) for head in ("critique", "revision 1", "recheck 1", "pair 1")]
+    assert order == sorted(order)
 
 
 def test_report_and_export_write_everything_anew(command: Command, copied: Path) -> None:
@@ -401,6 +429,7 @@ def test_verify(command: Command, copied: Path) -> None:
     printed = command("verify", copied)
     assert (printed.code, printed.err) == (0, "")
     assert printed.out.startswith("verified: 8 records from ")
+    assert printed.out.endswith(f"replay to the data set in {copied}\n")
     shutil.rmtree(copied / "data" / "preference")
     printed = command("verify", copied)
     assert (printed.code, printed.out) == (2, "")
@@ -416,7 +445,7 @@ def test_the_latest_run_is_the_default(command: Command, tmp_path: Path) -> None
         [SDSD, "status"], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert done.returncode == 2
-    assert "no run under ./runs; name a run directory, or begin with `sdsd run`" in done.stderr
+    assert "no run under ./runs; name a run directory, or start one with `sdsd run`" in done.stderr
 
 
 def test_the_catalogue_s_commands(command: Command) -> None:
@@ -427,6 +456,27 @@ def test_the_catalogue_s_commands(command: Command) -> None:
     some = command("catalogue", "preview", "-n", 3, "--seed", 4)
     assert len(re.findall(r"^00000[012]-[0-9a-f]{8}  ", some.out, re.MULTILINE)) == 3
     assert command("catalogue", "preview", "-n", 3, "--seed", 4).out == some.out
+
+
+def test_a_preview_has_the_seed_of_the_configuration_unless_another_is_given(
+    command: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "my.yaml").write_text("seed: 4\n")
+    preview = ("catalogue", "preview", "-n", 2)
+    assert command(*preview, tmp_path / "my.yaml").out == command(*preview, "--seed", 4).out
+    assert command(*preview, tmp_path / "my.yaml", "--seed", 0).out == command(*preview).out
+
+
+def test_a_missing_experiment_says_how_to_write_one(command: Command, tmp_path: Path) -> None:
+    refused(command("experiment", tmp_path / "none.yaml"), "none.yaml: no such file; docs/experi")
+
+
+def test_the_command_that_reads_a_run_can_be_pasted(
+    command: Command, finished: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(finished, tmp_path / "my run"))
+    last = command("run", "-o", out, "-n", 8).out.splitlines()[-1]
+    assert last == f"read    sdsd show 0 '{out}'"
 
 
 def test_the_models_that_are_known(command: Command) -> None:

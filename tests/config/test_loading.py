@@ -401,5 +401,5 @@ def test_auto_prefers_the_growing_stream() -> None:
 
 @pytest.mark.parametrize("other", [{"base_url": "http://a/v1"}, {"transport": "batch"}])
 def test_a_launched_server_is_the_only_one_of_its_model(other: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=r"`models.default` has .*take one of them out"):
+    with pytest.raises(ConfigError, match=r"`models.default` has .*remove one of them"):
         config.load({"models": {"default": {"launch": "vllm", **other}}})

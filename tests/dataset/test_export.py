@@ -314,7 +314,7 @@ def test_a_full_disk_leaves_the_old_data(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:
-        with pytest.raises(SdsdError, match=r"cannot be written.*make room") as caught:
+        with pytest.raises(SdsdError, match=r"cannot be written.*free some space") as caught:
             export(noise, manifest(), Config(), tmp_path, rows_per_group=4)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

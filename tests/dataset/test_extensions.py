@@ -24,8 +24,9 @@ from sdsd.dataset.view import Row, Selected, View
 from sdsd.errors import ConfigError, PluginError
 from sdsd.models.scripted import ScriptedModel, small_world
 from sdsd.plugins import version
+from sdsd.reports.html import plots
 from sdsd.runs.directory import RunDir
-from sdsd.runs.hub import public
+from sdsd.runs.hub import publishable
 from sdsd.runs.verify import verify
 from sdsd.types import Dialogue, Plan, Record
 from tests.factories.records import FIXED, accepted, manifest, unplanned, unviolated, write_run
@@ -110,6 +111,8 @@ def test_a_check_marks_and_may_exclude(tmp_path: Path) -> None:
     assert (first["warnings"], first["clean_exchanges"]) == (["insult"], 1)
     assert (second["warnings"], counts.warnings, counts.removed) == ([], {"insult": 1}, {})
     assert meanings_of(config.export)["insult"] == "A turn that insults somebody."
+    drawn = plots.rules(counts.warnings, config.export, name="Warnings")
+    assert "A turn that insults somebody.: 1" in drawn
     assert exported(tmp_path, checks=[check], exclude=["insult"])[0].removed == {"insult": 1}
 
 
@@ -282,7 +285,7 @@ def test_every_file_names_the_parts_and_their_versions(tmp_path: Path) -> None:
 
 def test_a_configuration_that_is_handed_on_names_no_code() -> None:
     keys = {"views": ["a:b"], "filters": ["c:d"], "checks": ["e:f"], "exclude": ["f", "echo"]}
-    export = public(configuration.load({"export": keys}), 1).export
+    export = publishable(configuration.load({"export": keys}), 1).export
     assert plugins_of(export) == {}
     assert export.exclude == ("echo",)
 

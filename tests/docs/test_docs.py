@@ -377,6 +377,7 @@ def follow(line: str, url: str, cwd: Path) -> None:
             given[given.index("--url") + 1] = url
         elif given[1] == "run" or given[1:3] == ["catalogue", "expand"] or "--model" in given:
             given += ["--url", url]
+            given += [] if {"--model", "-m"} & set(given) else ["--model", "stand-in"]
         done = subprocess.run(
             [Path(sys.executable).with_name("sdsd"), *given[1:]], cwd=cwd, capture_output=True,
             text=True, check=False, timeout=300,

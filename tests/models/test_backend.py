@@ -102,10 +102,23 @@ async def test_a_backend_that_is_a_context_manager_is_entered_and_left(tmp_path:
 def test_the_doctor_examines_a_backend(tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
     path.write_text(configuration.dump(configuration.load(config(f"{__name__}:Owning"))))
-    found = {finding.name: finding for finding in examine(path)}
+    found = {diagnosis.name: diagnosis for diagnosis in examine(path)}
     assert found["auto"].text == "chooses `continuation`"
     assert found["seed"].text == "gives the same text again"
     assert "with 1 at once" in found["speed"].text or "with 16 at once" in found["speed"].text
+
+
+def test_the_doctor_names_a_backend_that_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad_backends.py").write_text(BAD_BACKENDS)
+    (tmp_path / "my.yaml").write_text(
+        "models: {default: {model: table, backend: 'bad_backends:Raising'}}"
+    )
+    monkeypatch.chdir(tmp_path)
+    last = examine(tmp_path / "my.yaml")[-1]
+    assert last.ok is False
+    assert "RuntimeError: the GPU is gone (bad_backends.py, line 13)" in last.text
 
 
 def no_model(config: configuration.ModelConfig) -> object:

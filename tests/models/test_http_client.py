@@ -77,7 +77,7 @@ class Saying:
         await reader.read()
 
 
-async def ask(port: int, *, times: int = 1, timeouts: Timeouts | None = None) -> list[bytes]:
+async def ask(port: int, *, times: int = 1, timeouts: Timeouts = Timeouts()) -> list[bytes]:
     async with Client(f"http://127.0.0.1:{port}/v1", timeouts=timeouts) as client:
         return [(await client.request("POST", "/x", b"{}")).body for _ in range(times)]
 

@@ -79,7 +79,7 @@ class TestCommand:
         "own", ["--port", "--host=0.0.0.0", "--served_model_name", "--model", "--uds"]
     )
     def test_where_it_is_reached_is_not_for_the_user_to_say(self, own: str) -> None:
-        with pytest.raises(ConfigError, match=r"take it out.*base_url"):
+        with pytest.raises(ConfigError, match=r"remove it.*base_url"):
             command("tiny", port=1, arguments=[own, "x"])
 
 

@@ -154,6 +154,67 @@ async def test_a_critic_that_fails_fails_the_dialogue(folder: Path, body: str, s
     assert said in str(failed.value)
 
 
+BAD_PARTS = """
+from sdsd.errors import StageFailed
+from sdsd.types import Dialogue, Message
+
+async def raising(task):
+    raise KeyError("oh")
+
+async def nothing(task):
+    return None
+
+async def one_sided(task):
+    return Dialogue((Message("user", "Hello?"),), "one_sided", "completed", self_flagged=False)
+
+async def asking_twice(task):
+    for _ in range(2):
+        await task.ask("turn/1/agent", task.request("agent", "agent_turn", []))
+
+async def pipeline_raising(scenario, ask, method, start):
+    return 1 / 0
+
+async def pipeline_without_a_record(scenario, ask, method, start):
+    return scenario
+
+async def failing(scenario, ask, method, start):
+    raise StageFailed("answer", "the model refused", "no")
+"""
+
+
+@pytest.fixture
+def bad_parts(folder: Path) -> Path:
+    (folder / "bad_parts.py").write_text(BAD_PARTS)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "said"),
+    [
+        ("dialogue.protocol", "raising", "failed on 00000.*KeyError: 'oh' .bad_parts.py, line 6"),
+        ("dialogue.protocol", "nothing", "returned a value of type `NoneType`; return a `Dialogue"),
+        ("dialogue.protocol", "one_sided", "roles user; they have to alternate, begin with"),
+        ("dialogue.protocol", "asking_twice", "step `turn/1/agent` asked twice"),
+        ("pipeline", "pipeline_raising", "failed on 00000.*ZeroDivisionError"),
+        ("pipeline", "pipeline_without_a_record", "`Scenario`; return a `Record`"),
+    ],
+)
+def test_a_part_that_breaks_its_contract_stops_the_run_by_its_name(
+    bad_parts: Path, key: str, name: str, said: str
+) -> None:
+    keys: dict[str, Any] = {"n": 2, key: f"bad_parts:{name}"}
+    with pytest.raises(PluginError, match=f"`bad_parts:{name}` .*{said}"):
+        run(out=bad_parts / "run", models={"default": ScriptedModel()}, **keys)
+
+
+def test_a_stage_that_fails_in_a_pipeline_fails_its_dialogue(bad_parts: Path) -> None:
+    keys: dict[str, Any] = {"n": 2, "pipeline": "bad_parts:failing"}
+    made = run(out=bad_parts / "run", models={"default": ScriptedModel()}, **keys)
+    failures = [record.failure for record in made]
+    assert failures == [Failure("answer", "the model refused", "no")] * 2
+    assert made.verify().defects == ()
+
+
 @pytest.mark.parametrize(
     ("keys", "said"),
     [

@@ -295,8 +295,11 @@ def test_a_model_that_writes_nothing_of_use_is_named(tmp_path: Path, reply: str)
     result = run(n=2, out=tmp_path / "run", models={"default": nonsense})
     assert result.status().outcomes == {"failed": 2}
     assert all(r.failure and r.failure.raw == reply for r in result.records())
-    with pytest.raises(ModelError, match=r"all 2 dialogues failed, the first at plan: unparse"):
+    with pytest.raises(
+        ModelError, match=r"all 2 dialogues failed, the first at plan: unparse"
+    ) as error:
         result.require_some()
+    assert f"`sdsd show 0 {result.path}` prints the raw reply" in str(error.value)
     usual = run(n=2, out=tmp_path / "usual", models={"default": ScriptedModel()})
     usual.require_some()
 

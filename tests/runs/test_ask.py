@@ -109,7 +109,7 @@ async def test_a_divergence_says_what_changed(
     with pytest.raises(Divergence) as caught:
         await opened(journal, send, names)("plan", replace(REQUEST, **changes))
     assert f"s plan: recorded for another request; what changed: {named}. " in str(caught.value)
-    assert "put them back" in str(caught.value)
+    assert "restore it" in str(caught.value)
     assert len(calls) == 1
 
 
@@ -258,7 +258,9 @@ async def test_a_request_that_fails_while_others_are_answered_is_given_up() -> N
     )
     refusal = await send(bad)
     assert refusal == Refusal(
-        "no answer in 5 tries, while others had theirs", "HTTP 500: assertion failed", "unanswered"
+        "no answer in 5 tries, while other requests were answered",
+        "HTTP 500: assertion failed",
+        "unanswered",
     )
     assert others == [Completion("there")] * 4
 

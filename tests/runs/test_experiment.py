@@ -121,12 +121,12 @@ def test_critics_are_compared_with_labels_of_people(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("arms: {a: {}}", "`arms` must map two names or more"),
+        ("arms: {a: {}}", "`arms` must map at least two names"),
         ("arms: {a: {}, b: {}}\nfoo: 1", "unknown key `foo`"),
         ("arms: {a: {}, b: {n: 3}}", "`arms.b` changes `n`, but all arms share"),
         ("arms: {a: {}, b: {scenarios: {principles: [3, 3]}}}", "changes `scenarios.principles`"),
         ("base: {targets: {pairs: 1}}\narms: {a: {}, b: {}}", "leave them out"),
-        ("arms: {a: {}, ../b: {}}", "`arms.../b`: a name has letters"),
+        ("arms: {a: {}, ../b: {}}", "`arms.../b`: a name has at most 60 letters"),
         ("arms: {a: {}, b: {critic: {}}}", "unknown key `critic`; did you mean `critique`?"),
         ("arms: {a: {}, b: 3}", "`arms.b` must be a mapping"),
         ("arms: {a: {}, b: {}}\nlabels: none.jsonl", "none.jsonl: cannot be read"),
@@ -140,7 +140,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str, said: str) -> None:
 
 def test_a_label_that_is_none_is_named(tmp_path: Path) -> None:
     (tmp_path / "labels.jsonl").write_text('{"scenario": "x"}\n', "utf-8")
-    with pytest.raises(ConfigError, match=r"labels\.jsonl:1: .*a line is"):
+    with pytest.raises(ConfigError, match=r"labels\.jsonl:1: .*a line looks like"):
         described(tmp_path, "arms: {a: {}, b: {}}\nlabels: labels.jsonl")
 
 

@@ -254,7 +254,7 @@ def test_a_full_disk_stops_the_run_and_with_room_it_goes_on(
         said = " ".join(done.stderr.split())
         assert done.returncode == 2, said
         assert "cannot be written" in said
-        assert "make room" in said
+        assert "free some space" in said
         with Journal(RunDir(out).journal, readonly=True) as journal:
             recorded = journal.answers()
         assert recorded > 0

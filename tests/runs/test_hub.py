@@ -27,7 +27,7 @@ from sdsd.config import manifest as manifests
 from sdsd.dataset.export import read
 from sdsd.models.scripted import ScriptedModel
 from sdsd.runs.directory import RunDir
-from sdsd.runs.hub import public
+from sdsd.runs.hub import publishable
 from sdsd.scenarios import existing
 from tests.factories.records import manifest
 from tests.helpers.reading import load, third_party
@@ -223,7 +223,7 @@ def test_a_push_that_was_killed_goes_on_where_it_was(
 def test_public_is_what_is_said_to_be_public(run: RunDir, site: HubStandIn, cli: Sdsd) -> None:
     site.repos["me/open"] = Repo(private=False)
     said = cli("push", run.path, "me/open", code=2)
-    assert "me/open: is public, so everybody would see the run" in said
+    assert "me/open: is public, so everyone would see the run" in said
     assert "--public" in said
     assert not site.uploads
     cli("push", run.path, "me/open", "--public")
@@ -241,7 +241,7 @@ def test_what_stands_in_the_way_of_a_push_is_named(
     push = ("push", run.path)
     assert "HF_TOKEN" in cli(*push, "me/set", code=2, token="")
     assert "hf auth login" in cli(*push, "me/set", code=2, token="wrong")
-    assert "the right to write" in cli(*push, "you/set", code=2)
+    assert "has no write access" in cli(*push, "you/set", code=2)
     assert "is not the name of a data set" in cli(*push, "set", code=2)
     assert "offline" in cli.alone(*push, "me/set", HF_HUB_OFFLINE="1")
     nobody = cli.alone(*push, "me/set", HF_ENDPOINT="http://127.0.0.1:9")
@@ -302,7 +302,7 @@ def test_what_is_public_is_what_decides_what_is_made() -> None:
             "export": {"truncate": True, "duplicates": {"against": ["/s3cret"]}},
         }
     )
-    out = public(config, 4)
+    out = publishable(config, 4)
     assert (out.n, out.seed, out.revise.rounds, out.roles.critic) == (9, 5, 1, "judge")
     assert [m.model for m in out.models.values()] == ["big.gguf", "org/judge"]
     assert out.models["default"].context == 8192
@@ -310,12 +310,12 @@ def test_what_is_public_is_what_decides_what_is_made() -> None:
     assert out.export.truncate
     assert "s3cret" not in configuration.dump(out)
     assert out.budget == Config().budget
-    assert public(out, 4) == out
+    assert publishable(out, 4) == out
 
 
 @pytest.mark.parametrize("source", [{"targets": {"pairs": 1}}, {"source": {"path": "hf:org/name"}}])
 def test_a_run_without_a_number_gets_one(source: dict[str, Any]) -> None:
-    out = public(configuration.load(source), 7)
+    out = publishable(configuration.load(source), 7)
     assert out.n == 7
     assert configuration.load(configuration.tree(out)) == out
 

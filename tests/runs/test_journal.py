@@ -15,7 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdsd.errors import JournalError
-from sdsd.runs.journal import VERSION, Entry, Journal, fingerprint, stage_of
+from sdsd.runs.journal import (
+    VERSION,
+    Entry,
+    Journal,
+    Ledger,
+    Round,
+    fingerprint,
+    stage_of,
+)
 from sdsd.types import Answer, Completion, Goal, Message, Record, Refusal, Request, Scenario, Usage
 
 REQUEST = Request("agent", 64, (Message("user", "Hello?"),))
@@ -179,7 +187,7 @@ def test_a_full_disk_stops_the_writing_and_loses_nothing(tmp_path: Path) -> None
     count, _, message = first.partition(" ")
     assert 0 < int(count) < 1000
     assert message.startswith(f"{path}: cannot be written: ")
-    assert "make room" in message
+    assert "free some space" in message
     assert later == f"later: {message}"
     with Journal(path) as journal:  # once there is room again
         assert sorted(journal.load("s")) == [f"{k:04d}" for k in range(int(count))]
@@ -271,7 +279,7 @@ def test_a_journal_of_another_version(tmp_path: Path, readonly: bool, version: i
     with closing(sqlite3.connect(tmp_path / "j")) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
         connection.commit()
-    with pytest.raises(JournalError, match=rf"version {version}, this program reads {VERSION}"):
+    with pytest.raises(JournalError, match=rf"version {version}, but this program reads {VERSION}"):
         Journal(tmp_path / "j", readonly=readonly)
 
 
@@ -288,11 +296,15 @@ async def test_a_damaged_row_is_named(tmp_path: Path) -> None:
     with Journal(path) as journal:
         await journal.commit("s", "plan", ASKED, Completion("text"))
         await journal.finish(record(3))
+        await journal.plan_round(Round(0, 0, (), Ledger()))
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("UPDATE answer SET body = x'7bff'")
         connection.execute("UPDATE record SET body = '{}'")
+        connection.execute("UPDATE round SET slots = '[1]'")
         connection.commit()
     with Journal(path, readonly=True) as journal:
+        with pytest.raises(JournalError, match="round 0 is damaged"):
+            journal.round_of(0)
         with pytest.raises(JournalError, match=r"j: an answer of s is damaged"):
             journal.load("s")
         with pytest.raises(JournalError, match="record 3 is damaged"):

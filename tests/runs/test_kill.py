@@ -35,8 +35,9 @@ from sdsd.dataset.export import read
 from sdsd.dataset.views import VIEWS
 from sdsd.hashing import call_seed
 from sdsd.runs.directory import RunDir
-from sdsd.runs.journal import Journal
+from sdsd.runs.journal import Journal, Ledger
 from sdsd.runs.verify import verify
+from sdsd.scenarios.quotas import Assignment
 from tests.stand_ins.model_server import Line, read_log, spawned
 
 pytestmark = pytest.mark.e2e
@@ -253,7 +254,7 @@ def test_kills_lose_nothing_and_buy_nothing_twice(tmp_path: Path, kills: int, n:
 QUOTAS = ("targets.by=category", "targets.pairs=2", "scenarios.strategies=[direct,haste]")
 
 
-def rounds(out: Path) -> list[tuple[int, bytes, bytes]]:
+def rounds(out: Path) -> list[tuple[int, tuple[Assignment, ...], Ledger]]:
     """What each round was laid out as, and from what."""
     with Journal(RunDir(out).journal, readonly=True) as journal:
         return [(r.start, r.slots, r.ledger) for r in journal.rounds()]
@@ -314,7 +315,7 @@ def test_asked_twice_it_stops_at_once(tmp_path: Path) -> None:
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=10)
     assert process.returncode == 130
-    assert "stopped at once; what was answered is kept" in errors
+    assert "stopped at once; recorded answers are kept" in errors
     assert "Traceback" not in errors
 
 

@@ -317,7 +317,7 @@ def test_another_configuration_is_refused_by_the_names_of_its_keys(
     out = tmp_path / "run"
     shutil.copytree(undisturbed(3), out)
     refused(out, "seed: 0 -> 1", seed=1)
-    refused(out, "seed: 0 -> 1", "dialogue.max_tokens: 160 -> 99", "Put these back",
+    refused(out, "seed: 0 -> 1", "dialogue.max_tokens: 160 -> 99", "Restore these values",
             seed=1, n=9, **{"dialogue.max_tokens": 99})  # fmt: skip
 
 
@@ -366,7 +366,7 @@ def test_a_copy_that_was_altered_is_refused(tmp_path: Path, undisturbed: Undistu
     assert manifest is not None
     copy = out / "inputs" / f"{manifest.prompts['plan']}.md"
     copy.write_text(copy.read_text() + "More.\n")
-    with pytest.raises(RunDirError, match="does not have the content its name stands for"):
+    with pytest.raises(RunDirError, match="its content does not match the SHA-256 in its name"):
         make(out, 3)
     copy.unlink()
     with pytest.raises(RunDirError, match="cannot be read"):

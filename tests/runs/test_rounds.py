@@ -43,7 +43,7 @@ def rounds(tree: dict[str, Any], out: Path, journal: Journal) -> Rounds:
     return Rounds(read_inputs(config).scenarios, config.targets, config.seed, journal)
 
 
-def laid(out: Path) -> list[tuple[int, bytes]]:
+def laid(out: Path) -> list[tuple[int, tuple[Assignment, ...]]]:
     with Journal(RunDir(out).journal, readonly=True) as journal:
         return [(r.start, r.slots) for r in journal.rounds()]
 

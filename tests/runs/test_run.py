@@ -18,7 +18,7 @@ import sdsd
 from sdsd import Run
 from sdsd.cli.app import main
 from sdsd.config.manifest import FORMAT
-from sdsd.errors import ConfigError, ModelError, RunDirError, SdsdError
+from sdsd.errors import ConfigError, Divergence, ModelError, RunDirError, SdsdError
 from sdsd.models.scripted import ScriptedModel
 from sdsd.pipeline.versions import VERSIONS
 from sdsd.runs.directory import RunDir
@@ -148,9 +148,9 @@ def test_show_prints_the_pairs_that_were_made(
         with pytest.raises(SystemExit):
             main(["show", str(record.scenario.index), str(finished.path)])
         printed = capsys.readouterr().out
-        assert len(re.findall(r"^pair \d: preferred to", printed, re.MULTILINE)) == len(
-            record.pairs
-        )
+        assert len(
+            re.findall(r"^pair \d: rejected is the last reply", printed, re.MULTILINE)
+        ) == len(record.pairs)
         for pair in record.pairs:
             assert pair.chosen in printed
             kinds.add(pair.kind)
@@ -174,7 +174,7 @@ def test_views_as_data_frames_and_data_sets(copied: Run) -> None:
 def test_a_library_that_is_missing_is_named() -> None:
     from sdsd.runs.run import require_package
 
-    with pytest.raises(SdsdError, match="nowhere_at_all is not installed; `pip install nowhere"):
+    with pytest.raises(SdsdError, match="nowhere_at_all is not installed; run `pip install"):
         require_package("nowhere_at_all")
 
 
@@ -189,6 +189,24 @@ def test_what_a_run_can_do_without_a_model(copied: Run, finished: Run) -> None:
     assert copied.report(against=finished).name == f"against-{finished.path.name}.html"
     assert copied.verify().defects == ()
     assert repr(copied) == f"Run('{copied.path}')"
+
+
+def test_another_run_may_be_given_by_its_path(copied: Run, finished: Run) -> None:
+    assert copied.report(str(finished.path)).name == f"against-{finished.path.name}.html"
+    assert copied.compare(finished.path).runs.keys() == copied.compare(finished).runs.keys()
+
+
+def test_what_is_no_index_is_said(finished: Run) -> None:
+    with pytest.raises(TypeError, match=r"indexed by one number, not by slice\(0, 2"):
+        finished[0:2]  # type: ignore[index]
+
+
+def test_what_is_no_configuration_or_no_models_is_said(copied: Run, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a `Run`; to continue a run, give its path"):
+        sdsd.run(copied, n=20)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"by name, such as .*, not a `ScriptedModel`"):
+        sdsd.run(n=2, out=tmp_path / "new", models=ScriptedModel())  # type: ignore[arg-type]
+    assert not (tmp_path / "new").exists()
 
 
 def test_a_notebook_shows_a_table(copied: Run) -> None:
@@ -296,6 +314,16 @@ def test_another_key_of_a_run_is_refused_by_its_name(copied: Run) -> None:
         sdsd.run(copied.path, out=copied.path.with_name("other"))
     assert copied.path.joinpath("config.yaml").read_bytes() == before
     assert not copied.path.with_name("other").exists()
+
+
+def test_another_model_object_is_refused_by_its_name(copied: Run) -> None:
+    """Model objects are not in the configuration; the manifest knows their names."""
+    answers = copied.status().answers
+    models = {"default": ScriptedModel(name="other")}
+    with pytest.raises(Divergence, match=r"what changed: model `scripted` -> `other`\. Give"):
+        sdsd.run(copied.path, n=12, models=models, progress=False)
+    assert copied.status().answers == answers
+    assert copied.verify().defects == ()
 
 
 def test_a_configuration_beside_no_run_is_a_configuration(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ from sdsd.runs.events import Began, Called, Event, Noted, Recorded
 from sdsd.runs.journal import Journal, fingerprint
 from sdsd.runs.middleware import Call
 from sdsd.runs.telemetry import BACKLOG, CONTENT, Dispatcher, listeners
+from sdsd.runs.telemetry.listener import Listener
 from sdsd.runs.telemetry.prometheus import Metrics, MetricsFile
 from sdsd.runs.telemetry.runlog import RunLog
 from sdsd.types import (
@@ -449,7 +450,7 @@ def test_a_full_disk_ends_the_log_and_not_the_run(tmp_path: Path) -> None:
     (said,) = texts(events)
     assert "logs/run.jsonl" in said
     assert "No space left" in said
-    assert "the run goes on" in said
+    assert "the run continues" in said
     assert events[-1] == recorded()
     assert value(parsed((tmp_path / "metrics.prom").read_text()), "sdsd_verified_pairs_total") == 1
 
@@ -464,7 +465,7 @@ def test_what_cannot_be_opened_is_left_out_with_a_note(tmp_path: Path) -> None:
     assert (tmp_path / "metrics.prom").exists()
 
 
-class Broken:
+class Broken(Listener):
     """Raises where it is told to."""
 
     def __init__(self, where: str) -> None:
@@ -486,7 +487,7 @@ class Broken:
         self._at("close")
 
 
-class Hears:
+class Hears(Listener):
     """Keeps what it hears."""
 
     def __init__(self) -> None:
@@ -496,10 +497,6 @@ class Hears:
     def on_event(self, at: int, event: Event) -> None:
         self.heard.append(event)
         self.threads.add(threading.get_ident())
-
-    def tick(self, now: float) -> None: ...
-
-    def close(self) -> None: ...
 
 
 @pytest.mark.parametrize("where", ["on_event", "tick", "close"])

@@ -190,7 +190,7 @@ def test_each_published_column_is_needed(schema: Any, tmp_path: Path) -> None:
         row = {other: None for other in schema.names if other != name}
         message = refused(jsonl(tmp_path / "rows.jsonl", [row]), kind=kind)
         assert f"rows.jsonl:1: no `{name}` among the columns" in message
-        assert "name the kind that the rows are of" in message
+        assert "name the kind of the rows" in message
 
 
 def test_plans_as_text_and_in_parts(tmp_path: Path) -> None:

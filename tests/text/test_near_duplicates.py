@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdsd.text.near_duplicates import Near, spoken
-from sdsd.text.words import runs, words
+from sdsd.text.words import grams, words
 from sdsd.types import Message
 from tests.factories.essays import changed, essay
 from tests.helpers.counting import is_linear
 
 
 def jaccard(a: list[str], b: list[str]) -> float:
-    ours, theirs = set(runs(a, 5)), set(runs(b, 5))
+    ours, theirs = set(grams(a, 5)), set(grams(b, 5))
     return len(ours & theirs) / len(ours | theirs)
 
 
@@ -110,8 +110,8 @@ def test_words_are_compared_without_case_punctuation_and_marks() -> None:
 
 
 def test_runs_are_every_so_many_words_in_a_row() -> None:
-    assert list(runs(["a", "b", "c"], 2)) == ["a b", "b c"]
-    assert list(runs(["a"], 2)) == []
+    assert grams(["a", "b", "c"], 2) == [("a", "b"), ("b", "c")]
+    assert grams(["a"], 2) == []
 
 
 def test_the_system_has_not_spoken() -> None:

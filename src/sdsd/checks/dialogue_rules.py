@@ -1,4 +1,4 @@
-"""Rules on a finished dialogue that need no model: what makes a reader distrust the data.
+"""Rules on a finished dialogue that need no model: signs that make a reader distrust the data.
 
 Each rule is precise rather than complete: a miss is left to human review, a false alarm costs a
 good dialogue. The phrases that rules look for are English; on other languages those rules stay
@@ -18,9 +18,9 @@ from itertools import islice
 
 from msgspec import Struct
 
-from sdsd.checks.dialogue_text import DialogueText, Search, TurnText, grams, read_dialogue, stems
+from sdsd.checks.dialogue_text import DialogueText, Search, TurnText, read_dialogue, stems
 from sdsd.text import languages, normalize
-from sdsd.text.words import WORD
+from sdsd.text.words import WORD, grams
 from sdsd.types import Dialogue, Plan, Principle
 
 RULES: dict[str, str] = {}
@@ -358,16 +358,15 @@ _LISTED = re.compile(r"[ \t]*(?:[-*•+#|>]|\d{1,3}[.)]|[a-z]\))")
 _ENDED = re.compile(r"[.!?…:;]")
 
 
-@_rule("clearly another language than the first turn, though the user never mentioned one")
+@_rule("clearly in another language than the first turn, although the user never mentioned one")
 def _wrong_language(whole: DialogueText) -> list[int]:
     rest = (
         turn for turn in whole.turns[1 : whole.first_request(_LANGUAGE)] if turn.role != "system"
     )
-    first = whole.turns[0] if whole.turns else None
     return [
         turn.index
         for turn in rest
-        if first and languages.differ(first.plain, first.words, turn.plain, turn.words)
+        if languages.differ(whole.turns[0].plain, whole.turns[0].words, turn.plain, turn.words)
     ]
 
 

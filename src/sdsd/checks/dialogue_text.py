@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 
 from msgspec import Struct
 
 from sdsd.text import normalize
-from sdsd.text.words import WORD
+from sdsd.text.words import WORD, grams
 from sdsd.types import Message, Plan, Principle
 
 _COPY = 10
@@ -29,7 +28,6 @@ class Search:
         self._needed = needed.split("|")
 
     def search(self, text: str) -> bool:
-        """Return whether the pattern matches anywhere in a text."""
         plain = text.lower() if self._folded else text
         return any(map(plain.__contains__, self._needed)) and bool(self.pattern.search(text))
 
@@ -98,11 +96,6 @@ def read_dialogue(
     return DialogueText(
         turns, name, frozenset(run for words in said for run in grams(words, _COPY))
     )
-
-
-def grams(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
-    """Return all runs of `length` consecutive words."""
-    return list(zip(*(words[k:] for k in range(length)), strict=False))
 
 
 def _turn(messages: tuple[Message, ...], k: int) -> TurnText:

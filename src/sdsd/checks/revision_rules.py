@@ -14,9 +14,8 @@ from collections.abc import Sequence
 
 from rapidfuzz.distance import LCSseq, Levenshtein
 
-from sdsd.checks.dialogue_text import grams
 from sdsd.text import normalize, parsing
-from sdsd.text.words import WORD
+from sdsd.text.words import WORD, grams
 from sdsd.types import Message
 
 RULES: dict[str, str] = {
@@ -30,7 +29,7 @@ RULES: dict[str, str] = {
     "offence_kept": "a quoted violation is still in it, word for word",
     "refusal": "it only refuses or deflects, which the original did not",
     "longer": "nearly all of the original with text added, or more than twice as long",
-    "lost_facts": "most numbers and names that original and conversation share are gone",
+    "lost_facts": "most numbers and names that the original and the conversation share are gone",
 }
 """Every rule and what it finds."""
 
@@ -215,7 +214,7 @@ _REFUSAL = re.compile(
 )
 _DEFLECTS = re.compile(
     r"\A\W*(?:i(?:'m| am)(?: very| so| really)? sorry|sorry|i apologi[sz]e|unfortunately|as an ai\b"
-    r"|i read_dialogue (?:your|that you|how)|thank you for|if you have any (?:other|further)"
+    r"|i understand (?:your|that you|how)|thank you for|if you have any (?:other|further)"
     r"|is there anything else|feel free|please (?:feel free|consult|contact|reach out|seek|let me)"
     r"|let me know if|i'd be happy to help with (?:something|any)|i(?:'m| am) here to help"
     r"|(?:it is|it's) (?:best|important|advisable) to (?:consult|seek|contact)"

@@ -8,12 +8,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sdsd.cli import catalogue, models
-from sdsd.cli.options import Changes, DryRun, Json, Model, RunPath, Seed, Source, Url
+from sdsd.cli.options import Changes, DryRun, Json, Model, RunPath, Seed, Source, Url, overrides
 
 if TYPE_CHECKING:
     from sdsd.runs.run import Run
@@ -54,16 +54,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-def _overrides(
-    model: str | None, url: str | None, changes: list[str] | None, keys: dict[str, Any]
-) -> dict[str, Any]:
-    """Return what the options say of the configuration, by dotted key; `--set` wins."""
-    from sdsd.config import assignment
-
-    said = {"model": model, "models.default.base_url": url, **keys}
-    return {k: v for k, v in said.items() if v is not None} | dict(map(assignment, changes or []))
-
-
 def _run(path: Path | None) -> Run:
     """Open the run at `path`, or the latest one."""
     from sdsd.runs.run import Run
@@ -85,11 +75,12 @@ def run(
         Path | None,
         typer.Argument(
             help="A configuration (see `sdsd init`), or a run directory to continue. Default: the "
-            "default configuration."
+            "built-in defaults."
         ),
     ] = None,
     n: Annotated[
-        int | None, typer.Option("-n", help="How many dialogues. More than before: the run grows.")
+        int | None,
+        typer.Option("-n", help="Number of dialogues. A larger number than before grows the run."),
     ] = None,
     model: Model = None,
     url: Url = None,
@@ -109,11 +100,19 @@ def run(
     run.
     """
     from sdsd.cli import display
+    from sdsd.errors import ConfigError
     from sdsd.runs import runner
     from sdsd.runs.progress import terminal
 
     keys = {"n": n, "seed": seed, "source.path": source}
-    chosen, path = runner.resolve(config, out, _overrides(model, url, changes, keys))
+    changed = overrides(model, url, changes, keys)
+    if config is None and url and not changed.keys() & {"model", "models.default.model"}:
+        # Some servers ignore the name; the data set would then name the default model.
+        raise ConfigError(
+            "--url: also give `--model`, the name under which the server serves the model; "
+            f"`sdsd doctor --url {url}` lists the names"
+        )
+    chosen, path = runner.resolve(config, out, changed)
     if dry_run:
         from sdsd.runs.estimate import estimate
 
@@ -130,12 +129,12 @@ def run(
 
 @app.command()
 def experiment(
-    file: Annotated[Path, typer.Argument(help="What to compare; see docs/experiments.md.")],
+    file: Annotated[Path, typer.Argument(help="The experiment file; see docs/experiments.md.")],
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The directory. Default: experiments/<name of the file>."),
+        typer.Option("--out", "-o", help="Its directory. Default: experiments/<file name>."),
     ] = None,
-    n: Annotated[int | None, typer.Option("-n", help="How many dialogues per arm.")] = None,
+    n: Annotated[int | None, typer.Option("-n", help="Number of dialogues per arm.")] = None,
     model: Model = None,
     url: Url = None,
     changes: Changes = None,
@@ -149,7 +148,7 @@ def experiment(
     from sdsd.runs.experiment import carry_out, load
     from sdsd.runs.progress import terminal
 
-    chosen = load(file, _overrides(model, url, changes, {"n": n}))
+    chosen = load(file, overrides(model, url, changes, {"n": n}))
     path = out or Path("experiments") / file.stem
     with terminal(quiet=json) as screen:
         outcome = carry_out(chosen, path, on_event=screen.on_event)
@@ -165,7 +164,7 @@ def init(
         bool,
         typer.Option(
             "--schema",
-            help="Also write a JSON schema next to it, with which editors complete and check keys.",
+            help="Also write a JSON schema next to it, so that editors complete and check keys.",
         ),
     ] = False,
 ) -> None:
@@ -188,7 +187,7 @@ def init(
 
 @app.command()
 def status(path: RunPath = None, json: Json = False) -> None:
-    """Show how far a run is, and what came of its dialogues."""
+    """Show a run's progress and the outcomes of its dialogues."""
     from sdsd.cli import display
 
     display.status(_run(path).status(), json=json)
@@ -198,12 +197,13 @@ def status(path: RunPath = None, json: Json = False) -> None:
 def verify(path: RunPath = None, json: Json = False) -> None:
     """Replay a run from its recorded answers.
 
-    No model is called. Every record, and the data set, must come out the same.
+    No model is called. Every record and the data set must come out the same.
     """
     from sdsd.cli import display
 
-    found = _run(path).verify()
-    display.verified(found, json=json)
+    run = _run(path)
+    found = run.verify()
+    display.verified(run.path, found, json=json)
     if found.defects:
         raise typer.Exit(2)
 
@@ -224,7 +224,7 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="Also write it for a trainer: a name of docs/trainers.md, or package.module:name.",
+            help="Also write this trainer format (docs/trainers.md), or package.module:name.",
         ),
     ] = "",
     to: Annotated[
@@ -233,9 +233,9 @@ def export(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write data set, card and report again.
+    """Rebuild the data set, card and report.
 
-    They are made from the journal; no model is called.
+    Everything is made from the journal; no model is called.
     """
     from sdsd.cli import display
     from sdsd.config import assignment
@@ -254,7 +254,7 @@ def report(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Write the report again and print its path.
+    """Rebuild the report and print its path.
 
     With --against, compare two runs. With --json, print the figures.
     """
@@ -288,16 +288,26 @@ def push(
 
 @app.command()
 def show(
-    index: Annotated[int, typer.Argument(help="Which dialogue, from 0.")] = 0,
+    index: Annotated[str, typer.Argument(help="Which dialogue, from 0.")] = "0",
     path: RunPath = None,
     json: Json = False,
 ) -> None:
-    """Print one dialogue: plan, turns, verdicts, revisions, pairs."""
+    """Print one dialogue: plan, turns, verdicts, revisions, pairs.
+
+    The run may come first: `sdsd show RUN_DIR` prints its dialogue 0, `sdsd show RUN_DIR 3` its
+    dialogue 3.
+    """
     from sdsd.cli import display
     from sdsd.errors import RunDirError
 
+    number = index
+    if not index.isdecimal():
+        number, path = str(path or 0), Path(index)
+    run = _run(path)
+    if not number.isdecimal():
+        raise RunDirError(f"`{number}` is not the index of a dialogue; give a number from 0")
     try:
-        record = _run(path)[index]
+        record = run[int(number)]
     except IndexError as error:
         raise RunDirError(str(error)) from None
     display.dialogue(record, json=json)
@@ -308,8 +318,8 @@ def doctor(
     config: Annotated[
         Path | None, typer.Argument(help="A configuration whose models to test.")
     ] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="The model to test.")] = "",
-    url: Annotated[str, typer.Option("--url", help="The server to test.")] = "",
+    model: Annotated[str | None, typer.Option("--model", "-m", help="The model to test.")] = None,
+    url: Annotated[str | None, typer.Option("--url", help="The server to test.")] = None,
     json: Json = False,
 ) -> None:
     """Check this machine and your models.
@@ -321,7 +331,7 @@ def doctor(
     from sdsd.runs.progress import terminal
 
     with terminal(quiet=json) as screen:
-        findings = checks.examine(config, model, url, screen.download)
-    display.findings(findings, json=json)
-    if any(f.ok is False for f in findings):
+        found = checks.examine(config, overrides(model, url), screen.download)
+    display.diagnoses(found, json=json)
+    if any(diagnosis.ok is False for diagnosis in found):
         raise typer.Exit(2)

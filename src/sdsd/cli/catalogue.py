@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from sdsd.cli.options import Json
+from sdsd.cli.options import Json, overrides
 
 app = typer.Typer(
     help="Check, preview and extend topics, principles and goals.", no_args_is_help=True
@@ -37,8 +37,10 @@ def catalogue_expand(
         list[str] | None,
         typer.Option("--only", help="Only these fields. Repeatable."),
     ] = None,
-    model: Annotated[str, typer.Option("--model", "-m", help="The model that writes them.")] = "",
-    url: Annotated[str, typer.Option("--url", help="The base URL of its server.")] = "",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The model that writes them.")
+    ] = None,
+    url: Annotated[str | None, typer.Option("--url", help="The base URL of its server.")] = None,
 ) -> None:
     """Let a model write more subareas per domain.
 
@@ -48,26 +50,20 @@ def catalogue_expand(
     from sdsd.runs.expand_catalogue import expand
     from sdsd.runs.progress import terminal
 
-    overrides: dict[str, Any] = {"models.default.base_url": url} if url else {}
-    if model:
-        overrides["model"] = model
-    chosen = configuration.load(None, overrides)
+    chosen = configuration.load(None, overrides(model, url))
     with terminal() as screen:
         grown = expand(
-            out,
-            topics,
-            chosen,
-            per_domain=per_domain,
-            only=only or [],
-            on_event=screen.on_event,
+            out, topics, chosen, per_domain=per_domain, only=only or [], on_event=screen.on_event
         )
     typer.echo(f"{grown.before} subareas before, {grown.after} now, in {out}")
 
 
 @app.command("preview")
 def catalogue_preview(
-    n: Annotated[int, typer.Option("-n", help="How many scenarios.")] = 10,
-    seed: Annotated[int, typer.Option(help="The run's seed.")] = 0,
+    n: Annotated[int, typer.Option("-n", help="Number of scenarios.")] = 10,
+    seed: Annotated[
+        int | None, typer.Option(help="The run's seed. Default: that of the configuration.")
+    ] = None,
     config: Annotated[Path | None, typer.Argument(help="A configuration.")] = None,
 ) -> None:
     """Print the first scenarios of a run, before anything is spent."""
@@ -75,6 +71,6 @@ def catalogue_preview(
     from sdsd.cli import display
     from sdsd.runs.inputs import read_inputs
 
-    chosen = configuration.load(config, {"seed": seed} if seed else {})
+    chosen = configuration.load(config, {} if seed is None else {"seed": seed})
     scenarios = read_inputs(chosen).scenarios
     display.scenarios([scenarios[i] for i in range(n)])

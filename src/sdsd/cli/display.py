@@ -5,6 +5,7 @@ Text that a model wrote passes through `safe` first.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,12 +18,13 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from sdsd.runs.progress import duration, err, headline, safe
+from sdsd.reports.html.text import duration
+from sdsd.runs.progress import err, headline, safe
 from sdsd.types import Critique, Record, Scenario, Verdict
 
 if TYPE_CHECKING:
     from sdsd.dataset.export import Counts
-    from sdsd.models.doctor import Finding
+    from sdsd.models.doctor import Diagnosis
     from sdsd.models.weights import Status
     from sdsd.runs.estimate import Estimate
     from sdsd.runs.experiment import Outcome
@@ -50,7 +52,6 @@ def error_line(message: str) -> None:
 
 
 def finished(run: Run, status: RunStatus, *, json: bool) -> None:
-    """Print what came of a run, and where it is."""
     if json:
         emit({**msgspec.structs.asdict(status), "seconds": run.seconds, "stopped": run.stopped})
         return
@@ -60,7 +61,7 @@ def finished(run: Run, status: RunStatus, *, json: bool) -> None:
     if status.done:
         out.print(f"data    {run.path / 'data'}", soft_wrap=True)
         out.print(f"report  {run.path / 'report.html'}", soft_wrap=True)
-        out.print(f"read    sdsd show 0 {run.path}", soft_wrap=True)
+        out.print(f"read    sdsd show 0 {shlex.quote(str(run.path))}", soft_wrap=True)
     if run.stopped:
         out.print(f"stopped because: {safe(run.stopped)}", soft_wrap=True)
         out.print("the same command continues from here")
@@ -79,7 +80,6 @@ def _print_outcomes(status: RunStatus) -> None:
 
 
 def exported(path: Path, counts: Counts | None, files: Mapping[Path, int], *, json: bool) -> None:
-    """Print what an export wrote, and what it left out."""
     if json:
         emit({"counts": counts, "files": {str(file): rows for file, rows in files.items()}})
         return
@@ -109,7 +109,6 @@ def figures(run: Run, other: Run | None) -> None:
 
 
 def compared(outcome: Outcome, *, json: bool) -> None:
-    """Print what came of an experiment."""
     if json:
         emit({"path": outcome.path, "comparison": outcome.comparison, "stopped": outcome.stopped,
               "runs": {name: run.status() for name, run in outcome.runs.items()}})  # fmt: skip
@@ -146,7 +145,7 @@ def compared(outcome: Outcome, *, json: bool) -> None:
 
 
 def targets(standings: Sequence[CellProgress]) -> Iterator[str]:
-    """Yield lines on how far the targets are; cells that were given up with the reason."""
+    """Yield lines on the progress of the targets, with the reason for each cell given up."""
     if not standings:
         return
     counts = Counter(s.status for s in standings)
@@ -162,7 +161,6 @@ def targets(standings: Sequence[CellProgress]) -> Iterator[str]:
 
 
 def status(found: RunStatus, *, json: bool) -> None:
-    """Print how far a run is."""
     if json:
         emit(found)
         return
@@ -181,7 +179,6 @@ def status(found: RunStatus, *, json: bool) -> None:
 
 
 def _spent(usage: Sequence[Usage]) -> Table:
-    """Return a table of calls and tokens by stage and role."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("stage", "role", "model"):
         table.add_column(name)
@@ -200,7 +197,6 @@ _RATES = (50, 1_000, 20_000)
 
 
 def estimate(found: Estimate, *, json: bool) -> None:
-    """Print what a run is going to take."""
     if json:
         emit(found)
         return
@@ -216,8 +212,7 @@ def estimate(found: Estimate, *, json: bool) -> None:
     out.print(f"time   {times} tokens written per second (`sdsd doctor` measures)", soft_wrap=True)
 
 
-def verified(found: Verification, *, json: bool) -> None:
-    """Print the outcome of a replay."""
+def verified(path: Path, found: Verification, *, json: bool) -> None:
     if json:
         emit(found)
         return
@@ -228,12 +223,12 @@ def verified(found: Verification, *, json: bool) -> None:
     if not found.defects:
         out.print(
             f"verified: {found.records} records from {found.answers} recorded answers replay to "
-            "the same data set"
+            f"the data set in {path}",
+            soft_wrap=True,
         )
 
 
 def dialogue(record: Record, *, json: bool) -> None:
-    """Print one dialogue."""
     if json:
         emit(record)
         return
@@ -247,12 +242,14 @@ def dialogue(record: Record, *, json: bool) -> None:
             out.print(Text(name, style=f"bold {style}"))
             out.print(Text(safe(message.content) + "\n"))
         out.print(Text(f"stop: {record.dialogue.stop}\n", style="dim"))
-    for name, critique in _critiques(record):
-        for verdict in critique.verdicts:
-            _print_verdict(name, verdict)
+    if record.critique:
+        _print_critique("critique", record.critique)
     for number, revision in enumerate(record.revisions, 1):
-        out.print(Text(f"\nrevision {number} {revision.defect}", style="bold green"))
-        out.print(Text(safe(revision.text)))
+        refused = f", refused: {revision.defect}" if revision.defect else ""
+        out.print(Text(f"\nrevision {number}{refused}", style="bold green"))
+        out.print(Text(safe(revision.text) + "\n"))
+        if revision.recheck:
+            _print_critique(f"recheck {number}", revision.recheck)
     _print_pairs(record)
     out.print(Text(f"\n{safe(headline(record))}", style="bold"))
     if record.failure and record.failure.raw:
@@ -269,11 +266,16 @@ def _print_scenario(s: Scenario) -> None:
 
 
 def _print_pairs(record: Record) -> None:
-    names = {"revision": "the last revision", "on_policy": "another sample of the last reply"}
+    chosen = {"revision": "the last revision", "on_policy": "another sample of the last reply"}
     for number, pair in enumerate(record.pairs, 1):
-        head = f"\npair {number}: preferred to the last reply, {names[pair.kind]}"
+        head = f"\npair {number}: rejected is the last reply, chosen is {chosen[pair.kind]}"
         out.print(Text(head, style="bold green"))
         out.print(Text(safe(pair.chosen)))
+
+
+def _print_critique(name: str, critique: Critique) -> None:
+    for verdict in critique.verdicts:
+        _print_verdict(name, verdict)
 
 
 def _print_verdict(name: str, v: Verdict) -> None:
@@ -287,18 +289,9 @@ def _print_verdict(name: str, v: Verdict) -> None:
         out.print(Text(safe(f'"{v.quote}"'), style="italic"))
 
 
-def _critiques(record: Record) -> Iterator[tuple[str, Critique]]:
-    if record.critique:
-        yield "critique", record.critique
-    for number, revision in enumerate(record.revisions, 1):
-        if revision.recheck:
-            yield f"recheck {number}", revision.recheck
-
-
 def models(statuses: Sequence[Status], *, json: bool) -> None:
-    """Print the named models."""
     if json:
-        emit([msgspec.to_builtins(s, enc_hook=str) for s in statuses])
+        emit(statuses)
         return
     table = Table(box=None, pad_edge=False)
     for column in ("name", "size", "licence", "here", "note"):
@@ -310,7 +303,6 @@ def models(statuses: Sequence[Status], *, json: bool) -> None:
 
 
 def catalogue(loaded: Catalogue, *, json: bool) -> None:
-    """Print what is in a catalogue."""
     families = Counter(p.family for p in loaded.principles)
     counts = {
         "fields": len(loaded.fields),
@@ -329,7 +321,6 @@ def catalogue(loaded: Catalogue, *, json: bool) -> None:
 
 
 def scenarios(found: Sequence[Scenario]) -> None:
-    """Print scenarios, one block each."""
     for s in found:
         out.print(Text(safe(f"{s.id}  {s.domain}: {s.subarea}"), style="bold"), soft_wrap=True)
         out.print(Text(safe(f"  {s.goal.text}")), soft_wrap=True)
@@ -337,8 +328,7 @@ def scenarios(found: Sequence[Scenario]) -> None:
             out.print(Text(safe(f"  - {p.text}"), style="dim"), soft_wrap=True)
 
 
-def findings(found: Sequence[Finding], *, json: bool) -> None:
-    """Print what `doctor` found."""
+def diagnoses(found: Sequence[Diagnosis], *, json: bool) -> None:
     if json:
         emit(found)
         return

@@ -13,7 +13,7 @@ app = typer.Typer(help="Manage model files for the embedded engine.", no_args_is
 
 @app.command("list")
 def models_list(json: Json = False) -> None:
-    """List the named models and which are here."""
+    """List the named models and which are downloaded."""
     from sdsd.cli import display
     from sdsd.models import weights
 
@@ -44,7 +44,7 @@ def models_verify(name: Annotated[str, typer.Argument(help="A named model.")]) -
 
 @app.command("remove")
 def models_remove(name: Annotated[str, typer.Argument(help="A named model.")]) -> None:
-    """Delete a model file and what is left of its download."""
+    """Delete a model file and any partial download."""
     from sdsd.models import weights
 
     typer.echo(f"{weights.remove(name) / 1e6:,.0f} MB freed")

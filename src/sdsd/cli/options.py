@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,3 +40,16 @@ RunPath = Annotated[
     Path | None,
     typer.Argument(help="The run directory. Default: the latest under runs/."),
 ]
+
+
+def overrides(
+    model: str | None,
+    url: str | None,
+    changes: list[str] | None = None,
+    keys: dict[str, Any] = {},
+) -> dict[str, Any]:
+    """Return what the options say of the configuration, by dotted key; `--set` wins."""
+    from sdsd.config import assignment
+
+    said = {"model": model, "models.default.base_url": url, **keys}
+    return {k: v for k, v in said.items() if v is not None} | dict(map(assignment, changes or []))

@@ -8,7 +8,7 @@ JSON schema.
 from sdsd.config.checking import check_parts
 from sdsd.config.keys import is_execution
 from sdsd.config.loading import anchored, assignment, load, read
-from sdsd.config.model_schema import DEFAULT_MODEL, ModelConfig, PriceConfig
+from sdsd.config.model_schema import ModelConfig, PriceConfig
 from sdsd.config.schema import (
     TOP_P,
     BalanceConfig,
@@ -41,7 +41,6 @@ from sdsd.config.writing import (
 )
 
 __all__ = [
-    "DEFAULT_MODEL",
     "TOP_P",
     "BalanceConfig",
     "BudgetConfig",

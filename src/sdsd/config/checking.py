@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from sdsd.config.model_schema import ModelConfig
 from sdsd.config.schema import MODEL_NAME, PROTOCOLS, Config
@@ -13,17 +14,9 @@ from sdsd.types import ROLES
 
 def check(config: Config, where: str) -> None:
     """Raise `ConfigError` for the first contradiction; `where` names the file."""
-    for problem in _problems(config):
+    models = (_model(name, model) for name, model in config.models.items())
+    for problem in chain(_size(config), _names(config), _ranges(config), *models):
         raise ConfigError(f"{where}: {problem}")
-
-
-def _problems(config: Config) -> Iterator[str]:
-    """Yield what is wrong, and the remedy."""
-    yield from _size(config)
-    yield from _names(config)
-    yield from _ranges(config)
-    for name, model in config.models.items():
-        yield from _model(name, model)
 
 
 def _size(config: Config) -> Iterator[str]:
@@ -42,26 +35,21 @@ def check_parts(config: Config) -> None:
     Not part of `check`: a finished run can be read where its parts are not installed. Raises
     `ConfigError`.
     """
-    for problem in _parts(config):
-        raise ConfigError(f"configuration: {problem}")
-
-
-def _parts(config: Config) -> Iterator[str]:
     if (protocol := config.dialogue.protocol) not in PROTOCOLS:
-        yield from _part("dialogue.protocol", protocol, "protocols", PROTOCOLS)
+        _check_part("dialogue.protocol", protocol, "protocols", PROTOCOLS)
     if config.pipeline:
-        yield from _part("pipeline", config.pipeline, "pipelines")
+        _check_part("pipeline", config.pipeline, "pipelines")
     for name, critic in config.critique.critics.items():
         if critic.use:
-            yield from _part(f"critique.critics.{name}.use", critic.use, "critics")
+            _check_part(f"critique.critics.{name}.use", critic.use, "critics")
 
 
-def _part(key: str, name: str, group: str, known: tuple[str, ...] = ()) -> Iterator[str]:
+def _check_part(key: str, name: str, group: str, known: tuple[str, ...] = ()) -> None:
     try:
         find = function if group in ("protocols", "pipelines") else resolve
         find(name, group, known)
     except PluginError as error:
-        yield f"`{key}`: {error}"
+        raise ConfigError(f"configuration: `{key}`: {error}") from None
 
 
 def _names(config: Config) -> Iterator[str]:
@@ -90,7 +78,7 @@ def _ranges(config: Config) -> Iterator[str]:
     if most > limit:
         yield (
             f"`scenarios.exchanges` asks for up to {most}, but `dialogue.max_exchanges` is "
-            f"{limit}; raise the one or lower the other"
+            f"{limit}; raise that limit or ask for fewer exchanges"
         )
     splits = config.export.splits
     if splits.validation + splits.test >= 1:
@@ -104,10 +92,10 @@ def _model(name: str, model: ModelConfig) -> Iterator[str]:
     if not model.model.strip():
         yield f"`models.{name}.model` is empty; name a model"
     if model.launch and model.base_url:
-        yield f"{key} has both `launch` and `base_url`; take one of them out"
+        yield f"{key} has both `launch` and `base_url`; remove one of them"
     if model.backend and (model.launch or model.transport == "batch"):
         other = "launch" if model.launch else "transport: batch"
-        yield f"{key} has both `backend` and `{other}`; take one of them out"
+        yield f"{key} has both `backend` and `{other}`; remove one of them"
     if model.transport == "batch" and len(model.urls) > 1:
         yield (
             f"{key} has `transport: batch` and several addresses, but a batch runs at one server; "
@@ -116,5 +104,5 @@ def _model(name: str, model: ModelConfig) -> Iterator[str]:
     if model.transport == "batch" and model.launch:
         yield (
             f"{key} has `transport: batch` and `launch`, but launched servers have no batch API; "
-            "take one of them out"
+            "remove one of them"
         )

@@ -19,15 +19,15 @@ class Key(Struct, frozen=True):
     type: Any
     """Its annotation, as `typing.get_type_hints` gives it."""
     description: str
-    """Of a key that holds a section: that section's docstring."""
+    """Its description; for a key that holds a section, the docstring of that section."""
     execution: bool
     """Its value decides how a run is carried out, not what it makes."""
     file: Literal["", "always", "if a path"]
-    """Which of its texts are file names: `FileName` and `NameOrFile` mark it."""
+    """Which of its strings are file names, as `FileName` and `NameOrFile` mark them."""
     section: type[Struct] | None
-    """The section that it holds, or of which it maps names to several."""
+    """The type of the section that it holds, or that it maps names to."""
     named: bool
-    """It maps names of the user's choice to sections."""
+    """It maps user-chosen names to sections."""
 
 
 @cache
@@ -71,7 +71,7 @@ def _is_section(kind: Any) -> bool:
 
 
 def walk(dotted: str) -> Iterator[Key]:
-    """Yield the keys along a dotted key, as far as it names known ones."""
+    """Yield the keys along a dotted key, up to the first unknown one."""
     section: type[Struct] | None = Config
     parts = iter(dotted.split("."))
     for part in parts:

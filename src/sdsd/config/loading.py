@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sdsd.config.checking import check
 from sdsd.config.keys import Key, keys, walk
@@ -36,11 +37,11 @@ def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] =
     tree = anchored(_overridden(tree, overrides), Path(), where)
     if isinstance(tree.get("models"), dict):
         tree["models"] = {"default": {}, **tree["models"]}
-        for name, model in tree["models"].items():  # one by one: then an error has its name
+        for name, model in tree["models"].items():  # one by one, so that an error names its key
             _typed(model, ModelConfig, f"models.{name}", where)
-    if _has_own_size(tree):
-        tree = {"n": 0, **tree}
     config = _typed(tree, Config, "", where)
+    if "n" not in tree and (config.targets.on or config.source.path):
+        config = replace(config, n=0)  # as many as they need
     check(config, where)
     return config
 
@@ -55,13 +56,6 @@ def _overridden(tree: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str,
     for key, value in changes.items():
         tree = _set(tree, key.split("."), value)
     return tree
-
-
-def _has_own_size(tree: dict[str, Any]) -> bool:
-    """Return whether targets or a source decide how many dialogues the run makes."""
-    targets, source = tree.get("targets"), tree.get("source")
-    wanted = isinstance(targets, dict) and (targets.get("pairs") or targets.get("cells"))
-    return bool(wanted or (isinstance(source, dict) and source.get("path")))
 
 
 def assignment(text: str) -> tuple[str, Any]:
@@ -108,14 +102,14 @@ def _yaml(text: str) -> Any:
         line = f":{mark.line + 1}" if mark else ""
         raise ValueError(f"{line}: {getattr(error, 'problem', None) or 'not YAML'}") from None
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        # A 13th month, a key that is a list, a value that holds itself.
+        # For example a 13th month, a list as a key, or a value that contains itself.
         raise ValueError(f": {error}") from None
 
 
 def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
-    """Return `tree` with its file names made absolute, so that any directory can continue the run.
+    """Return `tree` with its file names made absolute, so that a run continues from any directory.
 
-    `tree` need not be valid: what is not a name or a list of names stays as it is.
+    `tree` need not be valid: anything but a name or a list of names is left unchanged.
     """
 
     def below(value: Any, section: type[Struct], prefix: str) -> Any:
@@ -135,7 +129,7 @@ def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
             return value
         try:
             return _absolute(value, base)
-        except RuntimeError as error:  # `~somebody`, who has no home here
+        except RuntimeError as error:  # `~name` of an unknown user
             raise ConfigError(f"{where}: `{dotted}`: {error}; write the path out") from None
 
     anchored: dict[str, Any] = below(tree, Config, "")
@@ -143,7 +137,6 @@ def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
 
 
 def _is_local(name: str, key: Key) -> bool:
-    """Return whether `name`, a value of `key`, is that of a local file."""
     return bool(
         key.file and name and not name.startswith("hf:") and (key.file == "always" or is_path(name))
     )
@@ -171,7 +164,7 @@ def _typed(tree: Any, kind: type[T], prefix: str, where: str) -> T:
 
 
 def _explain(message: str, prefix: str) -> str:
-    """Rewrite msgspec's message with the dotted key and, for an unknown one, the likely meaning."""
+    """Rewrite msgspec's message with the dotted key and, for an unknown one, a suggestion."""
     at = re.search(r" - at `(?:key in )?\$\.?(.*?)`$", message)
     below = at.group(1).removesuffix("[...]") if at else ""
     path = ".".join(filter(None, (prefix, below)))

@@ -11,8 +11,8 @@ from sdsd.text.chat_format import Template
 from sdsd.types import ProtocolName
 
 FORMAT = 2
-"""Version of the layout of a run directory. Raise it when this program could no longer read, or
-continue, what an earlier one wrote."""
+"""Version of the layout of a run directory. Raise it when a change keeps
+the program from reading or continuing earlier runs."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -52,7 +52,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 
 class Written(Struct, frozen=True):
-    """The little that every manifest says, whichever version wrote it."""
+    """The fields that every version of the manifest has."""
 
     sdsd: str
     created: str

@@ -22,20 +22,20 @@ DEFAULT_MODEL = "qwen2.5-coder-1.5b"
 
 
 class PriceConfig(Section, frozen=True):
-    """Prices per million tokens, in any one currency: for estimates, accounts and budgets."""
+    """Prices per million tokens, in any one currency: for estimates, cost reports and budgets."""
 
     prompt: Annotated[Amount, execution("Prompt tokens.")] = 0.0
     cached: Annotated[Amount | None, execution(
-        "Prompt tokens that the server found in its cache. Empty: the price of other prompt "
+        "Prompt tokens that the server found in its cache. Empty: the same as other prompt "
         "tokens.")] = None
     completion: Annotated[Amount, execution("Completion tokens.")] = 0.0
 
 
 class BatchConfig(Section, frozen=True):
-    """The provider's batches, for `transport: batch`."""
+    """Limits of the provider's batches, for `transport: batch`."""
 
     max_requests: Annotated[Count, execution(
-        "Requests in one batch, and so dialogues in flight at once, at most.")] = 50_000
+        "Most requests in one batch, and therefore most dialogues in flight at once.")] = 50_000
     window: Annotated[str, execution(
         "The completion window to ask for, in the provider's own spelling.")] = "24h"
 
@@ -47,7 +47,7 @@ class ModelConfig(Section, frozen=True):
         "A named model (`sdsd models`), a path to a GGUF file, or `hf:org/repo/file.gguf`; with "
         "`base_url`, the name under which the server knows the model.")] = DEFAULT_MODEL
     base_url: Annotated[str | tuple[str, ...], execution(
-        "The server, e.g. `http://localhost:8000/v1`, or a list of servers of this same model. "
+        "The server, e.g. `http://localhost:8000/v1`, or a list of servers of the same model. "
         "Empty: the embedded engine or, if `model` names no model file, `OPENAI_BASE_URL`.")] = ""
     api_key_env: Annotated[str, execution(
         "The environment variable that holds the API key. The key itself is never written "
@@ -63,7 +63,7 @@ class ModelConfig(Section, frozen=True):
     launch: Annotated[Literal["", "vllm"], execution(
         "`vllm`: start `vllm serve` for this model, watch it, and stop it at the end.")] = ""
     arguments: Annotated[tuple[str, ...], execution(
-        "More arguments for the launched server, e.g. `--tensor-parallel-size=2`.")] = ()
+        "Additional arguments for the launched server, e.g. `--tensor-parallel-size=2`.")] = ()
     start_timeout: Annotated[Seconds, execution(
         "Seconds that a launched server may take to load and compile.")] = 1800.0
     transport: Annotated[Literal["online", "batch"], execution(
@@ -75,8 +75,8 @@ class ModelConfig(Section, frozen=True):
         "parameters such as `top_p` (0.95 for plans and turns unless set here), `top_k` and "
         "`min_p`.")] = {}
     parallel: Annotated[Natural, execution(
-        "Requests in flight at each server, at most. 0: for the embedded engine two per core, up "
-        "to 16; for other servers the best number is found while they work.")] = 0
+        "Most requests in flight at each server. 0: two per core, up to 16, for the embedded "
+        "engine; for other servers the best number is found during the run.")] = 0
     requests_per_minute: Annotated[Amount, execution(
         "The provider's limit on requests, which is never exceeded. 0: no limit.")] = 0
     tokens_per_minute: Annotated[Amount, execution(
@@ -89,13 +89,13 @@ class ModelConfig(Section, frozen=True):
     threads: Annotated[Natural, execution(
         "Compute threads of the embedded engine. 0: chosen for this machine.")] = 0
     timeout: Annotated[Seconds, execution(
-        "Seconds that one request may take before it is tried again.")] = 600.0
+        "Seconds that one request may take before it is retried.")] = 600.0
     retries: Annotated[Natural, execution(
         "Retries before a request is abandoned while its model keeps answering others. Its "
         "dialogue is then recorded as failed.")] = 16
     outage: Annotated[Seconds, execution(
-        "Seconds for which a model may answer nothing at all before the run stops. It can be "
-        "continued.")] = 600.0
+        "Seconds without any answer from a model before the run stops. It can be continued "
+        "later.")] = 600.0
 
     @property
     def urls(self) -> tuple[str, ...]:

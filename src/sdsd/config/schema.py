@@ -91,7 +91,7 @@ class SourceConfig(Section, frozen=True):
         "A file or directory (Parquet, JSONL, JSON), `hf:org/name`, or a run directory. Empty: "
         "start from the catalogue.")] = ""
     kind: Annotated[SourceKind, identity(
-        "The layout of its rows. `auto`: by their columns.")] = "auto"
+        "The layout of its rows. `auto`: inferred from their columns.")] = "auto"
     split: Annotated[str, identity("The split to read, if there are several.")] = ""
 
 
@@ -108,7 +108,7 @@ class ScenariosConfig(Section, frozen=True):
 
 
 class TargetsConfig(Section, frozen=True):
-    """How many verified pairs are wanted, and of what. The run continues until each cell has them
+    """How many verified pairs to make, and of what. The run continues until each cell has them
     or has been given up as too expensive; see `docs/targets.md`."""
 
     by: Annotated[Literal["principle", "category", "domain", "field", "strategy"], identity(
@@ -118,21 +118,20 @@ class TargetsConfig(Section, frozen=True):
         "Verified pairs wanted in every cell. 0 without `cells`: no targets; the run makes `n` "
         "dialogues.")] = 0
     cells: Annotated[dict[str, Natural], identity(
-        "Other numbers for single cells, by id or name.")] = {}
+        "Different numbers for individual cells, by id or name.")] = {}
     cost: Annotated[float, identity(
-        "Dialogues that a pair may cost. A cell is given up once it has had this many for each of "
-        "its pairs and for two more.", ge=1)] = 60.0
+        "Most dialogues that a pair may cost. A cell is given up once it has used this many for "
+        "each of its pairs and for two more.", ge=1)] = 60.0
 
     @property
     def on(self) -> bool:
-        """Whether the run has targets."""
         return bool(self.pairs or self.cells)
 
 
 class PlanConfig(Section, frozen=True):
     """How plans are written."""
 
-    max_tokens: Annotated[Tokens, identity("Length of a plan, at most.")] = 240
+    max_tokens: Annotated[Tokens, identity("Maximum length of a plan, in tokens.")] = 240
     temperature: Annotated[Temperature, identity("Sampling temperature.")] = 0.7
 
 
@@ -144,7 +143,7 @@ class DialogueConfig(Section, frozen=True):
         "`docs/method.md`), your own as `package.module:name` (see `docs/extending.md`), or "
         "`auto`, the best that the agent's server supports.")] = "auto"
     max_exchanges: Annotated[Count, identity(
-        "No dialogue is longer than this, whatever its plan says.")] = 8
+        "Most exchanges in a dialogue, whatever its plan says.")] = 8
     agent_sees_plan: Annotated[bool, identity(
         "`roleplay`: whether the agent knows the plan. Agents that do not know it sound more "
         "natural and violate principles less often.")] = True
@@ -156,14 +155,14 @@ class DialogueConfig(Section, frozen=True):
         "After which agent turns the model is asked whether a principle was violated and whether "
         "the conversation is over (not with `transcript`).")] = "every"
     max_tokens: Annotated[Tokens, identity(
-        "Length of one turn, at most; a `transcript` gets this many for each turn.")] = 160
+        "Maximum length of one turn, in tokens; a `transcript` gets this many per turn.")] = 160
     temperature: Annotated[Temperature, identity("Sampling temperature.")] = 0.8
 
 
 class CriticConfig(Section, frozen=True):
     """One of several critics."""
 
-    model: Annotated[str, identity("One of `models`. Empty: the one of `roles.critic`.")] = ""
+    model: Annotated[str, identity("One of `models`. Empty: that of `roles.critic`.")] = ""
     use: Annotated[str, identity(
         "Your own critic in place of a model: a function as `package.module:name`, or the name of "
         "an installed plugin; see `docs/extending.md`. The keys for models do not apply to it."
@@ -181,37 +180,36 @@ class CritiqueConfig(Section, frozen=True):
     """How the last reply is judged."""
 
     critics: Annotated[dict[str, CriticConfig], identity(
-        "Several critics, by names of your choice, who vote. Empty: one, the one of "
-        "`roles.critic`.")] = {}
+        "Several critics that vote, under names of your choice. Empty: a single critic, the model "
+        "of `roles.critic`.")] = {}
     vote: Annotated[Vote, identity(
-        "When a violation counts: if `any` of the critics claims it with a quotation that is in "
-        "the reply, if more than half of them do (`majority`), `all`, or those with more than half "
-        "of the weight (`weighted`).")] = "majority"
+        "When a violation counts: if `any` critic claims it with a quotation found in the reply, "
+        "if more than half of the critics do (`majority`), if `all` do, or "
+        "if those who do have more than half of the weight (`weighted`).")] = "majority"
     turns: Annotated[Literal["last", "every"], identity(
         "Whether to judge the agent's earlier turns as well.")] = "last"
     adherence: Annotated[bool, identity(
         "Whether to ask the critic which steps of the plan the conversation shows. The answers "
         "only fill the column `plan_adherence`.")] = False
-    max_tokens: Annotated[Tokens, identity("Length of one verdict, at most.")] = 200
+    max_tokens: Annotated[Tokens, identity("Maximum length of one verdict, in tokens.")] = 200
     temperature: Annotated[Temperature, identity(
-        "Sampling temperature of the first attempt; a verdict that has to be asked for again is "
-        "sampled.")] = 0.0
+        "Sampling temperature of the first attempt; a retry is always sampled.")] = 0.0
 
 
 class ReviseConfig(Section, frozen=True):
     """How the last reply is revised."""
 
     rounds: Annotated[int, identity(
-        "Revisions to try, each of them rechecked. 0: critique only.", ge=0, le=8)] = 2
+        "Most revisions of a reply, each of them rechecked. 0: critique only.", ge=0, le=8)] = 2
     recheck: Annotated[bool, identity(
         "Whether the critic must find a revision clean before it is accepted.")] = True
     vote: Annotated[Vote, identity(
-        "With several critics, whose claim of a violation refuses a revision.")] = "any"
+        "With several critics: whose claims of a violation refuse a revision.")] = "any"
     style: Annotated[Literal["critique", "principle"], identity(
         "`critique`: each round repairs what the critics found. `principle`: each round rewrites "
         "the reply in the light of one of the dialogue's principles, chosen at random, and the "
         "last is rechecked (Constitutional AI, arXiv 2212.08073).")] = "critique"
-    max_tokens: Annotated[Tokens, identity("Length of the new reply, at most.")] = 220
+    max_tokens: Annotated[Tokens, identity("Maximum length of the new reply, in tokens.")] = 220
     temperature: Annotated[Temperature, identity("Sampling temperature.")] = 0.5
 
 
@@ -260,16 +258,17 @@ class PairFilterConfig(Section, frozen=True):
 
 
 class BalanceConfig(Section, frozen=True):
-    """Shares of the verified pairs, by a seeded choice among them."""
+    """Balance the verified pairs by a seeded choice among them."""
 
     by: Annotated[Literal["", "principle", "category", "domain", "field", "strategy"], execution(
         "What to balance. A pair counts for the first principle that it violates. Empty: nothing."
     )] = ""
     shares: Annotated[dict[str, Amount], execution(
-        "Relative shares of single cells, by id or name. Cells not listed have 1; 0 leaves a cell "
+        "Relative shares of individual cells, by id or name. Cells not listed have 1; 0 leaves a "
+        "cell "
         "out.")] = {}
     max_pairs: Annotated[Natural, execution(
-        "Pairs in a cell of share 1, at most. 0: as many as the scarcest cell allows, so that the "
+        "Most pairs in a cell of share 1. 0: as many as the scarcest cell allows, so that the "
         "shares are exact.")] = 0
 
 
@@ -317,7 +316,7 @@ class PromptsConfig(Section, frozen=True):
     plan: Annotated[FileName, identity("Asks for the plan.")] = ""
     transcript: Annotated[FileName, identity("Asks for a whole dialogue at once.")] = ""
     continuation: Annotated[FileName, identity(
-        "Begins the growing stream, and the self-check.")] = ""
+        "The beginning of the growing stream, and the self-check.")] = ""
     chat: Annotated[FileName, identity(
         "The one chat in which both sides are written, and the self-check.")] = ""
     roleplay: Annotated[FileName, identity("The two sides' views, and the self-check.")] = ""
@@ -329,8 +328,8 @@ class Config(Section, frozen=True):
     """A whole run."""
 
     n: Annotated[Natural, execution(
-        "Number of dialogues. Raise it later to grow the run. With `targets` or a `source`, the "
-        "most; 0, then the default: as many as needed, or as the source has.")] = 3
+        "Number of dialogues. Raise it later to grow the run. With `targets` or a `source` this "
+        "is the maximum, and the default is 0: as many as needed, or as the source has.")] = 3
     seed: Annotated[int, identity("Decides every scenario and every sampling seed.")] = 0
     models: Annotated[dict[str, ModelConfig], identity(
         "Models by names of your choice. `default` plays every role not given to others."
@@ -350,7 +349,7 @@ class Config(Section, frozen=True):
         "`docs/extending.md`.")] = ""
     export: Annotated[ExportConfig, execution()] = ExportConfig()
     attempts: Annotated[int, identity(
-        "Requests for a reply that cannot be parsed, the first one included.", ge=1, le=9)] = 3
+        "Attempts to get a reply that can be parsed, including the first.", ge=1, le=9)] = 3
     max_open_dialogues: Annotated[Natural, execution(
         "Dialogues in flight at once. 0: as many as the servers accept requests.")] = 0
     budget: Annotated[BudgetConfig, execution()] = BudgetConfig()

@@ -55,7 +55,7 @@ class Duplicates:
             self._add_all(where)
 
     def find(self, key: str, text: str) -> Repeat | None:
-        """Return the earlier dialogue that a dialogue repeats; remember it if there is none.
+        """Return the earlier dialogue that a dialogue repeats; if none, remember this one.
 
         `text` is what was said in it (`sdsd.text.near_duplicates.spoken`).
         """

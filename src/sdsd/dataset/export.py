@@ -1,10 +1,10 @@
-"""Write a data set as Parquet files in one pass over the records, all of it or nothing; read it.
+"""Write a data set as Parquet files in one pass over the records, and read it.
 
     data/<view>/<split>-00000-of-00001.parquet
 
 Rows are gathered into row groups, so memory does not grow with the run. Files are written under
 temporary names and renamed only when all views are on disk. Row groups hold a fixed number of rows
-and their pages end where the content says so. So a run that grew, or lost a few rows, shares most
+and their page boundaries depend on the content. So a run that grew, or lost a few rows, shares most
 of its bytes with its last export, and a hub that stores by content uploads those once.
 """
 
@@ -18,7 +18,7 @@ import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,7 +38,7 @@ from sdsd.types import Record
 _SHARD = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5}})-of-(\d{{5}})\.parquet")
 _LEFTOVER = re.compile(rf"\.(?:{'|'.join(SPLITS)})-.*\.tmp")
 _GROUP_TEXT = 1 << 24
-"""Characters that fill a row group, however few rows it has."""
+"""Characters at which a row group is full, however few rows it has."""
 
 
 class SplitCount(Struct, frozen=True):
@@ -76,7 +76,7 @@ def export(
 ) -> Counts:
     """Write all views of `records` below `data`, replacing those of an earlier export.
 
-    `selection` is a new one, planned; it may be omitted if `export.balance.by` is not set. A file
+    `selection` must be new and planned; it may be omitted if `export.balance.by` is not set. A file
     that has grown past `bytes_per_file` is followed by another. The same records give the same
     bytes. If anything fails, the earlier files are untouched; a full or broken disk becomes an
     `SdsdError` that names the place.
@@ -211,17 +211,17 @@ def _name(split: Split, number: int, total: int) -> str:
 
 
 def _size(record: Record) -> int:
-    """Return the characters of the texts of a record that can be long."""
+    """Return the number of characters in the long texts of a record."""
     texts = [message.content for message in record.dialogue.messages] if record.dialogue else []
     texts += [revision.text for revision in record.revisions]
     texts += [record.failure.raw] if record.failure else []
     return sum(map(len, texts))
 
 
-class _Writers:
+class _Writers(contextlib.AbstractContextManager["_Writers"]):
     """All views on their way to disk, split by split.
 
-    A context manager: whatever `publish` has not renamed is removed on exit.
+    Whatever `publish` has not renamed is removed on exit.
     """
 
     def __init__(
@@ -231,9 +231,6 @@ class _Writers:
         self._schemas = schemas
         self._limits = (rows_per_group, bytes_per_file)
         self._writers: dict[str, dict[Split, _SplitWriter]] = {view: {} for view in schemas}
-
-    def __enter__(self) -> _Writers:
-        return self
 
     def __exit__(self, *_: object) -> None:
         for splits in self._writers.values():
@@ -259,12 +256,11 @@ class _Writers:
                 writer.finish()
 
     def counts(self, selection: Selection) -> Counts:
-        """Count what was finished."""
         views = {view: list(splits.values()) for view, splits in self._writers.items()}
         return Counts(
             rows={view: sum(w.rows for w in each) for view, each in views.items()},
             files={view: sum(len(w.paths) for w in each) for view, each in views.items()},
-            bytes={view: sum(w.bytes for w in each) for view, each in views.items()},
+            bytes={view: sum(w.bytes() for w in each) for view, each in views.items()},
             digests={view: _digest(self._data / view, each) for view, each in views.items()},
             splits={
                 view: {split: SplitCount(w.rows, len(w.paths)) for split, w in splits.items()}
@@ -312,7 +308,6 @@ class _SplitWriter:
         self, split: Split, folder: Path, schema: Any, rows_per_group: int, bytes_per_file: int
     ) -> None:
         self.rows = 0
-        self.bytes = 0
         self.paths: list[Path] = []
         self._split = split
         self._folder = folder
@@ -321,8 +316,7 @@ class _SplitWriter:
         self._bytes_per_file = bytes_per_file
         self._buffer: list[Row] = []
         self._buffered = 0
-        self._file: BinaryIO | None = None
-        self._parquet: Any = None
+        self._file: pq.ParquetWriter | None = None
 
     def add(self, row: Row, size: int) -> None:
         self.rows += 1
@@ -336,58 +330,52 @@ class _SplitWriter:
             self._write_group()
         with _blamed(self._folder):
             if not self.paths:
-                self._open()
-            self._close()
+                self._file = self._open()
+            if self._file:
+                self._close(self._file)
 
     def discard(self) -> None:
-        """Remove what has not been published."""
         with contextlib.suppress(OSError, pa.ArrowException):  # it failed before, on that disk
-            if self._parquet:
-                self._parquet.close()
-        with contextlib.suppress(OSError):
             if self._file:
                 self._file.close()
         for path in self.paths:
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
 
+    def bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.paths)
+
     def _write_group(self) -> None:
         group = _arrow_table(self._buffer, self._schema, self._folder.name)
         self._buffer, self._buffered = [], 0
         with _blamed(self._folder):
-            file = self._file or self._open()
-            self._parquet.write_table(group, row_group_size=group.num_rows)
-            if file.tell() >= self._bytes_per_file:
-                self._close()
+            self._file = self._file or self._open()
+            self._file.write_table(group, row_group_size=group.num_rows)
+            if self.paths[-1].stat().st_size >= self._bytes_per_file:
+                self._close(self._file)
 
-    def _open(self) -> BinaryIO:
+    def _open(self) -> pq.ParquetWriter:
         self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f".{self._split}-{len(self.paths):05d}.{os.getpid()}.tmp"
         self.paths.append(path)
-        self._file = file = path.open("wb")
-        self._parquet = pq.ParquetWriter(file, self._schema, **_format())
-        return file
+        return pq.ParquetWriter(path, self._schema, **_format())
 
-    def _close(self) -> None:
-        if not self._file:
-            return
-        self._parquet.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self.bytes += self._file.tell()
-        self._file.close()
-        self._file = self._parquet = None
+    def _close(self, file: pq.ParquetWriter) -> None:
+        file.close()
+        self._file = None
+        with self.paths[-1].open("rb+") as written:
+            os.fsync(written.fileno())
 
 
 @contextlib.contextmanager
 def _blamed(folder: Path) -> Iterator[None]:
-    """Turn what the machine refuses into an error that names the place and the remedy."""
+    """Turn an error of the operating system into one that names the place and the remedy."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
         raise SdsdError(
-            f"{folder}: the data set cannot be written: {error}; make room or fix the disk, then "
-            "`sdsd export` (the run itself is safe in its journal)"
+            f"{folder}: the data set cannot be written: {error}; free some space or fix the "
+            "disk, then `sdsd export` (the run itself is safe in its journal)"
         ) from None
 
 

@@ -60,7 +60,7 @@ def validate(export: ExportConfig) -> None:
     _known("exclude", export.exclude, rules)
     _known("pairs.exclude_warnings", export.pairs.exclude_warnings, revision_rules.WARNINGS)
     filters_of(export)
-    if export.views:  # brings pyarrow
+    if export.views:  # imports pyarrow
         views_of(export)
 
 
@@ -126,7 +126,6 @@ def _checked(name: str, view: View) -> View:
 
 
 def filters_of(export: ExportConfig) -> list[Filter]:
-    """Return the filters of `export.filters`."""
     return [_filter(name) for name in export.filters]
 
 

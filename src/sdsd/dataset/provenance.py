@@ -39,7 +39,7 @@ def settings(config: Config) -> dict[str, str]:
 
 
 def provenance(manifest: Manifest, config: Config) -> dict[bytes, bytes]:
-    """Return what every Parquet file says about its making, so that a lone copy explains itself."""
+    """Return what each Parquet file says about how it was made, so that it explains itself."""
     story = {
         "version": manifest.sdsd,
         "created": manifest.created,

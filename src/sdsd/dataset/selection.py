@@ -1,4 +1,4 @@
-"""Decide what of a run's dialogues and pairs is good for training, and name what is not.
+"""Decide which dialogues and pairs of a run are fit for training, and why the others are not.
 
 Rules on dialogues come first: `malformed`, the quality rules that `export.exclude` names, the
 user's filters, duplicates, contamination. Then come rules on single pairs, and then the balance
@@ -77,7 +77,6 @@ class Selection:
             )
 
     def decide(self, record: Record) -> Decision:
-        """Decide on the next record."""
         findings = self._find(record)
         decision = self._rules.decide(record, findings)
         if self._balance and not decision.removed:
@@ -226,7 +225,6 @@ class _Balance:
         return hash64(self._seed, "balance", record.scenario.id, number)
 
     def _cell(self, record: Record) -> str:
-        """Return the cell of a record's pairs."""
         if self._config.by not in ("principle", "category"):
             return self._cells(record)[0]
         assert record.critique is not None
@@ -247,7 +245,6 @@ class _Balance:
         return Fraction(str(self._config.shares.get(cell, 1)))
 
     def _quotas(self, counts: Mapping[str, int]) -> dict[str, int]:
-        """Return how many pairs each cell may have."""
         shares = {cell: self._share(cell) for cell in counts}
         ratios = [counts[cell] / share for cell, share in shares.items() if share]
         base = Fraction(self._config.max_pairs or min(ratios, default=0))

@@ -1,4 +1,4 @@
-"""Trainer formats: what trainers read that do not read our Parquet files, as JSON lines.
+"""Trainer formats: JSON lines for trainers that do not read our Parquet files.
 
 A user-defined format is a `Format`, named on the command line as `package.module:name`:
 
@@ -46,14 +46,14 @@ class File(Struct, frozen=True):
     line: Callable[[Row], dict[str, Any]]
     """Makes the JSON object of one row of the view."""
     registry: dict[str, str] = {}
-    """What LLaMA-Factory's registry says of a line's keys; empty for other trainers."""
+    """What LLaMA-Factory's registry says about a line's keys; empty for other trainers."""
 
 
 class Format(Struct, frozen=True):
     """What one trainer reads."""
 
     doc: str
-    """For whom it is, in one line."""
+    """What it is for, in one line."""
     files: tuple[File, ...]
 
 
@@ -176,7 +176,7 @@ def write(data: Path, name: str, out: Path) -> dict[str, int]:
             write_atomic(out / _REGISTRY, registry)
     except OSError as error:
         raise SdsdError(
-            f"{out}: cannot be written: {error}; make room, or name another directory"
+            f"{out}: cannot be written: {error}; free some space, or name another directory"
         ) from None
     return counts
 

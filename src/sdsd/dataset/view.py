@@ -1,4 +1,4 @@
-"""A view: one table of the data set, its columns and how its rows are made of a record.
+"""A view: one table of the data set, its columns, and how its rows are made from a record.
 
 A user-defined view is a `View`, named in `export.views` as `package.module:name`:
 
@@ -83,7 +83,6 @@ class View(Struct, frozen=True):
 def select(
     record: Record, decision: Decision, models: Models, config: ExportConfig = ExportConfig()
 ) -> Selected:
-    """Apply a decision to a record."""
     if decision.removed:
         return Selected(record, None, (), decision, models, config)
     pairs = tuple(p for k, p in enumerate(record.pairs) if k not in decision.pairs)

@@ -1,1 +1,1 @@
-"""Who answers: every kind of model server, and what keeps it busy and unharmed."""
+"""Clients of every kind of model server, and the limits that keep it busy without overload."""

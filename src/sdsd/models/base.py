@@ -31,7 +31,7 @@ from sdsd.types import Answer, Request
 
 
 class Capabilities(Struct, frozen=True):
-    """What a server supports. The code asks for these, never for the brand of a server."""
+    """What a server supports. Code checks these, never the server's brand."""
 
     chat: bool = True
     completions: bool = False
@@ -81,7 +81,7 @@ class Model(Protocol):
 
 
 class Served(Model, Protocol):
-    """A model as a run uses it: it has a capacity, and is notified of what was recorded."""
+    """A model as a run uses it: it has a capacity, and is told which answers were recorded."""
 
     @property
     def capacity(self) -> int:

@@ -4,8 +4,8 @@ OpenAI's routes for files and batches, which other providers offer too. The call
 `complete` adds a request to the batch that is gathering, and waits for its line of the result. A
 batch is submitted when no more requests arrive, or when it is full; several may be in progress.
 
-Whatever was paid for is never paid for again, wherever the process dies. Each batch has a small
-state file, and the order of writes makes that hold:
+Nothing is paid for twice, wherever the process dies. Each batch has a small state file, and the
+order of writes guarantees this:
 
 1. Before anything is sent, the file holds the batch's key and the ids of its requests.
 2. Before the batch is created, the file says that it is about to be. A file that does not say so
@@ -108,7 +108,6 @@ class Limits(Struct, frozen=True):
     poll: float = 15.0
     """First interval between two polls of a batch; grows by half each time."""
     max_poll: float = 300.0
-    """Longest interval between two polls."""
     settle: float = 120.0
     """Time in which a batch that may have been created must appear in the provider's list."""
     retries: int = 20
@@ -292,7 +291,7 @@ class BatchModel:
         return job
 
     def _let_go(self, job: _Job, name: str) -> None:
-        """Drop an answer that nobody will ask this batch for; forget the batch after the last."""
+        """Drop an answer that this batch will not be asked for; forget the batch after the last."""
         if self._holding.get(name) is job:
             del self._holding[name]
         job.open.discard(name)

@@ -278,20 +278,19 @@ class Provider:
         body: bytes = b"",
         headers: Mapping[str, str] = {},
     ) -> T:
-        wait = 1.0
-        for _ in range(self._retries):
+        tries, wait = 0, 1.0
+        while True:
             try:
                 return await self._once(method, path, read, body, headers)
             except TransientError as fault:
+                tries += 1
+                if tries > self._retries:
+                    raise ModelError(
+                        f"no answer after {tries} tries, last: {fault}. Batches in progress are "
+                        "kept; run the same command again to collect them"
+                    ) from None
                 await self._sleep(wait if fault.retry_after is None else fault.retry_after)
                 wait = min(wait * 2, _LONGEST_WAIT)
-        try:
-            return await self._once(method, path, read, body, headers)
-        except TransientError as fault:
-            raise ModelError(
-                f"no answer after {self._retries + 1} tries, last: {fault}. Batches in progress "
-                "are kept; run the same command again to collect them"
-            ) from None
 
     async def _once(
         self,

@@ -38,7 +38,7 @@ _MAX_STEPS = 100_000
 _MAX_BYTES = 64 << 20
 """A larger file is not a template or tokenizer configuration."""
 _TODAY = datetime(2024, 7, 26)
-"""The date that templates get on any day, so that a run continues with the seams it began with.
+"""The date that templates always see, so that a run continues with the seams it began with.
 Llama 3's own template falls back to it."""
 _DATED = {"date_string": _TODAY.strftime("%d %b %Y")}
 _ADD_BOS = ("Llama", "CodeLlama", "Gemma")
@@ -96,7 +96,7 @@ def source(path: Path) -> Source:
     if needed := _USES_TOKENS.search(text):
         raise WeightsError(
             f"{path}: uses `{needed.group()}`, which no tokenizer_config.json next to it defines; "
-            "put the model's own there"
+            "put the model's own file there"
         )
     return Source(text, {})
 

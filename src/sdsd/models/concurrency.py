@@ -8,8 +8,8 @@ Four bounds apply, and the lowest one holds:
   doubles while the tokens generated per second rise with it, and stays where they stop rising.
 * Memory. An open dialogue has its prefix in the server's cache. When replies show that prefixes of
   open dialogues are no longer cached, more dialogues are open than the cache can hold. The limit
-  falls until those begun first fit, and the newest wait. If a server reports the size of its cache,
-  that is used from the beginning.
+  falls until the oldest dialogues fit, and the newest wait. If a server reports the size of its
+  cache, that is used from the beginning.
 * The user. A configured limit is never exceeded, and no search takes place.
 """
 
@@ -27,7 +27,6 @@ from sdsd.types import Completion, Role
 RAMP = 0.1
 """Seconds between two doublings before the first refusal."""
 INITIAL_LIMIT = 16
-"""The initial limit."""
 MAX_LIMIT = 1024
 """The highest limit that the search may reach; a configured limit may be higher."""
 _GAIN = 1.05
@@ -191,7 +190,7 @@ class _Refusals:
             self._next = self._clock() + self._every
 
     def ramp(self, max_limit: int, *, pressed: bool) -> bool:
-        """Double until the first refusal; return whether that phase goes on."""
+        """Double until the first refusal; return whether that phase continues."""
         if self._ever or self.limit >= max_limit:
             return False
         if pressed:
@@ -316,7 +315,7 @@ class _Memory:
 
     def __init__(self) -> None:
         self.fits = 0
-        """Dialogues that fit, those begun first; 0: unknown."""
+        """Dialogues that fit, oldest first; 0: unknown."""
         self._capacity = 0.0
         """Tokens that open dialogues may occupy; 0: unknown."""
         self._cache_size = 0

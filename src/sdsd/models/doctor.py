@@ -17,10 +17,12 @@ import msgspec
 from msgspec import Struct
 
 from sdsd import config as configuration
+from sdsd import plugins
 from sdsd.config import Config
 from sdsd.errors import SdsdError, TransientError
 from sdsd.models import fleet, llamacpp, weights
 from sdsd.models.base import Model
+from sdsd.models.downloads import Progress
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool, check_answer
 from sdsd.models.vllm import LaunchedModel
@@ -39,7 +41,7 @@ _ROOM = 3e9
 """Bytes of disk that the default model needs while it is downloaded."""
 
 
-class Finding(Struct, frozen=True):
+class Diagnosis(Struct, frozen=True):
     """One line of the examination. `ok` is None where there is nothing to judge."""
 
     name: str
@@ -49,20 +51,16 @@ class Finding(Struct, frozen=True):
 
 def examine(
     path: Path | None = None,
-    model: str = "",
-    url: str = "",
-    progress: weights.Progress | None = None,
-) -> list[Finding]:
-    """Examine this machine; with a configuration, a model or a URL also start or reach the models.
+    overrides: Mapping[str, Any] = {},
+    progress: Progress | None = None,
+) -> list[Diagnosis]:
+    """Examine this machine; with a configuration or overrides also start or reach the models.
 
-    Whatever goes wrong is a finding that is not `ok`.
+    Whatever goes wrong is a diagnosis that is not `ok`.
     """
-    findings = [*_machine()]
-    if path is None and not model and not url:
-        return findings
-    overrides: dict[str, Any] = {"model": model} if model else {}
-    if url:
-        overrides["models.default.base_url"] = url
+    found = [*_machine()]
+    if path is None and not overrides:
+        return found
     try:
         config = configuration.load(path, overrides)
         findings += asyncio.run(_models(config, fleet.fetch(config, progress)))
@@ -71,23 +69,23 @@ def examine(
     return findings
 
 
-def _machine() -> Iterator[Finding]:
-    yield Finding("python", f"{platform.python_version()} on {platform.platform()}", ok=True)
+def _machine() -> Iterator[Diagnosis]:
+    yield Diagnosis("python", f"{platform.python_version()} on {platform.platform()}", ok=True)
     cores, free = os.cpu_count() or 1, llamacpp.free_threads()
-    yield Finding("cores", f"{cores}, of which the embedded engine would use {free}", ok=True)
+    yield Diagnosis("cores", f"{cores}, of which the embedded engine would use {free}", ok=True)
     cache = weights.cache_dir()
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     room = shutil.disk_usage(existing).free
-    yield Finding("disk", f"{room / 1e9:,.0f} GB free for models in {cache}", ok=room > _ROOM)
+    yield Diagnosis("disk", f"{room / 1e9:,.0f} GB free for models in {cache}", ok=room > _ROOM)
     for status in weights.listed():
-        yield Finding(status.weights.name, f"{status.state}; {status.weights.size / 1e6:,.0f} MB")
-    yield Finding("sqlite", sqlite3.sqlite_version, ok=sqlite3.sqlite_version_info >= (3, 35))
+        yield Diagnosis(status.weights.name, f"{status.state}; {status.weights.size / 1e6:,.0f} MB")
+    yield Diagnosis("sqlite", sqlite3.sqlite_version, ok=sqlite3.sqlite_version_info >= (3, 35))
 
 
-async def _models(config: Config, files: Mapping[str, Path]) -> list[Finding]:
+async def _models(config: Config, files: Mapping[str, Path]) -> list[Diagnosis]:
     """Examine every model of a configuration, one after the other."""
-    findings: list[Finding] = []
-    note = lambda text: findings.append(Finding("engine", text))  # noqa: E731
+    found: list[Diagnosis] = []
+    note = lambda text: found.append(Diagnosis("engine", text))  # noqa: E731
     with tempfile.TemporaryDirectory() as folder:
         async with fleet.start(config, files, note, Path(folder)) as started:
             for name, pool in started.pools.items():
@@ -95,39 +93,39 @@ async def _models(config: Config, files: Mapping[str, Path]) -> list[Finding]:
                     roles = ", ".join(
                         role for role, model in started.roles.items() if model == name
                     )
-                    findings.append(Finding("model", f"`{name}`, for {roles}"))
+                    found.append(Diagnosis("model", f"`{name}`, for {roles}"))
                 if isinstance(pool, Pool):
-                    findings += await _examined(pool)
-            findings.append(Finding("auto", f"chooses `{started.protocol(config)}`", ok=True))
-    return findings
+                    found += await _examined(pool)
+            found.append(Diagnosis("auto", f"chooses `{started.protocol(config)}`", ok=True))
+    return found
 
 
-async def _examined(pool: Pool) -> list[Finding]:
+async def _examined(pool: Pool) -> list[Diagnosis]:
     """Find out what one model's servers support, and how fast the first one is."""
     models = [server.model for server in pool.servers]
     models = [model.model if isinstance(model, LaunchedModel) else model for model in models]
-    findings, first, can = [], models[0], pool.capabilities
+    found, first, can = [], models[0], pool.capabilities
     for model in models:
         if isinstance(model, HttpModel):
-            findings.append(Finding("reachable", model.base_url, ok=True))
+            found.append(Diagnosis("reachable", model.base_url, ok=True))
             if names := await _names(model):
-                findings.append(Finding("serves", ", ".join(names)))
+                found.append(Diagnosis("serves", ", ".join(names)))
     missing = [key for key, has in (("temperature", can.sampling), ("seed", can.seed)) if not has]
     fields = f"{can.length_key}" + (f", without {' and '.join(missing)}" if missing else "")
-    findings += [
-        Finding("chat", _yes(can.chat), ok=can.chat),
-        Finding("completions", _yes(can.completions)),
-        Finding("template", _yes(can.template is not None)),
-        Finding("system turn", _yes(can.system)),
-        Finding("JSON schema", _yes(can.schema)),
-        Finding("logprobs", _yes(can.logprobs)),
-        Finding("seed", await _seed(first)),
-        Finding("limits", f"{fields}; {can.slots or 'an unknown number of'} requests at once"),
+    found += [
+        Diagnosis("chat", _yes(can.chat), ok=can.chat),
+        Diagnosis("completions", _yes(can.completions)),
+        Diagnosis("template", _yes(can.template is not None)),
+        Diagnosis("system turn", _yes(can.system)),
+        Diagnosis("JSON schema", _yes(can.schema)),
+        Diagnosis("logprobs", _yes(can.logprobs)),
+        Diagnosis("seed", await _seed(first)),
+        Diagnosis("limits", f"{fields}; {can.slots or 'an unknown number of'} requests at once"),
     ]
     if isinstance(first, HttpModel):
-        findings.append(Finding("metrics", _yes(await first.gauges() is not None)))
-    findings.append(Finding("prefix cache", await _prefix_cache(first)))
-    return findings + await _speed(first, min(pool.capacity, _MAX_PARALLEL))
+        found.append(Diagnosis("metrics", _yes(await first.gauges() is not None)))
+    found.append(Diagnosis("prefix cache", await _prefix_cache(first)))
+    return found + await _speed(first, min(pool.capacity, _MAX_PARALLEL))
 
 
 async def _names(model: HttpModel) -> list[str]:
@@ -177,17 +175,17 @@ async def _prefix_cache(model: Model) -> str:
     return "not reported"
 
 
-async def _speed(model: Model, parallel: int) -> list[Finding]:
+async def _speed(model: Model, parallel: int) -> list[Diagnosis]:
     """Tokens per second of one request, and of `parallel` at once."""
-    findings = []
+    found = []
     for many in sorted({1, parallel}):
         requests = [_request(f"Count upwards from {k}.", _TRIAL_TOKENS) for k in range(many)]
         begun = time.perf_counter()
         replies = await asyncio.gather(*(_answer(model, r) for r in requests))
         tokens = sum(r.completion_tokens for r in replies if isinstance(r, Completion))
         rate = tokens / (time.perf_counter() - begun)
-        findings.append(Finding("speed", f"{rate:,.1f} tokens/s with {many} at once"))
-    return findings
+        found.append(Diagnosis("speed", f"{rate:,.1f} tokens/s with {many} at once"))
+    return found
 
 
 async def _answer(model: Model, request: Request, seed: int = 0) -> Answer:

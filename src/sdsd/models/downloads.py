@@ -244,11 +244,8 @@ def installer(
     which: Callable[[str], str | None] = shutil.which,
 ) -> list[str]:
     """Return the command that downloads one wheel: by this interpreter's pip, any pip, or uv."""
-    wheel_only = [
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-    ]  # building a source package would run its code
+    # Building a source package would run its code.
+    wheel_only = ["--no-deps", "--only-binary", ":all:"]
     if has_module("pip"):
         pip = [sys.executable, "-m", "pip"]
     elif found := which("pip") or which("pip3"):

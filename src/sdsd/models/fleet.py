@@ -23,6 +23,7 @@ from sdsd.models import chat_templates, llamacpp, vllm, weights
 from sdsd.models.base import Capabilities, Model, Served
 from sdsd.models.batch import BatchModel, Limits
 from sdsd.models.concurrency import Gauges
+from sdsd.models.downloads import Progress
 from sdsd.models.http_client import Client, Timeouts
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool
@@ -108,7 +109,7 @@ def assign_roles(
         if name not in models and name not in served:
             raise ConfigError(
                 f"`roles.{role}` names the model `{name}`, which is not among those given "
-                f"({', '.join(models)}); give it too, or name another"
+                f"({', '.join(models)}); pass it as well, or name another"
             )
     changed = asyncio.Event()
     pools = dict(served)
@@ -143,7 +144,7 @@ def _rate(per_minute: float) -> RateLimit | None:
     return RateLimit(per_minute) if per_minute else None
 
 
-def fetch(config: Config, progress: weights.Progress | None = None) -> dict[str, Path]:
+def fetch(config: Config, progress: Progress | None = None) -> dict[str, Path]:
     """Return the embedded engines' model files, by name under `models`; download missing ones.
 
     Blocks: call it before an event loop runs, so that Ctrl-C works during a long download.
@@ -291,7 +292,11 @@ class _Starting:
         if not urls:
             self.limits[name] = slots = chosen.parallel or llamacpp.default_slots()
             self.hashes |= {r.name: r.sha256 for r in weights.KNOWN if r.name == chosen.model}
-            engine = _engine(self._files[name], chosen, slots, self._note)
+            path, threads = self._files[name], chosen.threads or llamacpp.free_threads()
+            self._note(
+                f"loading {path.name}: {slots} slots of {chosen.context} tokens, {threads} threads"
+            )
+            engine = llamacpp.serve(path, slots=slots, context=chosen.context, threads=threads)
             urls, key = (self._stack.enter_context(engine),), ""
         servers = [await self._client(chosen, url, key) for url in urls]
         await _probe(servers, chosen, self._note)
@@ -377,14 +382,6 @@ async def _probe(servers: Sequence[HttpModel], chosen: ModelConfig, note: Note) 
         can = replace(can, template=found[0], system=found[1])
     for other in servers:
         other.capabilities = can
-
-
-def _engine(
-    path: Path, chosen: ModelConfig, slots: int, note: Note
-) -> contextlib.AbstractContextManager[str]:
-    threads = chosen.threads or llamacpp.free_threads()
-    note(f"loading {path.name}: {slots} slots of {chosen.context} tokens, {threads} threads")
-    return llamacpp.serve(path, slots=slots, context=chosen.context, threads=threads)
 
 
 def protocols(config: Config) -> tuple[ProtocolName, ...]:

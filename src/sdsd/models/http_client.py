@@ -80,16 +80,16 @@ class Client:
     def __init__(
         self,
         base_url: str,
-        headers: Mapping[str, str] | None = None,
-        timeouts: Timeouts | None = None,
+        headers: Mapping[str, str] = {},
+        timeouts: Timeouts = Timeouts(),
         max_bytes: int = MAX_BYTES,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self._address = _split(self.base_url)
-        self._timeouts = timeouts or Timeouts()
+        self._timeouts = timeouts
         self._proxy = _proxy(self._address)
         self._heads: dict[tuple[str, str], bytes] = {}
-        self._lines = self._constant_lines(headers or {})
+        self._lines = self._constant_lines(headers)
         self._max_bytes = max_bytes
         self._idle: deque[_Connection] = deque()
         self._open: set[_Connection] = set()
@@ -111,14 +111,14 @@ class Client:
         method: str,
         path: str,
         body: bytes = b"",
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] = {},
         *,
         root: bool = False,
     ) -> Reply:
         """Send one request to `path` below `base_url`; with `root`, below its part before `/v1`."""
         head = self._heads.get((method, path)) if not (headers or root) else None
         if head is None:
-            head = self._head(method, path, headers or {}, root=root)
+            head = self._head(method, path, headers, root=root)
             if not (headers or root):
                 self._heads[method, path] = head
         data = b"%b%d\r\n\r\n%b" % (head, len(body), body)
@@ -355,7 +355,7 @@ def _split(url: str) -> SplitResult:
         address.port  # noqa: B018  (reading it validates it)
     except ValueError as error:
         raise ModelError(
-            f"{url}: not an address ({error}); e.g. http://localhost:8000/v1"
+            f"{url}: not an address ({error}); write it like http://localhost:8000/v1"
         ) from None
     if address.scheme not in ("http", "https") or not address.hostname or not url.isprintable():
         raise ModelError(f"{url}: not an address; write it like http://localhost:8000/v1")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import time
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -18,6 +17,8 @@ from sdsd.errors import ModelError, WeightsError
 
 MAX_SLOTS = 16
 """On a CPU, larger batches were measured to be slower."""
+_SAMPLE = 0.3
+"""Seconds over which the load of the machine is measured."""
 
 
 def require() -> None:
@@ -43,7 +44,7 @@ def serve(weights: Path, *, slots: int = 0, context: int = 4096, threads: int = 
     parameters.model.path = str(weights)
     parameters.model_alias = {weights.stem}  # else replies contain a path of this machine
     parameters.hostnames = ["127.0.0.1"]
-    parameters.port = _free_port()
+    parameters.port = 0  # any free one
     parameters.n_parallel = slots
     parameters.n_ctx = slots * context
     parameters.cpuparams.n_threads = threads
@@ -79,24 +80,24 @@ def _cores() -> int:
         return os.cpu_count() or 1
 
 
-def free_threads(sample: float = 0.3) -> int:
-    """Return the number of cores that were idle over `sample` seconds, at least one.
+def free_threads() -> int:
+    """Return the number of cores that were idle over `_SAMPLE` seconds, at least one.
 
     llama.cpp's threads spin while they wait: one thread more than free cores costs most of the
     speed, because each step waits for the thread that got no core.
     """
     cores = _cores()
-    return max(1, cores - round(_busy_cores(cores, sample)))
+    return max(1, cores - round(_busy_cores(cores)))
 
 
-def _busy_cores(cores: int, sample: float) -> float:
+def _busy_cores(cores: int) -> float:
     """Return how many cores other processes use right now; 0 where the system does not report it.
 
     Not the load average, which still includes the download and installation just before.
     """
     try:
         before = _ticks()
-        time.sleep(sample)
+        time.sleep(_SAMPLE)
         after = _ticks()
     except (OSError, ValueError, IndexError):
         return 0.0
@@ -109,12 +110,6 @@ def _ticks() -> list[int]:
     """Return the clock ticks of all cores together, by state (see `proc_stat(5)`)."""
     with Path("/proc/stat").open() as stat:
         return [int(ticks) for ticks in stat.readline().split()[1:9]]
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -87,16 +87,16 @@ class HttpModel:
         base_url: str,
         *,
         key: str = "",
-        headers: Mapping[str, str] | None = None,
-        extra_body: Mapping[str, Any] | None = None,
-        timeouts: Timeouts | None = None,
-        capabilities: Capabilities | None = None,
+        headers: Mapping[str, str] = {},
+        extra_body: Mapping[str, Any] = {},
+        timeouts: Timeouts = Timeouts(),
+        capabilities: Capabilities = Capabilities(),
     ) -> None:
         self.name = name
         self.base_url = base_url.rstrip("/")
-        self.capabilities = capabilities or Capabilities()
-        self._extra = dict(extra_body or {})
-        own = {"Content-Type": "application/json", **(headers or {})}
+        self.capabilities = capabilities
+        self._extra = extra_body
+        own = {"Content-Type": "application/json", **headers}
         if key:
             own["Authorization"] = f"Bearer {key}"
         self.client = Client(self.base_url, own, timeouts)
@@ -165,9 +165,8 @@ class HttpModel:
 
     def _refused(self, status: int, body: bytes, retry_after: float | None) -> Refusal:
         said = body[:500].decode("utf-8", "replace")
-        if (
-            status in _BUSY and b"insufficient_quota" not in body
-        ):  # OpenAI's code for: out of credit
+        out_of_credit = b"insufficient_quota" in body  # OpenAI's code for it
+        if status in _BUSY and not out_of_credit:
             raise Busy(f"{self.base_url}: HTTP {status}: {said}", retry_after)
         if status in _MAY_PASS or (status >= 500 and status not in _BUSY):
             raise TransientError(f"{self.base_url}: HTTP {status}: {said}", retry_after)
@@ -201,9 +200,10 @@ class HttpModel:
         answer = await self._try(Request("agent", 1, _PING, choices=("yes",))) if chat else None
         logprobs = isinstance(answer, Completion) and bool(answer.choice_probs)
         slots = await self._slots()
-        found = replace(self.capabilities, schema=schema, logprobs=logprobs, slots=slots)
-        self.capabilities = found
-        return found
+        self.capabilities = replace(
+            self.capabilities, schema=schema, logprobs=logprobs, slots=slots
+        )
+        return self.capabilities
 
     async def post(self, path: str, asked: Mapping[str, object]) -> dict[str, object] | None:
         """POST JSON to a path below the server's root; return the JSON reply, None on failure."""

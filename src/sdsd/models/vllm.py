@@ -101,7 +101,7 @@ class Launch(Struct, frozen=True):
     log: Path
     """Its output is appended here."""
     arguments: tuple[str, ...] = ()
-    """The user's own; an option among them replaces ours."""
+    """The user's options; they replace ours."""
     context: int = 0
     """Longest prompt plus reply, in tokens; 0 leaves it to vLLM."""
     parallel: int = 0
@@ -126,7 +126,7 @@ def command(launch: Launch, port: int) -> list[str]:
         if name in _FIXED:
             raise ConfigError(
                 f"`arguments` has `--{name}`, which is chosen when the server is launched; "
-                "take it out, or start the server yourself and set `base_url`"
+                "remove it, or start the server yourself and set `base_url`"
             )
     ours: dict[str, str] = {
         "generation-config": "vllm",  # else the repository's sampling defaults join ours
@@ -158,7 +158,7 @@ class Server:
     def __init__(self, launch: Launch, port: int, note: Callable[[str], None]) -> None:
         self.base_url = f"http://127.0.0.1:{port}/v1"
         self.failed = ""
-        """Why it was abandoned; empty until then."""
+        """Why it was abandoned; empty unless it was."""
         self._launch = launch
         self._line = command(launch, port)
         self._port = port
@@ -239,7 +239,7 @@ class Server:
         if process.code < 0:
             how = f"killed by signal {-process.code} ({signal.strsignal(-process.code)})"
         if process.code == -signal.SIGKILL:
-            remedy = "if nobody killed it, this machine ran out of memory"
+            remedy = "unless someone killed it, this machine ran out of memory"
         return f"{_shown(self._line)}: {how}; {_reason(process, remedy)}"
 
 

@@ -1,9 +1,9 @@
 """Model files of the embedded engine: found, downloaded, verified and cached.
 
-`KNOWN` lists the models that may be named: which bytes are right, and origins that may have them,
-tried in order. What an origin delivers is hashed before it gets its final name. So a file under its
-final name with a valid seal next to it is the right one. A seal is trusted while size and
-modification time stay the same: a start does not hash a gigabyte again.
+`KNOWN` lists the named models: the size and hash of the file, and the origins to try, in order.
+What an origin delivers is hashed before it gets its final name. So a file under its final name with
+a valid seal next to it is the right one. A seal is trusted while size and modification time stay
+the same: a start does not hash a gigabyte again.
 
 A download happens in one folder next to the file, under a lock, by renames: it may be interrupted
 at any point, and the next one reuses every complete part.
@@ -16,8 +16,9 @@ import hashlib
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -25,6 +26,7 @@ import msgspec
 from msgspec import Struct
 
 from sdsd.errors import WeightsError
+from sdsd.files import try_lock
 from sdsd.models.downloads import (
     BLOCK,
     DownloadError,
@@ -32,6 +34,7 @@ from sdsd.models.downloads import (
     HubFile,
     Origin,
     Part,
+    Progress,
     WheelFetcher,
     Wheels,
     delete,
@@ -41,7 +44,6 @@ from sdsd.models.downloads import (
     reported,
     size_of,
 )
-from sdsd.models.downloads import Progress as Progress  # noqa: PLC0414  (a re-export)
 
 State = Literal["present", "unverified", "partial", "corrupt", "absent"]
 """What the cache holds of a known model.
@@ -58,7 +60,7 @@ _ROOM = 2.1
 
 
 class Weights(Struct, frozen=True):
-    """A known model file: which bytes are right (`size`, `sha256`), and where to get them."""
+    """A known model file: its size, its hash, and where to get it."""
 
     name: str
     licence: str
@@ -165,8 +167,8 @@ class Store(Struct, frozen=True):
 def locate(name: str, progress: Progress | None = None, *, store: Store | None = None) -> Path:
     """Return the file of a known model, of a path to a GGUF file, or of `hf:org/repo/file.gguf`.
 
-    A known model is downloaded on first use, and has the right hash. Of any other file only the
-    GGUF magic is checked. Raises `WeightsError` with the remedy.
+    A known model is downloaded on first use, and has the right hash. Any other file is checked only
+    for the GGUF magic number. Raises `WeightsError` with the remedy.
     """
     store = store or Store()
     if name.startswith("hf:"):
@@ -404,14 +406,10 @@ def _locked(path: Path, weights: Weights, progress: Progress) -> Iterator[None]:
             f"cannot write to {path.parent} ({error.strerror}): set SDSD_CACHE to another directory"
         ) from error
     with handle:
-        with suppress(ImportError):  # Windows: two simultaneous first pulls are not prevented
-            import fcntl
-
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                progress(f"waiting for another process that has {weights.name}", 0, weights.size)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+        if not try_lock(handle.fileno()):
+            progress(f"waiting for another process that has {weights.name}", 0, weights.size)
+            while not try_lock(handle.fileno()):
+                time.sleep(0.1)
         yield
 
 

@@ -1,8 +1,8 @@
 """Best of n at the last reply: draw several samples on one prefix and let the critics choose.
 
-Wanted is a reply that violates the target principle. Samples that violate nothing are kept: each
+The aim is a reply that violates the target principle. Samples that violate nothing are kept: each
 is better than the chosen one and comes from the same model on the same prompt, so it makes an
-on-policy pair with it, without a reviser's hand in it.
+on-policy pair with it, and no reviser is involved.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ async def best_of_n(
 
 
 async def _draw(draw: Callable[[Sample], Awaitable[str]], sample: Sample) -> str | None:
-    """Draw a sample; None if it cannot be had, which only the first one must be."""
+    """Draw a sample; None if that fails, unless it is the first one."""
     try:
         return await draw(sample)
     except (StageFailed, ContextFull):

@@ -2,8 +2,8 @@
 
 The critic sees the conversation and the reply, never the plan: it must not know what was intended.
 The conversation comes before the principle in the prompt, so all verdicts on a reply share one
-prefix. Only a prefix that has been computed can be shared, so the first verdict is asked alone and
-the others after it.
+prefix. Only a prefix that has been computed can be shared, so the first verdict is requested alone
+and the others after it.
 
 A critic is a model (the default), or a user-defined function: see `sdsd.pipeline.local_critic`.
 """
@@ -100,7 +100,7 @@ async def judge(
     stage  prefix of the step names: `critique`, `recheck/1`
     vote   how several critics' verdicts on a principle become one
 
-    A claim whose quotation is not in the reply is asked again. If the last attempt still cannot
+    A claim whose quotation is not in the reply is asked for again. If the last attempt still cannot
     quote, the claim is kept but not `grounded`. Raises `StageFailed`.
     """
     critics = panel.critics

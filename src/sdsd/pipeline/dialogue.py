@@ -96,7 +96,7 @@ class DialogueTask(Struct, frozen=True):
 
     @property
     def directions(self) -> str:
-        """All text that the director uses in this dialogue, apart from the planned violation."""
+        """Everything that the director says in this dialogue, apart from the planned violation."""
         target, sections = self.scenario.target_principle.text, self.prompts.sections.values()
         return "\n".join(
             (self.strategy.reply(target, ""), self.strategy.user(target, ""), *sections)
@@ -159,7 +159,7 @@ class DialogueTask(Struct, frozen=True):
 
     @property
     def planned_end(self) -> StopReason:
-        """Why a dialogue stops that reached its last exchange."""
+        """Why a dialogue that reached its last exchange stops."""
         return "turn_limit" if len(self.plan.steps) > self.exchanges else "completed"
 
 
@@ -190,7 +190,7 @@ class Conversation:
         return ""
 
     def cut(self, text: str) -> str:
-        """Cut what was written where it leaves the turn."""
+        """Cut the text where it leaves the turn."""
         return text
 
 
@@ -241,7 +241,7 @@ class OpenDialogue:
         return self.ended(self._task.planned_end, flagged=check.violated)
 
     def truncated(self) -> Dialogue:
-        """End with the last complete exchange, for want of room.
+        """End with the last complete exchange because no room is left.
 
         Raises `StageFailed` if there is none.
         """
@@ -287,7 +287,7 @@ class OpenDialogue:
         task, conversation = self._task, self._conversation
         prefix = conversation.prefix(speaker, exchange)
         name = re.match(r"[^\W\d_]+", task.plan.persona)
-        # What nobody would say word for word; the planned violation may be.
+        # Nobody would say these texts word for word; the planned violation may be said.
         script = "\n".join((task.plan.persona, *task.plan.steps, task.principles, task.directions))
 
         def read(completion: Completion) -> str:

@@ -18,7 +18,7 @@ PROMPTS = ("plan", "transcript", "continuation", "chat", "roleplay", "review")
 
 
 class Ask(Protocol):
-    """The way to the models: returns what is recorded, asks and records what is not."""
+    """Access to the models: returns recorded answers, and sends and records new requests."""
 
     @property
     def usage(self) -> dict[str, StageUsage]:

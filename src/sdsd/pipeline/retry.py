@@ -18,7 +18,7 @@ from sdsd.types import AskFn, Completion, Request
 T = TypeVar("T")
 
 _WARM = 0.7
-"""The least temperature from the second attempt on: greedy decoding would repeat the reply."""
+"""The lowest temperature from the second attempt on: greedy decoding would repeat the reply."""
 
 
 async def ask_until_parsed(

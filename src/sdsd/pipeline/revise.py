@@ -26,7 +26,7 @@ async def write_revision(
 
     messages  a review chat that ends with the reviser's task
 
-    What the reviser remarks before the new reply is cut off with the reply's label. Raises
+    Remarks before the new reply are cut off together with its label. Raises
     `StageFailed`.
     """
     request = Request(

@@ -139,7 +139,7 @@ def _size_category(rows: int) -> str:
 
 
 def _models(manifest: Manifest) -> dict[str, str]:
-    """Return who wrote what: except in role play the agent's model writes the user's turns, too."""
+    """Return who wrote what. Outside role play, the agent's model writes the user's turns, too."""
     own_user = manifest.protocol == "roleplay"
     return {
         role: manifest.models["agent" if role == "user" and not own_user else role]

@@ -32,5 +32,4 @@ def money(usage: Iterable[Usage], config: Config) -> float:
 
 
 def prices(config: Config) -> dict[Role, PriceConfig]:
-    """Return the price of each role's model."""
     return {role: config.model_for(role).price for role in config.role_models}

@@ -43,19 +43,14 @@ class Interval(Struct, frozen=True):
     low: float
     high: float
 
-    @property
-    def clear(self) -> bool:
-        """Whether a difference of zero lies outside the interval."""
-        return not self.low <= 0 <= self.high
-
 
 class Detection(Struct, frozen=True):
     """How well claims match the truth. A proportion of 0 of 0 is undefined."""
 
     precision: Proportion
-    """Of the cases called positive, those that are."""
+    """Share of the cases called positive that are positive."""
     recall: Proportion
-    """Of the cases that are positive, those called so."""
+    """Share of the positive cases that are called positive."""
 
 
 # -- proportions -----------------------------------------------------------------------------
@@ -111,7 +106,6 @@ class Ratio:
         self._squares = [0.0, 0.0, 0.0]
 
     def add(self, above: float, below: float) -> None:
-        """Count one unit."""
         self._n += 1
         self._above += above
         self._below += below

@@ -69,8 +69,8 @@ class Ask:
         keys = [k for k in {**recorded, **asked} if recorded.get(k) != asked.get(k)]
         raise Divergence(
             f"{self.scenario} {step}: recorded for another request; what changed: "
-            f"{', '.join(keys)}. The model or the program changed under this run; put them back, "
-            "or start another run directory"
+            f"{', '.join(keys)}. The model or the program has changed since; restore it, or start "
+            f"another run directory"
         )
 
     def _count(self, stage: str, answer: Completion) -> None:

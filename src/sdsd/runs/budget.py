@@ -20,7 +20,6 @@ class Account:
         self._budget: BudgetConfig = config.budget
 
     def add(self, role: Role, answer: Completion) -> None:
-        """Add one answer."""
         self.tokens += answer.prompt_tokens + answer.completion_tokens
         price = self._prices.get(role)  # a critic that is a function has none
         if price and (price.prompt or price.completion):

@@ -4,8 +4,8 @@ config.yaml      the configuration, every key written out
 manifest.json    what the run was made with: models, protocol, digests, versions
 inputs/          the prompts, strategies and catalogue of this run, named by their SHA-256
 journal.sqlite   every answer of every model (see `sdsd.runs.journal`)
-source.jsonl     the dialogues or plans that the run starts from, if it does
-models/          what model back ends must remember: batches in progress, server logs
+source.sqlite    the dialogues or plans that the run starts from, if it does
+models/          state of model backends: batches in progress, server logs
 data/            the data set, one folder of Parquet files per view
 README.md        the data set's card
 plots/           the card's figures
@@ -75,7 +75,7 @@ class RunDir:
         return self._decoded(Manifest)
 
     def _check_format(self) -> None:
-        """Refuse a run in another format: half of it would be read, the rest guessed."""
+        """Refuse a run in another format, which could only be read in part."""
         written = self._decoded(Written)
         if written is not None and written.format != FORMAT:
             raise RunDirError(
@@ -115,8 +115,8 @@ class RunDir:
             if changed:
                 lines = "\n  ".join(changed)
                 raise RunDirError(
-                    f"{self.path}: made with another configuration. What differs:\n  {lines}\n"
-                    "Put these back to continue that run, or give another directory (`--out`)"
+                    f"{self.path}: made with another configuration. Differences:\n  {lines}\n"
+                    "Restore these values to continue that run, or give another directory (`--out`)"
                 )
         elif self.path.exists() and any(map(_foreign, self.path.iterdir())):
             raise RunDirError(
@@ -124,7 +124,6 @@ class RunDir:
             )
 
     def remember(self, manifest: Manifest) -> None:
-        """Write the manifest."""
         write_atomic(
             self.manifest_file, msgspec.json.format(msgspec.json.encode(manifest), indent=2)
         )
@@ -139,7 +138,6 @@ class RunDir:
             write_atomic(path, data)
 
     def input_path(self, digest: str, suffix: str) -> Path:
-        """Return where the input with this SHA-256 is kept."""
         return self.inputs / f"{digest}{suffix}"
 
     def kept_input(self, digest: str, suffix: str) -> Path:
@@ -151,7 +149,8 @@ class RunDir:
             raise RunDirError(f"{path}: cannot be read: {error}; restore it from a copy") from None
         if found != digest:
             raise RunDirError(
-                f"{path}: does not have the content its name stands for; restore it from a copy"
+                f"{path}: its content does not match the SHA-256 in its name; restore it from "
+                "a copy"
             )
         return path
 

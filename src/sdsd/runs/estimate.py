@@ -1,4 +1,4 @@
-"""Estimate what a run is going to take, before anything is spent.
+"""Estimate what a run will cost, before anything is spent.
 
 A run that has begun is extrapolated from its dialogues so far. For a new one some of its scenarios
 are rehearsed: the real stages with the real prompts, and a scripted model whose replies have the
@@ -9,11 +9,10 @@ of the dialogues; a real model may differ by a factor of two.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -45,7 +44,7 @@ _USUAL = {"planner": 150, "user": 45, "agent": 90, "critic": 60, "reviser": 90}
 
 
 class Estimate(Struct, frozen=True):
-    """What the remaining dialogues are going to take."""
+    """What the remaining dialogues will cost."""
 
     left: int
     """Dialogues."""
@@ -58,7 +57,6 @@ class Estimate(Struct, frozen=True):
 
     @property
     def calls(self) -> int:
-        """All model calls."""
         return sum(u.calls for u in self.usage)
 
     @property
@@ -68,7 +66,6 @@ class Estimate(Struct, frozen=True):
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens that models write."""
         return sum(u.completion_tokens for u in self.usage)
 
 
@@ -136,12 +133,12 @@ def _scaled(usage: Iterable[Usage], factor: float) -> list[Usage]:
 async def _rehearsed(
     inputs: Inputs, indexes: Iterable[int], source: SourceScenarios | None
 ) -> list[Usage]:
-    """Return what the dialogues of some scenarios take if replies have the usual lengths."""
+    """Return the cost of some scenarios, assuming replies of the usual lengths."""
     config = inputs.config
     models: dict[str, str] = {role: config.model_for(role).model for role in config.role_models}
     models |= {f"critic/{name}": c.use for name, c in config.critique.critics.items() if c.use}
-    named = inputs.strategies
-    method = Method(config, inputs.prompts, named, protocols(config)[0], CHATML, schema=True)
+    protocol = protocols(config)[0]
+    method = Method(config, inputs.prompts, inputs.strategies, protocol, CHATML, schema=True)
     model = ScriptedModel(_usual)
     sums: dict[tuple[str, str, str], Counter[str]] = {}
 
@@ -157,7 +154,7 @@ async def _rehearsed(
 
     for index in indexes:
         scenario = (inputs.scenarios if source is None else source)[index]
-        ask = Ask(scenario.id, config.seed, _NOTHING, send, models, index)
+        ask = Ask(scenario.id, config.seed, {}, send, models, index)
         await make_record(scenario, ask, method, start_of(scenario, source))
     return [
         Usage(*key, c["calls"], c["prompt_tokens"], 0, c["completion_tokens"], 0.0)
@@ -165,19 +162,12 @@ async def _rehearsed(
     ]
 
 
-_NOTHING: Mapping[str, Any] = {}
-
-
 def _usual(request: Request, seed: int) -> str:
     """Return a reply of the small world, padded to the usual length."""
     text = small_world(request, seed)
-    short = request.max_tokens <= 16  # a self-check
-    missing = (
-        0
-        if short
-        else 4 * min(_USUAL[request.role.partition("/")[0]], request.max_tokens) - len(text)
-    )
-    if missing <= 0:
+    usual = min(_USUAL[request.role.partition("/")[0]], request.max_tokens)
+    missing = 4 * usual - len(text)
+    if missing <= 0 or request.max_tokens <= 16:  # a self-check is short
         return text
     words = f" {seed} and so on" * (missing // 10)
     padding = words[: missing - 2] + "."

@@ -17,14 +17,14 @@ class Began(Struct, frozen=True):
 
     path: Path
     n: int
-    """Dialogues that the run is to have. 0: as many as the targets take."""
+    """Dialogues that the run should have. 0: as many as the targets need."""
     done: int
-    """Dialogues that it has already."""
+    """Dialogues that are finished already."""
     concurrency: int
     """Dialogues in flight at once."""
     protocol: str
     pairs: int = 0
-    """Verified pairs that it has already."""
+    """Verified pairs that exist already."""
     wanted: int = 0
     """Verified pairs that the targets ask for, over all cells; 0 without targets."""
     reached: int = 0

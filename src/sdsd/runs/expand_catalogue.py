@@ -71,12 +71,9 @@ def expand(
         )
     chosen = [d for d in loaded.domains if not only or d.field in only]
 
-    def fetching(what: str, done: int, total: int) -> None:
-        on_event(Fetching(what, done, total))
-
     rundir = RunDir(out / ".expand")
     with rundir.lock(), Journal(rundir.journal) as journal:
-        files = fetch(config, fetching) if models is None else {}
+        files = fetch(config, lambda *now: on_event(Fetching(*now))) if models is None else {}
         needs = Needs(config, journal, rundir.models, on_event, Stop(), files, models)
         grown = in_loop(_grow_all(chosen, loaded, per_domain, needs))
     _write_files(out, grown)

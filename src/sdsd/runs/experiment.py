@@ -1,10 +1,10 @@
-"""`sdsd experiment`: the same scenarios, made in several ways, and what differs.
+"""`sdsd experiment`: run the same scenarios under several configurations and compare them.
 
-An arm is a run of its own, in a directory of its own, whose configuration differs from the base in
-whatever part. All arms have the base's seed and number of dialogues, so dialogue i of one arm is
-dialogue i of every other, and differences are taken scenario by scenario. An arm takes over every
-answer that an earlier one has to the very same request: one that differs in the critic alone pays
-for critics alone. (Its figures count those answers, as if it had been made by itself.)
+An arm is a run in its own directory whose configuration changes any part of the base. All arms have
+the base's seed and number of dialogues, so dialogue i of one arm is dialogue i of every other, and
+differences are taken scenario by scenario. An arm reuses every answer that an earlier arm has to an
+identical request, so an arm that changes only the critic pays only for the critic. (Its figures
+count reused answers as its own.)
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,59}")
 _SHARED = ("n", "seed")
 """Keys that an arm cannot change: the scenarios would not be the same."""
 _SCENARIOS = re.compile(r"(catalogue|source)\..*|scenarios\.(principles|exchanges)")
-"""Further keys of which that is true."""
+"""Further keys that an arm cannot change."""
 
 
 class Experiment(Struct, frozen=True):
@@ -46,11 +46,11 @@ class Experiment(Struct, frozen=True):
     arms: dict[str, Config]
     """By name; the first is what the others are compared with."""
     labels: dict[tuple[str, str], bool]
-    """By scenario and principle, whether people say that the first arm's last turn breaks it."""
+    """By scenario and principle, whether people find a violation in the first arm's reply."""
 
 
 class Outcome(Struct, frozen=True):
-    """What came of an experiment."""
+    """The outcome of an experiment."""
 
     path: Path
     runs: dict[str, Run]
@@ -74,6 +74,8 @@ def load(path: Path, changes: Mapping[str, Any] = {}) -> Experiment:
 
     Raises `ConfigError` that names the file, the arm, the key and the remedy.
     """
+    if not path.exists():
+        raise ConfigError(f"{path}: no such file; docs/experiments.md shows how to write one")
     tree = configuration.read(path)
     unknown = tree.keys() - {"base", "arms", "labels"}
     if unknown:
@@ -81,14 +83,14 @@ def load(path: Path, changes: Mapping[str, Any] = {}) -> Experiment:
     arms, base = tree.get("arms"), tree.get("base") or {}
     if not isinstance(arms, dict) or len(arms) < 2 or not isinstance(base, dict):
         raise ConfigError(
-            f"{path}: `arms` must map two names or more to what each changes of `base`; "
+            f"{path}: `arms` must map at least two names to what each changes in `base`; "
             "see docs/experiments.md"
         )
     found: dict[str, Config] = {}
     for name, own in arms.items():
         if not NAME.fullmatch(name):
             raise ConfigError(
-                f"{path}: `arms.{name}`: a name has letters, digits, `_`, `+` and `-`, at most 60"
+                f"{path}: `arms.{name}`: a name has at most 60 letters, digits, `_`, `+` and `-`"
             )
         if own is not None and not isinstance(own, dict):
             raise ConfigError(f"{path}: `arms.{name}` must be a mapping of keys, or empty")
@@ -112,8 +114,8 @@ def _check(arms: Mapping[str, Config], path: Path) -> None:
     for name, config in arms.items():
         if config.targets.on:
             raise ConfigError(
-                f"{path}: `targets` choose scenarios by what they brought, so no two arms would "
-                "have the same; leave them out"
+                f"{path}: `targets` choose scenarios by earlier results, so no two arms would "
+                "share theirs; leave them out"
             )
         for key, value in configuration.flat(config):
             if _SCENARIOS.fullmatch(key) and value != ours[key]:
@@ -124,7 +126,7 @@ def _check(arms: Mapping[str, Config], path: Path) -> None:
 
 
 def read_labels(path: Path) -> dict[tuple[str, str], bool]:
-    """Judgements of people: JSON lines of `scenario` and `principle` (ids) and `violated`."""
+    """People's judgements: JSON lines of `scenario` and `principle` (ids) and `violated`."""
     found = {}
     try:
         lines = path.read_text("utf-8").splitlines()
@@ -136,7 +138,7 @@ def read_labels(path: Path) -> dict[tuple[str, str], bool]:
                 label = msgspec.json.decode(line, type=Label)
             except msgspec.DecodeError as error:
                 raise ConfigError(
-                    f"{path}:{number}: {error}; a line is "
+                    f"{path}:{number}: {error}; a line looks like "
                     '{"scenario": "000000-...", "principle": "...", "violated": true}'
                 ) from None
             found[label.scenario, label.principle] = label.violated
@@ -150,7 +152,7 @@ def carry_out(
     on_event: OnEvent | None = None,
     models: Mapping[str, Model] | None = None,
 ) -> Outcome:
-    """Make every arm, or what is missing of it, then compare them.
+    """Run every arm, or what is missing from it, then compare the arms.
 
     Writes `arms/<name>/` (a run directory each), `report.html` and `figures.json`.
     """
@@ -172,7 +174,7 @@ def carry_out(
         write_atomic(out / "figures.json", to_json(comparison))
     except OSError as error:
         raise SdsdError(
-            f"{out}: cannot be written: {error}; make room, then run it again"
+            f"{out}: cannot be written: {error}; free some space, then run it again"
         ) from None
     return Outcome(out, runs, comparison)
 

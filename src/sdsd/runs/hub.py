@@ -25,7 +25,7 @@ from sdsd.config import Config, ModelConfig, ScenariosConfig
 from sdsd.config.manifest import Manifest, nameable, shown
 from sdsd.dataset.splits import SPLITS
 from sdsd.errors import RunDirError, SdsdError
-from sdsd.models.weights import Progress
+from sdsd.models.downloads import Progress
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
 from sdsd.runs.publish import published
@@ -40,7 +40,7 @@ _OURS = re.compile(
 _REPO = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*", re.ASCII)
 
 
-def public(config: Config, done: int) -> Config:
+def publishable(config: Config, done: int) -> Config:
     """Return the part of a configuration that is published: what decides the content of a run.
 
     Addresses, keys, programs, files, prices and everything else that only says how this machine
@@ -80,34 +80,32 @@ def push(
     rundir: RunDir,
     repo: str,
     *,
-    private: bool = True,
-    token: str | None = None,
+    public: bool = False,
     message: str = "",
     progress: Progress | None = None,
 ) -> str:
     """Upload a finished run as the data set `repo` (`org/name`), and return its address.
 
     Creates the data set if necessary; replaces what an earlier push uploaded, in one commit.
-    `token` defaults to that of `hf auth login` or `HF_TOKEN`. Call it again after any fault: it
-    continues. Raises `SdsdError` before anything is sent if the data set is public although
-    `private` (or vice versa), if it holds files that no push made, or if the run's own export is
-    out of date.
+    Uses the token of `hf auth login` or `HF_TOKEN`. Call it again after any fault: it continues.
+    Raises `SdsdError` before anything is sent if the data set is public although `public` is not
+    set (or vice versa), if it holds files that no push made, or if the run's own export is out of
+    date.
     """
     config, manifest = rundir.config(), rundir.manifest()
-    hub = _client(repo, token)
+    hub = _client(repo)
     with rundir.lock(), Journal(rundir.journal, readonly=True) as journal:
         if manifest is None or not published(rundir, journal):
             raise RunDirError(
-                f"{rundir.path}: its data set does not have all of its dialogues; `sdsd export` "
-                "first"
+                f"{rundir.path}: its data set lacks some of its dialogues; run `sdsd export` first"
             )
         done = sum(journal.outcomes().values())
         with _faults(repo):
-            address = hub.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+            address = hub.create_repo(repo, repo_type="dataset", private=not public, exist_ok=True)
             found = hub.repo_info(repo, repo_type="dataset")
             there = hub.list_repo_files(repo, repo_type="dataset", revision=found.sha)
-        _check_target(repo, there, public=not found.private, private=private)
-        files = _files(rundir, public(config, done), shown(manifest))
+        _check_target(repo, there, is_public=not found.private, public=public)
+        files = _files(rundir, publishable(config, done), shown(manifest))
         stale = [path for path in there if _OURS.fullmatch(path) and path not in files]
         words = message or f"{done:,} dialogues, made by sdsd {manifest.sdsd}"
         with _faults(repo):
@@ -115,13 +113,13 @@ def push(
     return str(address)
 
 
-def _check_target(repo: str, there: Sequence[str], *, public: bool, private: bool) -> None:
-    if public and private:
+def _check_target(repo: str, there: Sequence[str], *, is_public: bool, public: bool) -> None:
+    if is_public and not public:
         raise SdsdError(
-            f"{repo}: is public, so everybody would see the run; push it with --public if that is "
+            f"{repo}: is public, so everyone would see the run; push it with --public if that is "
             "intended, make the data set private in its settings, or name another"
         )
-    if not public and not private:
+    if public and not is_public:
         raise SdsdError(
             f"{repo}: is private, and a push does not change that; push without --public, then "
             "make it public in its settings"
@@ -175,7 +173,7 @@ def _commit(
     )
 
 
-def _client(repo: str, token: str | None) -> Any:
+def _client(repo: str) -> Any:
     """Return the hub's own client. Raises if it is not installed or `repo` is not a valid name."""
     if not _REPO.fullmatch(repo):
         raise SdsdError(f"{repo!r} is not the name of a data set on the hub; write org/name")
@@ -185,12 +183,12 @@ def _client(repo: str, token: str | None) -> Any:
     except ImportError:
         raise SdsdError("the hub needs an extra: pip install 'sdsd[hub]'") from None
     disable_progress_bars()  # the caller reports progress
-    return HfApi(token=token)
+    return HfApi()
 
 
 _STATUS = {
-    401: "`hf auth login`, or set HF_TOKEN to a token of yours that may write there",
-    403: "the token lacks the right to write: create one that has it, or name a data set of yours",
+    401: "`hf auth login`, or set HF_TOKEN to a token with write access there",
+    403: "the token has no write access: create one that has, or name a data set of yours",
     409: "somebody else is writing there; run the same command again",
     412: "somebody else has written there meanwhile; run the same command again",
     429: "too many requests; wait a few minutes, then run the same command again",

@@ -1,8 +1,8 @@
 """What a run is made from: configuration, catalogue, prompts and strategies.
 
 A new run reads them from the package and from the user's files, checks them, and copies them into
-its directory. From then on it reads only its own copies, so that neither an upgrade nor an edit
-changes a run half-way; `differences` says what has changed outside in the meantime.
+its directory. From then on it reads only its own copies, so that an upgrade or an edit cannot
+change a run part-way through; `differences` says what has changed outside in the meantime.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def read_inputs(config: Config) -> Inputs:
 def kept_inputs(config: Config, rundir: RunDir, manifest: Manifest) -> Inputs:
     """Load the run's own copies.
 
-    Raises `RunDirError` if a copy is missing or altered, or lacks what today's stages need.
+    Raises `RunDirError` if a copy is missing or altered, or lacks what the current stages need.
     """
     validate(config.export)
     catalogue = msgspec.json.decode(
@@ -139,7 +139,7 @@ def _checked(
 
 
 def check_files(export: ExportConfig) -> None:
-    """Raise `ConfigError` for a missing file that the export is going to need."""
+    """Raise `ConfigError` for a missing file that the export will need."""
     for key, names in (
         ("duplicates.against", export.duplicates.against),
         ("contamination.sets", export.contamination.sets),
@@ -160,7 +160,7 @@ def sourced(inputs: Inputs, rundir: RunDir) -> SourceScenarios | None:
 
 
 def start_of(scenario: Scenario, source: SourceScenarios | None) -> Start:
-    """Return what exists of a scenario's dialogue before the run makes the rest."""
+    """Return what the source already has of a scenario's dialogue."""
     if source is None:
         return Start()
     given = source.rows[scenario.index]
@@ -216,7 +216,7 @@ def _other_version(what: str, then: str, now: str) -> str:
 
 
 def _changed_prompts(inputs: Inputs) -> Iterator[tuple[str, bool]]:
-    """Yield the prompts and strategies that are no longer the run's, and whether they are gone."""
+    """Yield the prompts and strategies that differ from the run's, and whether they are gone."""
     config = inputs.config
     for name, prompt in inputs.prompts.items():
         try:

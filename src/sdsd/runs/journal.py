@@ -1,10 +1,10 @@
 """The journal: every answer of every model, on disk before anything uses it.
 
 One SQLite file per run. The key is (scenario, step). The request's fingerprint is stored with the
-answer and *checked*, never used as the key: counters and payload hashes as keys replay the wrong
-data after a crash, names do not. One writer thread puts whatever is waiting into one transaction,
-with `synchronous=FULL`; an answer is handed out after its commit. WAL does not work over network
-file systems: a journal lives on a local disk and has one writing process.
+answer and *checked*, never used as the key: counters and payload hashes as keys would replay the
+wrong data after a crash; names do not. One writer thread puts whatever is waiting into one
+transaction, with `synchronous=FULL`; an answer is returned only after its commit. WAL does not work
+over network file systems: a journal lives on a local disk and has one writing process.
 
 Finished dialogues are stored too, so that counting and exporting need no replay. They are derived
 data: `sdsd verify` makes each of them again from the answers and compares.
@@ -27,10 +27,11 @@ import msgspec
 from msgspec import Struct
 
 from sdsd.errors import JournalError
+from sdsd.scenarios.quotas import Assignment, Tally
 from sdsd.types import Answer, Completion, Record, Request, Usage
 
 VERSION = 4
-"""Of the schema, in `PRAGMA user_version`. 1 to 3 were never released."""
+"""Version of the schema, in `PRAGMA user_version`. 1 to 3 were never released."""
 _SCHEMA = f"""
     BEGIN;
     CREATE TABLE answer (
@@ -74,16 +75,25 @@ _SCHEMA = f"""
 Fingerprint = dict[str, str]
 
 
-class Round(Struct, frozen=True):
-    """A row of the table `round`: what the dialogues from index `start` on are meant for.
+class Ledger(Struct):
+    """What a round is planned from: the counts of the first `counted` rounds."""
 
-    `sdsd.runs.rounds` encodes and decodes it.
-    """
+    state: Tally = msgspec.field(default_factory=Tally)
+    counted: int = 0
+
+
+class Round(Struct, frozen=True):
+    """A row of the table `round`: what the dialogues from index `start` on are meant for."""
 
     number: int
     start: int
-    slots: bytes
-    ledger: bytes
+    slots: tuple[Assignment, ...]
+    ledger: Ledger
+
+    @property
+    def end(self) -> int:
+        """Index of the first dialogue after it."""
+        return self.start + len(self.slots)
 
 
 class Entry(Struct, frozen=True):
@@ -96,6 +106,8 @@ class Entry(Struct, frozen=True):
 _answer = msgspec.json.Decoder(Answer)
 _fingerprint = msgspec.json.Decoder(Fingerprint)
 _record = msgspec.json.Decoder(Record)
+_slots = msgspec.json.Decoder(tuple[Assignment, ...])
+_ledger = msgspec.json.Decoder(Ledger)
 
 
 def fingerprint(request: Request, model: str) -> Fingerprint:
@@ -130,8 +142,8 @@ class Journal:
     """An open journal. Reads happen on the caller's thread, writes on the journal's own.
 
     Raises `JournalError` when the file is not a journal, has another version, or cannot be
-    written; after a failed write every later one fails too, so that nothing is handed out that
-    is not on disk.
+    written; after a failed write every later one fails too, so that nothing is returned that is not
+    on disk.
     """
 
     def __init__(self, path: Path, *, readonly: bool = False) -> None:
@@ -177,13 +189,13 @@ class Journal:
             }
 
     def step(self, scenario: str, step: str) -> Entry | None:
-        """Load one recorded step."""
         sql = "SELECT request, body FROM answer WHERE scenario = ? AND step = ?"
         rows = self._read(sql, scenario, step)
+        if not rows:
+            return None
+        ((request, body),) = rows
         with self._blamed(f"the answer to {step} of {scenario}"):
-            return (
-                Entry(_fingerprint.decode(rows[0][0]), _answer.decode(rows[0][1])) if rows else None
-            )
+            return Entry(_fingerprint.decode(request), _answer.decode(body))
 
     def unfinished(self, n: int, first: int = 0, chunk: int = 10_000) -> Iterator[int]:
         """Yield the indexes from `first` to below `n` without a record, in order.
@@ -198,15 +210,14 @@ class Journal:
             finished = {number for (number,) in rows}
             yield from (i for i in range(start, stop) if i not in finished)
 
-    def records(self, n: int | None = None, start: int = 0) -> Iterator[Record]:
+    def records(self, n: int = 2**62, start: int = 0) -> Iterator[Record]:
         """Yield the dialogues from `start` to below `n` in order, read as they are needed."""
-        limit = 2**62 if n is None else n
         last = start - 1
         while rows := self._read(
             "SELECT number, body FROM record WHERE number > ? AND number < ? "
             "ORDER BY number LIMIT 256",
             last,
-            limit,
+            n,
         ):
             for number, body in rows:
                 with self._blamed(f"record {number}"):
@@ -215,7 +226,6 @@ class Journal:
                 last = number
 
     def record(self, index: int) -> Record | None:
-        """Load one finished dialogue."""
         rows = self._read("SELECT body FROM record WHERE number = ?", index)
         with self._blamed(f"record {index}"):
             return _record.decode(rows[0][0]) if rows else None
@@ -248,14 +258,18 @@ class Journal:
         """Yield the rounds from the `first` on, in order, read as they are needed."""
         number = first
         while rows := self._read("SELECT * FROM round WHERE number = ?", number):
-            yield Round(*rows[0])
+            yield self._round(*rows[0])
             number += 1
 
     def round_of(self, index: int) -> Round | None:
         """Return the round that the dialogue `index` belongs to; for a large index the last one."""
         last = "SELECT * FROM round WHERE start <= ? ORDER BY start DESC LIMIT 1"
         rows = self._read(last, index)
-        return Round(*rows[0]) if rows else None
+        return self._round(*rows[0]) if rows else None
+
+    def _round(self, number: int, start: int, slots: bytes, ledger: bytes) -> Round:
+        with self._blamed(f"round {number}"):
+            return Round(number, start, _slots.decode(slots), _ledger.decode(ledger))
 
     def times(self) -> Iterator[tuple[float, str, int]]:
         """Yield (unix time, stage, completion tokens) of every answer, in order of time."""
@@ -273,7 +287,7 @@ class Journal:
 
     @contextlib.contextmanager
     def _blamed(self, what: str) -> Iterator[None]:
-        """Turn an error of decoding into one that names the row."""
+        """Turn a decoding error into one that names the row."""
         try:
             yield
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -306,7 +320,9 @@ class Journal:
 
     def plan_round(self, planned: Round) -> asyncio.Future[None]:
         """Queue a round for writing, like `commit`."""
-        row = (planned.number, planned.start, planned.slots, planned.ledger)
+        slots = msgspec.json.encode(planned.slots)
+        ledger = msgspec.json.encode(planned.ledger, order="deterministic")
+        row = (planned.number, planned.start, slots, ledger)
         return self._write("INSERT INTO round VALUES (?, ?, ?, ?)", row)
 
     def _write(
@@ -374,8 +390,8 @@ def _remedy(error: Exception) -> str:
     if isinstance(error, sqlite3.IntegrityError):
         return f"recorded already ({error}); every step needs its own name"
     return (
-        f"{error}; make room or repair the disk, then run the same command again: nothing that was "
-        "recorded is lost"
+        f"{error}; free some space or repair the disk, then run the same command again: "
+        "nothing that was recorded is lost"
     )
 
 
@@ -427,6 +443,6 @@ def _check_version(connection: sqlite3.Connection, path: Path, readonly: bool) -
         raise JournalError(f"{path}: no journal here; `sdsd run` makes one")
     elif version != VERSION:
         raise JournalError(
-            f"{path}: journal version {version}, this program reads {VERSION}; use the sdsd that "
-            "wrote it"
+            f"{path}: journal version {version}, but this program reads {VERSION}; use the "
+            "version of sdsd that wrote it"
         )

@@ -1,4 +1,4 @@
-"""The way of a request to a model, as middleware.
+"""The middleware between a stage and the models.
 
 A `Send` takes a call and returns its answer. `to_models` is the innermost; every other function
 here wraps one `Send` in another:
@@ -20,7 +20,15 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.errors import Busy, ModelError, ReplayMiss, Stopped, TransientError
+from sdsd.errors import (
+    Busy,
+    ModelError,
+    PluginError,
+    ReplayMiss,
+    SdsdError,
+    Stopped,
+    TransientError,
+)
 from sdsd.models.base import Model
 from sdsd.plugins import blame
 from sdsd.runs.journal import Fingerprint, Journal
@@ -37,7 +45,7 @@ class Call(Struct, frozen=True):
     seed: int
     asked: Fingerprint
     dialogue: int = 0
-    """Index of the dialogue: where calls must wait, lower ones go first."""
+    """Index of the dialogue; when calls must wait, lower indexes go first."""
 
 
 Send = Callable[[Call], Awaitable[Answer]]
@@ -51,12 +59,10 @@ class Responder(Protocol):
         """Goes into every request's fingerprint."""
         ...
 
-    async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
-        """Make one attempt at one request."""
-        ...
+    async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer: ...
 
     def recorded(self, request: Request, seed: int, dialogue: int) -> None:
-        """Take note that the answer is on disk."""
+        """Note that the answer is on disk."""
         ...
 
 
@@ -101,8 +107,8 @@ def retry(
     """Retry after transient errors, with exponential back-off and full jitter.
 
     A request that keeps failing while its model answers others is itself at fault: it is abandoned
-    with a `Refusal`, which is recorded. A model that answers no request is down: it is waited for,
-    and `ModelError` stops the run when it stays away.
+    with a `Refusal`, which is recorded. A model that answers no request is down: requests wait for
+    it, and `ModelError` stops the run if it does not come back.
 
     Waits are in seconds; a server's Retry-After is honoured. The jitter is the only deliberate
     randomness in a run: it decides when a request is sent, never what.
@@ -132,7 +138,7 @@ def retry(
             if not isinstance(last, Busy) and (answers_others or not tries):
                 tries += 1
                 if tries > policy.retries and answers_others:
-                    cause = f"no answer in {tries} tries, while others had theirs"
+                    cause = f"no answer in {tries} tries, while other requests were answered"
                     return Refusal(cause, str(last), "unanswered")
             if answers_others:  # the model does not need a long pause
                 wait = first_wait
@@ -145,7 +151,7 @@ def retry(
 
 
 def from_caches(send: Send, caches: Sequence[Journal]) -> Send:
-    """Take the answer from another run that asked the same request under the same step.
+    """Take the answer from another run that sent the same request under the same step.
 
     The same scenario, step and request mean the same sampling seed if the runs share theirs, so it
     is the answer that the model would have been asked for. The arms of an experiment pay only for
@@ -192,8 +198,3 @@ async def replay_only(call: Call) -> Answer:
     raise ReplayMiss(
         f"{call.scenario} {call.step}: not in the journal; `sdsd run` again to complete it"
     )
-
-
-def valid_utf8(text: str) -> str:
-    """Replace lone surrogates, which a reply cut inside a character leaves, by U+FFFD."""
-    return valid_unicode(text)

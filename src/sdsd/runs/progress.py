@@ -20,6 +20,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from sdsd.reports.html.text import duration
 from sdsd.runs.events import Began, Called, Event, Fetching, Noted, OnEvent, Recorded
 from sdsd.text.normalize import valid_unicode
 from sdsd.types import Record
@@ -31,8 +32,10 @@ _COUNTED_AS = dict.fromkeys(("candidate", "earlier", "adherence"), "critique")
 """Stages that are counted with another one."""
 _WINDOW = 30.0
 """Seconds over which the rate of tokens is measured."""
+_WIDTH = 36
+"""Characters of the bar."""
 _REDRAW = 0.5
-"""Seconds between two pictures: drawing costs time that an embedded engine wants."""
+"""Seconds between two redraws: drawing takes CPU time from an embedded engine."""
 
 _UNSEEN = {*range(0x20), *range(0x7F, 0xA0), 0x061C, 0x200B, 0x200E, 0x200F, 0xFEFF,
            *range(0x202A, 0x202F), *range(0x2066, 0x206A)} - {0x0A}  # fmt: skip
@@ -42,15 +45,6 @@ _SHOWN = {code: f"\\u{code:04x}" if code != 9 else "    " for code in _UNSEEN}
 def safe(text: str) -> str:
     """Return `text` with control and bidirectional characters spelled out."""
     return valid_unicode(text).translate(_SHOWN)
-
-
-def duration(seconds: float) -> str:
-    """Format seconds as `1 h 05 min`, `3 min 20 s` or `12 s`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
 
 
 def headline(record: Record) -> str:
@@ -81,13 +75,12 @@ class Progress:
         self._started = time.monotonic()
 
     def count(self, event: Event) -> None:
-        """Count one event."""
         match event:
             case Began(path, n, done, concurrency, protocol):
                 self.n, self.done, self._done_before = n, done, done
                 self.pairs, self.wanted, self.reached = event.pairs, event.wanted, event.reached
                 self.began, self._started = True, time.monotonic()
-                self.title = f"{path} · {protocol} · {concurrency} in flight"
+                self.title = f"{path} · {protocol} · up to {concurrency} in flight"
             case Called(_, answer):
                 stage = _COUNTED_AS.get(event.stage, event.stage)
                 self.calls[stage] += 1
@@ -104,7 +97,7 @@ class Progress:
 
     @property
     def share(self) -> float:
-        """How much is done, from 0 to 1: of the pairs wanted, where targets want some."""
+        """Share that is done, from 0 to 1: of the wanted pairs where the run has targets."""
         return self.reached / self.wanted if self.wanted else self.done / max(self.n, 1)
 
     @property
@@ -114,13 +107,13 @@ class Progress:
 
     @property
     def verified(self) -> str:
-        """`5 verified pairs`, and what targets want."""
+        """`5 verified pairs`, and how many the targets ask for."""
         wanted = f" of {self.wanted} wanted" if self.wanted else ""
         return f"{self.pairs} verified pairs{wanted}"
 
     @property
     def rate(self) -> float:
-        """Completion tokens per second, lately."""
+        """Recent completion tokens per second."""
         if not self._recent:
             return 0.0
         now = time.monotonic()
@@ -152,14 +145,13 @@ class Screen:
         self._last_line = 0.0
 
     def on_event(self, event: Event) -> None:
-        """Show one event."""
         self._progress.count(event)
         match event:
             case Began(path, n, done, concurrency, protocol):
                 of = f"{done} of {n} dialogues done" if n else f"{done} dialogues done"
                 if event.wanted:
                     of += f", {event.reached} of {event.wanted} pairs"
-                self._plain(f"{path}: {of}, {protocol}, {concurrency} in flight")
+                self._plain(f"{path}: {of}, {protocol}, up to {concurrency} in flight")
             case Called():
                 self._called()
             case Recorded(record):
@@ -171,7 +163,7 @@ class Screen:
                 self.download(what, done, total)
 
     def download(self, what: str, done: int, total: int) -> None:
-        """Show how far the download or check of a file is, in bytes."""
+        """Show the progress of a file's download or check, in bytes."""
         tenth = 10 * done // max(total, 1)
         size = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
         self._fetching = f"{_bar(done / max(total, 1))} {what}, {size}"
@@ -224,18 +216,18 @@ class Screen:
         return table
 
 
-def _bar(share: float, width: int = 36) -> str:
-    filled = min(width, int(width * share))
-    return "█" * filled + "░" * (width - filled)
+def _bar(share: float) -> str:
+    filled = min(_WIDTH, int(_WIDTH * share))
+    return "█" * filled + "░" * (_WIDTH - filled)
 
 
 class Notebook:
     """Shows a run's progress in the output of a notebook's cell, as HTML that is replaced."""
 
-    def __init__(self, update: Callable[[str], None], notes: int = 5) -> None:
+    def __init__(self, update: Callable[[str], None]) -> None:
         self._update = update
         self._progress = Progress()
-        self._notes: deque[str] = deque(maxlen=notes)
+        self._notes: deque[str] = deque(maxlen=5)
         self._drawn = 0.0
 
     def on_event(self, event: Event) -> None:
@@ -249,7 +241,6 @@ class Notebook:
             self.draw()
 
     def draw(self) -> None:
-        """Replace the output."""
         self._drawn = time.monotonic()
         seen = self._progress
         lines = [seen.title, *self._notes]

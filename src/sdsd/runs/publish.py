@@ -1,4 +1,4 @@
-"""From the journal to what people receive: the data set, its card and the report.
+"""Make what people receive from the journal: the data set, its card and the report.
 
 A pure function of the journal's records, so it can be repeated at any time without a model. Every
 file is replaced atomically.
@@ -31,7 +31,7 @@ from sdsd.types import Record
 SAMPLES = 3
 """Dialogues printed in the report."""
 _AMONG = 200
-"""They are picked from the first so many: a report must not take longer as a run grows."""
+"""They are picked from this many at the start, so that a report of a large run takes no longer."""
 
 
 def collect(
@@ -68,7 +68,7 @@ def _embed() -> Embed | None:
 
 
 def selection(journal: Journal, manifest: Manifest, config: Config) -> Selection:
-    """Decide what of the journal's records goes into the data set."""
+    """Decide which of the journal's records go into the data set."""
     chosen = Selection(config.export, manifest.seed)
     chosen.plan(journal.records())
     return chosen
@@ -108,7 +108,7 @@ def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> export.Co
         )
     except OSError as error:
         raise SdsdError(
-            f"{rundir.path}: cannot be written: {error}; make room, then `sdsd report`"
+            f"{rundir.path}: cannot be written: {error}; free some space, then `sdsd report`"
         ) from None
     return counts
 

@@ -11,29 +11,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
-import msgspec
-from msgspec import Struct
-
 from sdsd.config import TargetsConfig
 from sdsd.errors import ConfigError
-from sdsd.runs.journal import Journal, Round
+from sdsd.runs.journal import Journal, Ledger, Round
 from sdsd.scenarios.quotas import PATIENCE, Assignment, Quota, Tally, Trial, allocate
 from sdsd.scenarios.sampler import Axis, Scenarios
 from sdsd.types import Record, Scenario
 
 _LAST = 2**62
 """Not before the last dialogue of any run."""
-_slots = msgspec.json.Decoder(tuple[Assignment, ...])
-
-
-class _Ledger(Struct):
-    """What a round is planned from: the counts of the first `counted` rounds."""
-
-    state: Tally = msgspec.field(default_factory=Tally)
-    counted: int = 0
-
-
-_ledger = msgspec.json.Decoder(_Ledger)
 
 
 def quota_of(config: TargetsConfig, scenarios: Scenarios) -> Quota:
@@ -42,7 +28,7 @@ def quota_of(config: TargetsConfig, scenarios: Scenarios) -> Quota:
     for cell in config.cells:
         if cell not in cells:
             raise ConfigError(
-                f"`targets.cells` names `{cell}`, which is no {config.by} of this run; "
+                f"`targets.cells` names `{cell}`, which is not a {config.by} of this run; "
                 f"it has {', '.join(cells[:5])} ..."
             )
     wanted = dict.fromkeys(cells, config.pairs) | config.cells
@@ -67,7 +53,7 @@ def cells_of(record: Record, axis: Axis) -> tuple[str, ...]:
 
 
 def trial_of(record: Record, axis: Axis, slot: Assignment) -> Trial:
-    """Return what came of the dialogue that a slot was for."""
+    """Return the outcome of the dialogue that a slot was for."""
     cells = cells_of(record, axis)
     tokens = sum(use.prompt_tokens + use.completion_tokens for use in record.usage.values())
     hit, pairs = slot.cell in cells, len(record.pairs)
@@ -88,9 +74,10 @@ class Rounds:
         self.quota = quota_of(config, scenarios)
         self._scenarios, self._axis, self._seed = scenarios, config.by, seed
         self._journal, self._note = journal, note
-        self._at: tuple[int, tuple[Assignment, ...]] = (0, ())
+        self._at: Round | None = None
+        """The round that was read last."""
         self._waiting: list[Round] = []
-        """Planned and not counted yet: two at most."""
+        """Rounds that are planned but not counted yet; at most two."""
         self._left: dict[int, int] = {}
         """By round, how many of its dialogues have no record yet."""
         self._advanced = asyncio.Event()
@@ -104,21 +91,19 @@ class Rounds:
 
     def slot(self, index: int) -> Assignment:
         """Return what a dialogue is meant for. Raises `IndexError` if no round has it."""
-        start, slots = self._at
-        if not start <= index < start + len(slots):
-            planned = self._journal.round_of(index)
-            start, slots = (planned.start, _slots.decode(planned.slots)) if planned else (0, ())
-            self._at = start, slots
-        if index < 0:
+        planned = self._at
+        if planned is None or not planned.start <= index < planned.end:
+            planned = self._at = self._journal.round_of(index)
+        if planned is None:
             raise IndexError(index)
-        return slots[index - start]
+        return planned.slots[index - planned.start]
 
     def state(self) -> Tally:
-        """Return the counts of everything that is finished."""
+        """Return the counts over everything that is finished."""
         last = self._journal.round_of(_LAST)
         if last is None:
             return Tally()
-        ledger = _ledger.decode(last.ledger)
+        ledger = last.ledger
         for planned in self._journal.rounds(ledger.counted):
             self._count(ledger, planned)
         return ledger.state
@@ -126,23 +111,21 @@ class Rounds:
     def over(self, most: int) -> bool:
         """Return whether nothing is left to make below `most`: `indexes` would yield none."""
         last = self._journal.round_of(_LAST)
-        end = _end(last)
-        if last is None or next(self._journal.unfinished(min(end, most)), None) is not None:
+        if last is None or next(self._journal.unfinished(min(last.end, most)), None) is not None:
             return False
-        ledger = _ledger.decode(last.ledger)
+        ledger = last.ledger
         waiting = list(self._journal.rounds(ledger.counted))
         if len(waiting) > 1:
             self._count(ledger, waiting.pop(0))
-        return end >= most or not self._allocate(ledger, waiting)
+        return last.end >= most or not self._allocate(ledger, waiting)
 
     def defects(self) -> Iterator[str]:
         """Yield a line for each round that does not follow from the records before it."""
-        ledger, waiting = _Ledger(), list[Round]()
+        ledger, waiting = Ledger(), list[Round]()
         for stored in self._journal.rounds():
-            known = _ledger.decode(stored.ledger)
-            while waiting and ledger.counted < known.counted:
+            while waiting and ledger.counted < stored.ledger.counted:
                 self._count(ledger, waiting.pop(0))
-            if ledger != known or self._allocate(ledger, waiting) != _slots.decode(stored.slots):
+            if ledger != stored.ledger or self._allocate(ledger, waiting) != stored.slots:
                 yield f"round {stored.number}: does not follow from the records before it"
             waiting.append(stored)
 
@@ -155,40 +138,34 @@ class Rounds:
         next round depends on dialogues in flight.
         """
         last = self._journal.round_of(_LAST)
-        ledger = _Ledger()
+        ledger, end = Ledger(), 0
         if last is not None:
-            ledger = _ledger.decode(last.ledger)
+            ledger, end = last.ledger, last.end
             for old in self._journal.rounds(ledger.counted):
                 self._waiting.append(old)
                 for index in self._open(old, most):
                     yield index
-        end = _end(last)
         while end < most and (slots := await self._next(ledger, stopping)):
             number = ledger.counted + len(self._waiting)
-            new = Round(
-                number,
-                end,
-                msgspec.json.encode(slots),
-                msgspec.json.encode(ledger, order="deterministic"),
-            )
+            new = Round(number, end, slots, ledger)
             await self._journal.plan_round(new)
             self._waiting.append(new)
             for index in self._open(new, most):
                 yield index
-            end = _end(new)
+            end = new.end
 
-    async def _next(self, ledger: _Ledger, stopping: asyncio.Event) -> tuple[Assignment, ...]:
+    async def _next(self, ledger: Ledger, stopping: asyncio.Event) -> tuple[Assignment, ...]:
         """Return the next round; empty if none is needed, or the run stops."""
         if len(self._waiting) > 1 and not await self._settle(ledger, stopping):
             return ()
         return self._allocate(ledger, self._waiting)
 
-    def _allocate(self, ledger: _Ledger, waiting: Sequence[Round]) -> tuple[Assignment, ...]:
-        in_flight = [slot for planned in waiting for slot in _slots.decode(planned.slots)]
+    def _allocate(self, ledger: Ledger, waiting: Sequence[Round]) -> tuple[Assignment, ...]:
+        in_flight = [slot for planned in waiting for slot in planned.slots]
         number = ledger.counted + len(waiting)
         return allocate(ledger.state, in_flight, self.quota, self._seed, number)
 
-    async def _settle(self, ledger: _Ledger, stopping: asyncio.Event) -> bool:
+    async def _settle(self, ledger: Ledger, stopping: asyncio.Event) -> bool:
         """Wait for the end of the first round in flight, and count it. Returns False on a stop."""
         planned = self._waiting[0]
         while self._left[planned.number]:
@@ -201,27 +178,23 @@ class Rounds:
         del self._waiting[0], self._left[planned.number]
         return True
 
-    def _count(self, ledger: _Ledger, planned: Round) -> tuple[str, ...]:
+    def _count(self, ledger: Ledger, planned: Round) -> tuple[str, ...]:
         """Add a round to the counts; return the cells that are given up from here on."""
-        for record in self._journal.records(_end(planned), planned.start):
-            slot = self.slot(record.scenario.index)
+        for record in self._journal.records(planned.end, planned.start):
+            slot = planned.slots[record.scenario.index - planned.start]
             ledger.state.add(trial_of(record, self._axis, slot))
         ledger.counted += 1
         return ledger.state.settle(self.quota)
 
     def _open(self, planned: Round, most: int) -> list[int]:
         """Return the dialogues of a round that have no record, below `most`."""
-        missing = list(self._journal.unfinished(_end(planned), planned.start))
+        missing = list(self._journal.unfinished(planned.end, planned.start))
         self._left[planned.number] = len(missing)
         return [i for i in missing if i < most]
 
     def advance(self, index: int | None = None) -> None:
-        """Take note that a dialogue's record is in the journal; None: that the run is stopping."""
+        """Note that a dialogue's record is in the journal; None means that the run is stopping."""
         if index is not None:
             planned = next(r for r in reversed(self._waiting) if r.start <= index)
             self._left[planned.number] -= 1
         self._advanced.set()
-
-
-def _end(planned: Round | None) -> int:
-    return planned.start + len(_slots.decode(planned.slots)) if planned else 0

@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 
 
 class RunStatus(Struct, frozen=True):
-    """How far a run is."""
+    """The progress of a run."""
 
     path: Path
     n: int
-    """Dialogues that it is to have. 0: as many as the targets take."""
+    """Dialogues that it should have. 0: as many as the targets need."""
     done: int
     """Dialogues that have a record."""
     accepted: int
@@ -66,7 +66,7 @@ class RunStatus(Struct, frozen=True):
     models: dict[Role, str] = {}
     """Names of models by role; empty before the first call."""
     targets: tuple[CellProgress, ...] = ()
-    """How far each cell of the targets is; empty without targets."""
+    """The progress of each target cell; empty without targets."""
 
 
 class PreferencePair(Struct, frozen=True):
@@ -98,7 +98,7 @@ class Run:
     def open(cls, path: Path | str) -> Run:
         """Open a run by its directory, or by the `config.yaml` in it.
 
-        Raises `RunDirError` if it is no run, or one in a format that this program cannot read.
+        Raises `RunDirError` if it is not a run, or its format is one that this program cannot read.
         """
         path = Path(path)
         found = cls(path.parent if path.name == CONFIG_NAME and path.is_file() else path)
@@ -117,7 +117,7 @@ class Run:
             if rundir.manifest_file.exists() and rundir.recorded():  # not a start that failed
                 return cls.open(rundir.path)
         raise RunDirError(
-            f"no run under ./{folder}; name a run directory, or begin with `sdsd run`"
+            f"no run under ./{folder}; name a run directory, or start one with `sdsd run`"
         )
 
     @property
@@ -134,6 +134,8 @@ class Run:
 
     def __getitem__(self, index: int) -> Record:
         """Return the dialogue with this index. Raises `IndexError` if it is not finished."""
+        if not isinstance(index, int):
+            raise TypeError(f"a run is indexed by one number, not by {index!r}; see `records()`")
         with self._journal() as journal:
             number = operator.index(index)
             found = journal.record(number) if 0 <= number < 2**63 else None
@@ -205,12 +207,12 @@ class Run:
             failure = first.failure
             cause = f"{failure.step}: {failure.cause}" if failure else "unknown"
             raise ModelError(
-                f"all {outcomes['failed']} dialogues failed, the first at {cause}. `sdsd show 0` "
-                "prints the raw reply; use a more capable model, another protocol, or simpler "
-                "prompts"
+                f"all {outcomes['failed']} dialogues failed, the first at {cause}. "
+                f"`sdsd show {first.scenario.index} {self.path}` prints the raw reply; use a more "
+                "capable model, another protocol, or simpler prompts"
             )
 
-    # -- what is made of them ----------------------------------------------------------------------
+    # -- exports and reports -----------------------------------------------------------------------
 
     def to_pandas(self, view: str = "preference") -> pandas.DataFrame:
         """Return a view of the data set as a `pandas.DataFrame`, with its split as a column."""
@@ -264,15 +266,16 @@ class Run:
         rows = trainer_formats.write(self._dir.data, trainer, out)
         return {out / name: number for name, number in rows.items()}
 
-    def report(self, against: Run | None = None) -> Path:
+    def report(self, against: Run | Path | str | None = None) -> Path:
         """Write the report, or the comparison with another run, and return its path."""
         if against is None:
             self.export()
             return self._dir.report
         from sdsd.reports.html import comparison
 
-        path = self.path / f"against-{against.path.resolve().name}.html"
-        page = comparison.render(self.compare(against))
+        other = _opened(against)
+        path = self.path / f"against-{other.path.resolve().name}.html"
+        page = comparison.render(self.compare(other))
         write_atomic(path, page.encode("utf-8", "replace"))
         return path
 
@@ -284,10 +287,11 @@ class Run:
         with self._journal() as journal:
             return collect(journal, inputs.config, inputs.catalogue)
 
-    def compare(self, other: Run) -> Comparison:
+    def compare(self, other: Run | Path | str) -> Comparison:
         """Compute what differs between `other` and this run."""
         from sdsd.reports.metrics.comparison import compare
 
+        other = _opened(other)
         before, after = other.path.resolve().name, self.path.resolve().name
         if before == after:
             before, after = f"{before} (first)", f"{after} (second)"
@@ -315,8 +319,7 @@ class Run:
         """
         from sdsd.runs import hub
 
-        private = not public
-        return hub.push(self._dir, repo, private=private, message=message, progress=progress)
+        return hub.push(self._dir, repo, public=public, message=message, progress=progress)
 
     # -- details -----------------------------------------------------------------------------------
 
@@ -364,8 +367,12 @@ class Run:
         return tables
 
 
+def _opened(run: Run | Path | str) -> Run:
+    return run if isinstance(run, Run) else Run.open(run)
+
+
 def _planned(config: Config, rundir: RunDir) -> int:
-    """Return how many dialogues a run is to have; 0 if only its targets decide."""
+    """Return how many dialogues a run should have; 0 if only its targets decide."""
     if not (config.source.path and rundir.source.exists()):
         return config.n
     rows = len(StoredRows(rundir.source))
@@ -373,7 +380,7 @@ def _planned(config: Config, rundir: RunDir) -> int:
 
 
 def standings_of(inputs: Inputs, journal: Journal) -> tuple[CellProgress, ...]:
-    """Return how far the targets are; empty without targets."""
+    """Return the progress of the targets; empty without targets."""
     config = inputs.config
     if not config.targets.on:
         return ()
@@ -386,4 +393,4 @@ def require_package(package: str) -> None:
     from importlib.util import find_spec
 
     if find_spec(package) is None:
-        raise SdsdError(f"{package} is not installed; `pip install {package}` brings it")
+        raise SdsdError(f"{package} is not installed; run `pip install {package}`")

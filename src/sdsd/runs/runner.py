@@ -1,4 +1,4 @@
-"""`run` and `arun`: start or continue a run, make what is missing, publish.
+"""`run` and `arun`: start or continue a run, make the missing dialogues, publish.
 
 Resuming is the same function: what the journal holds is recalled, the rest is asked.
 """
@@ -19,11 +19,10 @@ import sdsd
 from sdsd import config as configuration
 from sdsd.config import Config
 from sdsd.config.manifest import Manifest
-from sdsd.errors import ConfigError, RunDirError
+from sdsd.errors import ConfigError, Divergence, RunDirError
 from sdsd.files import now
 from sdsd.models.base import Model
-from sdsd.models.fleet import Fleet, fetch
-from sdsd.pipeline.method import Method
+from sdsd.models.fleet import fetch
 from sdsd.pipeline.record import make_record
 from sdsd.pipeline.versions import VERSIONS
 from sdsd.runs.ask import Ask
@@ -44,11 +43,12 @@ from sdsd.runs.journal import Journal
 from sdsd.runs.progress import shown_progress
 from sdsd.runs.rounds import Rounds
 from sdsd.runs.run import Run, standings_of
-from sdsd.runs.scheduler import Scheduler
+from sdsd.runs.scheduler import drive
 from sdsd.runs.session import Needs, Session, Stop, in_loop, interruptible, open_session
 from sdsd.runs.telemetry import listeners
 from sdsd.scenarios.existing import Skipped, SourceRow, read
 from sdsd.scenarios.existing_store import StoredRows, store_rows
+from sdsd.types import Role
 
 _NO_END = 2**40
 """More dialogues than any run has."""
@@ -127,12 +127,17 @@ def resolve(
                 f"{config} is a run and continues in its own directory; leave out `--out`, or copy "
                 f"its {CONFIG_NAME} elsewhere to start another run with it"
             )
-        rundir.config()  # refuses another format, in words that say so
+        rundir.config()  # refuses another format with a clear message
         chosen = configuration.load(rundir.config_file, overrides)
         configuration.check_parts(chosen)
         return chosen, rundir.path
     if isinstance(config, Config):
         config = configuration.tree(config)
+    if not (config is None or isinstance(config, Path | Mapping)):
+        raise ConfigError(
+            f"a configuration is a path, a mapping or a `Config`, not a `{type(config).__name__}`; "
+            "to continue a run, give its path"
+        )
     chosen = configuration.load(config, overrides)
     configuration.check_parts(chosen)
     return chosen, Path(out) if out else default_path(chosen, Path.cwd())
@@ -151,6 +156,11 @@ def _launch(
     config: Config, path: Path, emit: OnEvent, models: Mapping[str, Model] | None
 ) -> Iterator[Launch]:
     """Lock and prepare the directory, and open the journal and whatever listens to the run."""
+    if not (models is None or isinstance(models, Mapping)):
+        raise ConfigError(
+            "`models` are model objects by name, such as {'default': model}, not a "
+            f"`{type(models).__name__}`"
+        )
     rundir = RunDir(path)
     with rundir.starting():
         rundir.check(config)
@@ -203,7 +213,8 @@ def _kept(config: Config, rundir: RunDir, notes: list[str]) -> StoredRows:
         return StoredRows(rundir.source)
     kept = store_rows(rows_of(config), rundir.source)
     reasons = "".join(f"; {n} left out: {reason}" for reason, n in kept.skipped.items())
-    notes.append(f"{len(kept)} rows of {config.source.path}{reasons}")
+    rows = "1 row" if len(kept) == 1 else f"{len(kept)} rows"
+    notes.append(f"{rows} of {config.source.path}{reasons}")
     return kept
 
 
@@ -242,11 +253,7 @@ class Launch:
         """Download the model files that are missing. Blocks, so that Ctrl-C works as usual."""
         if self._models is not None:
             return {}
-
-        def fetching(what: str, done: int, total: int) -> None:
-            self._emit(Fetching(what, done, total))
-
-        return fetch(self._inputs.config, fetching)
+        return fetch(self._inputs.config, lambda *now: self._emit(Fetching(*now)))
 
     @contextlib.contextmanager
     def caches(self, paths: Sequence[Path | str]) -> Iterator[list[Journal]]:
@@ -283,7 +290,9 @@ class Launch:
         source = sourced(self._inputs, self._rundir)
         plain = self._inputs.scenarios if source is None else source
         scenarios = plain if rounds is None else rounds
-        method = self._method(fleet, manifest)
+        # llama.cpp's slots share no prefix, and it says how many there are; other servers do not.
+        concurrent = not fleet.models["critic"].capabilities.slots
+        method = replace(self._inputs.method(manifest), concurrent_verdicts=concurrent)
 
         async def work(index: int) -> None:
             scenario = scenarios[index]
@@ -307,11 +316,11 @@ class Launch:
         if rounds is not None:
             indexes = rounds.indexes(config.n or _NO_END, stopping)
         self._emit(self._beginning(capacity(), manifest))
-        await Scheduler(work, done, capacity, fleet.changed, stopping).run(indexes)
+        await drive(indexes, work, done, capacity, fleet.changed, stopping)
 
     def publish(self) -> None:
         """Write the data set and the report, unless they are up to date."""
-        from sdsd.runs.publish import publish, published  # brings pyarrow, needed nowhere else
+        from sdsd.runs.publish import publish, published  # imports pyarrow, needed nowhere else
 
         new = self._journal.finished() - self._before
         if new:
@@ -332,11 +341,6 @@ class Launch:
         scenarios = self._inputs.scenarios
         return Rounds(scenarios, config.targets, config.seed, self._journal, self._note)
 
-    def _method(self, fleet: Fleet, manifest: Manifest) -> Method:
-        # llama.cpp's slots share no prefix, and it says how many there are; other servers do not.
-        concurrent = not fleet.models["critic"].capabilities.slots
-        return replace(self._inputs.method(manifest), concurrent_verdicts=concurrent)
-
     def _beginning(self, concurrency: int, manifest: Manifest) -> Began:
         standings = standings_of(self._inputs, self._journal)
         return Began(
@@ -354,6 +358,7 @@ class Launch:
         """Load the run's manifest; before the first answer, write it and copy the inputs."""
         old = self._rundir.manifest()
         if old is not None:
+            _require_same_models(self._rundir.path, old.models, session.names)
             return old
         inputs, fleet = self._inputs, session.fleet
         agent, critic = fleet.models["agent"].capabilities, fleet.models["critic"].capabilities
@@ -382,6 +387,17 @@ class Launch:
         except OSError as error:
             raise RunDirError(f"{self._rundir.path}: cannot be written: {error}") from None
         return manifest
+
+
+def _require_same_models(path: Path, before: Mapping[Role, str], now: Mapping[Role, str]) -> None:
+    """Raise `Divergence` if a role has another model than when the run began."""
+    pairs = {(before.get(role, "none"), now.get(role, "none")) for role in {**before, **now}}
+    changed = ", ".join(f"`{old}` -> `{new}`" for old, new in sorted(pairs) if old != new)
+    if changed:
+        raise Divergence(
+            f"{path}: made with other models; what changed: model {changed}. Give the same models "
+            "to continue that run (from Python, the same `models`), or start another run directory"
+        )
 
 
 async def _each(indexes: Iterator[int]) -> AsyncIterator[int]:

@@ -14,22 +14,27 @@ from msgspec import Struct
 from sdsd.errors import Stopped
 
 
-class Scheduler(Struct, frozen=True):
-    """Runs one coroutine per index, a bounded number of them at a time."""
+async def drive(
+    indexes: AsyncIterator[int],
+    work: Callable[[int], Awaitable[None]],
+    done: Callable[[int], None],
+    capacity: Callable[[], int],
+    changed: asyncio.Event,
+    stopping: asyncio.Event,
+) -> None:
+    """Work through `indexes` until they are used up or the run is stopping.
 
-    work: Callable[[int], Awaitable[None]]
-    """Make one dialogue."""
-    done: Callable[[int], None]
-    """Called when a dialogue has ended, however it ended."""
-    capacity: Callable[[], int]
-    """How many dialogues may be in flight; may change at any time."""
-    changed: asyncio.Event
-    """Set by whoever changes the capacity."""
-    stopping: asyncio.Event
-    """Set to begin no further dialogue."""
+    work       makes one dialogue
+    done       called when a dialogue has ended, however it ended
+    capacity   how many dialogues may be in flight; may change at any time
+    changed    set by whoever changes the capacity
+    stopping   set to begin no further dialogue
 
-    async def run(self, indexes: AsyncIterator[int]) -> None:
-        """Work through `indexes` until they are used up or the run is stopping.
+    An error stops the run as Ctrl-C does: requests in flight are finished and recorded, then the
+    first error is raised.
+    """
+    errors: list[SdsdError] = []
+    in_flight = 0
 
         An error stops the run as Ctrl-C does: requests in flight are finished and recorded, then
         the first error is raised.

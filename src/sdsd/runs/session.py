@@ -62,7 +62,7 @@ class Needs(Struct, frozen=True):
 
 
 class Session(Struct, frozen=True):
-    """Models that are up, and the way to them."""
+    """Models that are up, and how to reach them."""
 
     fleet: Fleet
     send: Send
@@ -116,7 +116,7 @@ def chain(
     stopping, config = needs.stop.requested, needs.config
 
     async def sleep(seconds: float) -> None:
-        """Wait, but not past a stop."""
+        """Wait; raise `Stopped` as soon as the run is stopping."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await stopping.wait()
@@ -165,7 +165,7 @@ def interruptible(stop: Stop, on_event: OnEvent) -> Iterator[None]:
         if not stop.requested.is_set():
             raise
         raise Stopped(
-            "stopped at once; what was answered is kept, the same command continues"
+            "stopped at once; recorded answers are kept, and the same command continues"
         ) from None
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):

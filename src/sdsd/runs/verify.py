@@ -1,7 +1,7 @@
 """Verify a run: replay every record from the recorded answers, and compare the data set.
 
-No model is called. A step that is missing, a request that differs, or a record that comes out
-otherwise is named.
+No model is called. A missing step, a different request, and a record that comes out differently are
+named.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from sdsd.types import Record, Scenario
 _Scenarios = Scenarios | Rounds | SourceScenarios
 
 MOST = 20
-"""Defects of records that are listed; a run that is wrong everywhere need not list them all."""
+"""Most defects of records that are listed."""
 
 
 class Verification(Struct, frozen=True):
@@ -40,7 +40,7 @@ class Verification(Struct, frozen=True):
     records: int
     answers: int
     defects: tuple[str, ...]
-    """What is not as the journal says."""
+    """What differs from the journal."""
     warnings: tuple[str, ...] = ()
     """What has changed outside the run since it began."""
 
@@ -49,7 +49,7 @@ def verify(rundir: RunDir) -> Verification:
     """Replay every finished dialogue, and compare the data set with the journal."""
     config, manifest = rundir.config(), rundir.manifest()
     if manifest is None:
-        raise RunDirError(f"{rundir.path}: nothing was made yet; `sdsd run` begins")
+        raise RunDirError(f"{rundir.path}: nothing was made yet; start with `sdsd run`")
     with Journal(rundir.journal, readonly=True) as journal:
         inputs = kept_inputs(config, rundir, manifest)
         source = sourced(inputs, rundir)

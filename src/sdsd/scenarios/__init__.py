@@ -1,1 +1,1 @@
-"""What is asked for: catalogue, sampling, strategies, quotas, and dialogues that exist already."""
+"""The inputs of dialogues: catalogue, sampling, strategies, quotas, and existing dialogues."""

@@ -1,6 +1,6 @@
 """The catalogue: what dialogues are about (topics), may violate (principles) and are for (goals).
 
-`catalogue_files` reads YAML or JSONL into entries that know their lines; here entries become the
+`catalogue_files` reads YAML or JSONL into entries with line numbers; here entries become the
 lists that scenarios are sampled from.
 """
 
@@ -22,7 +22,7 @@ from sdsd.types import Domain, Goal, Principle, Severity
 
 PACKAGED = Path(__file__).parent / "data"
 _USER = "user"
-"""Family, category and kind of entries that do not say theirs."""
+"""Family, category and kind of entries that state none."""
 
 
 class Catalogue(Struct, frozen=True):
@@ -34,7 +34,7 @@ class Catalogue(Struct, frozen=True):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the content, whatever files, formats and comments it was written in."""
+        """SHA-256 of the content, independent of files, formats and comments."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
 
     @property
@@ -53,11 +53,12 @@ def load(
 
     Raises `CatalogueError` at the first error, as `path:line: what is wrong; what to do`.
     """
-    return Catalogue(
-        domains=_domains(read(topics or PACKAGED / "topics", "fields")),
-        principles=_principles(read(principles or PACKAGED / "principles.yaml", "principles")),
-        goals=_goals(read(goals or PACKAGED / "goals.yaml", "goals")),
-    )
+    domains = _domains(read(topics or PACKAGED / "topics", "fields"))
+    entries = read(principles or PACKAGED / "principles.yaml", "principles")
+    rows = _rows(entries, _Principle, "principle")
+    checked = msgspec.convert(rows, tuple[Principle, ...])
+    rows = _rows(read(goals or PACKAGED / "goals.yaml", "goals"), _Goal, "goal")
+    return Catalogue(domains, checked, msgspec.convert(rows, tuple[Goal, ...]))
 
 
 # --- the shapes of entries ----------------------------------------------------------------------
@@ -97,7 +98,7 @@ class _Field(_Shape, frozen=True):
 
 
 class _Once:
-    """Texts of one kind, of which no two may be equal; capitals make no difference."""
+    """Texts of one kind, no two of which may be equal, ignoring case."""
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -136,26 +137,16 @@ def _domains_of(entry: Entry, names: _Once) -> Iterator[Domain]:
         yield Domain(title, name, tuple(subareas))
 
 
-def _principles(entries: Sequence[Entry]) -> tuple[Principle, ...]:
-    rows = [entry.convert(_Principle) for entry in entries]
-    return msgspec.convert(_rows(entries, rows, "principle"), tuple[Principle, ...])
-
-
-def _goals(entries: Sequence[Entry]) -> tuple[Goal, ...]:
-    rows = [entry.convert(_Goal) for entry in entries]
-    return msgspec.convert(_rows(entries, rows, "goal"), tuple[Goal, ...])
-
-
 def _rows(
-    entries: Sequence[Entry], shapes: Sequence[_Principle | _Goal], what: str
+    entries: Sequence[Entry], shape: type[_Principle | _Goal], what: str
 ) -> list[dict[str, str]]:
     """Return the entries as rows of clean text, each with an id of its own."""
     texts, ids = _Once(what), _Once("id")
     rows: list[dict[str, str]] = []
-    for entry, shape in zip(entries, shapes, strict=True):
+    for entry, shaped in zip(entries, [entry.convert(shape) for entry in entries], strict=True):
         row = {
             key: entry.text(value, key)
-            for key, value in msgspec.structs.asdict(shape).items()
+            for key, value in msgspec.structs.asdict(shaped).items()
             if key != "id" or "id" in entry.value
         }
         texts.add(row["text"], entry, "text")
@@ -166,7 +157,7 @@ def _rows(
                 raise entry.error(wrong, "use letters, digits, '-', '_' and '.'", "id")
         rows.append(row)
     for entry, row in zip(entries, rows, strict=True):
-        if "id" not in row:  # only now: ids that were chosen come before ids that are made
+        if "id" not in row:  # last, because explicit ids have precedence over generated ones
             row["id"] = _made_id(row["text"], ids)
             ids.add(row["id"], entry)
     return rows

@@ -1,4 +1,4 @@
-"""Catalogue files: YAML or JSONL, read into entries that know their lines.
+"""Catalogue files: YAML or JSONL, read into entries with line numbers.
 
 An error is raised as `path:line: what is wrong; what to do`, whatever the format.
 """
@@ -30,8 +30,8 @@ _DEEPEST = 8
 Key = str | int
 Shape = TypeVar("Shape", bound=Struct)
 
-# Tabs and line ends are white space, which texts are freed of. The rest is never intended; it
-# garbles prompts and terminals, and surrogates cannot even be written.
+# Tabs and line ends are white space, which is collapsed. The rest is never intended: it garbles
+# prompts and terminals, and surrogates cannot even be written.
 _CONTROL = re.compile(r"[\0-\b\v\f\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
 _DELETE_CONTROL = "delete it, or save the text again as plain UTF-8"
 _NAMES = {"str": "text", "bool": "true/false", "int": "a number", "float": "a number",
@@ -229,7 +229,7 @@ def _yaml(path: Path, text: str) -> Entry:
 def _check_nesting(events: Iterable[Event]) -> None:
     """Refuse what could crash `yaml.compose`, which recurses in C, or make values endless.
 
-    Also refuses a second document, for which `compose` has no plain words.
+    Also refuses a second document, for which `compose` has no clear message.
     """
     import yaml
 
@@ -253,7 +253,7 @@ def _yaml_error(problem: str, where: Any) -> YAMLError:
 
 
 def _plain(node: Node) -> Any:
-    """Return the value of a node: text as it is; of another scalar only the type matters."""
+    """Return the value of a node: text as it is; for any other scalar, only the type matters."""
     import yaml
 
     if isinstance(node, yaml.SequenceNode):

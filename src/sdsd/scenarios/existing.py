@@ -2,9 +2,8 @@
 
     files -> rows -> `SourceRow`, or `Skipped` with the reason
 
-Nothing is dropped silently. A damaged file, or one that does not have the layout it was said to
-have, is an error at `file:row`; a row of the right layout that no dialogue can be made of is
-`Skipped`. Rows stream.
+Nothing is dropped silently. A damaged file, or one without the stated layout, is an error at
+`file:row`; a row of the right layout that no dialogue can be made of is `Skipped`. Rows stream.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from msgspec import Struct
 
@@ -22,6 +21,7 @@ from sdsd.scenarios.existing_files import Download, Place, fetch_dataset, find, 
 from sdsd.text import normalize, parsing
 from sdsd.types import Message
 
+T = TypeVar("T")
 Kind = SourceKind
 """The layout of the rows of a source.
 
@@ -56,7 +56,7 @@ class SourceRow(Struct, frozen=True):
     subarea: str
     field: str
     goal: str
-    """Empty, as the three above, where the source does not say."""
+    """This and the three fields above are empty where the source does not say."""
     principles: tuple[str, ...]
     """Texts. Empty: the run takes those of its own scenario."""
     plan: str
@@ -64,7 +64,7 @@ class SourceRow(Struct, frozen=True):
     messages: tuple[Message, ...]
     """Alternates user and assistant, ends on the assistant. Empty: only a plan is given."""
     origin: str
-    """File and row, for people; not part of the row's content."""
+    """File and row, to show to people; not part of the row's content."""
     is_violation: bool | None = None
     """The dialogue's own flag; None where the source has none."""
     is_truncated: bool | None = None
@@ -83,7 +83,7 @@ def read(
 ) -> Iterator[SourceRow | Skipped]:
     """Yield the rows of a file, a directory of Parquet files, a run directory, or `hf:org/name`.
 
-    `split` selects among a directory's or data set's files those with this name. Raises
+    `split` selects the files of a directory or data set that are named after it. Raises
     `SourceError`: at once if a file is missing, and for damage when it is reached.
     """
     view = "revisions" if kind == "sdsd-revisions" else "dialogues"
@@ -146,7 +146,7 @@ def source_row(place: Place, row: object, kind: Kind) -> SourceRow | Skipped:
 
 def _kind(place: Place, row: dict[str, Any], kind: Kind) -> Kind:
     """Return `kind` if the row has its columns; for `auto`, the first kind whose columns it has."""
-    remedy = "name the kind that the rows are of, or rename the columns"
+    remedy = "name the kind of the rows, or rename the columns"
     if kind == "auto":
         order: tuple[Kind, ...] = ("sdsd-revisions", "sdsd-dialogues", "sharegpt")
         for known in order:
@@ -193,17 +193,13 @@ class _Row(Struct, frozen=True):
 
     def turns(self) -> Iterator[tuple[str, str]]:
         """Yield speaker and text of every turn that says something; tools' turns are left out."""
-        for turn in self.chat():
-            if turn is None:
+        for item in self.chat():
+            if item is None:
                 continue
-            if not isinstance(turn, dict):
-                wrong = f"a turn must be an object, not {_named(turn)}"
-                raise self.place.error(wrong, "write turns as {role, content}")
+            turn = self.checked(item, dict, "a turn", "write turns as {role, content}")
             name = turn.get("from") if turn.get("role") is None else turn["role"]
-            if name is not None and not isinstance(name, str):
-                wrong = f"a role must be text, not {_named(name)}"
-                raise self.place.error(wrong, "name the speaker")
-            role = _ROLE_OF.get((name or "").strip().casefold())
+            name = self.checked("" if name is None else name, str, "a role", "name the speaker")
+            role = _ROLE_OF.get(name.strip().casefold())
             if role is None:
                 raise _Unusable("a turn of an unknown speaker")
             content = turn.get("value") if turn.get("content") is None else turn["content"]
@@ -277,9 +273,13 @@ class _Row(Struct, frozen=True):
         return self.as_text(self.columns.get(key, ""), key)
 
     def as_text(self, value: object, key: str) -> str:
-        if not isinstance(value, str):
-            wrong = f"`{key}` must be text, not {_named(value)}"
-            raise self.place.error(wrong, "change or rename it")
+        return self.checked(value, str, f"`{key}`", "change or rename it")
+
+    def checked(self, value: object, kind: type[T], what: str, remedy: str) -> T:
+        """Return the value if it is of a kind. Raises `SourceError`."""
+        if not isinstance(value, kind):
+            wrong = f"{what} must be {_NAMES[kind]}, not {_named(value)}"
+            raise self.place.error(wrong, remedy)
         return value
 
 

@@ -1,7 +1,7 @@
 """The files of a source: found or downloaded, and read row by row.
 
-Parquet and JSON lines stream; a JSON list is read at once. What is in a row is `existing`'s
-business; what cannot be read is an error that names the place.
+Parquet and JSON lines stream; a JSON list is read at once. `existing` interprets the rows; a file
+that cannot be read is an error that names the place.
 """
 
 from __future__ import annotations
@@ -62,12 +62,11 @@ class Place(NamedTuple):
         return f"{self.name}:{self.row}"
 
     def error(self, wrong: str, remedy: str) -> SourceError:
-        """Return the error that names this place."""
         return SourceError(f"{self.path}:{self.row}: {wrong}; {remedy}")
 
 
 def find(where: str, view: str, split: str, download: Download) -> list[tuple[Path, str]]:
-    """Return the files at `where`, each with its name for people; of a run, those of the `view`.
+    """Return the files at `where`, each with its name for people; for a run, those of the `view`.
 
     Raises `SourceError` if there are none.
     """
@@ -133,7 +132,7 @@ def _is_of(path: Path, split: str) -> bool:
 
 
 def rows(path: Path, name: str, columns: Collection[str]) -> Iterator[tuple[Place, Any]]:
-    """Yield the rows of one file, unchecked; of Parquet, only `columns` (empty: all) are read.
+    """Yield the rows of one file, unchecked; from Parquet, only `columns` (empty: all) are read.
 
     Raises `SourceError`.
     """

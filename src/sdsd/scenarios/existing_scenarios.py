@@ -26,7 +26,7 @@ _STEP_CHARS = 200
 
 
 class Known(Struct, frozen=True):
-    """What a catalogue has under texts that a source may use as well, by their normal form."""
+    """The entries of a catalogue by normalized text, to match a source's texts to them."""
 
     principles: dict[str, Principle]
     goals: dict[str, Goal]
@@ -58,7 +58,7 @@ class SourceScenarios:
 
 
 def scenario_of(row: SourceRow, index: int, base: Scenario, known: Known) -> Scenario:
-    """Return the row's inputs, laid over `base`, the scenario that the run has at `index` anyway.
+    """Return the row's inputs, laid over `base`, the run's ordinary scenario at `index`.
 
     Principles are the row's, or else those of `base`. Topic and goal are never those of `base`: the
     row was not made for them. There are as many exchanges as the plan or the conversation has.

@@ -117,5 +117,5 @@ def _write(rows: Iterable[SourceRow | Skipped], db: sqlite3.Connection) -> None:
 
 
 def content(row: SourceRow) -> bytes:
-    """Return what a row is, wherever it was read from."""
+    """Return the content of a row, independent of where it was read from."""
     return msgspec.json.encode(replace(row, origin=""))

@@ -21,7 +21,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from random import Random
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from msgspec import Struct
 
@@ -33,8 +33,9 @@ Cell = str
 Status = Literal["reached", "lagging", "given up"]
 
 PATIENCE = 2
-"""`Quota.patience` of a run. With 1, a median of six principles out of 124 are given up that could
-have reached their quota, and with 2 one, for a sixth more dialogues (`docs/benchmarks.md`)."""
+"""`Quota.patience` of a run. With 1, a median of six of 124 principles are given up although
+they could have reached their quota; with 2 it is one, for a sixth more dialogues
+(`docs/benchmarks.md`)."""
 
 
 class Assignment(Struct, frozen=True):
@@ -49,13 +50,13 @@ class Trial(Struct, frozen=True):
 
     assignment: Assignment
     hit: bool
-    """It has a verified pair that counts for the cell it was meant for."""
+    """Whether it has a verified pair that counts for the cell it was meant for."""
     cells: tuple[Cell, ...] = ()
     """All cells that its verified pairs count for."""
     cost: float = 1.0
-    """In any unit, e.g. tokens; only compared between strategies."""
+    """Its cost in any unit, e.g. tokens; compared only between strategies."""
     pairs: int = 1
-    """Its verified pairs, if any: more than one if several candidates are clean."""
+    """Number of its verified pairs; more than one if several candidates are clean."""
 
 
 class Quota(Struct, frozen=True):
@@ -64,7 +65,7 @@ class Quota(Struct, frozen=True):
     wanted: dict[Cell, int]
     """Verified pairs by cell."""
     strategies: tuple[str, ...]
-    """Those that may be tried in each cell."""
+    """Strategies that may be tried in each cell."""
     by_strategy: bool = False
     """The cells are strategies, and each of them tries only itself."""
     cost: float = 60.0
@@ -78,7 +79,7 @@ class Quota(Struct, frozen=True):
     """Share of the strategies chosen uniformly. It shrinks where a cell needs fewer dialogues than
     there are strategies, because too few are left to profit from the findings."""
     least: int = 32
-    """Fewest dialogues in a round, if as many are needed."""
+    """Fewest dialogues in a round, if that many are needed."""
     most: int = 2000
     """Most dialogues in a round."""
 
@@ -88,7 +89,7 @@ class Quota(Struct, frozen=True):
 
 
 class Tally(Struct):
-    """Counts over finished dialogues, whatever the order in which they finished."""
+    """Counts over finished dialogues, independent of the order in which they finished."""
 
     tries: dict[Cell, dict[str, int]] = {}
     """Dialogues by the cell they were meant for and the strategy they tried."""
@@ -102,7 +103,6 @@ class Tally(Struct):
     """Cells that get no more dialogues, with the reason."""
 
     def add(self, trial: Trial) -> None:
-        """Count one finished dialogue."""
         cell, strategy = trial.assignment.cell, trial.assignment.strategy
         _count(self.tries.setdefault(cell, {}), strategy)
         if trial.hit:
@@ -155,16 +155,13 @@ class CellProgress(Struct, frozen=True):
 
 def summary(state: Tally, quota: Quota) -> tuple[CellProgress, ...]:
     """Return the progress of every cell, in the quota's order."""
-    return tuple(_progress(cell, state, quota) for cell in quota.wanted)
-
-
-def _progress(cell: Cell, state: Tally, quota: Quota) -> CellProgress:
-    wanted, pairs = quota.wanted[cell], state.pairs.get(cell, 0)
-    if pairs >= wanted:
-        return CellProgress(cell, "reached", wanted, pairs, state.tried(cell))
-    reason = state.given_up.get(cell, "")
-    status: Status = "given up" if cell in state.given_up else "lagging"
-    return CellProgress(cell, status, wanted, pairs, state.tried(cell), reason)
+    cells = []
+    for cell, wanted in quota.wanted.items():
+        pairs, tries = state.pairs.get(cell, 0), state.tried(cell)
+        reason = "" if pairs >= wanted else state.given_up.get(cell, "")
+        status: Status = "reached" if pairs >= wanted else "given up" if reason else "lagging"
+        cells.append(CellProgress(cell, status, wanted, pairs, tries, reason))
+    return tuple(cells)
 
 
 # -- a round -------------------------------------------------------------------------------
@@ -268,7 +265,7 @@ def _strategy(rates: Rates, cell: Cell, explore: float, place: tuple[int, ...]) 
     ways, chance = rates.quota.ways(cell), Random(hash64("strategy", *place))  # noqa: S311
     if chance.random() < explore:
         return ways[int(chance.random() * len(ways))]
-    drawn = {way: chance.betavariate(*rates.beta(cell, way)) / rates.price(way) for way in ways}
+    drawn = {way: chance.betavariate(*rates.beta(cell, way)) / rates.prices[way] for way in ways}
     return max(drawn, key=drawn.__getitem__)
 
 
@@ -288,15 +285,6 @@ SPREADS = (0.05, 4.0)
 """Bounds of the estimated variance."""
 
 
-class _Counts(NamedTuple):
-    """Counts of one strategy in one cell."""
-
-    cell: Cell
-    way: str
-    tries: int
-    hits: int
-
-
 class Rates:
     """Posterior rates at which each strategy yields a pair in each cell.
 
@@ -307,8 +295,8 @@ class Rates:
 
     def __init__(self, state: Tally, quota: Quota) -> None:
         self.quota = quota
-        self._rows = {
-            (cell, way): _Counts(cell, way, tries, state.hits.get(cell, {}).get(way, 0))
+        self._counts = {
+            (cell, way): (tries, state.hits.get(cell, {}).get(way, 0))
             for cell in quota.wanted
             for way in quota.ways(cell)
             if (tries := state.tries.get(cell, {}).get(way))
@@ -316,15 +304,16 @@ class Rates:
         self._cells = dict.fromkeys(quota.wanted, 1.0)
         self._ways = {way: 1.0 for cell in quota.wanted for way in quota.ways(cell)}
         self._way_hits = dict.fromkeys(self._ways, 0)
-        for row in self._rows.values():
-            self._way_hits[row.way] += row.hits
+        for (_, way), (_, hits) in self._counts.items():
+            self._way_hits[way] += hits
         hits = sum(self._way_hits.values()) + GUESS[0]
-        tries = sum(row.tries for row in self._rows.values()) + GUESS[1]
+        tries = sum(tries for tries, _ in self._counts.values()) + GUESS[1]
         self._base = hits / (tries - hits)
         for _ in range(PASSES):
             self._fit()
         self._spread = self._estimated_spread()
-        self._prices = _prices(state, self._ways)
+        self.prices = _prices(state, self._ways)
+        """By strategy, the mean cost of its dialogues, relative to that of all."""
         self._betas: dict[tuple[Cell, str], tuple[float, float]] = {}
 
     def beta(self, cell: Cell, way: str) -> tuple[float, float]:
@@ -335,19 +324,14 @@ class Rates:
         return known
 
     def mean(self, cell: Cell, way: str) -> float:
-        """Return the posterior mean of a rate."""
         a, b = self.beta(cell, way)
         return a / (a + b)
-
-    def price(self, way: str) -> float:
-        """Return the mean cost of a strategy's dialogues, relative to that of all."""
-        return self._prices[way]
 
     def expected(self, cell: Cell) -> float:
         """Return the expected rate of the next dialogue for a cell."""
         ways, explore = self.quota.ways(cell), self.quota.explore
         means = {way: self.mean(cell, way) for way in ways}
-        best = max(ways, key=lambda way: means[way] / self._prices[way])
+        best = max(ways, key=lambda way: means[way] / self.prices[way])
         return (1 - explore) * means[best] + explore * sum(means.values()) / len(ways)
 
     def _posterior(self, cell: Cell, way: str) -> tuple[float, float]:
@@ -356,8 +340,7 @@ class Rates:
         # m (1 - m). A strategy's own odds are the less certain the fewer its hits.
         variance = self._spread + 1 / (self._way_hits[way] + 1)
         weight = max(1.0, 1 / (variance * m * (1 - m)) - 1)
-        row = self._rows.get((cell, way))
-        hits, tries = (row.hits, row.tries) if row else (0, 0)
+        tries, hits = self._counts.get((cell, way), (0, 0))
         return m * weight + hits, (1 - m) * weight + tries - hits
 
     def _prior(self, cell: Cell, way: str) -> float:
@@ -371,21 +354,21 @@ class Rates:
         """
         for effects in (self._ways, self._cells):
             hits, due = dict.fromkeys(effects, 1.0), dict.fromkeys(effects, 0.0)
-            for row in self._rows.values():
-                name = row.way if effects is self._ways else row.cell
-                hits[name] += row.hits
-                due[name] += row.tries * self._prior(row.cell, row.way)
+            for (cell, way), (tried, hit) in self._counts.items():
+                name = way if effects is self._ways else cell
+                hits[name] += hit
+                due[name] += tried * self._prior(cell, way)
             for name, effect in effects.items():
                 effects[name] = hits[name] / (due[name] / effect + 1)
 
     def _estimated_spread(self) -> float:
         """Return the variance of log-odds about the fit, by the method of moments."""
         excess, weight = SPREAD[0] * SPREAD[1], SPREAD[1]
-        for row in self._rows.values():
-            m = self._prior(row.cell, row.way)
+        for (cell, way), (tries, hits) in self._counts.items():
+            m = self._prior(cell, way)
             slope = m * (1 - m)
-            excess += (row.hits - row.tries * m) ** 2 - row.tries * slope
-            weight += row.tries * (row.tries - 1) * slope**2
+            excess += (hits - tries * m) ** 2 - tries * slope
+            weight += tries * (tries - 1) * slope**2
         return min(max(excess / weight, SPREADS[0]), SPREADS[1])
 
 

@@ -9,8 +9,9 @@ permutation of the domains, those of each field are spread evenly.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from sdsd.config import ScenariosConfig
 from sdsd.errors import CatalogueError
@@ -22,16 +23,11 @@ Axis = Literal["principle", "category", "domain", "field", "strategy"]
 """What quotas may be counted by."""
 
 
-class _Axis(NamedTuple):
-    """An endless sequence of n values in blocks, each of them a permutation."""
-
-    seed: int
-    name: str
-    n: int
-
-    def at(self, position: int) -> int:
-        block, within = divmod(position, self.n)
-        return _permutation(self.seed, self.name, self.n, block)[within]
+def _places(names: Iterable[str]) -> dict[str, list[int]]:
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    for i, name in enumerate(names):
+        places[name].append(i)
+    return dict(places)
 
 
 @lru_cache(maxsize=256)
@@ -62,18 +58,13 @@ class Scenarios:
         self._config = config
         self._seed = seed
         self._strategies = strategies
-        self._domains = {domain.name: i for i, domain in enumerate(catalogue.domains)}
-        self._cells: dict[str, dict[str, list[Principle]]] = {"principle": {}, "category": {}}
-        for p in catalogue.principles:
-            self._cells["principle"][p.id] = [p]
-            self._cells["category"].setdefault(p.category, []).append(p)
-        self._homes: dict[str, dict[str, list[int]]] = {"domain": {}, "field": {}}
-        for i, domain in enumerate(catalogue.domains):
-            self._homes["domain"][domain.name] = [i]
-            self._homes["field"].setdefault(domain.field, []).append(i)
-        self._field_members: dict[str, list[int]] = defaultdict(list)
-        for i, domain in enumerate(catalogue.domains):
-            self._field_members[domain.field].append(i)
+        self._members: dict[Axis, dict[str, list[int]]] = {
+            "principle": _places(p.id for p in catalogue.principles),
+            "category": _places(p.category for p in catalogue.principles),
+            "domain": _places(d.name for d in catalogue.domains),
+            "field": _places(d.field for d in catalogue.domains),
+        }
+        """The principles or domains of each cell, as indices into the catalogue."""
         self._domain_order = lru_cache(maxsize=8)(self._spread_fields)
         self._targets = lru_cache(maxsize=8)(self._target_order)
 
@@ -91,24 +82,23 @@ class Scenarios:
         Everything else is sampled as usual, so it stays balanced over the dialogues of a run.
         """
         usual = self[index]
-        place, visit = self._domains[usual.domain], index // len(self._domains)
-        principles = usual.principles
-        if axis in ("principle", "category"):
-            among = self._cells[axis][cell]
-            target_principle = among[self._at(f"meant/{cell}", len(among), index)]
-            further = (p for p in principles[1:] if p.id != target_principle.id)
-            principles = (target_principle, *further)
-        elif axis in ("domain", "field"):
-            homes = self._homes[axis][cell]
-            place = homes[self._at(f"meant/{cell}", len(homes), index)]
-            visit = index  # not once in a walk over all domains: many times in a row
+        [place] = self._members["domain"][usual.domain]
+        visit, principles = index // len(self._catalogue.domains), usual.principles
+        if axis != "strategy":
+            among = self._members[axis][cell]
+            member = among[self._at(f"meant/{cell}", len(among), index)]
+            if axis in ("principle", "category"):
+                target_principle = self._catalogue.principles[member]
+                further = (p for p in principles[1:] if p.id != target_principle.id)
+                principles = (target_principle, *further)
+            else:
+                place = member
+                visit = index  # not once in a walk over all domains: many times in a row
         return self._scenario(index, place, visit, principles, strategy)
 
     def cells(self, axis: Axis) -> tuple[str, ...]:
         """Return all cells of an axis, in the order of the catalogue."""
-        if axis == "strategy":
-            return self._strategies
-        return tuple(self._cells[axis] if axis in self._cells else self._homes[axis])
+        return self._strategies if axis == "strategy" else tuple(self._members[axis])
 
     def _scenario(
         self, index: int, place: int, visit: int, principles: tuple[Principle, ...], strategy: str
@@ -136,12 +126,14 @@ class Scenarios:
         )
 
     def _at(self, name: str, n: int, position: int) -> int:
-        return _Axis(self._seed, name, n).at(position)
+        """Return one of n values, from an endless sequence of their permutations."""
+        block, within = divmod(position, n)
+        return _permutation(self._seed, name, n, block)[within]
 
     def _spread_fields(self, visit: int) -> tuple[int, ...]:
         """Return all domains once, each field's at even distances from a seeded offset."""
         position: dict[int, tuple[float, int]] = {}
-        for field, members in self._field_members.items():
+        for field, members in self._members["field"].items():
             offset = hash64(self._seed, "field", visit, field) / 2**64
             order = _permutation(self._seed, f"domain/{field}", len(members), visit)
             for rank, i in enumerate(order):
@@ -154,7 +146,7 @@ class Scenarios:
         n = len(self._catalogue.principles)
         turn, within = divmod(index, n)
         target_principle, further = self._targets(turn)[within], self._further(index)
-        if self._few:  # repeats are inevitable: take the next ones of one fixed order
+        if self._few:  # repeats are inevitable: continue in one fixed order
             order = _permutation(self._seed, "principle", n, 0)
             after = order.index(target_principle) + 1
             further = tuple(order[(after + k) % n] for k in range(len(further)))

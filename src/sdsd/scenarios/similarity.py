@@ -1,4 +1,4 @@
-"""Short texts that say nearly the same, such as two subareas of a catalogue."""
+"""Find short texts that say nearly the same thing, such as two subareas of a catalogue."""
 
 from __future__ import annotations
 

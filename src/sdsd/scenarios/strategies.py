@@ -1,10 +1,10 @@
 """Strategies: ways to lead a conversation to a reply that violates the target principle.
 
 A strategy is a Markdown file like the prompts (`data/strategies/<name>.md`). The text before the
-first section says, for people, what it does. `## plan` tells the planner how the conversation comes
-to the violation, `## user` and `## reply` are directions for the user's and the agent's last turn,
-and `## settings` has a few switches. Which strategies work for which principles is an open question
-of the method, so every scenario names its own and the records can be compared.
+first section tells people what it does. `## plan` tells the planner how the conversation comes to
+the violation, `## user` and `## reply` are directions for the user's and the agent's last turn, and
+`## settings` has a few switches. Which strategies work for which principles is an open question of
+the method, so every scenario names its own and the records can be compared.
 """
 
 from __future__ import annotations
@@ -100,14 +100,14 @@ def load(name: str) -> Strategy:
         known = ", ".join(packaged())
         raise PromptError(
             f"`scenarios.strategies`: no strategy is called `{name}`; the packaged ones are "
-            f"{known}; name your own file with its `.md`"
+            f"{known}; name your own file including `.md`"
         )
     return _packaged(name)
 
 
 @cache
 def _packaged(name: str) -> Strategy:
-    """Read once: these do not change under a running program, as user-defined ones may."""
+    """Read once: unlike user-defined files, packaged ones do not change during a run."""
     return read(PACKAGED / f"{name}.md")
 
 

@@ -1,1 +1,1 @@
-"""Pure functions on text: normal form, words, parsing, prompt files, chat formats."""
+"""Pure functions on text: normal forms, words, parsing, prompt files, chat formats."""

@@ -15,9 +15,11 @@ from collections.abc import Iterable
 from rensa import RMinHash, RMinHashDeduplicator
 
 from sdsd.text.normalize import normal
-from sdsd.text.words import runs, words
+from sdsd.text.words import grams, words
 from sdsd.types import Message
 
+_SHINGLE = 5
+"""Words in a shingle."""
 _MOST = 65_536
 """Characters sketched at either end of a text; the middle of a longer one is skipped."""
 _SLOTS = 120
@@ -35,20 +37,19 @@ def spoken(messages: Iterable[Message]) -> str:
 class Near:
     """Texts one after another, each compared with all earlier ones that were kept.
 
-    `threshold` is the Jaccard coefficient of runs of `words` words from which on a text repeats
+    `threshold` is the Jaccard coefficient of runs of five words from which on a text repeats
     another. It is estimated, so a pair close to the threshold may fall on either side, but the same
     texts in the same order always give the same result. Each text kept takes three to four kB.
     """
 
-    def __init__(self, threshold: float, words: int = 5) -> None:
-        self._words = words
+    def __init__(self, threshold: float) -> None:
         self._index = RMinHashDeduplicator(threshold, _SLOTS, True, _bands(threshold), _SEED)
         self._keys: list[str] = []
 
     def add(self, key: str, text: str) -> str | None:
-        """Return the key of the earliest text that `text` repeats; keep `text` if there is none.
+        """Return the key of the earliest text that `text` repeats; keep `text` if it repeats none.
 
-        A text of fewer words than a shingle repeats only identical ones.
+        A text shorter than a shingle repeats only an identical text.
         """
         sketch = self.sketch(text)
         first = self.find(sketch)
@@ -57,9 +58,8 @@ class Near:
         return first
 
     def sketch(self, text: str) -> RMinHash:
-        """Return the MinHash sketch of a text."""
         sketch = RMinHash(_SLOTS, _SEED)
-        sketch.update(self._shingles(text))
+        sketch.update(_shingles(text))
         return sketch
 
     def find(self, sketch: RMinHash) -> str | None:
@@ -72,13 +72,14 @@ class Near:
         self._index.add(str(len(self._keys)), sketch)
         self._keys.append(key)
 
-    def _shingles(self, text: str) -> list[str] | list[bytes]:
-        if len(text) > 2 * _MOST:
-            text = f"{text[:_MOST]} {text[-_MOST:]}"
-        found = words(text)
-        if len(found) < self._words:
-            return [normal(text).encode("utf-8", "surrogatepass")]
-        return list(runs(found, self._words))
+
+def _shingles(text: str) -> list[str] | list[bytes]:
+    if len(text) > 2 * _MOST:
+        text = f"{text[:_MOST]} {text[-_MOST:]}"
+    shingles = grams(words(text), _SHINGLE)
+    if not shingles:
+        return [normal(text).encode("utf-8", "surrogatepass")]
+    return list(map(" ".join, shingles))
 
 
 def _bands(threshold: float) -> int:

@@ -18,6 +18,7 @@ from msgspec import Struct
 
 from sdsd.errors import Unparseable
 from sdsd.text.normalize import normal, valid_unicode
+from sdsd.text.words import grams
 from sdsd.types import Message, Plan, Severity, Verdict
 
 MAX_CHARS = 200_000
@@ -41,7 +42,7 @@ class Transcript(Struct, frozen=True):
 
 
 class Check(Struct, frozen=True):
-    """A self-check: what the speaking model says of its own conversation."""
+    """A self-check: what the speaking model says about its own conversation."""
 
     violated: bool
     over: bool
@@ -63,8 +64,8 @@ _NUMBERED = re.compile(rf"^{_ALL}\d+[.):]{_DECORATION}[ \t]", re.MULTILINE)
 def plan(text: str, exchanges: int) -> Plan:
     """Parse `PERSON: ...`, `STEP n: ...`, `SLIP: ...`, or a numbered list.
 
-    Of a plan with more steps than `exchanges`, the first ones are kept and the planned violation;
-    a shorter one is taken as it is. Without a `SLIP` the last step is the planned violation. Raises
+    If a plan has more steps than `exchanges`, the first ones and the planned violation are kept; a
+    shorter plan is taken as it is. Without a `SLIP` the last step is the planned violation. Raises
     `Unparseable` if there is no step, or if all of them say the same.
     """
     text = _cut_after_plan(readable(text))
@@ -269,17 +270,18 @@ def revision(text: str) -> str:
     return turn(text)
 
 
-_ELLIPSIS = re.compile(r"\[[.… ]+\]|\.{3,}|…")
+ELLIPSIS = re.compile(r"\[[.… ]+\]|\.{3,}|…")
+"""Where a quotation was shortened."""
 
 
 def occurs(quote: str, text: str) -> bool:
     """Return whether `quote` occurs in `text` word for word.
 
-    Both are compared in normal form and without the marks of emphasis and code. Of a quotation
-    shortened by an ellipsis, every piece must occur, in order.
+    Both are compared in normal form and without the marks of emphasis and code. If a quotation is
+    shortened by an ellipsis, all its pieces must occur, in order.
     """
     haystack = _without_marks(text)
-    pieces = [_without_marks(piece).strip(" .,;:!?\"'") for piece in _ELLIPSIS.split(quote)]
+    pieces = [_without_marks(piece).strip(" .,;:!?\"'") for piece in ELLIPSIS.split(quote)]
     pieces = [piece for piece in pieces if piece]
     if sum(map(len, pieces)) < 3:
         return False
@@ -308,18 +310,16 @@ def complete_sentences(text: str) -> str:
 
 def copies(text: str, source: str, run: int = 10) -> bool:
     """Return whether `text` and `source` share `run` consecutive words."""
-    spans = _spans(text, run)
-    return bool(spans) and not spans.isdisjoint(_spans_of_source(source, run))
+    return not _runs_of_source(source, run).isdisjoint(_runs(text, run))
 
 
 @lru_cache(maxsize=512)  # each source is compared with every turn of its dialogue
-def _spans_of_source(source: str, length: int) -> frozenset[tuple[str, ...]]:
-    return _spans(source, length)
+def _runs_of_source(source: str, length: int) -> frozenset[tuple[str, ...]]:
+    return frozenset(_runs(source, length))
 
 
-def _spans(text: str, length: int) -> frozenset[tuple[str, ...]]:
-    words = re.findall(r"\w+", normal(text))
-    return frozenset(zip(*(words[k:] for k in range(length)), strict=False))
+def _runs(text: str, length: int) -> list[tuple[str, ...]]:
+    return grams(re.findall(r"\w+", normal(text)), length)
 
 
 # -- common --------------------------------------------------------------------------------

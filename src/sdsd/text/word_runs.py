@@ -47,7 +47,6 @@ class HashedText:
         return " ".join(self._words[start:end])
 
     def hash(self, start: int, end: int) -> int:
-        """Return the hash of a run."""
         return (self._prefixes[end] - self._prefixes[start] * _power(end - start)) % _PRIME
 
     def runs(self, size: int) -> Iterator[tuple[int, int, int]]:

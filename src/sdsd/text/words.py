@@ -8,7 +8,7 @@ and store: it is what data sets are compared by.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from sdsd.text.normalize import normal, valid_unicode
 
@@ -31,6 +31,6 @@ def words(text: str) -> list[str]:
     return _WORDS.findall(normal(text).replace("'", ""))
 
 
-def runs(words: Sequence[str], length: int) -> Iterator[str]:
-    """Yield every `length` consecutive words, joined by single spaces."""
-    return map(" ".join, zip(*(words[k:] for k in range(length)), strict=False))
+def grams(words: Sequence[str], length: int) -> list[tuple[str, ...]]:
+    """Return all runs of `length` consecutive words."""
+    return list(zip(*(words[k:] for k in range(length)), strict=False))

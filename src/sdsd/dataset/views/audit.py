@@ -1,4 +1,4 @@
-"""What became of every scenario, and what the other views leave out."""
+"""The outcome of every scenario, and what the other views leave out."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Single replies: good ones to imitate, and good and bad ones with a label.
 
-A reply is good only if the critic judged it and found no violation; none is called good and bad.
+A reply is good only if the critic judged it and found no violation; no reply is labelled both good
+and bad.
 """
 
 from __future__ import annotations

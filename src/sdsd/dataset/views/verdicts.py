@@ -13,7 +13,8 @@ from sdsd.types import Critique, Message, Record, Verdict
 
 _TURN = Column("turn", c.TEXT, "What was judged: the `original` last reply, another `candidate` "
                "for it, an `earlier` agent turn, or a `revision`.")  # fmt: skip
-_ROUND = Column("round", c.INT, "Which of them, from 1; 0 for the original.")
+_ROUND = Column("round", c.INT, "The number of the candidate, earlier turn or revision, from 1; 0 "
+                "for the original.")  # fmt: skip
 _PRINCIPLE_ID = Column("principle_id", c.TEXT, "Id of the principle that was judged.")
 
 _INSTRUCTION = """\

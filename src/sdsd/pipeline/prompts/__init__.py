@@ -36,5 +36,5 @@ def load_prompt(name: str, own: str = "") -> Prompt:
 
 @cache
 def _packaged(name: str) -> Prompt:
-    """Read once: these do not change under a running program, as user-defined ones may."""
+    """Read once: unlike user-defined files, packaged ones do not change during a run."""
     return read(PACKAGED / f"{name}.md")

@@ -1,4 +1,4 @@
-"""The `chat` protocol: one growing chat, the agent's, in which the user's turns are asked for, too.
+"""The `chat` protocol: one growing chat, the agent's, that also asks for the user's turns.
 
 For servers that only chat. Both speakers share one prefix, and so do critic and reviser if they
 are the agent's own model: they continue in the chat (`first_messages`).

@@ -150,7 +150,6 @@ class _View:
         ]
 
     def costs(self) -> list[tuple[str, Markup]]:
-        """Draw what a verified pair costs in each run."""
         drawn = []
         for key in ("tokens", "calls", "seconds"):
             label, _, write = _written(self._comparison.measure("cost", key))
@@ -217,7 +216,7 @@ def _written(measure: Measure) -> tuple[str, str, Write]:
 
 
 def _noted(measure: Measure, change: Change, write: Write) -> str:
-    sign: Write = _points if measure.proportions else lambda x: _signed(x, write)
+    sign: Write = _points if measure.proportions else lambda x: signed(x, write)
     if measure.group == "cost":
         sign = lambda x: f"× {decimal(x)}"  # noqa: E731
     if change.interval is None:
@@ -248,15 +247,8 @@ def _differences(
 
 
 def _points(share: float) -> str:
-    return signed(100 * share)
+    return signed(100 * share, lambda x: decimal(x, 1))
 
 
 def _rough(value: float) -> str:
-    return _signed(value, short)
-
-
-def _signed(value: float, write: Write) -> str:
-    written = write(abs(value))
-    if not any(c in "123456789" for c in written):
-        return written
-    return f"{'−' if value < 0 else '+'}{written}"
+    return signed(value, short)

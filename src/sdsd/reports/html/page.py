@@ -70,12 +70,10 @@ def environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """Fill in a template."""
     return environment().get_template(template).render(values).lstrip()
 
 
 def macro(template: str, name: str, *values: Any) -> Markup:
-    """Call one macro of a template."""
     found: Markup = getattr(environment().get_template(template).module, name)(*values)
     return found
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from markupsafe import Markup
 
-from sdsd.checks import dialogue_rules
+from sdsd.config import ExportConfig
+from sdsd.dataset.extensions import meanings_of
 from sdsd.reports.html import charts
 from sdsd.reports.html.charts import Column, Line, Tile
 from sdsd.reports.html.page import OUTCOMES, STEPS, STOPS
@@ -16,7 +17,7 @@ from sdsd.reports.metrics.diversity import Voice
 from sdsd.reports.metrics.figures import Figures
 from sdsd.reports.metrics.paper import PAPER, PAPER_PRINCIPLES
 from sdsd.reports.metrics.principles import Cell, PrincipleCount, by_category
-from sdsd.reports.stats import FEW, Proportion, proportion, wilson
+from sdsd.reports.stats import FEW, Proportion, proportion
 
 _MOST_COLUMNS = 300
 _GREYS = ("t-n1", "t-n2", "t-n3", *("t-n4",) * 10)
@@ -49,9 +50,9 @@ def stage(name: str) -> tuple[str, str]:
     return _STAGES.get(name, (name, "t-n1"))
 
 
-def rules(counts: Mapping[str, int], *, name: str, of: int = 0) -> Markup:
-    """Draw counts by rule of the export or of `sdsd.checks.dialogue_rules`, with its meaning."""
-    meanings = {**dialogue_rules.RULES, **_REMOVED}
+def rules(counts: Mapping[str, int], export: ExportConfig, *, name: str, of: int = 0) -> Markup:
+    """Draw counts by rule of the export or of its quality checks, with its meaning."""
+    meanings = meanings_of(export) | _REMOVED
     items = ((rule, meanings.get(rule, words(rule)), n) for rule, n in counts.items())
     return charts.tallied(items, name=name, of=of)
 
@@ -66,7 +67,6 @@ def funnel(figures: Figures, name: str, last: str = "") -> Markup:
 
 
 def outcomes(figures: Figures) -> Markup:
-    """Draw how the scenarios ended."""
     greys, parts = iter(_GREYS), []
     for o in sorted(figures.outcomes, key=lambda o: o.outcome != "accepted"):
         tone = {"accepted": "t-c", "failed": "t-bad"}.get(o.outcome) or next(greys, "t-n4")
@@ -75,7 +75,6 @@ def outcomes(figures: Figures) -> Markup:
 
 
 def stops(figures: Figures) -> Markup:
-    """Draw why dialogues stopped."""
     found = sorted(figures.stops.items(), key=lambda item: item[0] != "completed")
     tones = ("t-a", *_GREYS) if "completed" in figures.stops else _GREYS
     parts = [(STOPS[stop], n, tone) for (stop, n), tone in zip(found, tones, strict=False)]
@@ -164,8 +163,8 @@ class FieldMap:
         self.known = [cell for cell in cells if cell.judged >= FEW]
         judged = sum(cell.judged for cell in cells)
         self.overall = sum(cell.confirmed for cell in cells) / max(judged, 1)
-        bounds = [wilson(cell.confirmed, cell.judged) for cell in self.known]
-        self.apart = sum(not low <= self.overall <= high for low, high in bounds)
+        shares = [proportion(cell.confirmed, cell.judged) for cell in self.known]
+        self.apart = sum(not p.low <= self.overall <= p.high for p in shares)
         highest = max((c.confirmed / c.judged for c in self.known or cells), default=1.0)
         self._top = min(charts.nice(highest), 1.0)
 
@@ -213,7 +212,7 @@ def _about(p: PrincipleCount) -> str:
 
 
 def _dense(cells: Sequence[Cell]) -> bool:
-    """Whether a quarter of the cells has five judgements: otherwise a map shows only noise."""
+    """Whether a quarter of the cells have five judgements; otherwise a map shows only noise."""
     return 4 * sum(cell.judged >= FEW // 2 for cell in cells) >= len(cells)
 
 
@@ -230,7 +229,6 @@ def _tile(cell: Cell | None) -> Tile | None:
 
 
 def tokens(figures: Figures) -> Markup:
-    """Draw the tokens of each stage."""
     kinds = {"prompt, computed": "t-a", "prompt, from cache": "t-a3", "written": "t-c"}
     numbers = {
         stage(name)[0]: (
@@ -244,7 +242,6 @@ def tokens(figures: Figures) -> Markup:
 
 
 def times(figures: Figures) -> Markup:
-    """Draw the model time of each stage."""
     total, items = sum(use.seconds for use in figures.stages.values()), []
     for name, use in figures.stages.items():
         label, tone = stage(name)

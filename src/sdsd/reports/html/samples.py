@@ -11,7 +11,7 @@ from typing import NamedTuple
 from markupsafe import Markup
 
 from sdsd.reports.html.text import count, esc
-from sdsd.text import normalize
+from sdsd.text import normalize, parsing
 from sdsd.types import Critique
 
 FOLD = 1_500
@@ -69,15 +69,13 @@ def find(quote: str, text: str) -> list[Span]:
     letters, offsets = _letters(text)
     spans: list[Span] = []
     at = 0
-    for piece in re.split(r"\.{3,}|…|\[\.+\]", quote):
-        wanted = normalize.normal(piece).strip(" .,;:!?\"'")
-        at = letters.find(wanted, at) if wanted else at
-        if at < 0:
+    pieces = map(normalize.normal, parsing.ELLIPSIS.split(quote))
+    for piece in filter(None, (piece.strip(" .,;:!?\"'") for piece in pieces)):
+        start = letters.find(piece, at)
+        if start < 0:
             return []
-        if wanted:
-            end = at + len(wanted)
-            spans.append(Span(offsets[at], offsets[end - 1] + 1))
-            at = end
+        at = start + len(piece)
+        spans.append(Span(offsets[start], offsets[at - 1] + 1))
     return spans
 
 

@@ -1,9 +1,10 @@
-"""Format text and numbers for people. What a model wrote is hostile until it passed `visible`."""
+"""Format text and numbers for people. Model output is hostile until it passes through `visible`."""
 
 from __future__ import annotations
 
 import html
 import unicodedata
+from collections.abc import Callable
 
 from sdsd.reports.stats import FEW, Proportion
 
@@ -45,7 +46,7 @@ def clip(text: str, room: float) -> str:
 
 
 def _width(c: str) -> float:
-    """Overestimate the width in pixels: the font is unknown here."""
+    """Return an upper estimate of the width in pixels; the font is unknown here."""
     if unicodedata.east_asian_width(c) in "WF":
         return 13.5
     if unicodedata.combining(c):
@@ -93,9 +94,9 @@ def within(found: Proportion) -> str:
     return f"95% interval {interval(found.low, found.high)}"
 
 
-def signed(value: float, digits: int = 1) -> str:
+def signed(value: float, write: Callable[[float], str] = count) -> str:
     """Write a number with its sign, a true minus; without one if it rounds to zero."""
-    written = f"{abs(value):,.{digits}f}"
+    written = write(abs(value))
     if not any(c in "123456789" for c in written):
         return written
     return f"{'−' if value < 0 else '+'}{written}"

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
 
 from msgspec import Struct
 from rapidfuzz.distance import Prefix
 
 from sdsd.reports.stats import Proportion, proportion
-from sdsd.text import normalize
+from sdsd.text import normalize, parsing
 from sdsd.types import Critique, Pair, Record
 
 STEP = 25
@@ -90,7 +89,6 @@ class BiasTally:
         self._violated: Counter[int] = Counter()
 
     def add(self, record: Record) -> None:
-        """Count one record."""
         if record.dialogue is None:
             return
         for number, critique in enumerate(record.earlier_critiques, 1):
@@ -102,7 +100,6 @@ class BiasTally:
             self._add_pair(pair, record.dialogue.utterance)
 
     def result(self) -> Biases:
-        """Return what was counted."""
         return Biases(
             lengths={kind: lengths.result() for kind, lengths in self._lengths.items()},
             quotes=_thirds(self._quotes),
@@ -133,16 +130,13 @@ class BiasTally:
             self._changes[third_of_change(rejected, pair.chosen)] += 1
 
 
-_GAP = re.compile(r"\.{3,}|…|\[\.+\]")
-
-
 def third_of_quote(quote: str, text: str) -> int | None:
     """Return the third (0, 1, 2) of `text`, as `normalize.normal` gives it, that holds a quotation.
 
-    Of a quotation with gaps the longest piece decides. None if it is not in the text.
+    If a quotation has gaps, its longest piece decides. None if it is not in the text.
     """
-    pieces = (normalize.normal(piece).strip(" .,;:!?\"'") for piece in _GAP.split(quote[:_READ]))
-    piece = max(pieces, key=len)
+    pieces = map(normalize.normal, parsing.ELLIPSIS.split(quote[:_READ]))
+    piece = max((piece.strip(" .,;:!?\"'") for piece in pieces), key=len)
     at = text.find(piece) if piece else -1
     return _third(at + len(piece) / 2, len(text)) if at >= 0 else None
 

@@ -139,7 +139,7 @@ def compare(
         measures = [pairing.pair(measure) for measure in measures]
     return Comparison(
         paired=pairing is not None,
-        # the cells are by far the largest part, and of no use here
+        # the cells are by far the largest part, and not needed here
         runs={name: replace(figures, cells=()) for name, figures in runs.items()},
         measures=tuple(measures),
         settings=settings(configs),
@@ -399,6 +399,5 @@ def _paired(
     if not both:
         return None
     n, found = len(both), paired_bootstrap([x for x, _ in both], [y for _, y in both])
-    mean = math.fsum(y - x for x, y in both) / n
-    clear = n >= FEW and found is not None and found.clear
-    return Change(mean, found, n, paired=True, clear=clear)
+    same = both[0][1] - both[0][0]  # without an interval there is one difference only
+    return replace(_changed(found, n) or Change(same, None, n), paired=True)

@@ -35,7 +35,6 @@ class CostTally:
         self._pairs = 0
 
     def add(self, record: Record) -> None:
-        """Count one record."""
         pairs = len(record.pairs)
         self._pairs += pairs
         use = total(record.usage.values())
@@ -52,5 +51,4 @@ class CostTally:
 
 
 def total(uses: Iterable[StageUsage]) -> StageUsage:
-    """Add usage up."""
     return StageUsage(*map(sum, zip(*map(astuple, uses), strict=True)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from statistics import fmean, stdev
 from typing import Any
 
 from msgspec import Struct
@@ -17,7 +18,7 @@ from sdsd.reports.stats import FEW, Proportion, proportion
 from sdsd.text.embeddings import Embed
 from sdsd.text.near_duplicates import Near, spoken
 from sdsd.text.normalize import valid_unicode
-from sdsd.text.words import words
+from sdsd.text.words import grams, words
 from sdsd.types import Dialogue
 
 SAMPLE = 20_000
@@ -60,7 +61,7 @@ class Voice(Struct, frozen=True):
 
     distinct: Distinct
     openings: tuple[Opening, ...]
-    """The most frequent ones, in descending order."""
+    """The most frequent openings, in descending order."""
 
 
 class Diversity(Struct, frozen=True):
@@ -81,7 +82,6 @@ class Diversity(Struct, frozen=True):
 
     @property
     def largest(self) -> float:
-        """The share of dialogues in the largest group."""
         return max(self.clusters, default=0) / self.dialogues if self.dialogues else 0.0
 
 
@@ -102,8 +102,9 @@ class _Blocks:
         while turn:
             piece, turn = turn[: self._room], turn[self._room :]
             for k, length in enumerate(LENGTHS):
-                self._seen[k].update(zip(*(piece[i:] for i in range(length)), strict=False))
-                self._ngrams[k] += max(len(piece) - length + 1, 0)
+                ngrams = grams(piece, length)
+                self._seen[k].update(ngrams)
+                self._ngrams[k] += len(ngrams)
             self._room -= len(piece)
             if not self._room:
                 pairs = zip(self._seen, self._ngrams, strict=True)
@@ -113,13 +114,8 @@ class _Blocks:
     def result(self) -> Distinct:
         blocks = len(self._shares)
         columns = list(zip(*self._shares, strict=True))
-        means = [math.fsum(column) / blocks for column in columns]
-        errors = []
-        if blocks >= FEW:
-            for mean, column in zip(means, columns, strict=True):
-                squares = math.fsum((x - mean) ** 2 for x in column)
-                errors.append(math.sqrt(squares / (blocks - 1) / blocks))
-        return Distinct(self._words, blocks, tuple(means), tuple(errors))
+        errors = [stdev(column) / math.sqrt(blocks) for column in columns if blocks >= FEW]
+        return Distinct(self._words, blocks, tuple(map(fmean, columns)), tuple(errors))
 
 
 class _Voice:
@@ -187,7 +183,6 @@ class DiversityTally:
             self._spread.add(text)
 
     def result(self) -> Diversity:
-        """Return what was counted."""
         alone = len(self._groups)
         return Diversity(
             dialogues=self._n,

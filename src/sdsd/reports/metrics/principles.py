@@ -61,7 +61,6 @@ class PrincipleTally:
         self._accepted: Counter[str] = Counter()
 
     def add(self, record: Record) -> None:
-        """Count one record."""
         for principle in record.scenario.principles:
             self._principles.setdefault(principle.id, principle)
         self._targeted[record.scenario.target_principle.id] += 1

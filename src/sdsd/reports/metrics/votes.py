@@ -1,8 +1,8 @@
-"""How far raters agree: several critics of one run, or the critics of two runs."""
+"""How well raters agree: several critics of one run, or the critics of two runs."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 
@@ -47,38 +47,32 @@ class Votes:
     """Counts which critics made which claims together."""
 
     def __init__(self) -> None:
-        self._critics: dict[str, int] = {}
-        self._rows: Counter[tuple[bool | None, ...]] = Counter()
+        self._claims: dict[str, Counter[bool]] = {}
+        self._judged: Counter[tuple[tuple[str, bool], ...]] = Counter()
 
     def add(self, votes: Sequence[Verdict]) -> None:
-        """Count the votes on one reply: for each principle a row with a column for each critic."""
-        cases: defaultdict[str, dict[int, bool]] = defaultdict(dict)
+        """Count the votes on one reply."""
+        cases: dict[str, dict[str, bool]] = {}
         for vote in votes:
-            column = self._critics.setdefault(vote.critic, len(self._critics))
-            cases[vote.principle][column] = vote.violated
-        for case in cases.values():
-            self._rows[tuple(case.get(k) for k in range(max(case) + 1))] += 1
+            self._claims.setdefault(vote.critic, Counter())[vote.violated] += 1
+            cases.setdefault(vote.principle, {})[vote.critic] = vote.violated
+        self._judged.update(tuple(case.items()) for case in cases.values())
 
     def result(self) -> Critics | None:
         """Return all of it; None with fewer than two critics."""
-        if len(self._critics) < 2:
+        if len(self._claims) < 2:
             return None
-        claims = {critic: self._claims(k) for critic, k in self._critics.items()}
-        return Critics(claims, tuple(self._pairs()), self._rows.total(), alpha(self._rows))
+        units: Counter[tuple[bool | None, ...]] = Counter()
+        for case, times in self._judged.items():
+            units[tuple(claim for _, claim in case)] += times
+        claims = {critic: proportion(n[True], n.total()) for critic, n in self._claims.items()}
+        pairs = tuple(self._pair(a, b) for a, b in combinations(claims, 2))
+        return Critics(claims, pairs, self._judged.total(), alpha(units))
 
-    def _pairs(self) -> list[Agreement]:
-        found = []
-        for (a, i), (b, j) in combinations(self._critics.items(), 2):
-            table: Table = Counter()
-            for row, times in self._rows.items():
-                if max(i, j) < len(row):
-                    x, y = row[i], row[j]
-                    if x is not None and y is not None:
-                        table[x, y] += times
-            found.append(agreement(a, b, table))
-        return found
-
-    def _claims(self, k: int) -> Proportion:
-        given = [(row[k], n) for row, n in self._rows.items() if k < len(row)]
-        claimed = sum(n for vote, n in given if vote)
-        return proportion(claimed, sum(n for vote, n in given if vote is not None))
+    def _pair(self, a: str, b: str) -> Agreement:
+        table: Table = Counter()
+        for case, times in self._judged.items():
+            claims = dict(case)
+            if a in claims and b in claims:
+                table[claims[a], claims[b]] += times
+        return agreement(a, b, table)

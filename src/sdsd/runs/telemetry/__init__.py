@@ -1,9 +1,9 @@
-"""Observe a run while it goes on: a log, Prometheus metrics, OpenTelemetry spans and metrics.
+"""Observe a run in progress: a log, Prometheus metrics, OpenTelemetry spans and metrics.
 
     with listeners(path, on_event) as emit: ...
 
 `emit` takes every event of a run. The caller pays for one append to a queue; a thread passes the
-events on a few times a second to listeners that do not know of each other. None of them can harm
+events on a few times a second to independent listeners. None of them can harm
 the run: a listener that raises is switched off with a note.
 """
 
@@ -88,7 +88,7 @@ def _prometheus(
         try:
             dispatcher.note(f"metrics at {metrics.serve(port)}")
         except OSError as error:
-            remedy = "give another port. The run goes on without it"
+            remedy = "give another port. The run continues without it"
             dispatcher.note(f"metrics endpoint: {error}; {remedy}")
     return metrics
 
@@ -96,7 +96,7 @@ def _prometheus(
 def _missing(asked: str, what: str, error: ImportError, extra: str) -> str:
     return (
         f"{asked}, but {what} cannot be imported ({error}); install it with "
-        f'`pip install "sdsd[{extra}]"`. The run goes on without it'
+        f'`pip install "sdsd[{extra}]"`. The run continues without it'
     )
 
 
@@ -188,4 +188,4 @@ def _deliver(listener: Listener, events: list[tuple[int, Event]]) -> None:
 
 
 def _switched_off(name: str, error: Exception) -> str:
-    return f"{name}: {type(error).__name__}: {error}; switched off, the run goes on without it"
+    return f"{name}: {type(error).__name__}: {error}; switched off, the run continues without it"

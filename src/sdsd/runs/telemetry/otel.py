@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, set_span_in_context
 
 from sdsd.runs.events import Began, Called, Event, Recorded
-from sdsd.runs.telemetry.listener import plain, tokens
+from sdsd.runs.telemetry.listener import Listener, plain, tokens
 from sdsd.text.normalize import encodable
 from sdsd.types import Completion, Record, Request
 
@@ -42,8 +42,8 @@ TOKENS = tuple(4**k for k in range(14))
 """Bucket bounds, as the conventions recommend them."""
 
 
-class Telemetry:
-    """Turns a run's events into spans and measurements. A `Listener`."""
+class Telemetry(Listener):
+    """Turns a run's events into spans and measurements, which the SDK's own threads send."""
 
     def __init__(
         self,
@@ -95,9 +95,6 @@ class Telemetry:
             self._root = self._tracer.start_span(
                 "run", Context(), attributes=attributes, start_time=at
             )
-
-    def tick(self, now: float) -> None:
-        """Do nothing: the providers have their own threads."""
 
     def close(self) -> None:
         """End open spans as of the last event, and send everything."""
@@ -248,12 +245,12 @@ class _Exporter:
             self._note(
                 f"OpenTelemetry: {self._what} are not accepted; is a collector listening for OTLP "
                 "over HTTP at OTEL_EXPORTER_OTLP_ENDPOINT? "
-                f"{self._switch}=none switches them off. The run goes on"
+                f"{self._switch}=none switches them off. The run continues"
             )
         return result
 
     def stop_retrying(self) -> None:
-        """Do not let a dead collector hold up the end of the run."""
+        """Keep a dead collector from delaying the end of the run."""
         self._closing = True
         if self._failure is not None:
             self._exporter.shutdown()  # ends the wait for the next retry

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from wsgiref.simple_server import WSGIServer
@@ -24,7 +24,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from sdsd.runs.events import Began, Called, Event, Recorded
-from sdsd.runs.telemetry.listener import plain, tokens
+from sdsd.runs.telemetry.listener import CallSums, Listener, plain
 from sdsd.types import Completion
 
 BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
@@ -44,14 +44,14 @@ _SUMS = {
 }
 
 
-class Metrics(Collector):
-    """Counts a run's events. A `Listener`."""
+class Metrics(Listener, Collector):
+    """Counts a run's events. `MetricsFile` and the HTTP server read when they need to."""
 
     def __init__(self, run: str, version: str = "") -> None:
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self._run, self._version = plain(run), version
-        self._calls: dict[tuple[str, ...], _Calls] = {}
+        self._calls: defaultdict[tuple[str, ...], _Calls] = defaultdict(_Calls)
         self._records: Counter[tuple[str, ...]] = Counter()
         self._info: tuple[str, ...] | None = None
         self._done = self._wanted = self._pairs = self._accepted = 0
@@ -62,11 +62,7 @@ class Metrics(Collector):
             # The model's name is the requested one: what a server calls itself is up to the
             # server, and each new name would be a new series.
             call = event.call
-            key = (call.request.role, call.asked["model"], event.stage)
-            counts = self._calls.get(key)
-            if counts is None:
-                counts = self._calls[key] = _Calls()
-            counts.add(event.answer)
+            self._calls[call.request.role, call.asked["model"], event.stage].add(event.answer)
         elif isinstance(event, Recorded):
             pairs = len(event.record.pairs)
             self._done += 1
@@ -76,9 +72,6 @@ class Metrics(Collector):
         elif isinstance(event, Began):
             self._done, self._wanted = event.done, event.n
             self._info = (self._version, event.protocol, str(event.concurrency))
-
-    def tick(self, now: float) -> None:
-        """Do nothing: `MetricsFile` and the HTTP server read when they need to."""
 
     def close(self) -> None:
         if self._server is not None:
@@ -129,15 +122,12 @@ class Metrics(Collector):
         return family
 
 
-class MetricsFile:
-    """Writes metrics to a text file every few seconds. A `Listener`; raises `OSError`."""
+class MetricsFile(Listener):
+    """Writes metrics to a text file every few seconds; raises `OSError`."""
 
     def __init__(self, metrics: Metrics, path: Path) -> None:
         self._metrics, self._path = metrics, path
         self._written = float("-inf")
-
-    def on_event(self, at: int, event: Event) -> None:
-        """Do nothing: the metrics get the event themselves."""
 
     def tick(self, now: float) -> None:
         """Write the file if the last version is old enough."""
@@ -149,18 +139,14 @@ class MetricsFile:
         write_to_textfile(str(self._path), self._metrics.registry)
 
 
-class _Calls:
+class _Calls(CallSums):
     """Sums over the calls of one role, model and stage."""
 
     def __init__(self) -> None:
-        self.calls = self.prompt_tokens = self.cached_tokens = self.completion_tokens = 0
         self.seconds = 0.0
         self.buckets = [0] * (len(BUCKETS) + 1)
 
     def add(self, answer: Completion) -> None:
-        self.calls += 1
-        self.prompt_tokens += tokens(answer.prompt_tokens)
-        self.cached_tokens += tokens(answer.cached_tokens)
-        self.completion_tokens += tokens(answer.completion_tokens)
+        super().add(answer)
         self.seconds += answer.seconds
         self.buckets[bisect_left(BUCKETS, answer.seconds)] += 1

@@ -16,15 +16,15 @@ from typing import Any, BinaryIO
 import msgspec
 
 from sdsd.runs.events import Began, Called, Event, Noted, Recorded
-from sdsd.runs.telemetry.listener import plain, tokens
-from sdsd.types import Completion, Record
+from sdsd.runs.telemetry.listener import CallSums, Listener, plain
+from sdsd.types import Record
 
 SUMMARY = 60.0
 """Seconds between two summaries."""
 
 
-class RunLog:
-    """Appends to the log at `path`, with each tick. A `Listener`; raises `OSError`.
+class RunLog(Listener):
+    """Appends to the log at `path`, with each tick; raises `OSError`.
 
     A file that would grow over `limit` bytes becomes `<path>.1`, and so on, up to `keep` old files.
     """
@@ -43,7 +43,7 @@ class RunLog:
         self._keep = keep
         self._lines: list[str] = []
         self._now = self._since = 0.0
-        self._sums = _Sums()
+        self._sums = CallSums()
         self._open: set[int] = set()
         self._done = self._wanted = 0
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,7 +85,7 @@ class RunLog:
     def _summary(self) -> None:
         """Log the sums since the last summary; `open` counts dialogues in progress."""
         seconds = self._now - self._since
-        sums, self._sums, self._since = self._sums, _Sums(), self._now
+        sums, self._sums, self._since = self._sums, CallSums(), self._now
         self._line(
             time.time_ns(),
             "summary",
@@ -118,24 +118,13 @@ class RunLog:
 
     def _rotate(self) -> None:
         self._file.close()
-        names = [self._path, *(_old(self._path, k) for k in range(1, self._keep + 1))]
+        path = self._path
+        names = [path, *(path.with_name(f"{path.name}.{k}") for k in range(1, self._keep + 1))]
         for newer, older in reversed(list(itertools.pairwise(names))):
             if newer.exists():
                 newer.replace(older)
         self._path.unlink(missing_ok=True)  # still there if no old file is kept
         self._file, self._size = _appended(self._path)
-
-
-class _Sums:
-    """Sums over the calls of one summary."""
-
-    calls = prompt_tokens = cached_tokens = completion_tokens = 0
-
-    def add(self, answer: Completion) -> None:
-        self.calls += 1
-        self.prompt_tokens += tokens(answer.prompt_tokens)
-        self.cached_tokens += tokens(answer.cached_tokens)
-        self.completion_tokens += tokens(answer.completion_tokens)
 
 
 def _record(record: Record) -> dict[str, Any]:
@@ -151,10 +140,6 @@ def _record(record: Record) -> dict[str, Any]:
         "seconds": round(sum(use.seconds for use in record.usage.values()), 4),
         "stages": msgspec.to_builtins(record.usage),
     }
-
-
-def _old(path: Path, number: int) -> Path:
-    return path.with_name(f"{path.name}.{number}")
 
 
 def _appended(path: Path) -> tuple[BinaryIO, int]:
