@@ -39,6 +39,11 @@ def test_what_is_not_there_is_named_with_the_remedy(name: str, said: str) -> Non
     assert name in str(caught.value)
 
 
+def test_a_short_name_is_no_name_where_nothing_is_installed() -> None:
+    with pytest.raises(PluginError, match="not one of the filters, of which none are installed"):
+        resolve("keep", "filters")
+
+
 def test_a_module_that_exits_when_imported_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

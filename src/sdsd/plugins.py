@@ -16,6 +16,7 @@ import asyncio
 import hashlib
 import inspect
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -61,29 +62,6 @@ def resolve(name: str, group: str, known: tuple[str, ...] = ()) -> Any:
         f"`{name}` is not one of the {group}: {names}; name one of these, or your own as "
         "`package.module:name`"
     )
-
-
-def failure(part: str, where: str, error: Exception) -> PluginError:
-    """Return what a part's exception means to its user: which part, on what, why, at which line."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    return PluginError(
-        f"{part} failed on {where}: {type(error).__name__}: {error} "
-        f"({Path(frame.filename).name}, line {frame.lineno})"
-    )
-
-
-@contextmanager
-def blamed(part: str, where: str) -> Iterator[None]:
-    """Turn the exceptions of a part into `PluginError`s that name it.
-
-    Those of the package pass: a part may raise them, as its contract says.
-    """
-    try:
-        yield
-    except (SdsdError, StageFailed, TransientError):
-        raise
-    except Exception as error:
-        raise failure(part, where, error) from error
 
 
 def version(part: Callable[..., Any] | object) -> str:
@@ -133,7 +111,11 @@ def blame(error: BaseException, part: str, where: str) -> BaseException:
         outside = isinstance(error, SdsdError | KeyboardInterrupt | GeneratorExit)
     if outside:
         return error
-    return PluginError(f"{part} failed on {where}: {type(error).__name__}: {error}")
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return PluginError(
+        f"{part} failed on {where}: {type(error).__name__}: {error} "
+        f"({Path(frame.filename).name}, line {frame.lineno})"
+    )
 
 
 @cache

@@ -146,6 +146,43 @@ def test_what_is_no_backend_is_refused_by_name(name: str, said: str, tmp_path: P
     assert f"`{name}`" in str(caught.value)
 
 
+BAD_BACKENDS = """
+from sdsd.models.base import Capabilities
+
+class Unready:
+    def __init__(self): ...
+
+class Working:
+    def __init__(self, config):
+        self.name, self.capabilities = "mine", Capabilities()
+
+class Raising(Working):
+    async def complete(self, request, seed, dialogue=0):
+        raise RuntimeError("the GPU is gone")
+
+class Texting(Working):
+    async def complete(self, request, seed, dialogue=0):
+        return "Hello."
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("Unready", "backend `bad_backends:Unready` failed on its configuration: TypeError"),
+        ("Raising", "model `mine` failed on 00000.* plan: RuntimeError: the GPU is gone .bad_back"),
+        ("Texting", "model `mine` returned a value of type `str`; return a `Completion` or"),
+    ],
+)
+def test_a_backend_that_breaks_its_contract_stops_the_run_by_its_name(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bad_backends.py").write_text(BAD_BACKENDS)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PluginError, match=said):
+        sdsd.run(config(f"bad_backends:{name}"), out=tmp_path / "run")
+
+
 class Nameless(ScriptedModel):
     def __init__(self, config: configuration.ModelConfig) -> None:
         super().__init__(name="\ud800")
@@ -171,7 +208,7 @@ class Unleavable(ScriptedModel):
     ("name", "said"),
     [
         ("Nameless", "returned a model called"),
-        ("Unready", "failed on start-up: OSError: no driver"),
+        ("Unready", "failed on its configuration: OSError: no driver"),
         ("Unleavable", "failed on shutdown: OSError: stuck"),
     ],
 )
@@ -202,13 +239,13 @@ class Answering(ScriptedModel):
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
-        (None, "answered None; return a `Completion`"),
-        ("hello", "answered 'hello'; return a `Completion`"),
+        (None, "returned a value of type `NoneType`"),
+        ("hello", "returned a value of type `str`"),
         (Completion(5), "answered Completion\\(text=5"),  # type: ignore[arg-type]
         (Completion("", prompt_tokens="7"), "answered Completion"),  # type: ignore[arg-type]
-        (ValueError("boo"), "failed on a request for `plan`: ValueError: boo"),
-        (SystemExit(0), "failed on a request for `plan`: SystemExit: 0"),
-        (asyncio.CancelledError(), "failed on a request for `plan`: CancelledError"),
+        (ValueError("boo"), "failed on 000000-[0-9a-f]+ plan: ValueError: boo"),
+        (SystemExit(0), "failed on 000000-[0-9a-f]+ plan: SystemExit: 0"),
+        (asyncio.CancelledError(), "failed on 000000-[0-9a-f]+ plan: CancelledError"),
     ],
 )
 def test_an_answer_that_is_none_stops_the_run_and_is_not_recorded(
@@ -239,7 +276,7 @@ class Speechless(Answering):
     [
         ("Failing", "model `odd` failed on a test request: ValueError: boo"),
         ("Busied", "at its limit"),
-        ("Speechless", "model `odd` answered None; return a `Completion`"),
+        ("Speechless", "model `odd` returned a value of type `NoneType`"),
     ],
 )
 def test_the_doctor_finds_a_backend_that_fails(name: str, said: str, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ import msgspec
 from msgspec import Struct
 
 from sdsd import config as configuration
-from sdsd import plugins
 from sdsd.config import Config
 from sdsd.errors import SdsdError, TransientError
 from sdsd.models import fleet, llamacpp, weights
@@ -63,10 +62,10 @@ def examine(
         return found
     try:
         config = configuration.load(path, overrides)
-        findings += asyncio.run(_models(config, fleet.fetch(config, progress)))
+        found += asyncio.run(_models(config, fleet.fetch(config, progress)))
     except (SdsdError, TransientError) as error:
-        findings.append(Finding("model", str(error), ok=False))
-    return findings
+        found.append(Diagnosis("model", str(error), ok=False))
+    return found
 
 
 def _machine() -> Iterator[Diagnosis]:

@@ -262,7 +262,7 @@ class _Starting:
     async def _plugged(self, chosen: ModelConfig) -> Model:
         """Create the user's own backend; enter it if it is an async context manager."""
         part = f"backend `{chosen.backend}`"
-        with plugins.blamed(part, "start-up"):
+        with plugins.blamed(part, "its configuration"):
             model = plugins.resolve(chosen.backend, "backends")(chosen)
             if isinstance(model, contextlib.AbstractAsyncContextManager):
                 leave = model.__aexit__

@@ -244,9 +244,14 @@ def check_answer(answer: object, model: Model) -> None:
             return
     elif isinstance(answer, Refusal):
         return
+    else:
+        raise PluginError(
+            f"model `{model.name}` returned a value of type `{type(answer).__name__}`; return a "
+            "`Completion` or a `Refusal`"
+        )
     raise PluginError(
-        f"model `{model.name}` answered {answer!r:.200}; return a `Completion` with a text and "
-        "whole numbers of tokens, or a `Refusal`"
+        f"model `{model.name}` answered {answer!r:.200}; a `Completion` has a text and whole "
+        "numbers of tokens"
     )
 
 

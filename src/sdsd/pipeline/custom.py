@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdsd.errors import StageFailed
+from sdsd.errors import PluginError, StageFailed
 from sdsd.pipeline.method import Ask, Method, Pipeline, Start
 from sdsd.plugins import blamed, function
 from sdsd.types import Failure, Record, Scenario, require_json
@@ -22,13 +22,16 @@ async def make_record_with(
         except StageFailed as failed:
             failure = Failure(failed.step, failed.cause, failed.raw)
             return Record(scenario, "failed", failure=failure, usage=ask.usage)
+        if not isinstance(record, Record):
+            raise PluginError(
+                f"pipeline `{name}` returned a value of type `{type(record).__name__}`; return a "
+                "`Record`"
+            )
         _check(record, scenario)
         return record
 
 
-def _check(record: object, scenario: Scenario) -> None:
-    if not isinstance(record, Record):
-        raise TypeError(f"return a `Record`, not {record!r:.80}")
+def _check(record: Record, scenario: Scenario) -> None:
     require_json(record)
     if record.scenario != scenario:
         raise ValueError("the record must have the scenario that the pipeline was called with")

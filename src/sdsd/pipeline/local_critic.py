@@ -137,9 +137,10 @@ def _callable(use: str) -> Callable[..., Any]:
 def _as_verdict(found: Any, principle: str) -> Verdict:
     if isinstance(found, Verdict):
         return replace(found, principle=principle)
-    if not isinstance(found, str) and not hasattr(found, "__float__"):
-        raise TypeError(f"return a probability or a `Verdict`, not {found!r:.80}")
-    probability = float(found)
+    try:
+        probability = float(found)
+    except (TypeError, ValueError):
+        raise TypeError(f"returned {found!r:.80}; return a probability or a `Verdict`") from None
     if not 0.0 <= probability <= 1.0:
         raise ValueError(f"a probability is between 0 and 1, not {probability}")
     violated = probability >= 0.5

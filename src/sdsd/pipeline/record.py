@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from sdsd.checks import revision_rules
 from sdsd.config import Vote
-from sdsd.errors import PluginError, StageFailed
+from sdsd.errors import StageFailed
 from sdsd.hashing import hash64
 from sdsd.pipeline.best_of_n import best_of_n
 from sdsd.pipeline.critique import judge, judge_plan_adherence, review_messages
@@ -52,25 +52,6 @@ async def make_record(
     except StageFailed as failed:
         return work.record("failed", failure=Failure(failed.step, failed.cause, failed.raw))
     return work.record(outcome, rule)
-
-
-async def _record_of(
-    name: str, scenario: Scenario, ask: Ask, method: Method, start: Start
-) -> Record:
-    """Return what a pipeline of the user makes; a stage that fails fails the dialogue."""
-    pipeline: Pipeline = resolve(name, "pipelines")
-    try:
-        with blamed(f"pipeline `{name}`", scenario.id):
-            record = await pipeline(scenario, ask, method, start)
-    except StageFailed as failed:
-        failure = Failure(failed.step, failed.cause, failed.raw)
-        return Record(scenario, "failed", failure=failure, usage=ask.usage)
-    if not isinstance(record, Record):
-        raise PluginError(
-            f"pipeline `{name}` returned a value of type `{type(record).__name__}`; return a "
-            "`Record`"
-        )
-    return record
 
 
 async def _make(work: _Work) -> tuple[Outcome, str]:

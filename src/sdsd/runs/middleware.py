@@ -23,9 +23,7 @@ from msgspec.structs import replace
 from sdsd.errors import (
     Busy,
     ModelError,
-    PluginError,
     ReplayMiss,
-    SdsdError,
     Stopped,
     TransientError,
 )
@@ -76,10 +74,10 @@ def to_models(models: Mapping[Role, Model | Responder]) -> Send:
         except TransientError:
             raise
         except BaseException as error:
-            where = f"a request for `{call.request.purpose}`"
+            where = f"{call.scenario} {call.step}"
             raise blame(error, f"model `{model.name}`", where) from error
         if isinstance(answer, Completion) and not answer.text.isascii():
-            return replace(answer, text=valid_utf8(answer.text))
+            return replace(answer, text=valid_unicode(answer.text))
         return answer
 
     return send

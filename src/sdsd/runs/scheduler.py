@@ -9,8 +9,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
-from msgspec import Struct
-
 from sdsd.errors import Stopped
 
 
@@ -33,44 +31,38 @@ async def drive(
     An error stops the run as Ctrl-C does: requests in flight are finished and recorded, then the
     first error is raised.
     """
-    errors: list[SdsdError] = []
+    errors: list[Exception] = []
     in_flight = 0
 
-        An error stops the run as Ctrl-C does: requests in flight are finished and recorded, then
-        the first error is raised.
-        """
-        errors: list[Exception] = []
-        in_flight = 0
+    async def one(index: int) -> None:
+        nonlocal in_flight
+        try:
+            await work(index)
+        except Stopped:
+            pass
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # A task group ignores it, and the dialogue would be missing without a word.
+            errors.append(RuntimeError(f"dialogue {index} was cancelled by its own code"))
+            stopping.set()
+        except Exception as error:
+            errors.append(error)
+            stopping.set()
+        finally:
+            done(index)
+            in_flight -= 1
+            changed.set()
 
-        async def one(index: int) -> None:
-            nonlocal in_flight
-            try:
-                await self.work(index)
-            except Stopped:
-                pass
-            except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
-                    raise
-                # A task group ignores it, and the dialogue would be missing without a word.
-                errors.append(RuntimeError(f"dialogue {index} was cancelled by its own code"))
-                self.stopping.set()
-            except Exception as error:
-                errors.append(error)
-                self.stopping.set()
-            finally:
-                self.done(index)
-                in_flight -= 1
-                self.changed.set()
-
-        async with asyncio.TaskGroup() as group:
-            async for index in indexes:
-                while in_flight >= self.capacity() and not self.stopping.is_set():
-                    self.changed.clear()
-                    await self.changed.wait()
-                if self.stopping.is_set():
-                    break
-                in_flight += 1
-                group.create_task(one(index))
-        if errors:
-            raise errors[0]
+    async with asyncio.TaskGroup() as group:
+        async for index in indexes:
+            while in_flight >= capacity() and not stopping.is_set():
+                changed.clear()
+                await changed.wait()
+            if stopping.is_set():
+                break
+            in_flight += 1
+            group.create_task(one(index))
+    if errors:
+        raise errors[0]

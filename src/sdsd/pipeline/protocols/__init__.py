@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sdsd.errors import StageFailed
+from sdsd.errors import PluginError, StageFailed
 from sdsd.pipeline.dialogue import DialogueTask, OpenDialogue
 from sdsd.pipeline.protocols.chat import chat
 from sdsd.pipeline.protocols.continuation import continuation
@@ -60,11 +60,18 @@ def _checked(name: str) -> DialogueProtocol:
             if isinstance(dialogue, OpenDialogue):
                 return dialogue
             if not isinstance(dialogue, Dialogue):
-                raise TypeError(f"return a `Dialogue` or an `OpenDialogue`, not {dialogue!r:.80}")
+                raise PluginError(
+                    f"protocol `{name}` returned a value of type `{type(dialogue).__name__}`; "
+                    "return a `Dialogue` or an `OpenDialogue`"
+                )
             require_json(dialogue)
             roles = [message.role for message in dialogue.messages]
             if not roles or roles != ["user", "assistant"] * (len(roles) // 2):
-                raise ValueError("messages must alternate: user, assistant, user, assistant ...")
+                raise PluginError(
+                    f"protocol `{name}` returned messages with the roles "
+                    f"{', '.join(roles) or 'none'}; they have to alternate, begin with `user` and "
+                    "end with `assistant`"
+                )
             return dialogue
 
     return checked
