@@ -250,13 +250,7 @@ def test_an_event_that_raises_ends_the_run_and_loses_nothing(
     assert (len(again), again.verify().defects) == (4, ())
 
 
-def test_arguments_of_a_wrong_type_are_named(finished: Run, tmp_path: Path) -> None:
-    wrong: Any = 5
-    with pytest.raises(ConfigError, match="a configuration is a path, a mapping or a `Config`"):
-        sdsd.run(wrong, out=tmp_path / "x")
-    wrong = [ScriptedModel()]
-    with pytest.raises(ConfigError, match="`models` are given by name"):
-        sdsd.run(out=tmp_path / "x", models=wrong)
+def test_an_answer_cache_may_be_named_by_a_string(finished: Run, tmp_path: Path) -> None:
     models = {"default": ScriptedModel()}
     made = sdsd.run(n=1, out=tmp_path / "y", models=models, answer_caches=[str(finished.path)])
     assert len(made) == 1

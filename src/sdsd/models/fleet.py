@@ -102,8 +102,6 @@ def assign_roles(
 
     Raises `ConfigError` if a role names a model that is not given.
     """
-    if not isinstance(models, Mapping):
-        raise ConfigError('`models` are given by name, e.g. `models={"default": my_model}`')
     roles = config.role_models
     for role, name in roles.items():
         if name not in models and name not in served:

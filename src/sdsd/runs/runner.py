@@ -119,8 +119,6 @@ def resolve(
     """
     if isinstance(config, str):
         config = Path(config)
-    if not isinstance(config, Config | Path | Mapping | None):
-        raise ConfigError(f"a configuration is a path, a mapping or a `Config`, not {config!r:.80}")
     if isinstance(config, Path) and (rundir := _run_at(config)) is not None:
         if out is not None and Path(out).resolve() != rundir.path.resolve():
             raise ConfigError(
