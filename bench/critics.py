@@ -145,11 +145,11 @@ class Cast:
         case, _, task = asked.rpartition("\n\nPRINCIPLE: ")
         if request.role == "reviser":
             case, _, task = asked.rpartition("\n\nThe reply under review has these faults:\n")
-        utterance = case.rpartition("REPLY UNDER REVIEW\n\n")[2]
+        last_reply = case.rpartition("REPLY UNDER REVIEW\n\n")[2]
         if request.role == "reviser":
-            return self._revision(utterance, task, seed)
+            return self._revision(last_reply, task, seed)
         principle = next(p for p in self._scenario.principles if task.startswith(p.text))
-        return self._verdict(utterance, principle, request.role, seed)
+        return self._verdict(last_reply, principle, request.role, seed)
 
     def _luck(self, *parts: object) -> float:
         return hash64("luck", *parts) / 2**64
@@ -160,29 +160,29 @@ class Cast:
             said[1] = offence(self._scenario.target_principle, seed)
         return " ".join(said)
 
-    def _opinion(self, utterance: str, principle: Principle, critic: str) -> bool:
+    def _opinion(self, last_reply: str, principle: Principle, critic: str) -> bool:
         """Return whether a critic claims a violation; the same for the same text."""
-        key = (self._seed, utterance, principle.id)
+        key = (self._seed, last_reply, principle.id)
         alike = self._luck("alike", *key) < self._rates.common
         halved = 2 if self._arm.careful and critic == "critic/c0" else 1
         luck = self._luck("error", "all" if alike else critic, *key) * halved
-        if breaks(utterance, principle):
+        if breaks(last_reply, principle):
             return luck >= self._rates.misses
         return luck < self._rates.invents
 
-    def _verdict(self, utterance: str, principle: Principle, critic: str, seed: int) -> str:
-        if not self._opinion(utterance, principle, critic):
+    def _verdict(self, last_reply: str, principle: Principle, critic: str, seed: int) -> str:
+        if not self._opinion(last_reply, principle, critic):
             return '{"reason": "Kept.", "quote": "", "violated": false, "severity": "none"}'
-        true = breaks(utterance, principle)
+        true = breaks(last_reply, principle)
         lost = self._rates.misquotes if true else self._rates.absent
-        quote = next(s for s in sentences(utterance) if breaks(s, principle) == true)
+        quote = next(s for s in sentences(last_reply) if breaks(s, principle) == true)
         if self._arm.evidence and self._luck(seed, "quote") < lost:
             quote = ABSENT
         return f'{{"reason": "Bad.", "quote": "{quote}", "violated": true, "severity": "high"}}'
 
-    def _revision(self, utterance: str, task: str, seed: int) -> str:
+    def _revision(self, last_reply: str, task: str, seed: int) -> str:
         """Return the turn with the quoted sentences rewritten, or the first if none is quoted."""
-        said = sentences(utterance)
+        said = sentences(last_reply)
         quotes = re.findall(r'Offending words: "(.*)"', task) or [said[0]]
         for k, sentence in enumerate(said):
             if sentence in quotes:
@@ -249,14 +249,14 @@ def add(found: Counter[str], record: Record) -> None:
     """Count the claims and pairs of one dialogue, and those that are true."""
     assert record.dialogue is not None, record.failure
     assert record.critique is not None, record.failure
-    utterance, principles = record.dialogue.utterance, record.scenario.principles
+    last_reply, principles = record.dialogue.last_reply, record.scenario.principles
     for principle, verdict in zip(principles, record.critique.verdicts, strict=True):
-        true = breaks(utterance, principle)
+        true = breaks(last_reply, principle)
         found["true"] += true
         found["claimed"] += verdict.confirmed
         found["hit"] += true and verdict.confirmed
     for pair in record.pairs:
-        broken = any(breaks(utterance, p) for p in principles)
+        broken = any(breaks(last_reply, p) for p in principles)
         clean = not any(breaks(pair.chosen, p) for p in principles)
         found["pairs"] += 1
         found["broken"] += broken

@@ -271,10 +271,10 @@ def _transcript(asked: str, luck: Luck) -> str:
 def _verdict(asked: str, luck: Luck, violations: float, *, labelled: bool) -> str:
     """Return the same verdict for every principle, decided by the turn alone."""
     case = asked.rpartition("\n\nPRINCIPLE:")[0]
-    utterance = case.rpartition("REPLY UNDER REVIEW\n\n")[2].strip()
-    rate = _REVISED_VIOLATIONS if utterance.startswith(_REVISED) else violations
-    violated = bool(utterance) and Luck(case, 0).below(rate)
-    sentences = re.findall(r"[^.]+\.?", utterance)
+    last_reply = case.rpartition("REPLY UNDER REVIEW\n\n")[2].strip()
+    rate = _REVISED_VIOLATIONS if last_reply.startswith(_REVISED) else violations
+    violated = bool(last_reply) and Luck(case, 0).below(rate)
+    sentences = re.findall(r"[^.]+\.?", last_reply)
     quote = sentences[luck.bits(16) % len(sentences)].strip() if violated else ""
     severity = ("low", "medium", "high")[luck.bits(16) % 3] if violated else "none"
     found = {"reason": luck.words("reason"), "quote": quote, "violated": violated,

@@ -428,7 +428,7 @@ _FILLED_WITH = {
     "steps": "The plan's STEPs, numbered.",
     "subarea": "The scenario's subarea.",
     "subareas": "The subareas that the domain has so far, as a list.",
-    "utterance": "The agent's turn that is judged.",
+    "reply": "The reply that is judged.",
     "plan.md opening": "The section `## opening`, if the strategy asks for a reply prefix; otherwise empty.",
     "plan.md principles": "The texts of the further principles, numbered.",
     "plan.md steps": "`a STEP 1 line, a STEP 2 line`: one for each exchange.",

@@ -69,7 +69,7 @@ def texts(stage: Stage) -> tuple[str, str]:
     if stage.exchange:
         return turn_texts(stage)
     before, last = spoken(2 * EXCHANGES - 1), f"{{{{ agent_{EXCHANGES} }}}}"
-    case = filled("review", "case", conversation=before, utterance=last)
+    case = filled("review", "case", conversation=before, reply=last)
     if stage.kind == "critique":
         return filled("review", "system"), f"{case}\n\n{filled('review', 'judge_json')}"
     fault = '- "{{ principle }}" {{ critique.reason }} Offending words: "{{ critique.quote }}"'

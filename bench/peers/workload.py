@@ -229,9 +229,9 @@ def _cued(view: Messages, cue: str) -> Messages:
 
 
 def _review(row: Row, task: str) -> Messages:
-    *before, utterance = row["said"]
+    *before, last_reply = row["said"]
     lines = (f"{('USER', 'AGENT')[k % 2]}: {said}" for k, said in enumerate(before))
-    case = _fill("review", "case", conversation="\n\n".join(lines), utterance=utterance)
+    case = _fill("review", "case", conversation="\n\n".join(lines), reply=last_reply)
     return _chat(_fill("review", "system"), f"{case}\n\n{task}")
 
 

@@ -130,7 +130,7 @@ class Dialogue(Struct, frozen=True):
     """The speaking model's own statement that a principle was violated."""
 
     @property
-    def utterance(self) -> str:
+    def last_reply(self) -> str:
         """The agent's last reply: what is critiqued and revised."""
         return self.messages[-1].content
 

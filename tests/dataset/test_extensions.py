@@ -76,7 +76,7 @@ def test_a_view_is_written_listed_compared_and_removed(tmp_path: Path) -> None:
 
 
 def keep(record: Record) -> str | None:
-    return "foolish" if record.dialogue and "fool" in record.dialogue.utterance else None
+    return "foolish" if record.dialogue and "fool" in record.dialogue.last_reply else None
 
 
 def test_a_filter_removes_under_its_own_rule(tmp_path: Path) -> None:

@@ -312,7 +312,7 @@ def test_good_and_bad_are_never_the_same_and_always_judged(record: Record) -> No
     clean_turns = {r.text for r in record.revisions if r.recheck and r.recheck.clean}
     clean_turns |= {c.text for c in record.candidates if c.critique.clean}
     if record.critique and record.critique.clean:
-        clean_turns.add(record.dialogue.utterance)
+        clean_turns.add(record.dialogue.last_reply)
     good = {encodable(text).strip() for text in clean_turns}
     assert labels[True] <= good
     learnt = {texts(row["messages"])[-1].strip() for row in made("sft", record)}

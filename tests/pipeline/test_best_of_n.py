@@ -314,7 +314,7 @@ async def test_siblings_and_the_revision_make_pairs_with_the_chosen_sample() -> 
     made = await make(SIBLINGS, dialogue__candidates=3)
     record = made.record
     assert record.dialogue is not None
-    assert record.dialogue.utterance == BAD
+    assert record.dialogue.last_reply == BAD
     assert record.critique is not None
     assert record.critique.violations == ("honest",)
     assert [c.text for c in record.candidates] == [
@@ -357,7 +357,7 @@ async def test_a_critic_that_fails_leaves_the_dialogue_in_the_record() -> None:
     assert record.failure is not None
     assert (record.failure.step, record.failure.cause) == ("candidate/2/1", "HTTP 400")
     assert record.dialogue is not None
-    assert record.dialogue.utterance == "See a doctor if it lasts."
+    assert record.dialogue.last_reply == "See a doctor if it lasts."
     assert (record.critique, record.candidates) == (None, ())
 
 
@@ -405,7 +405,7 @@ async def test_opening_is_put_into_the_agents_mouth() -> None:
     assert made.calls["turn/2/agent"].prompt.endswith(f"{CHATML.to_agent}Trust me, it")
     assert made.calls["turn/1/agent"].prompt.endswith(CHATML.to_agent)
     assert made.record.dialogue is not None
-    assert made.record.dialogue.utterance == "Trust me, it is nothing."
+    assert made.record.dialogue.last_reply == "Trust me, it is nothing."
     assert made.record.outcome == "accepted"
 
 

@@ -51,7 +51,7 @@ def test_a_function_is_a_critic(folder: Path) -> None:
     for record in judged:
         assert record.dialogue is not None
         assert record.critique is not None
-        pushy = "trust me" in record.dialogue.utterance
+        pushy = "trust me" in record.dialogue.last_reply
         for verdict in record.critique.verdicts:
             assert (verdict.confirmed, verdict.probability) == (pushy, 0.6 if pushy else 0.0)
     assert {record.outcome for record in made} == {"accepted", "filtered"}

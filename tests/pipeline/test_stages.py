@@ -410,7 +410,7 @@ async def test_all_who_read_a_chat_share_what_stands_before() -> None:
         else:
             assert request.messages[:-1] == chat[:told]
             assert request.messages[-1].role == "user"
-    turn = Turn(held.messages[:-1], held.utterance, first_messages(task))
+    turn = Turn(held.messages[:-1], held.last_reply, first_messages(task))
     judging = review.fill("judge_text", principle="p", question="q", answers="a")
     for asked in (judging, review.fill("revise", faults="f", refused="")):
         messages = review_messages(turn, review, asked)

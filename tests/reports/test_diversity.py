@@ -271,7 +271,7 @@ def test_how_much_of_its_turn_a_quotation_is() -> None:
         verdict = replace(first, violated=True, grounded=True, quote=quote)
         return replace(base, critique=Critique((verdict,)))
 
-    whole = base.dialogue.utterance
+    whole = base.dialogue.last_reply
     half = whole[: len(whole) // 2].rstrip()
     assert biased([quoting(whole)]).quoted == 1
     both = biased([quoting(whole), quoting(half)])

@@ -832,7 +832,7 @@ def test_flags_survive(violation: bool | None, truncated: bool | None, stop: str
     assert dialogue is not None
     assert (dialogue.protocol, dialogue.stop) == ("given", stop)
     assert dialogue.self_flagged is bool(violation)
-    assert dialogue.utterance == "Ja.\nSehr."
+    assert dialogue.last_reply == "Ja.\nSehr."
 
 
 def test_a_source_error_is_an_error_of_the_project() -> None:
@@ -878,7 +878,7 @@ def test_a_run_begins_from_rows_and_needs_their_file_no_more(tmp_path: Path) -> 
     for record in result.records():
         assert record.plan is None
         assert record.dialogue is not None
-        assert (record.dialogue.protocol, record.dialogue.utterance) == ("given", "Trust me.")
+        assert (record.dialogue.protocol, record.dialogue.last_reply) == ("given", "Trust me.")
         assert record.scenario.strategy == "given"
     assert verify(RunDir(tmp_path / "out")).defects == ()
 

@@ -1,7 +1,7 @@
 """Reading replies: leniency about form, none about content.
 
 The laws: a parser returns its promised shape or raises `Unparseable`, on any text and in time that
-grows with its length; and a quotation that is not in the utterance is never accepted as found.
+grows with its length; and a quotation that is not in the reply is never accepted as found.
 """
 
 from __future__ import annotations

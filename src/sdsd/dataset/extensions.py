@@ -3,7 +3,7 @@
 A filter decides whether a dialogue stays; what it returns is the rule shown in the view `removed`:
 
     def keep(record: Record) -> str | None:
-        return "too_polite" if "please" in record.dialogue.utterance else None
+        return "too_polite" if "please" in record.dialogue.last_reply else None
 
 A check marks turns. Its name becomes a rule, for `export.exclude` and the column `warnings`, and
 the first line of its docstring says what the rule finds:

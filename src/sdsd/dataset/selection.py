@@ -136,7 +136,7 @@ def unusable(record: Record) -> Decision:
     if defect := _defect(dialogue):
         return Decision(Removal("malformed", defect))
     removed: dict[int, Removal] = {}
-    seen = {_visible(dialogue.utterance): "unchanged"}
+    seen = {_visible(dialogue.last_reply): "unchanged"}
     for number, pair in enumerate(record.pairs):
         text = _visible(pair.chosen)
         rule = seen.get(text, "") if text else "empty"
@@ -171,7 +171,7 @@ def _weak(record: Record, config: PairFilterConfig) -> Iterator[tuple[int, Remov
 def _weaknesses(record: Record, pair: Pair, config: PairFilterConfig) -> Iterator[Removal]:
     assert record.dialogue is not None  # a record with pairs is complete
     assert record.critique is not None
-    rejected = record.dialogue.utterance
+    rejected = record.dialogue.last_reply
     found = measures.revision_warnings(record, pair)
     yield from (Removal(f"warning_{rule}") for rule in config.exclude_warnings if rule in found)
     if config.max_similarity < 1:  # it takes time to compute

@@ -97,8 +97,8 @@ def _plan(asked: str, seed: int) -> str:
 
 
 def _verdict(case: str, luck: float) -> str:
-    utterance = case.rpartition("REPLY UNDER REVIEW")[2]
-    if _VIOLATION in utterance and luck < 0.7:
+    last_reply = case.rpartition("REPLY UNDER REVIEW")[2]
+    if _VIOLATION in last_reply and luck < 0.7:
         return (
             '{"reason": "It asks for blind trust.", "quote": "' + _VIOLATION + '", '
             '"violated": true, "severity": "medium"}'

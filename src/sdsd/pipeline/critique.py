@@ -77,7 +77,7 @@ def review_messages(turn: Turn, prompts: Prompt, task: str) -> tuple[Message, ..
         chat = (*turn.chat_start, *turn.conversation, Message("assistant", turn.reply))
         return (*chat, Message("user", f"{prompts.fill('aside')}\n\n{task}"))
     conversation = labelled(turn.conversation)
-    case = prompts.fill("case", conversation=conversation, utterance=turn.reply)
+    case = prompts.fill("case", conversation=conversation, reply=turn.reply)
     return (Message("system", prompts.fill("system")), Message("user", f"{case}\n\n{task}"))
 
 

@@ -170,7 +170,7 @@ class Run:
                     yield PreferencePair(
                         prompt,
                         pair.chosen,
-                        record.dialogue.utterance,
+                        record.dialogue.last_reply,
                         pair.kind,
                         violated,
                         record.scenario,

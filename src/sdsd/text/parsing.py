@@ -222,10 +222,10 @@ _VERDICT_LABEL = re.compile(
 )
 
 
-def verdict(text: str, principle: str, utterance: str) -> Verdict:
+def verdict(text: str, principle: str, last_reply: str) -> Verdict:
     """Parse a verdict, a JSON object or labelled lines.
 
-    `grounded` says whether the quotation occurs in `utterance`. Raises `Unparseable` without a
+    `grounded` says whether the quotation occurs in `last_reply`. Raises `Unparseable` without a
     clear yes or no.
     """
     text = readable(text)
@@ -247,7 +247,7 @@ def verdict(text: str, principle: str, utterance: str) -> Verdict:
         reason=" ".join(readable(str(found.get("reason") or "")).split()),
         quote=quote,
         severity=severity,
-        grounded=violated and occurs(quote, utterance),
+        grounded=violated and occurs(quote, last_reply),
     )
 
 

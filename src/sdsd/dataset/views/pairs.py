@@ -17,7 +17,7 @@ def _preference(selected: Selected) -> Iterator[Row]:
     record, dialogue, critique = selected.record, selected.dialogue, selected.record.critique
     if not (dialogue and critique):
         return
-    original = dialogue.utterance
+    original = dialogue.last_reply
     for pair in selected.pairs:
         yield {
             "prompt": chat(dialogue.messages[:-1]),

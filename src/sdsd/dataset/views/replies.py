@@ -18,7 +18,7 @@ def _good(selected: Selected) -> list[tuple[str, str]]:
     """Return source and text of the last replies in which the critic found no violation."""
     critique = selected.record.critique
     if selected.dialogue and critique and critique.clean:
-        return [("clean", selected.dialogue.utterance)]
+        return [("clean", selected.dialogue.last_reply)]
     return [(pair.kind, pair.chosen) for pair in selected.pairs if pair.critique is not None]
 
 
@@ -57,7 +57,7 @@ def _kto(selected: Selected) -> Iterator[Row]:
         return
     labelled = [(source, text, True) for source, text in _good(selected)]
     if critique and critique.violations:
-        labelled.append(("violation", dialogue.utterance, False))
+        labelled.append(("violation", dialogue.last_reply, False))
     for source, text, label in labelled:
         yield {
             "prompt": chat(dialogue.messages[:-1]),

@@ -49,7 +49,7 @@ def _judged(record: Record) -> Iterator[_Judged]:
     if record.dialogue is None:
         return
     messages = record.dialogue.messages
-    before, last = messages[:-1], record.dialogue.utterance
+    before, last = messages[:-1], record.dialogue.last_reply
     if record.critique:
         yield _Judged("original", 0, before, last, record.critique)
     for k, candidate in enumerate(record.candidates, 1):

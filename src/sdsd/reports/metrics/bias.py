@@ -95,9 +95,9 @@ class BiasTally:
             self._add_exchange(number, critique)
         if record.critique:
             self._add_exchange(record.dialogue.exchanges, record.critique)
-            self._add_quotes(record.critique, record.dialogue.utterance)
+            self._add_quotes(record.critique, record.dialogue.last_reply)
         for pair in record.pairs:
-            self._add_pair(pair, record.dialogue.utterance)
+            self._add_pair(pair, record.dialogue.last_reply)
 
     def result(self) -> Biases:
         return Biases(
@@ -114,9 +114,9 @@ class BiasTally:
         self._judged[number] += 1
         self._violated[number] += bool(critique.violations)
 
-    def _add_quotes(self, critique: Critique, utterance: str) -> None:
+    def _add_quotes(self, critique: Critique, last_reply: str) -> None:
         quotes = [verdict.quote for verdict in critique.verdicts if verdict.confirmed]
-        text = normalize.normal(utterance[:_READ]) if quotes else ""
+        text = normalize.normal(last_reply[:_READ]) if quotes else ""
         for quote in quotes:
             third = third_of_quote(quote, text)
             if third is not None:

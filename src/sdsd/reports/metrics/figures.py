@@ -368,7 +368,7 @@ class _Tally:
         for pair in record.pairs:
             self._kinds[pair.kind] += 1
             self._chars["chosen"] += len(pair.chosen)
-            self._chars["rejected"] += len(dialogue.utterance)
+            self._chars["rejected"] += len(dialogue.last_reply)
             if pair.kind == "revision":
                 self._rounds[len(record.revisions)] += 1
 
