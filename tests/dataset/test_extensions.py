@@ -275,6 +275,16 @@ def test_names_are_checked_before_anything_is_spent() -> None:
             validate(ExportConfig(**{group: ("no_such_module:x",)}))  # type: ignore[arg-type]
 
 
+def undescribed(dialogue: Dialogue, plan: Plan | None) -> list[int]:
+    """ """
+    return []
+
+
+def test_a_check_without_a_description_is_described_by_its_name() -> None:
+    meanings = meanings_of(ExportConfig(checks=(f"{HERE}:undescribed",)))
+    assert meanings["undescribed"] == "undescribed"
+
+
 def test_every_file_names_the_parts_and_their_versions(tmp_path: Path) -> None:
     _, config = exported(tmp_path, filters=[f"{HERE}:keep"], views=[f"{HERE}:lengths"])
     assert plugins_of(config.export) == {f"{HERE}:lengths": "views", f"{HERE}:keep": "filters"}

@@ -176,5 +176,5 @@ def meanings_of(export: ExportConfig) -> dict[str, str]:
     """Return every rule on dialogues and what it finds, those of `export.checks` included."""
     own = {name.rpartition(":")[2]: plugins.function(name, "checks") for name in export.checks}
     return dialogue_rules.RULES | {
-        rule: (check.__doc__ or rule).strip().splitlines()[0] for rule, check in own.items()
+        rule: ((check.__doc__ or "").strip() or rule).splitlines()[0] for rule, check in own.items()
     }
