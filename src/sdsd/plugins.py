@@ -108,7 +108,7 @@ def blame(error: BaseException, part: str, where: str) -> BaseException:
         task = asyncio.current_task()
         outside = task is None or task.cancelling() > 0
     else:
-        outside = isinstance(error, SdsdError | KeyboardInterrupt | GeneratorExit)
+        outside = isinstance(error, SdsdError) or not isinstance(error, Exception | SystemExit)
     if outside:
         return error
     frame = traceback.extract_tb(error.__traceback__)[-1]

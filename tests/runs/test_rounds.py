@@ -179,7 +179,7 @@ def test_every_axis_can_be_counted_by(axis: str, tmp_path: Path) -> None:
 
 
 def test_a_cell_that_is_none_is_named() -> None:
-    with pytest.raises(ConfigError, match="names `honesy`, which is no category"):
+    with pytest.raises(ConfigError, match="names `honesy`, which is not a category"):
         read_inputs(configuration.load(wanted(cells={"honesy": 3})))
 
 
