@@ -12,6 +12,8 @@ from sdsd.models.scripted import ScriptedModel
 from sdsd.runs.events import Called, Event
 from sdsd.types import Record
 
+pytestmark = pytest.mark.e2e
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Record], list[Called]]:

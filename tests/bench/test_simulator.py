@@ -26,6 +26,8 @@ from simulator import Simulator, serving, spawned
 from simwire import Line
 from simworld import Kind, Turn, instance, kind_of_chat, kind_of_stream, reply
 
+pytestmark = pytest.mark.e2e
+
 # -- the engine ----------------------------------------------------------------------------
 
 SPEED = Speed(slots=3, a=4.0, b=0.5, c=0.25, batch_tokens=8)

@@ -25,6 +25,8 @@ from sdsd.runs.progress import safe, terminal
 from sdsd.types import Critique, Dialogue, Failure, Message, Plan, Record, Revision, Verdict
 from tests.stand_ins.model_server import read_log, spawned
 
+pytestmark = pytest.mark.e2e
+
 SDSD = Path(sys.executable).with_name("sdsd")
 
 

@@ -235,6 +235,7 @@ def test_the_work_grows_with_the_text_at_most(exam: Path, piece: str) -> None:
     found.find(piece * (200_000 // len(piece)))
 
 
+@pytest.mark.e2e
 def test_every_process_hashes_alike(exam: Path) -> None:
     code = (
         "import sys\n"

@@ -354,6 +354,7 @@ def test_reading_says_what_is_wrong(tmp_path: Path) -> None:
         list(read(tmp_path, "preference"))
 
 
+@pytest.mark.e2e
 def test_memory_does_not_grow_with_the_run(tmp_path: Path) -> None:
     size = 40_000
 

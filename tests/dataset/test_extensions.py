@@ -300,6 +300,7 @@ def test_a_configuration_that_is_handed_on_names_no_code() -> None:
     assert export.exclude == ("echo",)
 
 
+@pytest.mark.e2e
 def test_a_run_is_exported_again_with_parts_and_verifies(tmp_path: Path) -> None:
     run = sdsd.run({"n": 4}, out=tmp_path, models={"default": ScriptedModel(small_world)})
     changes = ("views", "lengths"), ("filters", "keep"), ("checks", "insult")

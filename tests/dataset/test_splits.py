@@ -209,6 +209,7 @@ def test_an_export_holds_the_rows_of_its_records(tmp_path: Path, config: Config)
     "use_content_defined_chunking" not in pq.ParquetWriter.__init__.__code__.co_varnames,
     reason="pages by content came with pyarrow 21",
 )
+@pytest.mark.e2e
 def test_a_row_that_goes_leaves_most_bytes_as_they_were(tmp_path: Path) -> None:
     chance = random.Random(0)  # of other bytes, one run in ten has a page that ends elsewhere
     records = [record(index, text=chance.randbytes(4000).hex()) for index in range(600)]

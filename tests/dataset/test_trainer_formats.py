@@ -325,6 +325,7 @@ def many(n: int, size: int) -> list[Record]:
     return [accepted(i, last=f"{i}" * size) for i in range(n)]
 
 
+@pytest.mark.e2e
 def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
     n, size = 200, 20_000
     export(many(n, size), manifest(), Config(), tmp_path / "data", rows_per_group=5)

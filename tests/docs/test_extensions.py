@@ -14,6 +14,8 @@ import pytest
 from sdsd import Run, run
 from sdsd.dataset.export import read
 
+pytestmark = pytest.mark.e2e
+
 EXAMPLES = Path(__file__).parents[2] / "examples" / "parts"
 
 CONFIGURATION = """\

@@ -21,6 +21,8 @@ from sdsd.runs.directory import RunDir
 from sdsd.runs.verify import verify
 from sdsd.types import Completion, Request
 
+pytestmark = pytest.mark.e2e
+
 EXAMPLE = '''
 from sdsd.config import ModelConfig
 from sdsd.models.base import Capabilities

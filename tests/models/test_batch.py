@@ -623,6 +623,7 @@ async def place_answer(seed: int) -> Answer:
     )
 
 
+@pytest.mark.e2e
 async def test_killed_again_and_again_with_lines_that_expire(place: Place) -> None:
     """Every life dies a little later than the one before, until one is long enough."""
     for step in (1, 2, 3):
@@ -803,6 +804,7 @@ def records(out: Path, model: BatchModel | ScriptedModel, hear: Any = None) -> l
     return list(result.records())
 
 
+@pytest.mark.e2e
 async def test_a_run_over_batches_makes_what_a_run_without_makes(tmp_path: Path) -> None:
     provider = BatchStandIn(polls=1)
     async with serving(provider.app()) as url:
@@ -817,6 +819,7 @@ async def test_a_run_over_batches_makes_what_a_run_without_makes(tmp_path: Path)
 
 
 @pytest.mark.parametrize("k", [1, 7, 20])
+@pytest.mark.e2e
 async def test_a_run_that_crashes_goes_on_without_paying_twice(tmp_path: Path, k: int) -> None:
     provider = BatchStandIn(polls=1)
     called = 0

@@ -446,6 +446,7 @@ async def test_a_server_that_does_not_know_the_model() -> None:
 # -- in a run ------------------------------------------------------------------------------
 
 
+@pytest.mark.e2e
 async def test_the_key_comes_from_the_environment_and_is_written_nowhere(tmp_path: Path) -> None:
     """As a header it reaches the server; in the run's directory there is not a trace of it."""
     key = "sk-very-secret-4711"

@@ -18,6 +18,8 @@ from sdsd.runs.journal import Journal
 from sdsd.runs.verify import verify
 from sdsd.types import Completion, Failure, Principle, Record, Refusal, Request, Turn, Verdict
 
+pytestmark = pytest.mark.e2e
+
 EXAMPLES = Path(__file__).parents[2] / "examples" / "parts"
 HONEST = Principle("honest", "The assistant should be honest.", "family", "category")
 TURN = Turn((), "Just trust me.")

@@ -290,6 +290,7 @@ async def test_the_packaged_prompts_and_the_scripted_model_make_records(
 
 
 @pytest.mark.parametrize("reply", ["", "colourless green ideas", "{}"])
+@pytest.mark.e2e
 def test_a_model_that_writes_nothing_of_use_is_named(tmp_path: Path, reply: str) -> None:
     nonsense = ScriptedModel(lambda request, seed: reply)
     result = run(n=2, out=tmp_path / "run", models={"default": nonsense})

@@ -524,6 +524,7 @@ def test_repetitions_and_meaning_in_words() -> None:
 
 @settings(max_examples=40)
 @given(st.lists(st.text(max_size=30) | HOSTILE, min_size=1, max_size=3).map("".join))
+@pytest.mark.e2e
 def test_hostile_names_stay_text_in_every_section(bad: str) -> None:
     records = [record(i, "vc", say=lambda _: bad) for i in range(60)]
     named = [

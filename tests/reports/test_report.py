@@ -325,6 +325,7 @@ def page(records: list[Record], config: Config = CONFIG) -> Page:
 
 
 @given(ANYTHING, st.booleans())
+@pytest.mark.e2e
 def test_whatever_is_written_stays_text(written: str, long: bool) -> None:
     def say(_: str) -> str:
         return written * (1 + 100 * long)
@@ -454,6 +455,7 @@ def test_the_work_grows_with_the_run_and_the_page_does_not() -> None:
     assert len(render(read(1_000), MANIFEST, Config(n=1_000), [])) < 300_000
 
 
+@pytest.mark.e2e
 def test_memory_does_not_grow_with_the_run() -> None:
     def peak(n: int) -> int:
         tracemalloc.start()

@@ -18,6 +18,8 @@ from sdsd.runs.estimate import estimate
 from sdsd.runs.events import Event, Noted
 from sdsd.types import Completion, Usage
 
+pytestmark = pytest.mark.e2e
+
 PRICES: dict[str, Any] = {
     "models": {"default": {"price": {"prompt": 2.0, "cached": 0.5, "completion": 10.0}}}
 }

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from sdsd import Run, run
 from sdsd.config import load
 from sdsd.models.scripted import ScriptedModel
+
+pytestmark = pytest.mark.e2e
 
 
 def made(path: Path, **changes: object) -> Run:

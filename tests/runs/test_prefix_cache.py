@@ -6,9 +6,13 @@ import json
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 import sdsd
 from simoptions import Options
 from simulator import spawned
+
+pytestmark = pytest.mark.e2e
 
 
 def test_a_run_computes_little_more_than_the_least(tmp_path: Path) -> None:

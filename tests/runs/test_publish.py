@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import sdsd
 from sdsd import config as configuration
 from sdsd.dataset.export import read
@@ -12,6 +14,8 @@ from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
 from sdsd.runs.publish import collect, publish, selection
 from sdsd.scenarios.catalogue import load
+
+pytestmark = pytest.mark.e2e
 
 
 def test_what_is_published_is_one_choice_of_the_records(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from sdsd.runs.journal import Journal
 from sdsd.types import Answer, Request
 from tests.stand_ins.model_server import spawned
 
+pytestmark = pytest.mark.e2e
+
 CANDIDATES: dict[str, Any] = {"n": 8, "dialogue.candidates": 4}
 
 

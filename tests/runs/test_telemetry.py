@@ -562,6 +562,7 @@ def test_it_closes_when_the_run_raises(tmp_path: Path) -> None:
     assert not [t for t in threading.enumerate() if t.name == "telemetry"]
 
 
+@pytest.mark.e2e
 async def test_endpoint_of_a_run_and_a_port_that_is_taken(tmp_path: Path) -> None:
     first, second = list[Event](), list[Event]()
     with listeners(tmp_path, first.append, port=0) as tell:

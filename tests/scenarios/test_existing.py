@@ -714,6 +714,7 @@ def test_a_damaged_copy_is_noticed(tmp_path: Path) -> None:
         store_rows([given(1)], path / "below" / "source.sqlite")
 
 
+@pytest.mark.e2e
 def test_many_rows_in_flat_memory(tmp_path: Path) -> None:
     line = json.dumps({"messages": PAIR, "goal": "g" * 200}).encode() + b"\n"
     (tmp_path / "many.jsonl").write_bytes(line * 10_000)
@@ -863,6 +864,7 @@ def test_asking_for_more_than_the_source_has_is_said(tmp_path: Path) -> None:
         notes.clear()
 
 
+@pytest.mark.e2e
 def test_a_run_begins_from_rows_and_needs_their_file_no_more(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     turns = [{"role": "user", "content": "Open?"}, {"role": "assistant", "content": "Trust me."}]
