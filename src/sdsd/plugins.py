@@ -21,11 +21,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdsd.errors import PluginError, SdsdError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUPS = ("backends", "critics", "pipelines", "protocols", "views", "filters", "formats", "checks")
 """Entry points are looked up in `sdsd.<group>`."""
@@ -120,6 +122,8 @@ def blame(error: BaseException, part: str, where: str) -> BaseException:
 
 @cache
 def _points(group: str) -> tuple[EntryPoint, ...]:
+    from importlib.metadata import entry_points
+
     return tuple(entry_points(group=f"sdsd.{group}"))
 
 

@@ -40,7 +40,6 @@ from sdsd.runs.inputs import (
     versions_of_parts,
 )
 from sdsd.runs.journal import Journal
-from sdsd.runs.progress import shown_progress
 from sdsd.runs.rounds import Rounds
 from sdsd.runs.run import Run, standings_of
 from sdsd.runs.scheduler import drive
@@ -81,6 +80,8 @@ def run(
     No answer is lost either way. `Run.stopped` says why a run ended early. Raises `SdsdError` whose
     message has the remedy.
     """
+    from sdsd.runs.progress import shown_progress
+
     chosen, path = resolve(config, out, overrides)
     with shown_progress(on_event, progress) as emit, _launch(chosen, path, emit, models) as launch:
         if launch.anything_left():
@@ -100,6 +101,8 @@ async def arun(
     **overrides: Any,
 ) -> Run:
     """Do what `run` does, in the caller's event loop: for notebooks and async programs."""
+    from sdsd.runs.progress import shown_progress
+
     chosen, path = resolve(config, out, overrides)
     with shown_progress(on_event, progress) as emit, _launch(chosen, path, emit, models) as launch:
         if launch.anything_left():
