@@ -86,7 +86,7 @@ class _Job:
         """Raise `error` in every caller that waits for the result, now or later."""
         if not self.result.done():
             self.result.set_exception(error)
-            self.result.exception()  # mark as retrieved, even if nobody waits
+            self.result.exception()  # mark as retrieved, even without a waiter
 
     def add(self, name: str, line: bytes) -> None:
         self.lines.append(line)

@@ -36,7 +36,7 @@ class PrioritySemaphore:
         return len(self._queue)
 
     def try_acquire(self) -> bool:
-        """Take a permit if one is free and nobody waits for it."""
+        """Take a permit if one is free and no request is waiting for it."""
         if self.busy >= self.limit or self._queue:
             return False
         self.busy += 1

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -163,7 +164,7 @@ class DialogueTask(Struct, frozen=True):
         return "turn_limit" if len(self.plan.steps) > self.exchanges else "completed"
 
 
-class Conversation:
+class Conversation(ABC):
     """One conversation while a turn-by-turn protocol writes it.
 
     A protocol says what to ask for each turn (`turn`, `self_check`) and takes in what was written
@@ -173,17 +174,17 @@ class Conversation:
     def __init__(self, task: DialogueTask) -> None:
         self.task = task
 
+    @abstractmethod
     def turn(self, speaker: Speaker, exchange: int, sample: Sample) -> Request:
         """Return the request for a turn."""
-        raise NotImplementedError
 
+    @abstractmethod
     def append(self, speaker: Speaker, text: str) -> None:
         """Make `text` the next turn of the conversation."""
-        raise NotImplementedError
 
+    @abstractmethod
     def self_check(self) -> Request:
         """Return the request for the speaking model's own statement on the conversation so far."""
-        raise NotImplementedError
 
     def prefix(self, speaker: Speaker, exchange: int) -> str:
         """Return the words that the request already puts into the speaker's mouth."""
