@@ -27,8 +27,9 @@ from typing import Any
 from scale import alone, peak
 from sdsd.config import Config, ExportConfig
 from sdsd.config.manifest import Manifest
+from sdsd.dataset.decision import Decision
 from sdsd.dataset.export import _Writers, export
-from sdsd.dataset.selection import Decision, Selection
+from sdsd.dataset.selection import Selection
 from sdsd.dataset.view import Row, select
 from sdsd.dataset.views import VIEWS
 from sdsd.scenarios import catalogue

@@ -21,9 +21,9 @@ from msgspec.structs import replace
 from sdsd import config as configuration
 from sdsd.checks.dialogue_rules import Finding
 from sdsd.config import Config, ExportConfig
+from sdsd.dataset.decision import Decision, Removal
 from sdsd.dataset.export import export, read
 from sdsd.dataset.measures import similarity
-from sdsd.dataset.selection import Decision, Removal
 from sdsd.dataset.splits import SPLITS
 from sdsd.dataset.views import VIEWS
 from sdsd.errors import SdsdError

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 
 from sdsd import config as configuration
 from sdsd.config import ExportConfig
-from sdsd.dataset.selection import Decision, Removal, Selection
+from sdsd.dataset.decision import Decision, Removal
+from sdsd.dataset.selection import Selection
 from sdsd.errors import ConfigError
 from sdsd.types import (
     Candidate,

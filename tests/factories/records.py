@@ -10,8 +10,9 @@ from msgspec.structs import replace
 
 from sdsd.config import Config, ExportConfig
 from sdsd.config.manifest import Manifest
+from sdsd.dataset.decision import Decision
 from sdsd.dataset.export import Counts, export
-from sdsd.dataset.selection import Decision, Selection
+from sdsd.dataset.selection import Selection
 from sdsd.dataset.view import select
 from sdsd.dataset.views import VIEWS
 from sdsd.reports.card import card

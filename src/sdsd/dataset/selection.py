@@ -13,7 +13,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd.checks import dialogue_rules
@@ -21,6 +20,7 @@ from sdsd.checks.dialogue_rules import Finding
 from sdsd.config import BalanceConfig, ExportConfig, PairFilterConfig
 from sdsd.dataset import measures
 from sdsd.dataset.contamination import Contamination
+from sdsd.dataset.decision import Decision, Removal
 from sdsd.dataset.duplicates import Duplicates
 from sdsd.dataset.extensions import checks_of, filters_of
 from sdsd.errors import ConfigError
@@ -28,24 +28,6 @@ from sdsd.hashing import hash64
 from sdsd.text.near_duplicates import spoken
 from sdsd.text.normalize import encodable
 from sdsd.types import Dialogue, Pair, Principle, Record
-
-
-class Removal(Struct, frozen=True):
-    """Why a dialogue or a pair is left out."""
-
-    rule: str
-    detail: str = ""
-
-
-class Decision(Struct, frozen=True):
-    """What of one record is left out."""
-
-    removed: Removal | None = None
-    """Why the dialogue is left out; None if it stays."""
-    pairs: dict[int, Removal] = {}
-    """The pairs that are left out, by their number in `Record.pairs`."""
-    findings: tuple[Finding, ...] = ()
-    """What the quality rules found in the dialogue, whether it stays or not."""
 
 
 class Selection:

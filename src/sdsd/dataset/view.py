@@ -23,7 +23,7 @@ from msgspec import Struct
 
 from sdsd.config import ExportConfig
 from sdsd.dataset.columns import Column
-from sdsd.dataset.selection import Decision
+from sdsd.dataset.decision import Decision
 from sdsd.types import Dialogue, Message, Pair, Record
 
 Row = dict[str, Any]
