@@ -7,8 +7,13 @@ import time
 from pathlib import Path
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace a file atomically: readers, and a crash, see the old content or the new."""
+def write_atomic(path: Path, data: bytes | str) -> None:
+    """Replace a file atomically: readers, and a crash, see the old content or the new.
+
+    Text is written as UTF-8; a lone surrogate becomes `?`.
+    """
+    if isinstance(data, str):
+        data = data.encode("utf-8", "replace")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:

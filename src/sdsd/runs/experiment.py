@@ -170,7 +170,7 @@ def carry_out(
     comparison = _compared(experiment, {name: RunDir(r.path) for name, r in runs.items()})
     try:
         html = render(comparison)
-        write_atomic(out / "report.html", html.encode("utf-8", "replace"))
+        write_atomic(out / "report.html", html)
         write_atomic(out / "figures.json", to_json(comparison))
     except OSError as error:
         raise SdsdError(

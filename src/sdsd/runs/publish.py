@@ -101,11 +101,9 @@ def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> export.Co
     found = collect(journal, config, catalogue, counts.warnings)
     html = report.render(found, manifest, config, samples(journal.records()), counts.removed)
     try:
-        write_atomic(rundir.report, html.encode("utf-8", "replace"))
+        write_atomic(rundir.report, html)
         _draw(rundir.path / "plots", {name: plot for name, (_, plot) in plots(found).items()})
-        write_atomic(
-            rundir.card, card.card(manifest, config, counts, found).encode("utf-8", "replace")
-        )
+        write_atomic(rundir.card, card.card(manifest, config, counts, found))
     except OSError as error:
         raise SdsdError(
             f"{rundir.path}: cannot be written: {error}; free some space, then `sdsd report`"
@@ -127,7 +125,7 @@ def _draw(folder: Path, drawn: Mapping[str, str]) -> None:
     if drawn:
         folder.mkdir(exist_ok=True)
     for name, plot in drawn.items():
-        write_atomic(folder / name, plot.encode("utf-8", "replace"))
+        write_atomic(folder / name, plot)
     for path in folder.glob("*.svg"):
         if path.name not in drawn:
             path.unlink()

@@ -276,7 +276,7 @@ class Run:
         other = _opened(against)
         path = self.path / f"against-{other.path.resolve().name}.html"
         page = comparison.render(self.compare(other))
-        write_atomic(path, page.encode("utf-8", "replace"))
+        write_atomic(path, page)
         return path
 
     def figures(self) -> Figures:
