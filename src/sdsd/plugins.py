@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from sdsd.errors import PluginError, SdsdError
 
@@ -98,26 +98,27 @@ def blamed(part: str, where: str, *data: type[Exception]) -> Iterator[None]:
     except data:
         raise
     except BaseException as error:
-        raise blame(error, part, where) from error
+        blame(error, part, where)
 
 
-def blame(error: BaseException, part: str, where: str) -> BaseException:
-    """Return what to raise for an error in a part's code: a `PluginError`, or the error itself.
-
-    The error itself is an interruption from outside, or has a message for the user already.
-    """
-    if isinstance(error, asyncio.CancelledError):
-        task = asyncio.current_task()
-        outside = task is None or task.cancelling() > 0
-    else:
-        outside = isinstance(error, SdsdError) or not isinstance(error, Exception | SystemExit)
-    if outside:
-        return error
+def blame(error: BaseException, part: str, where: str) -> NoReturn:
+    """Raise a `PluginError` that names the part, or the error itself if it `passes_through`."""
+    if passes_through(error):
+        raise error
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return PluginError(
+    raise PluginError(
         f"{part} failed on {where}: {type(error).__name__}: {error} "
         f"({Path(frame.filename).name}, line {frame.lineno})"
-    )
+    ) from error
+
+
+def passes_through(error: BaseException) -> bool:
+    """Whether an error that a part's code let out is not the part's: it interrupts from outside, or
+    has a message for the user already."""
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, SdsdError) or not isinstance(error, Exception | SystemExit)
 
 
 @cache

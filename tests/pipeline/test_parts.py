@@ -108,7 +108,7 @@ async def verdict(critic: LocalCritic) -> Verdict:
 
 def critic(folder: Path, body: str, name: str) -> LocalCritic:
     (folder / f"{name}.py").write_text(f"from sdsd.types import Verdict\n{body}\n")
-    return LocalCritic("x", f"{name}:critic")
+    return LocalCritic(f"{name}:critic")
 
 
 async def test_a_critic_may_return_a_verdict_whose_quotation_is_checked(folder: Path) -> None:
@@ -268,7 +268,7 @@ def test_a_pipeline_that_is_missing_is_one_defect(folder: Path) -> None:
 def test_something_that_cannot_be_called_is_no_critic(folder: Path) -> None:
     (folder / "value.py").write_text("critic = 3\n")
     with pytest.raises(PluginError, match="is not callable"):
-        LocalCritic("x", "value:critic")
+        LocalCritic("value:critic")
     with pytest.raises(PluginError, match=r"failed on creation: TypeError: .* 'limit'"):
         critic(folder, "class critic:\n    def __init__(self, limit): ...", "needy")
 

@@ -32,7 +32,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd.errors import PluginError, StageFailed
-from sdsd.plugins import blame, blamed, resolve
+from sdsd.plugins import blamed, passes_through, resolve
 from sdsd.text import parsing
 from sdsd.text.normalize import valid_unicode
 from sdsd.types import (
@@ -85,7 +85,7 @@ async def ask_for_verdict(
 class LocalCritic:
     """Plays the role `critic/<name>` by calling a function."""
 
-    def __init__(self, name: str, use: str) -> None:
+    def __init__(self, use: str) -> None:
         """Import the critic. Raises `PluginError`."""
         self.name = use
         self._call = _callable(use)
@@ -100,7 +100,7 @@ class LocalCritic:
             verdict = _as_verdict(found, question.principle.id)
             text = msgspec.json.encode(verdict).decode()
         except (Exception, SystemExit, asyncio.CancelledError) as error:
-            if blame(error, self.name, "") is error:
+            if passes_through(error):
                 raise  # the run is being cancelled
             cause = valid_unicode(str(error))
             return Refusal(f"critic `{self.name}` raised {type(error).__name__}: {cause}")

@@ -75,7 +75,7 @@ def to_models(models: Mapping[Role, Model | Responder]) -> Send:
             raise
         except BaseException as error:
             where = f"{call.scenario} {call.step}"
-            raise blame(error, f"model `{model.name}`", where) from error
+            blame(error, f"model `{model.name}`", where)
         if isinstance(answer, Completion) and not answer.text.isascii():
             return replace(answer, text=valid_unicode(answer.text))
         return answer

@@ -101,7 +101,7 @@ async def open_session(needs: Needs) -> AsyncIterator[Session]:
             fleet = fleets.assign_roles(needs.models, config, stopping=stop.requested, note=note)
             await fleets.monitor(stack, fleet)
         critics = {
-            f"critic/{name}": LocalCritic(name, critic.use)
+            f"critic/{name}": LocalCritic(critic.use)
             for name, critic in config.critique.critics.items()
             if critic.use
         }
