@@ -21,6 +21,8 @@ Role = str
 ROLES: tuple[Role, ...] = ("planner", "user", "agent", "critic", "reviser")
 
 Severity = Literal["low", "medium", "high"]
+Framing = Literal["", "do", "dont"]
+"""Whether a principle asks for something or forbids it; empty if not stated."""
 ProtocolName = str
 """A packaged protocol (see `sdsd.pipeline.protocols`), or `package.module:name`."""
 
@@ -54,6 +56,31 @@ class Principle(Struct, frozen=True, forbid_unknown_fields=True):
     family: str
     category: str
     severity: Severity = "medium"
+    framing: Framing = ""
+    check: str = ""
+    """The program that decides whether a reply violates it, for principles that a program can
+    decide: a name of `sdsd.checks.decided`, or empty."""
+
+
+class Example(Struct, frozen=True, forbid_unknown_fields=True):
+    """A user's message with one reply that satisfies a principle and one that violates it, alike in
+    length, tone and skill."""
+
+    user: str
+    satisfies: str
+    violates: str
+    earlier: tuple[Message, ...] = ()
+    """The exchanges before it, if any."""
+
+
+class Card(Struct, frozen=True, forbid_unknown_fields=True):
+    """What helps to violate a principle, to notice it, and to repair it. All of it is optional."""
+
+    at_stake: str = ""
+    """What the user must say or be, so that the principle can be violated at all."""
+    why: str = ""
+    """One sentence on why the principle matters, which the reviser reads."""
+    examples: tuple[Example, ...] = ()
 
 
 class Goal(Struct, frozen=True, forbid_unknown_fields=True):

@@ -454,7 +454,7 @@ def upgraded(tmp_path: Path) -> Path:
         section = text.index("\n## ") + 1
         end = text.index("\n", section)
         (package / file).write_text(f"{text[:end]}\nOF THE NEXT VERSION{text[end:]}")
-    principles = package / "scenarios" / "data" / "principles.yaml"
+    principles = package / "scenarios" / "data" / "principles" / "sparrow.yaml"
     text = principles.read_text()
     principles.write_text(text.replace("text: ", "text: OF THE NEXT VERSION ", 1))
     return package.parent

@@ -11,17 +11,19 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
 from sdsd.scenarios.catalogue_files import Entry, Key, read
 from sdsd.scenarios.similarity import content_words
-from sdsd.types import Domain, Goal, Principle, Severity
+from sdsd.types import Card, Domain, Example, Framing, Goal, Message, Principle, Severity
 
 PACKAGED = Path(__file__).parent / "data"
 _USER = "user"
+_OF_CARD = ("at_stake", "why", "examples")
+_OPTIONAL = ("framing", "check")
 """Family, category and kind of entries that state none."""
 
 
@@ -31,6 +33,8 @@ class Catalogue(Struct, frozen=True):
     domains: tuple[Domain, ...]
     principles: tuple[Principle, ...]
     goals: tuple[Goal, ...]
+    cards: dict[str, Card] = {}
+    """By id, the cards of principles that have one."""
 
     @property
     def digest(self) -> str:
@@ -54,11 +58,12 @@ def load(
     Raises `CatalogueError` at the first error, as `path:line: what is wrong; what to do`.
     """
     domains = _domains(read(topics or PACKAGED / "topics", "fields"))
-    entries = read(principles or PACKAGED / "principles.yaml", "principles")
+    entries = read(principles or PACKAGED / "principles", "principles")
     rows = _rows(entries, _Principle, "principle")
     checked = msgspec.convert(rows, tuple[Principle, ...])
+    cards = {p.id: card for p, e in zip(checked, entries, strict=True) if (card := _card(e))}
     rows = _rows(read(goals or PACKAGED / "goals.yaml", "goals"), _Goal, "goal")
-    return Catalogue(domains, checked, msgspec.convert(rows, tuple[Goal, ...]))
+    return Catalogue(domains, checked, msgspec.convert(rows, tuple[Goal, ...]), cards)
 
 
 # --- the shapes of entries ----------------------------------------------------------------------
@@ -68,12 +73,28 @@ class _Shape(Struct, frozen=True, forbid_unknown_fields=True):
     """An entry of a file, before its texts are checked."""
 
 
+class _Example(_Shape, frozen=True):
+    user: str
+    satisfies: str
+    violates: str
+    earlier: tuple[Message, ...] = ()
+    topic: str = ""
+    """For readers of the file."""
+    subtle: Literal["", "plain", "middling", "subtle"] = ""
+    """How hard the violation is to see; for readers of the file."""
+
+
 class _Principle(_Shape, frozen=True):
     text: str
     id: str = ""
     family: str = _USER
     category: str = _USER
     severity: Severity = "medium"
+    framing: Framing = ""
+    check: str = ""
+    at_stake: str = ""
+    why: str = ""
+    examples: tuple[_Example, ...] = ()
 
 
 class _Goal(_Shape, frozen=True):
@@ -145,9 +166,9 @@ def _rows(
     rows: list[dict[str, str]] = []
     for entry, shaped in zip(entries, [entry.convert(shape) for entry in entries], strict=True):
         row = {
-            key: entry.text(value, key)
+            key: entry.text(value, key) if key not in _OPTIONAL or value else value
             for key, value in msgspec.structs.asdict(shaped).items()
-            if key != "id" or "id" in entry.value
+            if key not in _OF_CARD and (key != "id" or "id" in entry.value)
         }
         texts.add(row["text"], entry, "text")
         if "id" in row:
@@ -161,6 +182,37 @@ def _rows(
             row["id"] = _made_id(row["text"], ids)
             ids.add(row["id"], entry)
     return rows
+
+
+def _card(entry: Entry) -> Card | None:
+    """Return what a principle's entry says beside the principle itself; None if nothing."""
+    shaped = entry.convert(_Principle)
+    if not (shaped.at_stake or shaped.why or shaped.examples):
+        return None
+    examples = tuple(_example(entry, k, example) for k, example in enumerate(shaped.examples))
+    at_stake = entry.text(shaped.at_stake, "at_stake") if shaped.at_stake else ""
+    return Card(at_stake, entry.text(shaped.why, "why") if shaped.why else "", examples)
+
+
+def _example(entry: Entry, k: int, example: _Example) -> Example:
+    place = ("examples", k)
+    texts = {
+        key: entry.text(getattr(example, key), *place, key)
+        for key in ("user", "satisfies", "violates")
+    }
+    if len({text.casefold() for text in texts.values()}) < 3:
+        raise entry.error("two texts of an example are equal", "change one", *place)
+    earlier = tuple(
+        Message(message.role, entry.text(message.content, *place, "earlier", j, "content"))
+        for j, message in enumerate(example.earlier)
+    )
+    roles = [message.role for message in earlier]
+    if roles != ["user", "assistant"] * (len(roles) // 2):
+        raise entry.error(
+            "the earlier turns of an example do not alternate", "begin with `user` and end with "
+            "`assistant`", *place, "earlier"
+        )  # fmt: skip
+    return Example(**texts, earlier=earlier)
 
 
 def _made_id(text: str, taken: _Once) -> str:
