@@ -294,7 +294,7 @@ class Record(Struct, frozen=True):
 
 Purpose = Literal[
     "plan", "transcript", "user_turn", "agent_turn", "self_check", "verdict", "adherence",
-    "revision", "catalogue", "probe",
+    "revision", "score", "catalogue", "probe",
 ]  # fmt: skip
 """What a request asks for, independent of its wording."""
 
@@ -313,6 +313,8 @@ class Request(Struct, frozen=True):
     """JSON schema of the reply; sent only to servers that can enforce it."""
     choices: tuple[str, ...] = ()
     """Words that the reply chooses among; the server is asked for their probabilities."""
+    given: str = ""
+    """A reply to `messages` whose log probability is wanted; then nothing is generated."""
     purpose: Purpose = "probe"
 
 
@@ -328,6 +330,8 @@ class Completion(Struct, frozen=True, tag="completion"):
     seconds: float = 0.0
     choice_probs: dict[str, float] = {}
     """Probability of each of `Request.choices` where the reply chose; empty if unknown."""
+    logprob: float | None = None
+    """Log probability (nats) of `Request.given`, summed over its tokens; None if none was given."""
 
 
 class Usage(Struct, frozen=True):

@@ -22,12 +22,15 @@ If it is an async context manager, it is entered before the first request and le
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
 
 from sdsd.text.chat_format import Template
 from sdsd.types import Answer, Request
+
+Scoring = Literal["", "token_grammar", "prompt_logprobs", "echo"]
+"""A way to score given text; empty if the server has none."""
 
 
 class Capabilities(Struct, frozen=True):
@@ -44,6 +47,10 @@ class Capabilities(Struct, frozen=True):
     """Replies can be constrained by a JSON schema."""
     logprobs: bool = False
     """Chats return token probabilities."""
+    scoring: Scoring = ""
+    """How the log probability of a given reply is found; see `sdsd.models.scoring`."""
+    noise: float = 0.0
+    """How much that log probability differed between two tries of the same text, in nats."""
     slots: int = 0
     """Requests answered at once, if the server reports it; 0: unknown."""
     seed: bool = True

@@ -17,7 +17,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd.errors import Busy, ModelError, ServerGone, TransientError
-from sdsd.models.base import Capabilities
+from sdsd.models import scoring
+from sdsd.models.base import Capabilities, Scoring
 from sdsd.models.concurrency import Gauges
 from sdsd.models.http_client import Client, Reply, Timeouts, decode_json
 from sdsd.text.chat_format import Template, cut, marked
@@ -78,6 +79,13 @@ _TOP = 5
 """Alternatives requested per token, where probabilities are wanted."""
 
 
+class _Refused(Exception):
+    """Carries a `Refusal` out of a sequence of requests."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+
+
 class HttpModel:
     """One model behind one `base_url`. An async context manager: it owns its connections."""
 
@@ -108,12 +116,43 @@ class HttpModel:
         await self.client.close()
 
     async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
+        if request.given:
+            return await self._score(request)
         started = time.perf_counter()
         path, body = self.encode(request, seed)
         reply = await self.client.request("POST", path, body)
         if reply.status != 200:
             return self._refused(reply.status, reply.body, _retry_after(reply))
         return self._answer(request, reply.body, time.perf_counter() - started)
+
+    async def _score(self, request: Request) -> Answer:
+        """Return the log probability of `request.given`."""
+        can, started = self.capabilities, time.perf_counter()
+
+        async def post(path: str, asked: Mapping[str, object]) -> Any:
+            reply = await self.client.request("POST", path, _encode(asked), root=True)
+            if reply.status != 200:
+                raise _Refused(self._refused(reply.status, reply.body, _retry_after(reply)))
+            return decode_json(reply.body, msgspec.json.decode)
+
+        messages = request.messages if can.system else folded(request.messages)
+        if not can.scoring:
+            return Refusal("the server cannot score given text")
+        try:
+            found = await scoring.score(can.scoring, post, self.name, messages, request.given)
+        except _Refused as refused:
+            return refused.refusal
+        except (ValueError, KeyError, IndexError, TypeError) as error:
+            return Refusal(f"scoring by {can.scoring}: {type(error).__name__}: {error}")
+        return Completion(
+            "",
+            model=self.name,
+            prompt_tokens=found.prompt_tokens,
+            cached_tokens=found.cached_tokens,
+            completion_tokens=found.tokens if can.scoring == "token_grammar" else 0,
+            seconds=round(time.perf_counter() - started, 4),
+            logprob=round(found.logprob, 4),
+        )
 
     def decode(self, request: Request, status: int, body: bytes) -> Answer:
         """Return the answer to `request` for a status and a body. Raises as `complete` does."""
@@ -200,10 +239,35 @@ class HttpModel:
         answer = await self._try(Request("agent", 1, _PING, choices=("yes",))) if chat else None
         logprobs = isinstance(answer, Completion) and bool(answer.choice_probs)
         slots = await self._slots()
+        way, noise = await self._scoring() if chat else ("", 0.0)
         self.capabilities = replace(
-            self.capabilities, schema=schema, logprobs=logprobs, slots=slots
+            self.capabilities,
+            schema=schema,
+            logprobs=logprobs,
+            slots=slots,
+            scoring=way,
+            noise=noise,
         )
         return self.capabilities
+
+    async def _scoring(self) -> tuple[Scoring, float]:
+        """Find the way to score given text, with a pair of replies whose order is known; return it
+        with the difference between two tries."""
+        before = self.capabilities
+        for way in scoring.WAYS:
+            self.capabilities = replace(before, scoring=way)
+            found: list[float] = []
+            for text in _GIVEN:
+                answer = await self._try(Request("agent", 1, _ECHO, given=text))
+                if not isinstance(answer, Completion) or answer.logprob is None:
+                    break
+                found.append(answer.logprob)
+            else:
+                asked, other, again = found
+                if asked > other:
+                    return way, round(abs(asked - again), 4)
+        self.capabilities = before
+        return "", 0.0
 
     async def post(self, path: str, asked: Mapping[str, object]) -> dict[str, object] | None:
         """POST JSON to a path below the server's root; return the JSON reply, None on failure."""
@@ -269,6 +333,10 @@ _TOO_LONG = {400, 413, 422}
 _CONTEXT_FULL = ("context", "max_new_tokens", "too long")
 """How servers say that a prompt exceeds the context; no status code is reserved for that."""
 _PING = (Message("user", "Say yes."),)
+_ECHO = (Message("user", "Repeat these words, and nothing else: red lamp, green boat, blue door"),)
+_GIVEN = ("red lamp, green boat, blue door", "a cold soup of nine old wheels",
+          "red lamp, green boat, blue door")  # fmt: skip
+"""The reply that was asked for, another one, and the first again."""
 _SHAPE = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
 _DIALECTS: tuple[tuple[str, bool, bool], ...] = tuple(
     itertools.product(("max_tokens", "max_completion_tokens"), (True, False), (True, False))

@@ -123,6 +123,8 @@ def fingerprint(request: Request, model: str) -> Fingerprint:
         parts["schema"] = _short(msgspec.json.encode(request.schema))
     if request.choices:
         parts["choices"] = _short(msgspec.json.encode(request.choices))
+    if request.given:
+        parts["given"] = _short(request.given.encode("utf-8", "replace"))
     return parts
 
 

@@ -1,0 +1,129 @@
+"""Score given text: the log probability of a reply that somebody else wrote.
+
+Chat APIs return probabilities of generated tokens only. Three ways lead to those of given tokens:
+
+token_grammar    llama.cpp: a grammar that allows nothing but the reply's token ids, in their order,
+                 makes the server "generate" it, with the probability of each token before sampling.
+                 A grammar of strings will not do: it may split the text into other tokens.
+prompt_logprobs  vLLM: chat and reply as one prompt of token ids, with the probabilities of the
+                 prompt
+echo             older servers: the same prompt, echoed with `logprobs`
+
+The chat is rendered and tokenised by the server, and the reply tokenised apart from it, so that it
+has the same tokens in whichever chat it is scored.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from sdsd.models.base import Scoring
+from sdsd.types import Message
+
+Post = Callable[[str, Mapping[str, object]], Any]
+"""POST JSON to a path below the server's root; returns the decoded reply, or raises."""
+
+WAYS: tuple[Scoring, ...] = ("token_grammar", "prompt_logprobs", "echo")
+
+
+class Score(Struct, frozen=True):
+    """The log probability of a text, and what it cost to find."""
+
+    logprob: float
+    """Sum over the tokens, in nats."""
+    tokens: int
+    prompt_tokens: int
+    cached_tokens: int = 0
+
+
+async def score(
+    way: Scoring, post: Post, model: str, messages: Sequence[Message], text: str
+) -> Score:
+    """Return the log probability of `text` as the assistant's reply to `messages`.
+
+    Raises `ValueError`, `KeyError`, `IndexError` or `TypeError` if the server's answer does not
+    have a probability for every token, and whatever `post` raises.
+    """
+    by = {"token_grammar": _by_grammar, "prompt_logprobs": _by_prompt, "echo": _by_echo}
+    found: Score = await by[way](post, model, messages, text)
+    if not math.isfinite(found.logprob):
+        raise ValueError(f"the text has the log probability {found.logprob}")
+    return found
+
+
+async def _by_grammar(post: Post, model: str, messages: Sequence[Message], text: str) -> Score:
+    prompt = (await post("/apply-template", {"messages": messages}))["prompt"]
+    ids = (await post("/tokenize", {"content": text, "add_special": False}))["tokens"]
+    reply = await post(
+        "/completion",
+        {
+            "prompt": prompt,
+            "grammar": "root ::= " + " ".join(f"<[{token}]>" for token in ids),
+            "n_predict": len(ids),
+            "n_probs": 1,
+            "post_sampling_probs": False,
+            "temperature": 0.0,
+            "cache_prompt": True,
+        },
+    )
+    found = [(token["id"], token["logprob"]) for token in reply["completion_probabilities"]]
+    if [token for token, _ in found] != ids:
+        raise ValueError(f"{len(found)} tokens came back for the {len(ids)} of a text")
+    asked = reply["tokens_evaluated"]
+    cached = asked - reply["timings"]["prompt_n"]
+    return Score(sum(logprob for _, logprob in found), len(ids), asked, max(0, cached))
+
+
+async def _by_prompt(post: Post, model: str, messages: Sequence[Message], text: str) -> Score:
+    chat, ids = await _tokens(post, model, messages, text)
+    reply = await post(
+        "/v1/completions",
+        {
+            "model": model,
+            "prompt": [*chat, *ids],
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "prompt_logprobs": 0,
+        },
+    )
+    entries = reply["choices"][0]["prompt_logprobs"][len(chat) :]
+    found = [entry[str(token)]["logprob"] for token, entry in zip(ids, entries, strict=True)]
+    return _summed(found, chat, ids)
+
+
+async def _by_echo(post: Post, model: str, messages: Sequence[Message], text: str) -> Score:
+    chat, ids = await _tokens(post, model, messages, text)
+    reply = await post(
+        "/v1/completions",
+        {
+            "model": model,
+            "prompt": [*chat, *ids],
+            "max_tokens": 1,
+            "temperature": 0.0,
+            "echo": True,
+            "logprobs": 1,
+        },
+    )
+    # One token is generated as well: it comes last.
+    found = reply["choices"][0]["logprobs"]["token_logprobs"][len(chat) : len(chat) + len(ids)]
+    return _summed(found, chat, ids)
+
+
+async def _tokens(
+    post: Post, model: str, messages: Sequence[Message], text: str
+) -> tuple[list[int], list[int]]:
+    """Return the token ids of the chat, up to where the assistant begins, and of the text."""
+    chat = {"model": model, "messages": messages, "add_generation_prompt": True}
+    given = {"model": model, "prompt": text, "add_special_tokens": False}
+    prompt, reply = await post("/tokenize", chat), await post("/tokenize", given)
+    return prompt["tokens"], reply["tokens"]
+
+
+def _summed(found: Sequence[float], chat: Sequence[int], ids: Sequence[int]) -> Score:
+    if len(found) != len(ids):
+        raise ValueError(f"{len(found)} tokens came back for the {len(ids)} of a text")
+    return Score(float(sum(found)), len(ids), len(chat) + len(ids))
