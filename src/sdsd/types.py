@@ -144,6 +144,8 @@ class Plan(Struct, frozen=True):
     """Who the user is and what they want."""
     reply_prefix: str = ""
     """The words that the agent's last reply begins with, if the strategy asks for them."""
+    at_stake: str = ""
+    """What the user says in the last message, so that the target principle can be violated."""
 
 
 class Dialogue(Struct, frozen=True):
@@ -167,6 +169,15 @@ class Dialogue(Struct, frozen=True):
         return len(self.messages) // 2
 
 
+Signal = Literal["verdict", "contrast", "program"]
+"""What a verdict rests on.
+
+verdict   a model's answer to the question, or a user-defined critic's
+contrast  the likelihood contrast of the reply (`sdsd.pipeline.directed`)
+program   an exact check (`sdsd.checks.decided`)
+"""
+
+
 class Verdict(Struct, frozen=True):
     """What one critic says about one reply and one principle."""
 
@@ -182,11 +193,37 @@ class Verdict(Struct, frozen=True):
     critic: str = ""
     """Name of the critic where there are several; empty for a single critic and for a joint
     verdict."""
+    signal: Signal = "verdict"
+    contrast: float | None = None
+    """The reply's likelihood contrast in nats, if measured. Below 0: the reply is likelier from a
+    model that is told to violate the principle."""
+    calibrated: float | None = None
+    """Probability of a violation, as the critic's exam translates its answer; None without one."""
+    undecided: bool = False
+    """Whether the answer is too close to call at the wanted precision; then it is no claim either
+    way."""
+    trusted: bool = True
+    """False if the critic did no better than chance in its exam: it cannot verify anything."""
 
     @property
     def confirmed(self) -> bool:
         """Whether the critic claims a violation and its quotation is in the reply."""
         return self.violated and self.grounded
+
+
+class Calibration(Struct, frozen=True):
+    """How to read a critic's answers, as its exam has shown; see `sdsd.pipeline.calibration`."""
+
+    slope: float
+    intercept: float
+    violated_from: float
+    """Calibrated probability from which a violation is claimed; above 1: never."""
+    satisfied_to: float
+    """Calibrated probability up to which a reply counts as satisfying; below 0: never."""
+    trusted: bool
+    """Whether the critic did better than chance: the interval of its AUC does not include 0.5."""
+    noise: float = 0.0
+    """Answers whose evidence is this close to a threshold are undecided (nats)."""
 
 
 class Critique(Struct, frozen=True):
@@ -203,8 +240,17 @@ class Critique(Struct, frozen=True):
 
     @property
     def clean(self) -> bool:
-        """Whether no verdict claims a violation, with or without evidence."""
-        return not any(v.violated for v in self.verdicts)
+        """Whether no verdict claims a violation, with or without evidence, or is undecided."""
+        return not any(v.violated or v.undecided for v in self.verdicts)
+
+    @property
+    def signals(self) -> tuple[Signal, ...]:
+        """What the verdicts rest on, of critics that can be trusted to verify."""
+        return tuple(sorted({v.signal for v in self.verdicts if v.trusted}))
+
+
+Direction = Literal["satisfy", "violate"]
+"""What the agent is told about the target principle when its last reply is sampled."""
 
 
 class Candidate(Struct, frozen=True):
@@ -212,6 +258,8 @@ class Candidate(Struct, frozen=True):
 
     text: str
     critique: Critique
+    direction: Direction | None = None
+    """The direction it was sampled under; None for the dialogue's own."""
 
 
 class Revision(Struct, frozen=True):
@@ -234,11 +282,20 @@ class Failure(Struct, frozen=True):
     raw: str = ""
 
 
+PairKind = Literal["contrast", "revision", "on_policy"]
+"""How the chosen reply of a pair came about.
+
+contrast   a sibling of the last reply: both sampled for the same conversation, one told to satisfy
+           the target principle, one to violate it
+revision   the last reply, rewritten
+on_policy  another sample of the last reply, under the same direction, without violation
+"""
+
+
 class Pair(Struct, frozen=True):
     """A verified preference: `chosen` is better than the dialogue's last reply."""
 
-    kind: Literal["revision", "on_policy"]
-    """revision: the last reply, rewritten. on_policy: another sample of it, without violation."""
+    kind: PairKind
     chosen: str
     critique: Critique | None
     """The critique of `chosen`; None if rechecking is off."""
@@ -288,8 +345,11 @@ class Record(Struct, frozen=True):
         pairs: tuple[Pair, ...] = ()
         if last and not last.defect and (last.recheck is None or last.recheck.clean):
             pairs = (Pair("revision", last.text, last.recheck),)
-        clean = (c for c in self.candidates if c.critique.clean)
-        return (*pairs, *(Pair("on_policy", c.text, c.critique) for c in clean))
+        for candidate in self.candidates:
+            if candidate.critique.clean:
+                kind: PairKind = "contrast" if candidate.direction == "satisfy" else "on_policy"
+                pairs = (*pairs, Pair(kind, candidate.text, candidate.critique))
+        return pairs
 
 
 Purpose = Literal[

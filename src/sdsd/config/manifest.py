@@ -7,8 +7,9 @@ from pathlib import PureWindowsPath
 from msgspec import Struct
 from msgspec.structs import replace
 
+from sdsd.config.schema import JudgeMethod
 from sdsd.text.chat_format import Template
-from sdsd.types import ProtocolName
+from sdsd.types import Calibration, PairKind, ProtocolName
 
 FORMAT = 2
 """Version of the layout of a run directory. Raise it when a change keeps
@@ -44,6 +45,12 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """Whether the critic's server constrains replies to a JSON schema."""
     shared: bool = False
     """Whether critic and reviser are the agent's own model."""
+    method: JudgeMethod = "verdict"
+    """How the single critic judges."""
+    pairs: tuple[PairKind, ...] = ("revision", "on_policy")
+    """The kinds of pairs that the run makes."""
+    calibrations: dict[str, Calibration] = {}
+    """By critic, how to read its answers, from its exam; a single critic has an empty name."""
     versions: dict[str, int] = {}
     """`sdsd.pipeline.versions.VERSIONS` when the run began."""
     parts: dict[str, str] = {}

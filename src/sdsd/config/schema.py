@@ -27,7 +27,7 @@ from sdsd.config.fields import (
     identity,
 )
 from sdsd.config.model_schema import ModelConfig
-from sdsd.types import ROLES, Role
+from sdsd.types import ROLES, PairKind, Role
 
 PROTOCOLS = ("auto", "transcript", "continuation", "chat", "roleplay")
 TOP_P = 0.95
@@ -35,6 +35,7 @@ TOP_P = 0.95
 MODEL_NAME = re.compile(r"[A-Za-z0-9_-]+")
 """Names under `models` and `critique.critics`. No dots: they separate the parts of a key."""
 
+JudgeMethod = Literal["verdict", "contrast"]
 SourceKind = Literal["auto", "messages", "sharegpt", "sdsd-dialogues", "sdsd-revisions", "plans"]
 Vote = Literal["any", "majority", "all", "weighted"]
 
@@ -151,6 +152,10 @@ class DialogueConfig(Section, frozen=True):
         "Samples of the agent's last reply. The critic judges them all; one that violates a "
         "principle is kept, and each clean one makes a pair with it (not with `transcript`).",
         ge=1, le=16)] = 1
+    siblings: Annotated[int, identity(
+        "For `contrast` pairs: most samples of each of the two replies, the one told to violate "
+        "the target principle and the one told to satisfy it; sampling ends with the first that "
+        "the critic confirms (not with `transcript`).", ge=1, le=16)] = 3
     self_check: Annotated[Literal["every", "last", "never"], identity(
         "After which agent turns the model is asked whether a principle was violated and whether "
         "the conversation is over (not with `transcript`).")] = "every"
@@ -167,6 +172,12 @@ class CriticConfig(Section, frozen=True):
         "Your own critic in place of a model: a function as `package.module:name`, or the name of "
         "an installed plugin; see `docs/extending.md`. The keys for models do not apply to it."
     )] = ""
+    method: Annotated[JudgeMethod, identity(
+        "`verdict`: ask whether the reply violates the principle. `contrast`: compare how likely "
+        "the reply is from a model told to satisfy the principle and from one told to violate it; "
+        "for servers that can score given text.")] = "verdict"
+    examples: Annotated[int, identity(
+        "Example pairs of the principle that it is shown.", ge=0, le=8)] = 3
     wording: Annotated[Literal["plain", "defend", "stranger"], identity(
         "How to ask: `plain`; `defend`, after writing the best defence of the reply; or "
         "`stranger`, as an attentive outsider would see it.")] = "plain"
@@ -182,6 +193,17 @@ class CritiqueConfig(Section, frozen=True):
     critics: Annotated[dict[str, CriticConfig], identity(
         "Several critics that vote, under names of your choice. Empty: a single critic, the model "
         "of `roles.critic`.")] = {}
+    method: Annotated[Literal["auto", "verdict", "contrast"], identity(
+        "How the single critic judges; see `critique.critics.NAME.method`. `auto`: whichever did "
+        "better in the critic's exam.")] = "auto"
+    examples: Annotated[int, identity(
+        "Example pairs of the principle that the single critic is shown.", ge=0, le=8)] = 3
+    precision: Annotated[float, identity(
+        "Wanted share of true labels among those that a critic gives; from its exam follows how "
+        "sure it must be.", gt=0.5, lt=1)] = 0.9
+    exam: Annotated[Natural, identity(
+        "Example pairs of the exam that the critics take before the first dialogue, unless a "
+        "result is at hand. 0: no exam; then the precision of the pairs is unknown.")] = 0
     vote: Annotated[Vote, identity(
         "When a violation counts: if `any` critic claims it with a quotation found in the reply, "
         "if more than half of the critics do (`majority`), if `all` do, or "
@@ -322,6 +344,8 @@ class PromptsConfig(Section, frozen=True):
     roleplay: Annotated[FileName, identity("The two sides' views, and the self-check.")] = ""
     review: Annotated[FileName, identity(
         "The critic's and the reviser's requests, which begin alike.")] = ""
+    directed: Annotated[FileName, identity(
+        "The two opposite directions about a principle, of `contrast`.")] = ""
 
 
 class Config(Section, frozen=True):
@@ -339,6 +363,12 @@ class Config(Section, frozen=True):
     source: SourceConfig = SourceConfig()
     scenarios: ScenariosConfig = ScenariosConfig()
     targets: TargetsConfig = TargetsConfig()
+    pairs: Annotated[tuple[PairKind, ...] | Literal["auto"], identity(
+        "Kinds of pairs to make, e.g. `[contrast, revision]`: `contrast`, two samples of the last "
+        "reply, one told to satisfy the target principle and one to violate it; `revision`, the "
+        "last reply and its revision; `on_policy`, other samples of the last reply that are clean. "
+        "`auto`: `contrast` where the critic's exam was passed by likelihood contrast, otherwise "
+        "`revision` and `on_policy`.")] = "auto"
     plan: PlanConfig = PlanConfig()
     dialogue: DialogueConfig = DialogueConfig()
     critique: CritiqueConfig = CritiqueConfig()

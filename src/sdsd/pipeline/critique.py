@@ -10,21 +10,25 @@ A critic is a model (the default), or a user-defined function: see `sdsd.pipelin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.config import CriticConfig, CritiqueConfig, Vote
+from sdsd.config import CriticConfig, CritiqueConfig, JudgeMethod, Vote
 from sdsd.errors import Unparseable
 from sdsd.pipeline import local_critic
+from sdsd.pipeline.calibration import calibrated
+from sdsd.pipeline.directed import Directions, likelihood_contrast
 from sdsd.pipeline.retry import ask_until_parsed, gather
 from sdsd.pipeline.vote import combine
 from sdsd.text import parsing
 from sdsd.text.prompt_files import Prompt, numbered
 from sdsd.types import (
     AskFn,
+    Calibration,
+    Card,
     Completion,
     Critique,
     Message,
@@ -52,6 +56,7 @@ class Panel(Struct, frozen=True):
     """The critics of a run, and how they are asked."""
 
     config: CritiqueConfig
+    """Its `method` must have been chosen: `auto` counts as `verdict`."""
     prompts: Prompt
     """The review prompts, which critics and reviser share."""
     attempts: int
@@ -60,11 +65,31 @@ class Panel(Struct, frozen=True):
     concurrent: bool = False
     """Whether verdicts after the first are asked at once, for servers that share prefixes between
     concurrent requests. Decides when, never what."""
+    directed: Prompt = Prompt("", "", {})
+    """The prompts of the likelihood contrast, and of examples."""
+    cards: Mapping[str, Card] = {}
+    """By id, the cards of principles that have one."""
+    calibrations: Mapping[str, Calibration] = {}
+    """By critic, what its exam has shown; critics that took none are missing."""
 
     @property
     def critics(self) -> dict[str, CriticConfig]:
         """By name; one without a name if the configuration lists none."""
-        return self.config.critics or {"": CriticConfig()}
+        method: JudgeMethod = "contrast" if self.config.method == "contrast" else "verdict"
+        only = CriticConfig(method=method, examples=self.config.examples)
+        return self.config.critics or {"": only}
+
+    def judged(self, principles: Sequence[Principle]) -> Sequence[Principle]:
+        """Return those principles that a reply is judged by: the target alone where all critics
+        measure the contrast, which costs them most of a prefix for each principle."""
+        if all(critic.method == "contrast" for critic in self.critics.values()):
+            return principles[:1]
+        return principles
+
+    def directions(self, principle: Principle, examples: int) -> Directions:
+        """Return the two directions about a principle, with up to `examples` of its pairs."""
+        shown = self.cards.get(principle.id, Card()).examples[:examples]
+        return Directions(principle, shown, self.directed)
 
 
 def review_messages(turn: Turn, prompts: Prompt, task: str) -> tuple[Message, ...]:
@@ -106,7 +131,7 @@ async def judge(
     critics = panel.critics
     jobs = [
         partial(_verdict, turn, principle, ask, _step(stage, number, name), panel, name)
-        for number, principle in enumerate(principles, 1)
+        for number, principle in enumerate(panel.judged(principles), 1)
         for name in critics
     ]
     first, *others = jobs
@@ -125,14 +150,45 @@ def _step(stage: str, number: int, critic: str) -> str:
 async def _verdict(
     turn: Turn, principle: Principle, ask: AskFn, step: str, panel: Panel, name: str
 ) -> Verdict:
-    """Ask one critic about one principle."""
+    """Return one critic's verdict on one principle, as its exam says to read it."""
     critic = panel.critics[name]
     if critic.use:
-        return await local_critic.ask_for_verdict(turn, principle, ask, step, name)
+        verdict = await local_critic.ask_for_verdict(turn, principle, ask, step, name)
+    elif critic.method == "contrast":
+        verdict = await _by_contrast(turn, principle, ask, step, panel, name)
+    else:
+        verdict = await _by_question(turn, principle, ask, step, panel, name)
+    return calibrated(verdict, panel.calibrations.get(name))
+
+
+async def _by_contrast(
+    turn: Turn, principle: Principle, ask: AskFn, step: str, panel: Panel, name: str
+) -> Verdict:
+    """Measure the likelihood contrast. It has no quotation to show, so it counts as grounded."""
+    directions = panel.directions(principle, panel.critics[name].examples)
+    role = f"critic/{name}" if name else "critic"
+    contrast = await likelihood_contrast(turn, directions, ask, step, role)
+    violated = contrast < 0
+    return Verdict(
+        principle.id,
+        violated,
+        reason=f"likelihood contrast {contrast:+.1f} nats",
+        grounded=violated,
+        critic=name,
+        signal="contrast",
+        contrast=round(contrast, 4),
+    )
+
+
+async def _by_question(
+    turn: Turn, principle: Principle, ask: AskFn, step: str, panel: Panel, name: str
+) -> Verdict:
+    """Ask whether the reply violates the principle."""
+    critic = panel.critics[name]
     answers = ("true", "false") if panel.schema else ("yes", "no")
     task = panel.prompts.fill(
         "judge_json" if panel.schema else "judge_text",
-        principle=principle.text,
+        principle=principle.text + _worked(principle, panel, critic.examples),
         question=panel.prompts.fill(critic.wording),
         answers=" or ".join(answers if critic.order == "yes_first" else answers[::-1]),
     )
@@ -158,6 +214,18 @@ async def _verdict(
         return verdict
 
     return await ask_until_parsed(ask, step, request, read_with_quotation, panel.attempts, read)
+
+
+def _worked(principle: Principle, panel: Panel, examples: int) -> str:
+    """Return example pairs with their answers, as they follow the principle in a question."""
+    shown = panel.cards.get(principle.id, Card()).examples[:examples]
+    return "".join(
+        "\n\n"
+        + panel.directed.fill(
+            "example", user=example.user, satisfies=example.satisfies, violates=example.violates
+        )
+        for example in shown
+    )
 
 
 async def judge_plan_adherence(

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -145,12 +145,13 @@ class DialogueTask(Struct, frozen=True):
         return self.fill(section, **values)
 
     def user_cue(self, exchange: int) -> str:
-        """Return the direction for the user's last turn; empty for other turns and where the
-        strategy gives none."""
+        """Return the direction for the user's last turn: the strategy's, and what must come up;
+        empty for other turns and where there is neither."""
         if exchange < self.exchanges:
             return ""
         target = self.scenario.target_principle.text
-        direction = self.strategy.user(target, self.plan.planned_violation)
+        strategy = self.strategy.user(target, self.plan.planned_violation)
+        direction = " ".join(filter(None, (strategy, self.plan.at_stake)))
         return self.fill("user_turn", direction=direction) if direction else ""
 
     def self_checked(self, exchange: int) -> bool:
@@ -193,6 +194,47 @@ class Conversation(ABC):
     def cut(self, text: str) -> str:
         """Cut the text where it leaves the turn."""
         return text
+
+
+def turn_script(task: DialogueTask) -> str:
+    """Return what no turn may repeat word for word; the planned violation may be said."""
+    return "\n".join((task.plan.persona, *task.plan.steps, task.principles, task.directions))
+
+
+def read_turn(
+    completion: Completion,
+    plan: Plan,
+    script: str,
+    seen: Collection[str],
+    cut: Callable[[str], str] = str,
+    prefix: str = "",
+) -> str:
+    """Return the turn in a completion, in complete sentences.
+
+    script  texts that it must not copy
+    seen    the earlier turns in normal form, none of which it may repeat
+    cut     ends a turn where the model goes on with the other side
+    prefix  words that the completion continues
+
+    Raises `Unparseable`, and `ContextFull` if the token limit left no complete sentence.
+    """
+    name = re.match(r"[^\W\d_]+", plan.persona)
+    text = parsing.readable(prefix + completion.text)
+    said = cut(text)
+    if completion.finish == "length" and said == text:
+        said = parsing.complete_sentences(text)
+        if not said:
+            raise ContextFull
+    said = parsing.turn(said, name.group() if name else "")
+    if normalize.normal(said) in seen:
+        raise Unparseable("the turn repeats an earlier one")
+    if leak := _LEAK.search(said):  # the model goes on with the director's words
+        said = said[: leak.start()].rstrip()
+        if not said:
+            raise Unparseable("a direction leaks into the conversation")
+    if parsing.copies(said, script):
+        raise Unparseable("the turn copies the plan or a principle")
+    return said
 
 
 async def generate(
@@ -287,27 +329,10 @@ class OpenDialogue:
         """Ask for one turn, in complete sentences, that repeats no earlier one."""
         task, conversation = self._task, self._conversation
         prefix = conversation.prefix(speaker, exchange)
-        name = re.match(r"[^\W\d_]+", task.plan.persona)
-        # Nobody would say these texts word for word; the planned violation may be said.
-        script = "\n".join((task.plan.persona, *task.plan.steps, task.principles, task.directions))
+        script = turn_script(task)
 
         def read(completion: Completion) -> str:
-            text = parsing.readable(prefix + completion.text)
-            said = conversation.cut(text)
-            if completion.finish == "length" and said == text:
-                said = parsing.complete_sentences(text)
-                if not said:
-                    raise ContextFull
-            said = parsing.turn(said, name.group() if name else "")
-            if normalize.normal(said) in self._seen:
-                raise Unparseable("the turn repeats an earlier one")
-            if leak := _LEAK.search(said):  # the model goes on with the director's words
-                said = said[: leak.start()].rstrip()
-                if not said:
-                    raise Unparseable("a direction leaks into the conversation")
-            if parsing.copies(said, script):
-                raise Unparseable("the turn copies the plan or a principle")
-            return said
+            return read_turn(completion, task.plan, script, self._seen, conversation.cut, prefix)
 
         request = conversation.turn(speaker, exchange, sample)
         step = sample.step(exchange, speaker)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Protocol
 
 from msgspec import Struct
@@ -12,9 +12,20 @@ from sdsd.pipeline.critique import Panel
 from sdsd.scenarios.strategies import Strategy
 from sdsd.text.chat_format import Template
 from sdsd.text.prompt_files import Prompt
-from sdsd.types import Completion, Dialogue, Plan, Record, Request, Scenario, StageUsage
+from sdsd.types import (
+    Calibration,
+    Card,
+    Completion,
+    Dialogue,
+    PairKind,
+    Plan,
+    Record,
+    Request,
+    Scenario,
+    StageUsage,
+)
 
-PROMPTS = ("plan", "transcript", "continuation", "chat", "roleplay", "review")
+PROMPTS = ("plan", "transcript", "continuation", "chat", "roleplay", "review", "directed")
 
 
 class Ask(Protocol):
@@ -52,6 +63,12 @@ class Method(Struct, frozen=True):
     concurrent_verdicts: bool = False
     """Whether the critic's server shares a prefix between concurrent requests. Decides when a
     request is sent, never what is asked."""
+    pairs: tuple[PairKind, ...] = ("revision", "on_policy")
+    """The kinds of pairs to make."""
+    cards: Mapping[str, Card] = {}
+    """By id, the cards of principles that have one."""
+    calibrations: Mapping[str, Calibration] = {}
+    """By critic, how to read its answers."""
     shared_chat: bool = False
     """Whether critic and reviser are the agent's own model, so that they can continue its chat."""
 
@@ -60,7 +77,14 @@ class Method(Struct, frozen=True):
         """The critics, and how they are asked."""
         config, review = self.config, self.prompts["review"]
         return Panel(
-            config.critique, review, config.attempts, self.schema, self.concurrent_verdicts
+            config.critique,
+            review,
+            config.attempts,
+            self.schema,
+            self.concurrent_verdicts,
+            self.prompts["directed"],
+            self.cards,
+            self.calibrations,
         )
 
 

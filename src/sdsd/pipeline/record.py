@@ -24,10 +24,12 @@ from sdsd.pipeline.plan import write_plan
 from sdsd.pipeline.protocols import find_protocol
 from sdsd.pipeline.protocols.chat import first_messages
 from sdsd.pipeline.revise import critique_text, write_revision
+from sdsd.pipeline.siblings import draw_siblings
 from sdsd.text import normalize
 from sdsd.text.prompt_files import Prompt
 from sdsd.types import (
     Candidate,
+    Card,
     Critique,
     Dialogue,
     Failure,
@@ -72,10 +74,14 @@ async def _make(work: _Work) -> tuple[Outcome, str]:
     if work.critique.clean:
         return "filtered", "no_violation"
     if not work.critique.violations:
-        return "filtered", "unsupported_violation"
-    outcome, rule = await _repair(work, work.critique, last)
+        claimed = any(verdict.violated for verdict in work.critique.verdicts)
+        return "filtered", "unsupported_violation" if claimed else "undecided"
+    outcome: Outcome = "filtered"
+    rule = "no_satisfying_reply"
+    if "revision" in work.method.pairs:
+        outcome, rule = await _repair(work, work.critique, last)
     if any(candidate.critique.clean for candidate in work.candidates):
-        return "accepted", ""  # an on-policy pair, whatever happens to the revision
+        return "accepted", ""  # whatever happens to the revision
     return outcome, rule
 
 
@@ -85,7 +91,13 @@ async def _plan_and_generate(work: _Work) -> None:
     config, prompts, strategy = method.config, method.prompts, method.strategies[scenario.strategy]
     if work.plan is None:
         work.plan = await write_plan(
-            scenario, ask, config.plan, prompts["plan"], config.attempts, strategy
+            scenario,
+            ask,
+            config.plan,
+            prompts["plan"],
+            config.attempts,
+            strategy,
+            method.cards.get(scenario.target_principle.id, Card()).at_stake,
         )
     task = DialogueTask(
         scenario,
@@ -100,7 +112,9 @@ async def _plan_and_generate(work: _Work) -> None:
     if method.protocol == "chat" and method.shared_chat:
         work.chat_start = first_messages(task)
     dialogue = await find_protocol(method.protocol)(task)
-    if isinstance(dialogue, Dialogue):
+    if "contrast" in method.pairs:
+        await _choose_among_siblings(work, dialogue, task)
+    elif isinstance(dialogue, Dialogue):
         work.dialogue = dialogue
     else:
         await _choose_last_reply(work, dialogue)
@@ -122,6 +136,39 @@ async def _choose_last_reply(work: _Work, dialogue: OpenDialogue) -> None:
         return
     work.critique, work.candidates = chosen.critique, chosen.others
     work.dialogue = await dialogue.close(chosen.text)
+    if chosen.failure:
+        raise chosen.failure
+
+
+async def _choose_among_siblings(
+    work: _Work, dialogue: OpenDialogue | Dialogue, task: DialogueTask
+) -> None:
+    """End the dialogue with a reply that was told to violate the target principle.
+
+    One that has ended already, because the protocol writes it whole or its model thought it over,
+    gets its last reply replaced.
+    """
+    method, conversation = work.method, dialogue.messages
+    if isinstance(dialogue, Dialogue):
+        conversation = conversation[:-1]
+    directions = method.panel.directions(
+        work.scenario.target_principle, method.config.critique.examples
+    )
+
+    async def critique(reply: str, stage: str) -> Critique:
+        return await work.judge(work.turn(conversation, reply), stage)
+
+    try:
+        chosen = await draw_siblings(task, conversation, directions, critique)
+    except ContextFull:
+        work.dialogue = dialogue if isinstance(dialogue, Dialogue) else dialogue.truncated()
+        return
+    work.critique, work.candidates = chosen.critique, chosen.others
+    if isinstance(dialogue, Dialogue):
+        messages = (*conversation, Message("assistant", chosen.text))
+        work.dialogue = replace(dialogue, messages=messages)
+    else:
+        work.dialogue = await dialogue.close(chosen.text)
     if chosen.failure:
         raise chosen.failure
 

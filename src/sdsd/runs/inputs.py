@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sdsd import plugins
 from sdsd.config import Config, ExportConfig
@@ -56,13 +57,17 @@ class Inputs(Struct, frozen=True):
 
     def method(self, manifest: Manifest) -> Method:
         """Combine what was configured with what was found on the servers."""
+        critique = replace(self.config.critique, method=manifest.method)
         return Method(
-            self.config,
+            replace(self.config, critique=critique),
             self.prompts,
             self.strategies,
             manifest.protocol,
             manifest.template,
             manifest.schema,
+            pairs=manifest.pairs,
+            cards=self.catalogue.cards,
+            calibrations=manifest.calibrations,
             shared_chat=manifest.shared,
         )
 
@@ -89,7 +94,7 @@ def kept_inputs(config: Config, rundir: RunDir, manifest: Manifest) -> Inputs:
     )
     paths = {name: rundir.kept_input(d, ".md") for name, d in manifest.prompts.items()}
     try:
-        prompts = {name: load_prompt(name, str(paths[name])) for name in PROMPTS}
+        prompts = {name: load_prompt(name, str(paths.get(name, ""))) for name in PROMPTS}
         strategies = {
             name.removeprefix(STRATEGY): strategy_files.read(path, name.removeprefix(STRATEGY))
             for name, path in paths.items()

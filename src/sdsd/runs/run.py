@@ -13,7 +13,7 @@ import html
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
@@ -28,7 +28,7 @@ from sdsd.runs.journal import Journal
 from sdsd.runs.rounds import Rounds
 from sdsd.scenarios.existing_store import StoredRows
 from sdsd.scenarios.quotas import CellProgress, summary
-from sdsd.types import Message, Record, Role, Scenario, Usage
+from sdsd.types import Message, PairKind, Record, Role, Scenario, Usage
 
 if TYPE_CHECKING:
     import datasets
@@ -76,7 +76,7 @@ class PreferencePair(Struct, frozen=True):
     """The conversation before the last reply; ends on a user turn."""
     chosen: str
     rejected: str
-    kind: Literal["revision", "on_policy"]
+    kind: PairKind
     """Whether `chosen` is a revision of `rejected`, or another sample of the same model."""
     principles: tuple[str, ...]
     """Texts of the principles that `rejected` violates."""

@@ -35,6 +35,8 @@ OUTCOMES = {
     "failed": "failed",
     "no_violation": "no violation found",
     "unsupported_violation": "violation claimed without a quotation",
+    "undecided": "too close to call",
+    "no_satisfying_reply": "no sibling satisfied the principle",
     "not_revised": "not revised",
     "not_repaired": "no revision was clean",
 }

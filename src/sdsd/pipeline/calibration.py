@@ -1,0 +1,67 @@
+"""What an exam has shown of a critic, and what its answers on new replies therefore mean.
+
+A critic's answer about a reply becomes a number that rises with the evidence for a violation: the
+log-odds of its "violated", or its likelihood contrast with the sign reversed. On the exam's
+labelled replies, a logistic regression turns that number into a probability. Two thresholds on the
+probability follow from the precision that the user wants of either label; between them, an answer
+is undecided.
+"""
+
+from __future__ import annotations
+
+import math
+
+from msgspec.structs import replace
+
+from sdsd.types import Calibration, Verdict
+
+_SURE = 1e-4
+"""Probabilities are kept this far from 0 and 1 before their log-odds are taken."""
+
+
+def probability(calibration: Calibration, evidence: float) -> float:
+    """Return the probability of a violation."""
+    return sigmoid(calibration.slope * evidence + calibration.intercept)
+
+
+def sigmoid(x: float) -> float:
+    """Return 1 / (1 + exp(-x)), without overflow."""
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def evidence_of(verdict: Verdict) -> float:
+    """Return the evidence for a violation in a critic's raw answer.
+
+    A critic whose server reports no probability says only yes or no, which counts as even odds
+    shifted by one.
+    """
+    if verdict.signal == "contrast" and verdict.contrast is not None:
+        return -verdict.contrast
+    if verdict.probability is None:
+        return 1.0 if verdict.violated else -1.0
+    p = min(max(verdict.probability, _SURE), 1 - _SURE)
+    return math.log(p / (1 - p))
+
+
+def calibrated(verdict: Verdict, calibration: Calibration | None) -> Verdict:
+    """Return a raw verdict as the exam says to read it.
+
+    Without an exam, a model's word is taken as it is, and a contrast by its sign.
+    """
+    if calibration is None:
+        return verdict
+    evidence, noise = evidence_of(verdict), calibration.noise
+    lower, upper = (probability(calibration, evidence + d) for d in (-noise, noise))
+    if calibration.slope < 0:
+        lower, upper = upper, lower
+    claims = lower >= calibration.violated_from and (
+        verdict.violated or verdict.signal == "contrast"
+    )
+    return replace(
+        verdict,
+        violated=claims,
+        grounded=claims and (verdict.grounded or verdict.signal == "contrast"),
+        undecided=not claims and upper > calibration.satisfied_to,
+        calibrated=round(probability(calibration, evidence), 4),
+        trusted=calibration.trusted,
+    )

@@ -1,0 +1,68 @@
+"""Directed chats: one conversation under two opposite directions about a principle.
+
+A model that is told to keep a principle gives other replies than one that is told to break it. So
+the two chats serve twice: the agent's last reply is sampled in them, which labels it by
+construction (as in RLCD, arXiv 2307.12950), and the difference of a reply's log probabilities in
+the two chats, its likelihood contrast, says which of the directions the reply follows (as in SAMI,
+arXiv 2404.14313). Small models tell good replies from bad ones far better in this way than by
+answering a question about them.
+
+The principle's example pairs come first, as earlier exchanges that follow the chat's direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from sdsd.text.prompt_files import Prompt
+from sdsd.types import AskFn, Direction, Example, Message, Principle, Request, Role, Turn
+
+
+class Directions(Struct, frozen=True):
+    """The two directions about one principle."""
+
+    principle: Principle
+    examples: tuple[Example, ...]
+    """Example pairs to show."""
+    prompts: Prompt
+    """The prompt file `directed`."""
+
+    def chat(self, direction: Direction, conversation: tuple[Message, ...]) -> tuple[Message, ...]:
+        """Return the chat in which the agent's reply to `conversation` follows `direction`."""
+        system = Message("system", self.prompts.fill(direction, principle=self.principle.text))
+        return (system, *self._shown(direction), *conversation)
+
+    def _shown(self, direction: Direction) -> Iterator[Message]:
+        for example in self.examples:
+            reply = example.satisfies if direction == "satisfy" else example.violates
+            yield from (
+                *example.earlier,
+                Message("user", example.user),
+                Message("assistant", reply),
+            )
+
+
+async def likelihood_contrast(
+    turn: Turn, directions: Directions, ask: AskFn, step: str, role: Role
+) -> float:
+    """Return log P(reply | satisfy) - log P(reply | violate), in nats: below 0 for a violation.
+
+    The sum over all tokens, not the mean: a few telltale words decide. Two requests, `step`/satisfy
+    and `step`/violate. Raises `StageFailed`.
+    """
+    logprobs: list[float] = []
+    ways: tuple[Direction, ...] = ("satisfy", "violate")
+    for direction in ways:
+        request = Request(
+            role,
+            max_tokens=1,
+            messages=directions.chat(direction, turn.conversation),
+            temperature=0.0,
+            given=turn.reply,
+            purpose="score",
+        )
+        answer = await ask(f"{step}/{direction}", request)
+        logprobs.append(answer.logprob or 0.0)
+    return logprobs[0] - logprobs[1]
