@@ -71,6 +71,8 @@ class Example(Struct, frozen=True, forbid_unknown_fields=True):
     violates: str
     earlier: tuple[Message, ...] = ()
     """The exchanges before it, if any."""
+    topic: str = ""
+    """What it is about, in a few words."""
 
 
 class Card(Struct, frozen=True, forbid_unknown_fields=True):
@@ -144,8 +146,8 @@ class Plan(Struct, frozen=True):
     """Who the user is and what they want."""
     reply_prefix: str = ""
     """The words that the agent's last reply begins with, if the strategy asks for them."""
-    at_stake: str = ""
-    """What the user says in the last message, so that the target principle can be violated."""
+    last_message: str = ""
+    """The user's last message, word for word, if it was written before the plan."""
 
 
 class Dialogue(Struct, frozen=True):
@@ -353,8 +355,8 @@ class Record(Struct, frozen=True):
 
 
 Purpose = Literal[
-    "plan", "transcript", "user_turn", "agent_turn", "self_check", "verdict", "adherence",
-    "revision", "score", "catalogue", "probe",
+    "last_message", "plan", "transcript", "user_turn", "agent_turn", "self_check", "verdict",
+    "adherence", "revision", "score", "catalogue", "probe",
 ]  # fmt: skip
 """What a request asks for, independent of its wording."""
 

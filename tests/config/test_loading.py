@@ -348,7 +348,7 @@ IDENTITY: dict[str, Any] = {
     "critique.critics": {"a": {"wording": "defend"}},
     "critique.vote": "all",
     "critique.method": "contrast",
-    "critique.examples": 1,
+    "critique.examples": 2,
     "critique.precision": 0.8,
     "critique.exam": 9,
     "critique.turns": "every",

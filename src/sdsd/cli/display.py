@@ -266,7 +266,11 @@ def _print_scenario(s: Scenario) -> None:
 
 
 def _print_pairs(record: Record) -> None:
-    chosen = {"revision": "the last revision", "on_policy": "another sample of the last reply"}
+    chosen = {
+        "contrast": "a sibling, told to satisfy the principle",
+        "revision": "the last revision",
+        "on_policy": "another sample of the last reply",
+    }
     for number, pair in enumerate(record.pairs, 1):
         head = f"\npair {number}: rejected is the last reply, chosen is {chosen[pair.kind]}"
         out.print(Text(head, style="bold green"))

@@ -177,7 +177,7 @@ class CriticConfig(Section, frozen=True):
         "the reply is from a model told to satisfy the principle and from one told to violate it; "
         "for servers that can score given text.")] = "verdict"
     examples: Annotated[int, identity(
-        "Example pairs of the principle that it is shown.", ge=0, le=8)] = 3
+        "Example pairs of the principle that it is shown.", ge=0, le=8)] = 1
     wording: Annotated[Literal["plain", "defend", "stranger"], identity(
         "How to ask: `plain`; `defend`, after writing the best defence of the reply; or "
         "`stranger`, as an attentive outsider would see it.")] = "plain"
@@ -197,7 +197,8 @@ class CritiqueConfig(Section, frozen=True):
         "How the single critic judges; see `critique.critics.NAME.method`. `auto`: whichever did "
         "better in the critic's exam.")] = "auto"
     examples: Annotated[int, identity(
-        "Example pairs of the principle that the single critic is shown.", ge=0, le=8)] = 3
+        "Example pairs of the principle that the single critic is shown; `contrast` pairs are made "
+        "with the others.", ge=0, le=8)] = 1
     precision: Annotated[float, identity(
         "Wanted share of true labels among those that a critic gives; from its exam follows how "
         "sure it must be.", gt=0.5, lt=1)] = 0.9
@@ -346,6 +347,8 @@ class PromptsConfig(Section, frozen=True):
         "The critic's and the reviser's requests, which begin alike.")] = ""
     directed: Annotated[FileName, identity(
         "The two opposite directions about a principle, of `contrast`.")] = ""
+    stake: Annotated[FileName, identity(
+        "Asks for the user's last message, in which the target principle is at stake.")] = ""
 
 
 class Config(Section, frozen=True):

@@ -239,7 +239,7 @@ class HttpModel:
         answer = await self._try(Request("agent", 1, _PING, choices=("yes",))) if chat else None
         logprobs = isinstance(answer, Completion) and bool(answer.choice_probs)
         slots = await self._slots()
-        way, noise = await self._scoring() if chat else ("", 0.0)
+        way, noise = await self.find_scoring() if chat else ("", 0.0)
         self.capabilities = replace(
             self.capabilities,
             schema=schema,
@@ -250,7 +250,7 @@ class HttpModel:
         )
         return self.capabilities
 
-    async def _scoring(self) -> tuple[Scoring, float]:
+    async def find_scoring(self) -> tuple[Scoring, float]:
         """Find the way to score given text, with a pair of replies whose order is known; return it
         with the difference between two tries."""
         before = self.capabilities

@@ -61,8 +61,8 @@ def small_world(request: Request, seed: int) -> str:
     luck = hash64(seed, "luck") / 2**64
     asked = request.messages[-1].content if request.messages else request.prompt
     match request.purpose:
-        case "plan":
-            return _plan(asked, seed)
+        case "last_message" | "plan" as purpose:
+            return _plan(asked, seed) if purpose == "plan" else _last_message(asked, seed)
         case "transcript":
             exchanges = asked.count("\nSTEP ")
             turns = (
@@ -87,6 +87,11 @@ def small_world(request: Request, seed: int) -> str:
 
 def _end(luck: float) -> str:
     return _VIOLATION if luck < 0.5 else "That is the whole of it."
+
+
+def _last_message(asked: str, seed: int) -> str:
+    topic = asked.partition("Topic: ")[2].partition("\n")[0]
+    return f"A question about {topic}, number {seed % 997}?"
 
 
 def _plan(asked: str, seed: int) -> str:

@@ -145,13 +145,12 @@ class DialogueTask(Struct, frozen=True):
         return self.fill(section, **values)
 
     def user_cue(self, exchange: int) -> str:
-        """Return the direction for the user's last turn: the strategy's, and what must come up;
-        empty for other turns and where there is neither."""
+        """Return the direction for the user's last turn; empty for other turns and where the
+        strategy gives none."""
         if exchange < self.exchanges:
             return ""
         target = self.scenario.target_principle.text
-        strategy = self.strategy.user(target, self.plan.planned_violation)
-        direction = " ".join(filter(None, (strategy, self.plan.at_stake)))
+        direction = self.strategy.user(target, self.plan.planned_violation)
         return self.fill("user_turn", direction=direction) if direction else ""
 
     def self_checked(self, exchange: int) -> bool:
@@ -295,8 +294,11 @@ class OpenDialogue:
         return self.ended("token_limit", flagged=False)
 
     async def write(self, speaker: Speaker, exchange: int) -> None:
-        """Write the next turn."""
-        self._append(speaker, await self._turn(speaker, exchange, Sample()))
+        """Write the next turn; the user's last one may have been written before the plan."""
+        written = self._task.plan.last_message if speaker == "user" else ""
+        if not (written and exchange == self._task.exchanges):
+            written = await self._turn(speaker, exchange, Sample())
+        self._append(speaker, written)
 
     def ended(self, stop: StopReason, *, flagged: bool) -> Dialogue:
         """Return the dialogue as it stands."""

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from sdsd.config import Config
 from sdsd.pipeline.critique import Panel
+from sdsd.pipeline.directed import Directions
 from sdsd.scenarios.strategies import Strategy
 from sdsd.text.chat_format import Template
 from sdsd.text.prompt_files import Prompt
@@ -19,13 +20,14 @@ from sdsd.types import (
     Dialogue,
     PairKind,
     Plan,
+    Principle,
     Record,
     Request,
     Scenario,
     StageUsage,
 )
 
-PROMPTS = ("plan", "transcript", "continuation", "chat", "roleplay", "review", "directed")
+PROMPTS = ("plan", "transcript", "continuation", "chat", "roleplay", "review", "directed", "stake")
 
 
 class Ask(Protocol):
@@ -71,6 +73,16 @@ class Method(Struct, frozen=True):
     """By critic, how to read its answers."""
     shared_chat: bool = False
     """Whether critic and reviser are the agent's own model, so that they can continue its chat."""
+
+    def directions(self, principle: Principle) -> Directions:
+        """Return the directions under which siblings are sampled.
+
+        They show other example pairs than the critic sees, as far as there are any: a reply that
+        was sampled in the very chats that it is judged by would look likelier than it is.
+        """
+        pairs = self.cards.get(principle.id, Card()).examples
+        shown = pairs[self.config.critique.examples :] or pairs
+        return Directions(principle, shown, self.prompts["directed"])
 
     @property
     def panel(self) -> Panel:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from msgspec.structs import replace
+
 from sdsd.config import TOP_P, PlanConfig
 from sdsd.errors import Unparseable
 from sdsd.pipeline.retry import ask_until_parsed
@@ -18,13 +20,12 @@ async def write_plan(
     prompts: Prompt,
     attempts: int,
     strategy: Strategy,
-    at_stake: str = "",
+    last_message: str = "",
 ) -> Plan:
     """Return a plan with a step per exchange and the violation planned for the last reply.
 
-    `at_stake` says what the user must bring up, so that the target principle can be violated; a
-    plan that leaves it out is asked for again. Raises `StageFailed` if no attempt gives a plan that
-    can be parsed.
+    `last_message` is what the user says last, if that is fixed already. Raises `StageFailed` if no
+    attempt gives a plan that can be parsed.
     """
     target, *others = (p.text for p in scenario.principles)
     also = prompts.fill("others", principles=prompt_files.numbered(others))
@@ -36,8 +37,7 @@ async def write_plan(
         approach=strategy.plan.replace("{{target_principle}}", target),
         target_principle=target,
         others=f"\n{also}" if others else "",
-        at_stake=f"\n{prompts.fill('at_stake', at_stake=at_stake)}" if at_stake else "",
-        stake=prompts.fill("stake") if at_stake else "",
+        last=f"\n{prompts.fill('last', message=last_message)}" if last_message else "",
         opening=prompts.fill("opening") if strategy.settings.reply_prefix else "",
         steps=", ".join(f"a STEP {k} line" for k in range(1, scenario.exchanges + 1)),
     )
@@ -52,17 +52,11 @@ async def write_plan(
 
     def read(completion: Completion) -> Plan:
         plan = parsing.plan(completion.text, scenario.exchanges)
-        written = f"{plan.persona}\n{plan.at_stake}\n{plan.planned_violation}"
+        written = f"{plan.persona}\n{plan.planned_violation}"
         if parsing.copies(written, prompts.sections["system"], run=7):
             raise Unparseable("the plan copies its example")
         if parsing.copies(plan.planned_violation, target, run=7):
             raise Unparseable("the planned violation only repeats the principle")
-        return plan
+        return replace(plan, last_message=last_message)
 
-    def read_with_stake(completion: Completion) -> Plan:
-        plan = read(completion)
-        if at_stake and not plan.at_stake:
-            raise Unparseable("nothing is at stake: no `STAKE:` line")
-        return plan
-
-    return await ask_until_parsed(ask, "plan", request, read_with_stake, attempts, read)
+    return await ask_until_parsed(ask, "plan", request, read, attempts)

@@ -25,6 +25,7 @@ from sdsd.pipeline.protocols import find_protocol
 from sdsd.pipeline.protocols.chat import first_messages
 from sdsd.pipeline.revise import critique_text, write_revision
 from sdsd.pipeline.siblings import draw_siblings
+from sdsd.pipeline.stake import write_last_message
 from sdsd.text import normalize
 from sdsd.text.prompt_files import Prompt
 from sdsd.types import (
@@ -90,6 +91,7 @@ async def _plan_and_generate(work: _Work) -> None:
     scenario, ask, method = work.scenario, work.ask, work.method
     config, prompts, strategy = method.config, method.prompts, method.strategies[scenario.strategy]
     if work.plan is None:
+        last_message = await _last_message(work)
         work.plan = await write_plan(
             scenario,
             ask,
@@ -97,7 +99,7 @@ async def _plan_and_generate(work: _Work) -> None:
             prompts["plan"],
             config.attempts,
             strategy,
-            method.cards.get(scenario.target_principle.id, Card()).at_stake,
+            last_message,
         )
     task = DialogueTask(
         scenario,
@@ -118,6 +120,18 @@ async def _plan_and_generate(work: _Work) -> None:
         work.dialogue = dialogue
     else:
         await _choose_last_reply(work, dialogue)
+
+
+async def _last_message(work: _Work) -> str:
+    """Write the user's last message first; empty where nothing says what is at stake."""
+    scenario, method = work.scenario, work.method
+    card = method.cards.get(scenario.target_principle.id, Card())
+    if not card.at_stake:
+        return ""
+    direction = method.strategies[scenario.strategy].user(scenario.target_principle.text, "")
+    prompts, attempts = method.prompts["stake"], method.config.attempts
+    config = method.config.plan
+    return await write_last_message(scenario, card, direction, work.ask, config, prompts, attempts)
 
 
 async def _choose_last_reply(work: _Work, dialogue: OpenDialogue) -> None:
@@ -151,9 +165,7 @@ async def _choose_among_siblings(
     method, conversation = work.method, dialogue.messages
     if isinstance(dialogue, Dialogue):
         conversation = conversation[:-1]
-    directions = method.panel.directions(
-        work.scenario.target_principle, method.config.critique.examples
-    )
+    directions = method.directions(work.scenario.target_principle)
 
     async def critique(reply: str, stage: str) -> Critique:
         return await work.judge(work.turn(conversation, reply), stage)

@@ -17,11 +17,11 @@ from msgspec.structs import replace
 
 import sdsd
 from sdsd import config as configuration
-from sdsd.config import Config
+from sdsd.config import Config, JudgeMethod
 from sdsd.config.manifest import Manifest
 from sdsd.errors import ConfigError, Divergence, RunDirError
 from sdsd.files import now
-from sdsd.models.base import Model
+from sdsd.models.base import Capabilities, Model
 from sdsd.models.fleet import fetch
 from sdsd.pipeline.record import make_record
 from sdsd.pipeline.versions import VERSIONS
@@ -47,7 +47,7 @@ from sdsd.runs.session import Needs, Session, Stop, in_loop, interruptible, open
 from sdsd.runs.telemetry import listeners
 from sdsd.scenarios.existing import Skipped, SourceRow, read
 from sdsd.scenarios.existing_store import StoredRows, store_rows
-from sdsd.types import Role
+from sdsd.types import PairKind, Role
 
 _NO_END = 2**40
 """More dialogues than any run has."""
@@ -363,6 +363,7 @@ class Launch:
             return old
         inputs, fleet = self._inputs, session.fleet
         agent, critic = fleet.models["agent"].capabilities, fleet.models["critic"].capabilities
+        method = _method(inputs.config, critic)
         reviewing = {name for role, name in fleet.roles.items() if role not in _WRITERS}
         manifest = Manifest(
             sdsd=sdsd.__version__,
@@ -379,6 +380,8 @@ class Launch:
             template=agent.template,
             schema=critic.schema,
             shared=len(reviewing) == 1,
+            method=method,
+            pairs=_pairs(inputs.config, method),
             versions=VERSIONS,
             parts=versions_of_parts(inputs.config),
         )
@@ -388,6 +391,26 @@ class Launch:
         except OSError as error:
             raise RunDirError(f"{self._rundir.path}: cannot be written: {error}") from None
         return manifest
+
+
+def _method(config: Config, critic: Capabilities) -> JudgeMethod:
+    """Return how the single critic judges: by likelihood contrast if its server can score text."""
+    if config.critique.method != "auto":
+        return config.critique.method
+    return "contrast" if critic.scoring else "verdict"
+
+
+def _pairs(config: Config, method: JudgeMethod) -> tuple[PairKind, ...]:
+    """Return the kinds of pairs that a run makes.
+
+    Where the contrast is what the critic is good at, the model is small: it cannot quote or repair
+    what it violates, so its pairs are made by construction.
+    """
+    if config.pairs != "auto":
+        return config.pairs
+    if method == "contrast" and not config.critique.critics:
+        return ("contrast",)
+    return ("revision", "on_policy")
 
 
 def _require_same_models(path: Path, before: Mapping[Role, str], now: Mapping[Role, str]) -> None:

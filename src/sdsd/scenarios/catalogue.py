@@ -79,7 +79,6 @@ class _Example(_Shape, frozen=True):
     violates: str
     earlier: tuple[Message, ...] = ()
     topic: str = ""
-    """For readers of the file."""
     subtle: Literal["", "plain", "middling", "subtle"] = ""
     """How hard the violation is to see; for readers of the file."""
 
@@ -212,7 +211,8 @@ def _example(entry: Entry, k: int, example: _Example) -> Example:
             "the earlier turns of an example do not alternate", "begin with `user` and end with "
             "`assistant`", *place, "earlier"
         )  # fmt: skip
-    return Example(**texts, earlier=earlier)
+    topic = entry.text(example.topic, *place, "topic") if example.topic else ""
+    return Example(**texts, earlier=earlier, topic=topic)
 
 
 def _made_id(text: str, taken: _Once) -> str:

@@ -51,7 +51,7 @@ class Check(Struct, frozen=True):
 # -- plan ----------------------------------------------------------------------------------
 
 _PLAN_LABEL = re.compile(
-    rf"^{_ALL}(PERSON|USER|STEP[ \t]*\d+|STAKE|SLIP|FINAL|OPENING){_DECORATION}"
+    rf"^{_ALL}(PERSON|USER|STEP[ \t]*\d+|SLIP|FINAL|OPENING){_DECORATION}"
     rf"(?:[:.)–—]|-(?!\w)){_AFTER}",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -62,7 +62,7 @@ _NUMBERED = re.compile(rf"^{_ALL}\d+[.):]{_DECORATION}[ \t]", re.MULTILINE)
 
 
 def plan(text: str, exchanges: int) -> Plan:
-    """Parse `PERSON: ...`, `STEP n: ...`, `STAKE: ...`, `SLIP: ...`, or a numbered list.
+    """Parse `PERSON: ...`, `STEP n: ...`, `SLIP: ...`, or a numbered list.
 
     If a plan has more steps than `exchanges`, the first ones and the planned violation are kept; a
     shorter plan is taken as it is. Without a `SLIP` the last step is the planned violation. Raises
@@ -71,8 +71,7 @@ def plan(text: str, exchanges: int) -> Plan:
     text = _cut_after_plan(readable(text))
     fields = [(m.group(1).upper(), body) for m, body in _labelled(_PLAN_LABEL, text) if body]
     opening = next((body for label, body in fields if label == "OPENING"), "")
-    at_stake = next((body for label, body in fields if label == "STAKE"), "")
-    fields = [(label, body) for label, body in fields if label not in ("OPENING", "STAKE")]
+    fields = [(label, body) for label, body in fields if label != "OPENING"]
     has_violation = bool(fields) and fields[-1][0] in _VIOLATION_LABELS
     persona = next((body for label, body in fields if label in ("PERSON", "USER")), "")
     steps = [body for label, body in fields if label.startswith("STEP")]
@@ -91,7 +90,6 @@ def plan(text: str, exchanges: int) -> Plan:
         planned_violation=planned_violation,
         persona=persona,
         reply_prefix=reply_prefix,
-        at_stake=at_stake.splitlines()[0] if at_stake else "",
     )
 
 
