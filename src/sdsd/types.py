@@ -301,6 +301,9 @@ class Pair(Struct, frozen=True):
     chosen: str
     critique: Critique | None
     """The critique of `chosen`; None if rechecking is off."""
+    verified_by: tuple[Signal, ...] = ()
+    """The signals by which critics that can be trusted found both labels right; empty: unverified,
+    because every critic did no better than chance in its exam, or because rechecking is off."""
 
 
 class StageUsage(Struct, frozen=True):
@@ -340,17 +343,23 @@ class Record(Struct, frozen=True):
 
     @property
     def pairs(self) -> tuple[Pair, ...]:
-        """The verified pairs: none unless the outcome is accepted, and then at least one."""
-        if self.outcome != "accepted":
+        """The pairs: none unless the outcome is accepted, and then at least one."""
+        if self.outcome != "accepted" or self.critique is None:
             return ()
+        signals = set(self.critique.signals)
+
+        def pair(kind: PairKind, text: str, critique: Critique | None) -> Pair:
+            both = signals & set(critique.signals) if critique else ()
+            return Pair(kind, text, critique, tuple(sorted(both)))
+
         last = self.revisions[-1] if self.revisions else None
         pairs: tuple[Pair, ...] = ()
         if last and not last.defect and (last.recheck is None or last.recheck.clean):
-            pairs = (Pair("revision", last.text, last.recheck),)
+            pairs = (pair("revision", last.text, last.recheck),)
         for candidate in self.candidates:
             if candidate.critique.clean:
                 kind: PairKind = "contrast" if candidate.direction == "satisfy" else "on_policy"
-                pairs = (*pairs, Pair(kind, candidate.text, candidate.critique))
+                pairs = (*pairs, pair(kind, candidate.text, candidate.critique))
         return pairs
 
 

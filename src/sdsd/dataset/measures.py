@@ -7,7 +7,7 @@ import re
 from rapidfuzz.distance import LCSseq, Levenshtein
 
 from sdsd.checks.revision_rules import words
-from sdsd.types import Critique, Pair, Record, Revision
+from sdsd.types import Critique, Pair, Record, Revision, Verdict
 
 # Words and marks; scripts that are written without spaces count by the character.
 _SOLID = "\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
@@ -44,6 +44,31 @@ def critic_margin(rejected: Critique, chosen: Critique | None) -> float | None:
         if (later := after.get(v.principle)) is not None
     ]
     return sum(gaps) / len(gaps) if gaps else None
+
+
+def contrast_margin(rejected: Critique, chosen: Critique | None) -> float | None:
+    """Return by how many nats the likelihood contrast of the chosen turn exceeds the rejected
+    one's, for the target principle; None if it was not measured."""
+    before, after = _target(rejected), _target(chosen)
+    if before is None or after is None or before.contrast is None or after.contrast is None:
+        return None
+    return after.contrast - before.contrast
+
+
+def probability(rejected: Critique, chosen: Critique | None) -> float | None:
+    """Return the probability that both labels of a pair are right, for the target principle.
+
+    None if its critic has taken no exam.
+    """
+    before, after = _target(rejected), _target(chosen)
+    if before is None or after is None or before.calibrated is None or after.calibrated is None:
+        return None
+    return before.calibrated * (1 - after.calibrated)
+
+
+def _target(critique: Critique | None) -> Verdict | None:
+    """Return the verdict on the target principle, which comes first."""
+    return critique.verdicts[0] if critique and critique.verdicts else None
 
 
 def final_revision(record: Record) -> Revision | None:

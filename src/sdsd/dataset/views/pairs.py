@@ -9,8 +9,10 @@ from sdsd.dataset import measures
 from sdsd.dataset.columns import Column
 from sdsd.dataset.view import Row, Selected, View, chat, reply
 
-_KIND = Column("kind", c.TEXT, "`revision`: chosen is the original, rewritten. `on_policy`: it is "
-               "another sample for the same prompt, without a violation.")  # fmt: skip
+_KIND = Column("kind", c.TEXT, "`contrast`: both replies were sampled for the same conversation, "
+               "one told to satisfy the principle, one to violate it. `revision`: chosen is the "
+               "original, rewritten. `on_policy`: it is another sample for the same prompt, "
+               "without a violation.")  # fmt: skip
 
 
 def _preference(selected: Selected) -> Iterator[Row]:
@@ -28,6 +30,9 @@ def _preference(selected: Selected) -> Iterator[Row]:
             "edit_distance": measures.edit_distance(original, pair.chosen),
             "length_delta": len(pair.chosen) - len(original),
             "critic_margin": measures.critic_margin(critique, pair.critique),
+            "contrast_margin": measures.contrast_margin(critique, pair.critique),
+            "probability": measures.probability(critique, pair.critique),
+            "verified_by": list(pair.verified_by),
             "warnings": list(measures.revision_warnings(record, pair)),
         }
 
@@ -50,6 +55,13 @@ preference = View(
         Column("critic_margin", c.REAL, "How much more probable the critic's model found the "
                "violations in the rejected turn than in the chosen one, averaged over the "
                "violations; null if the server returns no probabilities."),
+        Column("contrast_margin", c.REAL, "Likelihood contrast of the chosen turn minus that of "
+               "the rejected one, in nats, for the target principle; null if not measured."),
+        Column("probability", c.REAL, "Probability that the pair is true, by the critic's exam: "
+               "that the rejected turn violates the target principle, times that the chosen one "
+               "does not; null without an exam."),
+        Column("verified_by", c.TEXTS, "The signals that confirm the pair: `verdict`, `contrast`, "
+               "`program`; empty if no critic can be trusted to."),
         Column("warnings", c.TEXTS, "Rules of `docs/quality.md` that the revision breaks without "
                "being refused, e.g. `lost_facts`."),
     ),

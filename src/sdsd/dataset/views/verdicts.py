@@ -70,8 +70,8 @@ def _critique(selected: Selected) -> Iterator[Row]:
             continue  # a reply that was judged twice teaches the first answer only
         seen.add((len(judged.before), text))
         for verdict in judged.critique.verdicts:
-            if verdict.violated and not verdict.grounded:
-                continue
+            if verdict.signal != "verdict" or (verdict.violated and not verdict.grounded):
+                continue  # it gives no reason that could be learnt
             yield {
                 "prompt": chat([_question(judged, texts[verdict.principle])]),
                 "completion": reply(_answer(verdict)),
@@ -131,6 +131,10 @@ def _verdicts(selected: Selected) -> Iterator[Row]:
                 "grounded": verdict.grounded,
                 "confirmed": verdict.confirmed,
                 "probability": verdict.probability,
+                "signal": verdict.signal,
+                "contrast": verdict.contrast,
+                "calibrated": verdict.calibrated,
+                "undecided": verdict.undecided,
                 "reason": verdict.reason,
             }
 
@@ -151,6 +155,13 @@ verdicts = View(
         Column("confirmed", c.BOOL, "`violated` and `grounded`: what counts as a violation."),
         Column("probability", c.REAL, "Probability of a violation by the critic's model; null if "
                "the server returns none."),
+        Column("signal", c.TEXT, "What it rests on: `verdict`, an answer to a question; "
+               "`contrast`, the reply's likelihood contrast; `program`, an exact check."),
+        Column("contrast", c.REAL, "Likelihood contrast of the reply in nats, below 0 for a "
+               "violation; null if not measured."),
+        Column("calibrated", c.REAL, "Probability of a violation, as the critic's exam translates "
+               "its answer; null without an exam."),
+        Column("undecided", c.BOOL, "Too close to call at the wanted precision: no claim."),
         Column("reason", c.TEXT, "The critic's reason."),
     ),
     _verdicts,
