@@ -362,6 +362,12 @@ class Record(Struct, frozen=True):
                 pairs = (*pairs, pair(kind, candidate.text, candidate.critique))
         return pairs
 
+    @property
+    def verified(self) -> tuple[Pair, ...]:
+        """The pairs without those that no critic can be trusted to verify."""
+        trusted = bool(self.critique and self.critique.signals)
+        return tuple(p for p in self.pairs if p.verified_by or (p.critique is None and trusted))
+
 
 Purpose = Literal[
     "last_message", "plan", "transcript", "user_turn", "agent_turn", "self_check", "verdict",

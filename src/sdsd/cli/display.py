@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sdsd.dataset.export import Counts
     from sdsd.models.doctor import Diagnosis
     from sdsd.models.weights import Status
+    from sdsd.reports.advice import Advice
     from sdsd.runs.estimate import Estimate
     from sdsd.runs.experiment import Outcome
     from sdsd.runs.run import Run, RunStatus
@@ -65,6 +66,17 @@ def finished(run: Run, status: RunStatus, *, json: bool) -> None:
     if run.stopped:
         out.print(f"stopped because: {safe(run.stopped)}", soft_wrap=True)
         out.print("the same command continues from here")
+    elif status.advice:
+        _print_advice(status.advice)
+
+
+def _print_advice(found: Sequence[Advice]) -> None:
+    """Say why a run has no verified pairs, and what would help."""
+    out.print("\nWhy there are no verified pairs:")
+    for advice in found:
+        out.print(f"- {advice.reason}; {advice.remedy}", soft_wrap=True)
+        if advice.options:
+            out.print(f"    sdsd run {advice.options}", soft_wrap=True, markup=False)
 
 
 def _counts(status: RunStatus) -> str:

@@ -316,7 +316,7 @@ class Journal:
         """Queue a finished dialogue for writing, like `commit`."""
         scenario = record.scenario
         body = msgspec.json.encode(record)
-        pairs = len(record.pairs)
+        pairs = len(record.verified)
         row = (scenario.index, scenario.id, record.outcome, record.rule, pairs, body)
         return self._write("INSERT INTO record VALUES (?, ?, ?, ?, ?, ?)", row)
 

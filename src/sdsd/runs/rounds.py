@@ -43,7 +43,7 @@ def quota_of(config: TargetsConfig, scenarios: Scenarios) -> Quota:
 
 def cells_of(record: Record, axis: Axis) -> tuple[str, ...]:
     """Return the cells that a record's verified pairs count for; none if it has no pair."""
-    if not record.pairs or record.critique is None:
+    if not record.verified or record.critique is None:
         return ()
     scenario = record.scenario
     if axis in ("domain", "field", "strategy"):
@@ -56,7 +56,7 @@ def trial_of(record: Record, axis: Axis, slot: Assignment) -> Trial:
     """Return the outcome of the dialogue that a slot was for."""
     cells = cells_of(record, axis)
     tokens = sum(use.prompt_tokens + use.completion_tokens for use in record.usage.values())
-    hit, pairs = slot.cell in cells, len(record.pairs)
+    hit, pairs = slot.cell in cells, len(record.verified)
     return Trial(assignment=slot, hit=hit, cells=cells, cost=float(tokens), pairs=pairs)
 
 

@@ -21,6 +21,7 @@ from sdsd import config as configuration
 from sdsd.config import Config
 from sdsd.errors import ModelError, RunDirError, SdsdError
 from sdsd.files import write_atomic
+from sdsd.reports.advice import Advice, advice
 from sdsd.reports.money import money
 from sdsd.runs.directory import CONFIG_NAME, RunDir
 from sdsd.runs.inputs import Inputs, check_files, inputs_of
@@ -67,6 +68,8 @@ class RunStatus(Struct, frozen=True):
     """Names of models by role; empty before the first call."""
     targets: tuple[CellProgress, ...] = ()
     """The progress of each target cell; empty without targets."""
+    advice: tuple[Advice, ...] = ()
+    """Why there are no verified pairs, and what would help; empty if there are some."""
 
 
 class PreferencePair(Struct, frozen=True):
@@ -196,6 +199,7 @@ class Run:
                 protocol=manifest.protocol if manifest else "",
                 models=manifest.models if manifest else {},
                 targets=standings_of(inputs, journal) if inputs else (),
+                advice=advice(outcomes, journal.pairs(), manifest.calibrations if manifest else {}),
             )
 
     def require_some(self) -> None:

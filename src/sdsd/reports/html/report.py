@@ -9,6 +9,7 @@ from msgspec.structs import astuple
 
 from sdsd.config import Config
 from sdsd.config.manifest import Manifest
+from sdsd.reports.advice import advice
 from sdsd.reports.html import charts, page, plots
 from sdsd.reports.html.text import decimal, percent, plural, within, words
 from sdsd.reports.metrics.costs import total
@@ -41,6 +42,11 @@ def render(
     return page.render(
         "report.html",
         figures=figures,
+        advice=advice(
+            {f"{o.outcome}/{o.rule}" if o.rule else o.outcome: o.n for o in figures.outcomes},
+            figures.verified,
+            manifest.calibrations if manifest else {},
+        ),
         manifest=manifest,
         config=config,
         samples=samples,

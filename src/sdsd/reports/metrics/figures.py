@@ -46,7 +46,7 @@ from sdsd.types import (
     Usage,
 )
 
-Finding = Literal["clean", "claimed", "confirmed"]
+Finding = Literal["clean", "undecided", "claimed", "confirmed"]
 """The critic's finding on a last reply. `claimed`: a violation without a valid quotation."""
 
 FUNNEL: dict[str, Callable[[Record], bool]] = {
@@ -54,7 +54,7 @@ FUNNEL: dict[str, Callable[[Record], bool]] = {
     "planned": lambda r: r.plan is not None,
     "generated": lambda r: r.dialogue is not None,
     "judged": lambda r: r.critique is not None,
-    "claimed": lambda r: r.critique is not None and not r.critique.clean,
+    "claimed": lambda r: r.critique is not None and any(v.violated for v in r.critique.verdicts),
     "confirmed": lambda r: r.critique is not None and bool(r.critique.violations),
     "revised": lambda r: any(not revision.defect for revision in r.revisions),
     "accepted": lambda r: bool(r.pairs),
@@ -161,7 +161,9 @@ class Figures(Struct, frozen=True, kw_only=True):
     funnel: tuple[FunnelStep, ...]
     outcomes: tuple[OutcomeCount, ...]
     pairs: int
-    """Verified pairs: the sum of `len(record.pairs)`."""
+    """All pairs: the sum of `len(record.pairs)`."""
+    verified: int
+    """Those without the pairs that no critic can be trusted to verify."""
     accepted: Proportion
     """The yield: accepted dialogues, of finished scenarios."""
     violating: Proportion
@@ -281,6 +283,7 @@ class _Tally:
         self._domains: Counter[str] = Counter()
         self._strategies: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self._kinds: Counter[str] = Counter()
+        self._verified = 0
         self._warnings: Counter[str] = Counter(warnings)
         self._checks = checks_of(config.export) if warnings is None else None
         self._rounds: Counter[int] = Counter()
@@ -323,6 +326,7 @@ class _Tally:
             funnel=tuple(FunnelStep(name, funnel[name]) for name in FUNNEL),
             outcomes=tuple(OutcomeCount(outcome, rule, n) for (outcome, rule), n in ended),
             pairs=self._kinds.total(),
+            verified=self._verified,
             accepted=proportion(funnel["accepted"], funnel["started"]),
             violating=proportion(funnel["confirmed"], funnel["judged"]),
             stops=dict(self._stops.most_common()),
@@ -365,6 +369,7 @@ class _Tally:
             self._warnings.update({warning.rule for warning in found})
         if record.critique:
             self._signals[self._signal(dialogue, record.critique)] += 1
+        self._verified += len(record.verified)
         for pair in record.pairs:
             self._kinds[pair.kind] += 1
             self._chars["chosen"] += len(pair.chosen)
@@ -379,11 +384,13 @@ class _Tally:
             or when == "every"
             or (when == "last" and dialogue.stop in ("completed", "turn_limit"))
         )
-        found: Finding = "claimed"
+        found: Finding = "undecided"
         if critique.clean:
             found = "clean"
         elif critique.violations:
             found = "confirmed"
+        elif any(verdict.violated for verdict in critique.verdicts):
+            found = "claimed"
         return dialogue.stop == "completed", dialogue.self_flagged if asked else None, found
 
     def _strategy_counts(self) -> tuple[StrategyCount, ...]:
