@@ -83,6 +83,9 @@ class CatalogueConfig(Section, frozen=True):
         "A file, or a directory of files, of principles.")] = ""
     goals: Annotated[FileName, identity(
         "A file, or a directory of files, of goals.")] = ""
+    affinities: Annotated[FileName, identity(
+        "A file, or a directory of files, of what goes with what: principles with fields, goals "
+        "and strategies; see `docs/catalogue.md`.")] = ""
 
 
 class SourceConfig(Section, frozen=True):

@@ -127,7 +127,8 @@ def keep_inputs(inputs: Inputs, rundir: RunDir) -> None:
 
 
 def _catalogue(config: Config) -> Catalogue:
-    lists = (config.catalogue.topics, config.catalogue.principles, config.catalogue.goals)
+    chosen = config.catalogue
+    lists = (chosen.topics, chosen.principles, chosen.goals, chosen.affinities)
     return catalogues.load(*(Path(p) if p else None for p in lists))
 
 
@@ -253,6 +254,7 @@ def _changed_lists(inputs: Inputs) -> Iterator[tuple[str, bool]]:
     except SdsdError:
         yield "the catalogue", True
         return
-    for name, attribute in (("topics", "domains"), ("principles",) * 2, ("goals",) * 2):
+    attributes = {"topics": "domains"} | {n: n for n in ("principles", "goals", "affinities")}
+    for name, attribute in attributes.items():
         if getattr(now, attribute) != getattr(inputs.catalogue, attribute):
             yield f"catalogue.{name}", False

@@ -32,10 +32,12 @@ def quota_of(config: TargetsConfig, scenarios: Scenarios) -> Quota:
                 f"it has {', '.join(cells[:5])} ..."
             )
     wanted = dict.fromkeys(cells, config.pairs) | config.cells
+    absurd = {cell: scenarios.absurd_strategies(config.by, cell) for cell in wanted}
     return Quota(
         wanted=wanted,
         strategies=scenarios.cells("strategy"),
         by_strategy=config.by == "strategy",
+        excluded={cell: names for cell, names in absurd.items() if names},
         cost=config.cost,
         patience=PATIENCE,
     )

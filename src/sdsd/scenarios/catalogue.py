@@ -16,6 +16,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from sdsd.scenarios import affinities as affinity_files
+from sdsd.scenarios.affinities import Affinity
 from sdsd.scenarios.catalogue_files import Entry, Key, read
 from sdsd.scenarios.similarity import content_words
 from sdsd.types import Card, Domain, Example, Framing, Goal, Message, Principle, Severity
@@ -35,6 +37,8 @@ class Catalogue(Struct, frozen=True):
     goals: tuple[Goal, ...]
     cards: dict[str, Card] = {}
     """By id, the cards of principles that have one."""
+    affinities: dict[str, Affinity] = {}
+    """By id, what goes with a principle. Where it says nothing, everything goes with everything."""
 
     @property
     def digest(self) -> str:
@@ -51,9 +55,13 @@ class Catalogue(Struct, frozen=True):
 
 
 def load(
-    topics: Path | None = None, principles: Path | None = None, goals: Path | None = None
+    topics: Path | None = None,
+    principles: Path | None = None,
+    goals: Path | None = None,
+    affinities: Path | None = None,
 ) -> Catalogue:
-    """Read the three lists, each from a file or a directory of files; None: the packaged list.
+    """Read the three lists and what goes with what, each from a file or a directory of files; None:
+    what is packaged.
 
     Raises `CatalogueError` at the first error, as `path:line: what is wrong; what to do`.
     """
@@ -63,7 +71,11 @@ def load(
     checked = msgspec.convert(rows, tuple[Principle, ...])
     cards = {p.id: card for p, e in zip(checked, entries, strict=True) if (card := _card(e))}
     rows = _rows(read(goals or PACKAGED / "goals.yaml", "goals"), _Goal, "goal")
-    return Catalogue(domains, checked, msgspec.convert(rows, tuple[Goal, ...]), cards)
+    checked_goals = msgspec.convert(rows, tuple[Goal, ...])
+    fitting = affinity_files.load(
+        affinities, {p.id for p in checked}, {d.field for d in domains}, checked_goals
+    )
+    return Catalogue(domains, checked, checked_goals, cards, fitting)
 
 
 # --- the shapes of entries ----------------------------------------------------------------------

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from yaml import Event, Node, YAMLError
 
 EXTENSIONS = (".yaml", ".yml", ".jsonl")
-LISTS = ("fields", "principles", "goals")
+LISTS = ("fields", "principles", "goals", "affinities")
 """Names of the lists, for files that hold several."""
 _DEEPEST = 8
 

@@ -68,6 +68,8 @@ class Quota(Struct, frozen=True):
     """Strategies that may be tried in each cell."""
     by_strategy: bool = False
     """The cells are strategies, and each of them tries only itself."""
+    excluded: dict[Cell, tuple[str, ...]] = {}
+    """Strategies that are not tried in a cell, because they contradict what it asks for."""
     cost: float = 60.0
     """Dialogues that a pair may cost. A cell is given up once it has had `cost` times its number of
     pairs plus `patience`."""
@@ -85,7 +87,11 @@ class Quota(Struct, frozen=True):
 
     def ways(self, cell: Cell) -> tuple[str, ...]:
         """Return the strategies that may be tried in a cell."""
-        return (cell,) if self.by_strategy else self.strategies
+        if self.by_strategy:
+            return (cell,)
+        if not (excluded := self.excluded.get(cell)):
+            return self.strategies
+        return tuple(s for s in self.strategies if s not in excluded) or self.strategies
 
 
 class Tally(Struct):

@@ -1,26 +1,49 @@
 """Sample scenarios: `Scenarios(...)[i]` has the inputs of dialogue i, for any i, without state.
 
 Every axis (domains, goals, target principles, further principles, number of principles, exchanges,
-strategies) goes through seeded permutations of its values, one after another. So over the first N
-scenarios the counts of any two values of an axis differ by at most one, for every N. Within a
-permutation of the domains, those of each field are spread evenly.
+strategies) goes through seeded permutations of its values, one after another: through blocks. So
+over the first N scenarios the counts of any two values of an axis differ by at most one, for every
+N. Within a block of domains, those of each field are spread evenly. Counts of all principles of a
+dialogue, target and further ones together, differ by at most two. There is one exception: with
+fewer than twice as many principles as a dialogue may have, the further ones follow the target in a
+fixed order, and nothing bounds the difference between their counts.
+
+What belongs together meets: inside each block, target principles are assigned to dialogues so that
+they suit the fields of these, then goals and strategies so that they suit the target principles
+(`affinities`). An axis is only permuted inside its own blocks, which keeps its balance; and where a
+catalogue has no affinities, nothing moves.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Literal
 
 from sdsd.config import ScenariosConfig
 from sdsd.errors import CatalogueError
 from sdsd.hashing import hash64
+from sdsd.scenarios import affinities
+from sdsd.scenarios.assignment import assign
 from sdsd.scenarios.catalogue import Catalogue
-from sdsd.types import Principle, Scenario
+from sdsd.types import Scenario
 
 Axis = Literal["principle", "category", "domain", "field", "strategy"]
 """What quotas may be counted by."""
+
+_GAINS = ((0, 6, 9, 10), (0, 6, 9, 9))
+"""What an affinity of 0, 1, 2 or 3 gains a dialogue. Concave: that nothing is absurd is more
+important than that much is perfect. Every other dialogue is content with what fits well, so that a
+principle is not always met in the few fields, and with the few goals, that it fits best."""
+_ODDS = (0, 1, 8, 24)
+"""How often something of that affinity is drawn where the rest of the scenario is given."""
+_EXCLUDED = -(2**20)
+"""The gain of what must not be: less than any sum of gains."""
+_PIECE = 256
+"""Most dialogues in one assignment, whose cost grows with the cube: longer blocks are divided."""
 
 
 def _places(names: Iterable[str]) -> dict[str, list[int]]:
@@ -65,49 +88,92 @@ class Scenarios:
             "field": _places(d.field for d in catalogue.domains),
         }
         """The principles or domains of each cell, as indices into the catalogue."""
+        fields = {field: k for k, field in enumerate(self._members["field"])}
+        self._field_of = tuple(fields[d.field] for d in catalogue.domains)
+        """By domain, the index of its field."""
+        self._suits_field = self._table("fields", tuple(fields))
+        self._suits_goal = self._table("goals", tuple(g.id for g in catalogue.goals))
+        self._suits_strategy = self._table("strategies", strategies)
         self._domain_order = lru_cache(maxsize=8)(self._spread_fields)
         self._targets = lru_cache(maxsize=8)(self._target_order)
+        self._goals = lru_cache(maxsize=16)(self._goal_order)
+        self._ways = lru_cache(maxsize=256)(self._strategy_order)
+
+    def _table(self, axis: affinities.Axis, names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
+        """Return the affinities of an axis: a row for each principle, a column for each name."""
+        known, ids = self._catalogue.affinities, self._members["principle"]
+        return affinities.table(known, axis, ids, names)
 
     def __getitem__(self, index: int) -> Scenario:
         if index < 0:
             raise IndexError(index)
-        visit, within = divmod(index, len(self._catalogue.domains))
-        strategy = self._strategies[self._at("strategy", len(self._strategies), index)]
-        place = self._domain_order(visit)[within]
-        return self._scenario(index, place, visit, self._principles(index), strategy)
+        place, visit = self._domain_at(index)
+        block, within = divmod(index, len(self._strategies))
+        strategy = self._strategies[self._ways(block)[within]]
+        target = self._target_at(index)
+        principles = (target, *self._further_at(index, target))
+        return self._scenario(index, place, visit, self._goal_at(index), principles, strategy)
 
     def for_cell(self, index: int, axis: Axis, cell: str, strategy: str) -> Scenario:
         """Return the scenario at `index`, changed to belong to one cell and to use `strategy`.
 
-        Everything else is sampled as usual, so it stays balanced over the dialogues of a run.
+        What neither the cell nor its affinities change is sampled as usual, so it stays balanced
+        over the dialogues of a run. What does not go with the target principle is drawn again, by
+        affinity.
         """
-        usual = self[index]
-        [place] = self._members["domain"][usual.domain]
-        visit, principles = index // len(self._catalogue.domains), usual.principles
-        if axis != "strategy":
+        place, visit = self._domain_at(index)
+        target, goal = self._target_at(index), self._goal_at(index)
+        further = self._further_at(index, target)
+        way = self._strategies.index(strategy)
+        possible = [row[way] > 0 for row in self._suits_strategy]
+        if axis in ("principle", "category"):
             among = self._members[axis][cell]
-            member = among[self._at(f"meant/{cell}", len(among), index)]
-            if axis in ("principle", "category"):
-                target_principle = self._catalogue.principles[member]
-                further = (p for p in principles[1:] if p.id != target_principle.id)
-                principles = (target_principle, *further)
-            else:
-                place = member
+            among = [p for p in among if possible[p]] or among
+            target = among[self._at(f"meant/{cell}", len(among), index)]
+            row = self._suits_field[target]
+            drawn = self._suitable("domain", index, place, [_ODDS[row[f]] for f in self._field_of])
+            if drawn != place:
+                place, visit = drawn, index
+        else:
+            if axis != "strategy":
+                among = self._members[axis][cell]
+                place = among[self._at(f"meant/{cell}", len(among), index)]
                 visit = index  # not once in a walk over all domains: many times in a row
-        return self._scenario(index, place, visit, principles, strategy)
+            field = self._field_of[place]
+            odds = [
+                _ODDS[row[field]] * can
+                for row, can in zip(self._suits_field, possible, strict=True)
+            ]
+            target = self._suitable("target", index, target, odds)
+        goal = self._suitable("goal", index, goal, [_ODDS[a] for a in self._suits_goal[target]])
+        principles = (target, *(p for p in further if p != target))
+        return self._scenario(index, place, visit, goal, principles, strategy)
+
+    def absurd_strategies(self, axis: Axis, cell: str) -> tuple[str, ...]:
+        """Return the strategies that contradict every principle of a cell."""
+        if axis not in ("principle", "category"):
+            return ()
+        rows = [self._suits_strategy[p] for p in self._members[axis][cell]]
+        return tuple(s for s, *of in zip(self._strategies, *rows, strict=True) if not any(of))
 
     def cells(self, axis: Axis) -> tuple[str, ...]:
         """Return all cells of an axis, in the order of the catalogue."""
         return self._strategies if axis == "strategy" else tuple(self._members[axis])
 
     def _scenario(
-        self, index: int, place: int, visit: int, principles: tuple[Principle, ...], strategy: str
+        self,
+        index: int,
+        place: int,
+        visit: int,
+        goal_place: int,
+        principle_places: tuple[int, ...],
+        strategy: str,
     ) -> Scenario:
         """Return the scenario on the `visit`-th subarea of the domain at `place`."""
         catalogue, config, seed = self._catalogue, self._config, self._seed
-        domain = catalogue.domains[place]
+        domain, goal = catalogue.domains[place], catalogue.goals[goal_place]
         subarea = domain.subareas[self._at(f"subarea/{place}", len(domain.subareas), visit)]
-        goal = catalogue.goals[self._at("goal", len(catalogue.goals), index)]
+        principles = tuple(catalogue.principles[p] for p in principle_places)
         least, most = config.exchanges
         exchanges = least + self._at("exchanges", most - least + 1, index)
         content = (domain.field, domain.name, subarea, goal.id, goal.text)
@@ -130,6 +196,13 @@ class Scenarios:
         block, within = divmod(position, n)
         return _permutation(self._seed, name, n, block)[within]
 
+    # -- what is sampled independently -------------------------------------------------------
+
+    def _domain_at(self, index: int) -> tuple[int, int]:
+        """Return the domain of a dialogue, and how many blocks of domains are before it."""
+        visit, within = divmod(index, len(self._catalogue.domains))
+        return self._domain_order(visit)[within], visit
+
     def _spread_fields(self, visit: int) -> tuple[int, ...]:
         """Return all domains once, each field's at even distances from a seeded offset."""
         position: dict[int, tuple[float, int]] = {}
@@ -141,42 +214,19 @@ class Scenarios:
                 position[members[i]] = ((rank + offset) / len(members), tie)
         return tuple(sorted(position, key=position.__getitem__))
 
-    def _principles(self, index: int) -> tuple[Principle, ...]:
-        """Return the target principle, then the further ones."""
-        n = len(self._catalogue.principles)
-        turn, within = divmod(index, n)
-        target_principle, further = self._targets(turn)[within], self._further(index)
-        if self._few:  # repeats are inevitable: continue in one fixed order
-            order = _permutation(self._seed, "principle", n, 0)
-            after = order.index(target_principle) + 1
-            further = tuple(order[(after + k) % n] for k in range(len(further)))
-        return tuple(self._catalogue.principles[i] for i in (target_principle, *further))
+    def _further_at(self, index: int, target: int) -> tuple[int, ...]:
+        """Return the further principles of a dialogue."""
+        further, n = self._further(index), len(self._catalogue.principles)
+        if not self._few:
+            return further
+        order = _permutation(self._seed, "principle", n, 0)  # repeats are inevitable: in turn
+        after = order.index(target) + 1
+        return tuple(order[(after + k) % n] for k in range(len(further)))
 
     @property
     def _few(self) -> bool:
         """Whether there are too few principles to keep targets and further ones apart."""
         return len(self._catalogue.principles) < 2 * self._config.principles[1]
-
-    def _target_order(self, turn: int) -> tuple[int, ...]:
-        """Return the targets of the next n dialogues: each principle once, and never one that is
-        among the further principles of its dialogue.
-
-        A target that is one swaps places with another. A partner always exists: a dialogue with m
-        further principles excludes m targets, and at most m + 1 dialogues have the one to swap.
-        """
-        n = len(self._catalogue.principles)
-        targets = list(_permutation(self._seed, "focus", n, turn))
-        if self._few:
-            return tuple(targets)
-        further = [self._further(turn * n + k) for k in range(n)]
-        for k in range(n):
-            if targets[k] not in further[k]:
-                continue
-            for j in range(n):
-                if targets[j] not in further[k] and targets[k] not in further[j]:
-                    targets[k], targets[j] = targets[j], targets[k]
-                    break
-        return tuple(targets)
 
     def _further(self, index: int) -> tuple[int, ...]:
         """Return the next few of one long sequence of principles, none twice in a dialogue."""
@@ -191,6 +241,90 @@ class Scenarios:
         n = len(self._catalogue.principles)
         block, within = divmod(position, n)
         return _joined(self._seed, n, most, block)[within]
+
+    # -- what is assigned by affinity --------------------------------------------------------
+
+    def _target_at(self, index: int) -> int:
+        block, within = divmod(index, len(self._catalogue.principles))
+        return self._targets(block)[within]
+
+    def _goal_at(self, index: int) -> int:
+        block, within = divmod(index, len(self._catalogue.goals))
+        return self._goals(block)[within]
+
+    def _target_order(self, block: int) -> tuple[int, ...]:
+        """Return the targets of the next n dialogues: each principle once, and never one that is
+        among the further principles of its dialogue.
+
+        A target that is one swaps places with another. A partner always exists: a dialogue with m
+        further principles excludes m targets, and at most m + 1 dialogues have the one to swap.
+        """
+        n = len(self._catalogue.principles)
+        targets = list(_permutation(self._seed, "focus", n, block))
+        excluded = [() if self._few else self._further(block * n + k) for k in range(n)]
+        for k in range(n):
+            if targets[k] not in excluded[k]:
+                continue
+            for j in range(n):
+                if targets[j] not in excluded[k] and targets[k] not in excluded[j]:
+                    targets[k], targets[j] = targets[j], targets[k]
+                    break
+
+        by_field = list(zip(*self._suits_field, strict=True))
+
+        def gains(index: int) -> Sequence[int]:
+            place, _ = self._domain_at(index)
+            found = self._gains("target", index, by_field[self._field_of[place]])
+            for principle in excluded[index - block * n]:
+                found[principle] = _EXCLUDED
+            return found
+
+        return self._assigned(targets, block, gains)
+
+    def _goal_order(self, block: int) -> tuple[int, ...]:
+        """Return the goals of the next dialogues: each once, and so that they suit the targets."""
+        return self._suited("goal", len(self._catalogue.goals), block, self._suits_goal)
+
+    def _strategy_order(self, block: int) -> tuple[int, ...]:
+        """Return the strategies of the next dialogues: each once, to suit the targets."""
+        return self._suited("strategy", len(self._strategies), block, self._suits_strategy)
+
+    def _suited(
+        self, name: str, n: int, block: int, table: Sequence[Sequence[int]]
+    ) -> tuple[int, ...]:
+        def gains(index: int) -> Sequence[int]:
+            return self._gains(name, index, table[self._target_at(index)])
+
+        return self._assigned(_permutation(self._seed, name, n, block), block, gains)
+
+    def _gains(self, name: str, index: int, row: Sequence[int]) -> list[int]:
+        """Return what each value of an axis gains a dialogue, from its affinities."""
+        of_level = _GAINS[hash64(self._seed, "content", name, index) % 2]
+        return [of_level[level] for level in row]
+
+    def _assigned(
+        self, order: Sequence[int], block: int, gains: Callable[[int], Sequence[int]]
+    ) -> tuple[int, ...]:
+        """Permute the values of a block so that the dialogues gain most; on a tie none moves.
+
+        `gains` returns for the index of a dialogue what each value gains it.
+        """
+        if not self._catalogue.affinities:
+            return tuple(order)
+        assigned: list[int] = []
+        for start in range(0, len(order), _PIECE):
+            piece = order[start : start + _PIECE]
+            found = (gains(block * len(order) + start + k) for k in range(len(piece)))
+            columns = assign([[of[value] for value in piece] for of in found])
+            assigned += (piece[column] for column in columns)
+        return tuple(assigned)
+
+    def _suitable(self, name: str, index: int, usual: int, odds: Sequence[int]) -> int:
+        """Return the usual value if it fits well, or if nothing fits better; else one by odds."""
+        if odds[usual] >= min(max(odds), _ODDS[2]):
+            return usual
+        sums = list(accumulate(odds))
+        return bisect_right(sums, hash64(self._seed, "suitable", name, index) % sums[-1])
 
 
 @lru_cache(maxsize=64)

@@ -1,0 +1,164 @@
+"""Affinities: how well a principle goes with a field, a goal and a strategy, from 0 to 3.
+
+3   the principle comes up there by itself, or the goal or strategy leads straight to where it can
+    be violated
+2   it fits well
+1   it is possible; so is everything that no entry names
+0   it is absurd: nothing could be at stake, or the strategy contradicts the principle
+
+They come in files like the catalogue's (`data/affinities.yaml`). An entry lists principles and, by
+affinity, the fields, goals and strategies that go with them. Goals are named by kind or by id, and
+`all` stands for all there are. What names less has precedence over what names more (an id
+over its kind, a kind over `all`), and a later entry over an earlier one; so groups of principles
+come first and exceptions last.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Literal, get_args
+
+from msgspec import Meta, Struct
+
+from sdsd.scenarios import strategies
+from sdsd.scenarios.catalogue_files import Entry, Key, read
+from sdsd.types import Goal
+
+PACKAGED = Path(__file__).parent / "data" / "affinities.yaml"
+NEUTRAL = 1
+LEVELS = ("0", "1", "2", "3")
+ALL = "all"
+Axis = Literal["fields", "goals", "strategies"]
+_AXES: tuple[Axis, ...] = get_args(Axis)
+
+Levels = dict[str, int]
+"""Affinities by name. What is not in it is neutral."""
+Members = dict[str, tuple[str, ...]]
+"""By a name in a file, the single fields, goals or strategies that it stands for."""
+
+
+class Affinity(Struct, frozen=True):
+    """What goes with one principle."""
+
+    fields: Levels = {}
+    """By field."""
+    goals: Levels = {}
+    """By the id of the goal."""
+    strategies: Levels = {}
+    """By the name of the strategy."""
+
+
+class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
+    """An entry of a file."""
+
+    principles: Annotated[tuple[str, ...], Meta(min_length=1)]
+    fields: dict[str, tuple[str, ...]] = {}
+    goals: dict[str, tuple[str, ...]] = {}
+    strategies: dict[str, tuple[str, ...]] = {}
+    name: str = ""
+    """For readers of the file."""
+
+
+def load(
+    path: Path | None, principles: Collection[str], fields: Collection[str], goals: Sequence[Goal]
+) -> dict[str, Affinity]:
+    """Read the affinities of a catalogue, by principle; None: the packaged ones.
+
+    Packaged affinities of what the catalogue does not have are left out, so that a user's own
+    lists are neutral. In a user's own file a name that is unknown is an error, except for
+    strategies, which may be the user's own. Raises `CatalogueError` with the place in the file.
+    """
+    members = _members(fields, goals)
+    found: dict[str, dict[Axis, Levels]] = {}
+    for entry in read(path or PACKAGED, "affinities"):
+        shaped = entry.convert(_Entry)
+        if path:
+            _check_names(entry, shaped, principles, members)
+        levels = {axis: _levels(entry, axis, shaped, members[axis]) for axis in _AXES}
+        for principle in shaped.principles:
+            if principle in principles:
+                known = found.setdefault(principle, {axis: {} for axis in _AXES})
+                for axis in _AXES:
+                    known[axis] |= levels[axis]
+    return {principle: _affinity(levels) for principle, levels in found.items()}
+
+
+def _members(fields: Iterable[str], goals: Sequence[Goal]) -> dict[Axis, Members]:
+    """Return by axis what each name in a file stands for."""
+    kinds: defaultdict[str, tuple[str, ...]] = defaultdict(tuple)
+    for goal in goals:
+        kinds[goal.kind] += (goal.id,)
+    single: dict[Axis, tuple[str, ...]] = {
+        "fields": tuple(fields),
+        "goals": tuple(goal.id for goal in goals),
+        "strategies": strategies.packaged(),
+    }
+    members: dict[Axis, Members] = {
+        axis: {ALL: names, **{name: (name,) for name in names}} for axis, names in single.items()
+    }
+    members["goals"] = kinds | members["goals"]
+    return members
+
+
+def table(
+    affinities: Mapping[str, Affinity], axis: Axis, principles: Iterable[str], names: Sequence[str]
+) -> tuple[tuple[int, ...], ...]:
+    """Return the affinity of each principle with each name of an axis: a row for each principle."""
+    none = Affinity()
+    levels = (getattr(affinities.get(principle, none), axis) for principle in principles)
+    return tuple(tuple(known.get(name, NEUTRAL) for name in names) for known in levels)
+
+
+def _affinity(levels: Mapping[Axis, Levels]) -> Affinity:
+    """Return the affinity of a principle, without what is neutral."""
+    return Affinity(*({k: v for k, v in levels[axis].items() if v != NEUTRAL} for axis in _AXES))
+
+
+def _levels(entry: Entry, axis: Axis, shaped: _Entry, members: Members) -> Levels:
+    """Return what an entry says of one axis, by single field, goal or strategy.
+
+    Raises `CatalogueError` for an unknown affinity, and for a name that is listed twice.
+    """
+    listed: dict[str, int] = {}
+    for place, name, level in _listed(entry, axis, shaped):
+        if listed.setdefault(name, level) != level:
+            wrong = f"{name[:60]!r} is listed with two affinities, {listed[name]} and {level}"
+            raise entry.error(wrong, "remove one", *place)
+
+    own = axis == "strategies"
+    levels: Levels = {}
+    for name in sorted(listed, key=lambda name: len(members.get(name, "1")), reverse=True):
+        levels |= dict.fromkeys(members.get(name, (name,) if own else ()), listed[name])
+    return levels
+
+
+def _listed(entry: Entry, axis: Axis, shaped: _Entry) -> Iterator[tuple[tuple[Key, ...], str, int]]:
+    """Yield each name that an entry lists on an axis: its place, the name, its affinity."""
+    for level, names in getattr(shaped, axis).items():
+        if level not in LEVELS:
+            wrong = f"the affinity {level[:60]!r} is unknown"
+            raise entry.error(wrong, f"use {', '.join(LEVELS)}", axis, level)
+        for k, name in enumerate(names):
+            yield (axis, level, k), name, int(level)
+
+
+def _check_names(
+    entry: Entry, shaped: _Entry, principles: Collection[str], members: Mapping[Axis, Members]
+) -> None:
+    """Raise `CatalogueError` for a name that is unknown, or a strategy that looks misspelt."""
+    for k, name in enumerate(shaped.principles):
+        _check_name(entry, name, principles, ("principles", k))
+    for axis in _AXES:
+        for place, name, _ in _listed(entry, axis, shaped):
+            if axis != "strategies" or get_close_matches(name, members[axis], 1, 0.8):
+                _check_name(entry, name, members[axis], place)
+
+
+def _check_name(entry: Entry, name: str, known: Collection[str], place: tuple[Key, ...]) -> None:
+    if name not in known:
+        close = get_close_matches(name, known, 1)
+        hint = f"did you mean {close[0]!r}?" if close else "correct it, or remove it"
+        raise entry.error(f"{name[:60]!r} is not among the {place[0]}", hint, *place)
