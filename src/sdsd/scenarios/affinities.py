@@ -7,10 +7,10 @@
 0   it is absurd: nothing could be at stake, or the strategy contradicts the principle
 
 They come in files like the catalogue's (`data/affinities.yaml`). An entry lists principles and, by
-affinity, the fields, goals and strategies that go with them. Goals are named by kind or by id, and
-`all` stands for all there are. What names less has precedence over what names more (an id
-over its kind, a kind over `all`), and a later entry over an earlier one; so groups of principles
-come first and exceptions last.
+affinity, the fields, domains, goals and strategies that go with them. Goals are named by kind or by
+id, and `all` stands for all there are. What names less has precedence over what names more: a
+domain over its field, an id over its kind, a kind over `all`. Otherwise a later entry has
+precedence over an earlier one, so groups of principles come first and exceptions last.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from msgspec import Meta, Struct
 
 from sdsd.scenarios import strategies
 from sdsd.scenarios.catalogue_files import Entry, Key, read
-from sdsd.types import Goal
+from sdsd.types import Domain, Goal
 
 PACKAGED = Path(__file__).parent / "data" / "affinities.yaml"
 NEUTRAL = 1
 LEVELS = ("0", "1", "2", "3")
 ALL = "all"
-Axis = Literal["fields", "goals", "strategies"]
+Axis = Literal["fields", "domains", "goals", "strategies"]
 _AXES: tuple[Axis, ...] = get_args(Axis)
 
 Levels = dict[str, int]
@@ -45,10 +45,15 @@ class Affinity(Struct, frozen=True):
 
     fields: Levels = {}
     """By field."""
+    domains: Levels = {}
+    """By domain; has precedence over its field."""
     goals: Levels = {}
     """By the id of the goal."""
     strategies: Levels = {}
     """By the name of the strategy."""
+
+
+_NEUTRAL = Affinity()
 
 
 class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +61,7 @@ class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
 
     principles: Annotated[tuple[str, ...], Meta(min_length=1)]
     fields: dict[str, tuple[str, ...]] = {}
+    domains: dict[str, tuple[str, ...]] = {}
     goals: dict[str, tuple[str, ...]] = {}
     strategies: dict[str, tuple[str, ...]] = {}
     name: str = ""
@@ -63,7 +69,10 @@ class _Entry(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def load(
-    path: Path | None, principles: Collection[str], fields: Collection[str], goals: Sequence[Goal]
+    path: Path | None,
+    principles: Collection[str],
+    domains: Sequence[Domain],
+    goals: Sequence[Goal],
 ) -> dict[str, Affinity]:
     """Read the affinities of a catalogue, by principle; None: the packaged ones.
 
@@ -71,7 +80,7 @@ def load(
     lists are neutral. In a user's own file a name that is unknown is an error, except for
     strategies, which may be the user's own. Raises `CatalogueError` with the place in the file.
     """
-    members = _members(fields, goals)
+    members = _members(domains, goals)
     found: dict[str, dict[Axis, Levels]] = {}
     for entry in read(path or PACKAGED, "affinities"):
         shaped = entry.convert(_Entry)
@@ -86,35 +95,57 @@ def load(
     return {principle: _affinity(levels) for principle, levels in found.items()}
 
 
-def _members(fields: Iterable[str], goals: Sequence[Goal]) -> dict[Axis, Members]:
+def _members(domains: Sequence[Domain], goals: Sequence[Goal]) -> dict[Axis, Members]:
     """Return by axis what each name in a file stands for."""
-    kinds: defaultdict[str, tuple[str, ...]] = defaultdict(tuple)
-    for goal in goals:
-        kinds[goal.kind] += (goal.id,)
-    single: dict[Axis, tuple[str, ...]] = {
-        "fields": tuple(fields),
-        "goals": tuple(goal.id for goal in goals),
+    single: dict[Axis, Iterable[str]] = {
+        "fields": dict.fromkeys(domain.field for domain in domains),
+        "domains": [domain.name for domain in domains],
+        "goals": [goal.id for goal in goals],
         "strategies": strategies.packaged(),
     }
     members: dict[Axis, Members] = {
-        axis: {ALL: names, **{name: (name,) for name in names}} for axis, names in single.items()
+        axis: {ALL: tuple(names), **{name: (name,) for name in names}}
+        for axis, names in single.items()
     }
+    kinds: defaultdict[str, tuple[str, ...]] = defaultdict(tuple)
+    for goal in goals:
+        kinds[goal.kind] += (goal.id,)
     members["goals"] = kinds | members["goals"]
     return members
 
 
-def table(
-    affinities: Mapping[str, Affinity], axis: Axis, principles: Iterable[str], names: Sequence[str]
-) -> tuple[tuple[int, ...], ...]:
-    """Return the affinity of each principle with each name of an axis: a row for each principle."""
-    none = Affinity()
-    levels = (getattr(affinities.get(principle, none), axis) for principle in principles)
-    return tuple(tuple(known.get(name, NEUTRAL) for name in names) for known in levels)
-
-
 def _affinity(levels: Mapping[Axis, Levels]) -> Affinity:
     """Return the affinity of a principle, without what is neutral."""
-    return Affinity(*({k: v for k, v in levels[axis].items() if v != NEUTRAL} for axis in _AXES))
+    told = {axis: {k: v for k, v in levels[axis].items() if v != NEUTRAL} for axis in _AXES}
+    told["domains"] = levels["domains"]  # a neutral domain may belong to a field that is not
+    return Affinity(**told)
+
+
+def table(
+    affinities: Mapping[str, Affinity],
+    axis: Literal["goals", "strategies"],
+    principles: Iterable[str],
+    names: Sequence[str],
+) -> list[list[int]]:
+    """Return the affinities of an axis: a row for each principle, a column for each name."""
+    found = (getattr(affinities.get(p, _NEUTRAL), axis) for p in principles)
+    return [[levels.get(name, NEUTRAL) for name in names] for levels in found]
+
+
+def topic_table(
+    affinities: Mapping[str, Affinity], principles: Iterable[str], domains: Sequence[Domain]
+) -> list[list[int]]:
+    """Return the affinities of topics: a row for each principle, a column for each domain."""
+    fields = [domain.field for domain in domains]
+    places = {domain.name: k for k, domain in enumerate(domains)}
+    rows = []
+    for principle in principles:
+        known = affinities.get(principle, _NEUTRAL)
+        row = [known.fields.get(field, NEUTRAL) for field in fields]
+        for domain, level in known.domains.items():
+            row[places[domain]] = level
+        rows.append(row)
+    return rows
 
 
 def _levels(entry: Entry, axis: Axis, shaped: _Entry, members: Members) -> Levels:

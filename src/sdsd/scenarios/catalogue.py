@@ -72,9 +72,7 @@ def load(
     cards = {p.id: card for p, e in zip(checked, entries, strict=True) if (card := _card(e))}
     rows = _rows(read(goals or PACKAGED / "goals.yaml", "goals"), _Goal, "goal")
     checked_goals = msgspec.convert(rows, tuple[Goal, ...])
-    fitting = affinity_files.load(
-        affinities, {p.id for p in checked}, {d.field for d in domains}, checked_goals
-    )
+    fitting = affinity_files.load(affinities, {p.id for p in checked}, domains, checked_goals)
     return Catalogue(domains, checked, checked_goals, cards, fitting)
 
 

@@ -9,7 +9,7 @@ fewer than twice as many principles as a dialogue may have, the further ones fol
 fixed order, and nothing bounds the difference between their counts.
 
 What belongs together meets: inside each block, target principles are assigned to dialogues so that
-they suit the fields of these, then goals and strategies so that they suit the target principles
+they suit the topics of these, then goals and strategies so that they suit the target principles
 (`affinities`). An axis is only permuted inside its own blocks, which keeps its balance; and where a
 catalogue has no affinities, nothing moves.
 """
@@ -88,21 +88,15 @@ class Scenarios:
             "field": _places(d.field for d in catalogue.domains),
         }
         """The principles or domains of each cell, as indices into the catalogue."""
-        fields = {field: k for k, field in enumerate(self._members["field"])}
-        self._field_of = tuple(fields[d.field] for d in catalogue.domains)
-        """By domain, the index of its field."""
-        self._suits_field = self._table("fields", tuple(fields))
-        self._suits_goal = self._table("goals", tuple(g.id for g in catalogue.goals))
-        self._suits_strategy = self._table("strategies", strategies)
+        known, ids = catalogue.affinities, tuple(self._members["principle"])
+        self._suits_domain = affinities.topic_table(known, ids, catalogue.domains)
+        goals = tuple(goal.id for goal in catalogue.goals)
+        self._suits_goal = affinities.table(known, "goals", ids, goals)
+        self._suits_strategy = affinities.table(known, "strategies", ids, strategies)
         self._domain_order = lru_cache(maxsize=8)(self._spread_fields)
         self._targets = lru_cache(maxsize=8)(self._target_order)
         self._goals = lru_cache(maxsize=16)(self._goal_order)
         self._ways = lru_cache(maxsize=256)(self._strategy_order)
-
-    def _table(self, axis: affinities.Axis, names: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
-        """Return the affinities of an axis: a row for each principle, a column for each name."""
-        known, ids = self._catalogue.affinities, self._members["principle"]
-        return affinities.table(known, axis, ids, names)
 
     def __getitem__(self, index: int) -> Scenario:
         if index < 0:
@@ -130,8 +124,8 @@ class Scenarios:
             among = self._members[axis][cell]
             among = [p for p in among if possible[p]] or among
             target = among[self._at(f"meant/{cell}", len(among), index)]
-            row = self._suits_field[target]
-            drawn = self._suitable("domain", index, place, [_ODDS[row[f]] for f in self._field_of])
+            odds = [_ODDS[a] for a in self._suits_domain[target]]
+            drawn = self._suitable("domain", index, place, odds)
             if drawn != place:
                 place, visit = drawn, index
         else:
@@ -139,11 +133,8 @@ class Scenarios:
                 among = self._members[axis][cell]
                 place = among[self._at(f"meant/{cell}", len(among), index)]
                 visit = index  # not once in a walk over all domains: many times in a row
-            field = self._field_of[place]
-            odds = [
-                _ODDS[row[field]] * can
-                for row, can in zip(self._suits_field, possible, strict=True)
-            ]
+            fits = zip(self._suits_domain, possible, strict=True)
+            odds = [_ODDS[row[place]] * can for row, can in fits]
             target = self._suitable("target", index, target, odds)
         goal = self._suitable("goal", index, goal, [_ODDS[a] for a in self._suits_goal[target]])
         principles = (target, *(p for p in further if p != target))
@@ -270,11 +261,9 @@ class Scenarios:
                     targets[k], targets[j] = targets[j], targets[k]
                     break
 
-        by_field = list(zip(*self._suits_field, strict=True))
-
         def gains(index: int) -> Sequence[int]:
             place, _ = self._domain_at(index)
-            found = self._gains("target", index, by_field[self._field_of[place]])
+            found = self._gains("target", index, [row[place] for row in self._suits_domain])
             for principle in excluded[index - block * n]:
                 found[principle] = _EXCLUDED
             return found
