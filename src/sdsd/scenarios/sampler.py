@@ -34,10 +34,10 @@ from sdsd.types import Scenario
 Axis = Literal["principle", "category", "domain", "field", "strategy"]
 """What quotas may be counted by."""
 
-_GAINS = ((0, 6, 9, 10), (0, 6, 9, 9))
+_GAINS = ((0, 6, 9, 10), (0, 6, 9, 10), (0, 6, 9, 9))
 """What an affinity of 0, 1, 2 or 3 gains a dialogue. Concave: that nothing is absurd is more
-important than that much is perfect. Every other dialogue is content with what fits well, so that a
-principle is not always met in the few fields, and with the few goals, that it fits best."""
+important than that much is perfect. A third of the dialogues is content with what fits well, so
+that a principle is not always met on the few topics, and with the few goals, that it fits best."""
 _ODDS = (0, 1, 8, 24)
 """How often something of that affinity is drawn where the rest of the scenario is given."""
 _EXCLUDED = -(2**20)
@@ -288,7 +288,7 @@ class Scenarios:
 
     def _gains(self, name: str, index: int, row: Sequence[int]) -> list[int]:
         """Return what each value of an axis gains a dialogue, from its affinities."""
-        of_level = _GAINS[hash64(self._seed, "content", name, index) % 2]
+        of_level = _GAINS[hash64(self._seed, "content", name, index) % len(_GAINS)]
         return [of_level[level] for level in row]
 
     def _assigned(
