@@ -323,7 +323,9 @@ IDENTITY: dict[str, Any] = {
     "models.default.context": 1024,
     "models.second.model": "another",
     **{f"roles.{role}": "second" for role in ("planner", "user", "agent", "critic", "reviser")},
-    **{f"catalogue.{name}": "mine.yaml" for name in ("topics", "principles", "goals")},
+    **{
+        f"catalogue.{name}": "mine.yaml" for name in ("topics", "principles", "goals", "affinities")
+    },
     "scenarios.principles": [1, 2],
     "scenarios.exchanges": [1, 2],
     "scenarios.strategies": ["subtle"],

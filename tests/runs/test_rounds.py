@@ -15,7 +15,7 @@ from sdsd.runs.directory import RunDir
 from sdsd.runs.events import Event
 from sdsd.runs.inputs import read_inputs
 from sdsd.runs.journal import Journal
-from sdsd.runs.rounds import Rounds
+from sdsd.runs.rounds import Rounds, quota_of
 from sdsd.runs.run import Run
 from sdsd.runs.runner import run
 from sdsd.runs.verify import verify
@@ -181,6 +181,15 @@ def test_every_axis_can_be_counted_by(axis: str, tmp_path: Path) -> None:
 def test_a_cell_that_is_none_is_named() -> None:
     with pytest.raises(ConfigError, match="names `honesy`, which is not a category"):
         read_inputs(configuration.load(wanted(cells={"honesy": 3})))
+
+
+def test_strategies_that_contradict_a_principle_are_not_tried_for_it() -> None:
+    config = configuration.load(
+        {"scenarios": {"strategies": ["all"]}, "targets": {"by": "principle", "pairs": 1}}
+    )
+    quota = quota_of(config.targets, read_inputs(config).scenarios)
+    assert set(quota.strategies) - set(quota.ways("no-condescension")) == {"flattery", "sympathy"}
+    assert quota.ways("no-false-certainty") == quota.strategies
 
 
 def test_without_targets_there_must_be_a_number() -> None:

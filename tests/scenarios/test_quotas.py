@@ -230,6 +230,20 @@ def test_a_round_grows_with_what_is_known_and_needed() -> None:
 # -- strategies ----------------------------------------------------------------------------
 
 
+@given(st.integers(0, 2**32), st.integers(0, 3), st.booleans())
+def test_an_excluded_strategy_is_never_tried_in_its_cell(
+    seed: int, number: int, known: bool
+) -> None:
+    quota = Quota(dict.fromkeys(CELLS, 30), WAYS, explore=0.5, excluded={"a": WAYS[:2], "b": WAYS})
+    found = {Assignment(cell, way): (9, 3) for cell in CELLS for way in quota.ways(cell)}
+    slots = allocate(counted(found) if known else Tally(), (), quota, seed, number)
+    tried = {cell: {s.strategy for s in slots if s.cell == cell} for cell in CELLS}
+    assert not tried["a"] & set(WAYS[:2])
+    assert quota.ways("a") == WAYS[2:]
+    assert quota.ways("b") == WAYS  # one must be left
+    assert quota.ways("c") == WAYS
+
+
 def chosen(state: Tally, quota: Quota, cell: str, seed: int = 3) -> Counter[str]:
     """Strategies of one large round."""
     return Counter(s.strategy for s in allocate(state, (), quota, seed, 7) if s.cell == cell)

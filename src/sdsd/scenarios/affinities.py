@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
@@ -81,18 +82,35 @@ def load(
     strategies, which may be the user's own. Raises `CatalogueError` with the place in the file.
     """
     members = _members(domains, goals)
+    entries = _packaged() if path is None else _users(path, principles, members)
     found: dict[str, dict[Axis, Levels]] = {}
-    for entry in read(path or PACKAGED, "affinities"):
-        shaped = entry.convert(_Entry)
-        if path:
-            _check_names(entry, shaped, principles, members)
-        levels = {axis: _levels(entry, axis, shaped, members[axis]) for axis in _AXES}
-        for principle in shaped.principles:
+    for entry in entries:
+        levels = {axis: _levels(entry, axis, members[axis]) for axis in _AXES}
+        for principle in entry.principles:
             if principle in principles:
                 known = found.setdefault(principle, {axis: {} for axis in _AXES})
                 for axis in _AXES:
                     known[axis] |= levels[axis]
     return {principle: _affinity(levels) for principle, levels in found.items()}
+
+
+@cache
+def _packaged() -> tuple[_Entry, ...]:
+    """Read once: it takes longer than the rest of a small catalogue."""
+    return tuple(entry.convert(_Entry) for entry in read(PACKAGED, "affinities"))
+
+
+def _users(
+    path: Path, principles: Collection[str], members: Mapping[Axis, Members]
+) -> Iterator[_Entry]:
+    """Yield the entries of a user's file, checked. Raises `CatalogueError`."""
+    for entry in read(path, "affinities"):
+        shaped = entry.convert(_Entry)
+        for k, name in enumerate(shaped.principles):
+            _check_name(entry, name, principles, ("principles", k))
+        for axis in _AXES:
+            _check_axis(entry, axis, shaped, members[axis])
+        yield shaped
 
 
 def _members(domains: Sequence[Domain], goals: Sequence[Goal]) -> dict[Axis, Members]:
@@ -148,44 +166,30 @@ def topic_table(
     return rows
 
 
-def _levels(entry: Entry, axis: Axis, shaped: _Entry, members: Members) -> Levels:
-    """Return what an entry says of one axis, by single field, goal or strategy.
-
-    Raises `CatalogueError` for an unknown affinity, and for a name that is listed twice.
-    """
-    listed: dict[str, int] = {}
-    for place, name, level in _listed(entry, axis, shaped):
-        if listed.setdefault(name, level) != level:
-            wrong = f"{name[:60]!r} is listed with two affinities, {listed[name]} and {level}"
-            raise entry.error(wrong, "remove one", *place)
-
-    own = axis == "strategies"
+def _levels(entry: _Entry, axis: Axis, members: Members) -> Levels:
+    """Return what an entry says of one axis, by single field, domain, goal or strategy."""
+    listed = {name: int(k) for k, names in getattr(entry, axis).items() for name in names}
     levels: Levels = {}
     for name in sorted(listed, key=lambda name: len(members.get(name, "1")), reverse=True):
-        levels |= dict.fromkeys(members.get(name, (name,) if own else ()), listed[name])
+        unknown = (name,) if axis == "strategies" else ()  # it may be the user's own
+        levels |= dict.fromkeys(members.get(name, unknown), listed[name])
     return levels
 
 
-def _listed(entry: Entry, axis: Axis, shaped: _Entry) -> Iterator[tuple[tuple[Key, ...], str, int]]:
-    """Yield each name that an entry lists on an axis: its place, the name, its affinity."""
+def _check_axis(entry: Entry, axis: Axis, shaped: _Entry, members: Members) -> None:
+    """Raise `CatalogueError` for an affinity that is none, and for a name that is unknown, looks
+    like a misspelt strategy, or is listed twice."""
+    listed: dict[str, str] = {}
     for level, names in getattr(shaped, axis).items():
         if level not in LEVELS:
             wrong = f"the affinity {level[:60]!r} is unknown"
             raise entry.error(wrong, f"use {', '.join(LEVELS)}", axis, level)
         for k, name in enumerate(names):
-            yield (axis, level, k), name, int(level)
-
-
-def _check_names(
-    entry: Entry, shaped: _Entry, principles: Collection[str], members: Mapping[Axis, Members]
-) -> None:
-    """Raise `CatalogueError` for a name that is unknown, or a strategy that looks misspelt."""
-    for k, name in enumerate(shaped.principles):
-        _check_name(entry, name, principles, ("principles", k))
-    for axis in _AXES:
-        for place, name, _ in _listed(entry, axis, shaped):
-            if axis != "strategies" or get_close_matches(name, members[axis], 1, 0.8):
-                _check_name(entry, name, members[axis], place)
+            if axis != "strategies" or get_close_matches(name, members, 1, 0.8):
+                _check_name(entry, name, members, (axis, level, k))
+            if listed.setdefault(name, level) != level:
+                wrong = f"{name[:60]!r} is listed with two affinities, {listed[name]} and {level}"
+                raise entry.error(wrong, "remove one", axis, level, k)
 
 
 def _check_name(entry: Entry, name: str, known: Collection[str], place: tuple[Key, ...]) -> None:
