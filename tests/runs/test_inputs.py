@@ -39,7 +39,7 @@ def test_a_run_kept_before_there_were_affinities_samples_as_it_did(tmp_path: Pat
 def test_a_users_affinities_are_read_and_kept(tmp_path: Path) -> None:
     own = tmp_path / "own.yaml"
     own.write_text("- {principles: [plain-words], fields: {3: [music], 0: [physics]}}")
-    inputs = read_inputs(configuration.load({"catalogue.affinities": str(own)}))
+    inputs = read_inputs(configuration.load(None, {"catalogue.affinities": str(own)}))
     assert set(inputs.catalogue.affinities) == {"plain-words"}
     rundir = RunDir(tmp_path / "run")
     keep_inputs(inputs, rundir)
