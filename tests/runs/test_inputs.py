@@ -42,6 +42,7 @@ def test_a_users_affinities_are_read_and_kept(tmp_path: Path) -> None:
     inputs = read_inputs(configuration.load(None, {"catalogue.affinities": str(own)}))
     assert set(inputs.catalogue.affinities) == {"plain-words"}
     rundir = RunDir(tmp_path / "run")
+    rundir.path.mkdir()
     keep_inputs(inputs, rundir)
     digests = {name: prompt.digest for name, prompt in inputs.texts.items()}
     own.write_text("- principles: [plain-words]")
