@@ -1,11 +1,20 @@
-"""Count the dialogues until every principle has its verified pairs, by several methods.
+"""Count the dialogues until every principle has its verified pairs, by several methods; and measure
+what affinities do to the scenarios of a run.
 
     python bench/balance.py [--pairs 20] [--seeds 5] [--cost 60] [--patience 1 2 3]
+    python bench/balance.py --composition [--seeds 5] [--dialogues 5280]
 
-The world is simulated: packaged principles times strategies, where each combination has a known
-probability that a dialogue ends in a verified pair. Its log-odds are the sum of an effect of the
-principle, one of the strategy and one of the combination, drawn by seed; probabilities are kept
-between 0.004 and 0.5. No model is called. The methods compared:
+**Composition.** The packaged catalogue, all packaged strategies, without affinities (neutral) and
+with them; for a run without targets, and for one whose targets ask for the principles in turn. The
+first table has, by axis, the mean affinity of the target principle with the topic, the goal and the
+strategy, the share of dialogues where it is at least 2, and the share where it is 0. The second has
+the largest difference between the counts of two values of an axis, over all prefixes of the run,
+and what a scenario costs: the first one, the next ones in order, and one at a random index.
+
+**Targets.** The world is simulated: packaged principles times strategies, where each combination
+has a known probability that a dialogue ends in a verified pair. Its log-odds are the sum of an
+effect of the principle, one of the strategy and one of the combination, drawn by seed;
+probabilities are kept between 0.004 and 0.5. No model is called. The methods compared:
 
 controller    `sdsd.scenarios.quotas`, in rounds, one round behind the results, as in a run
 quota, best strategy
@@ -34,10 +43,17 @@ from collections.abc import Iterator, Sequence
 from random import Random
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from sdsd.config import ScenariosConfig
 from sdsd.hashing import hash64
-from sdsd.scenarios import catalogue
+from sdsd.scenarios import affinities, catalogue
+from sdsd.scenarios.affinities import Affinity
+from sdsd.scenarios.catalogue import Catalogue
 from sdsd.scenarios.quotas import Assignment, Quota, Tally, Trial, allocate, summary
+from sdsd.scenarios.sampler import Scenarios
+from sdsd.scenarios.strategies import packaged
+from sdsd.types import Scenario
 
 LEAST, MOST = 0.004, 0.5
 """Bounds of every probability."""
@@ -257,6 +273,127 @@ def second_table(worlds: Sequence[World], found: Sequence[dict[str, Outcome]], w
         print(f"| {name} | {' | '.join(cells)} |")
 
 
+# -- composition ---------------------------------------------------------------------------
+
+
+def walk(scenarios: Scenarios, dialogues: int, *, targets: bool) -> list[Scenario]:
+    """Return the first scenarios of a run without targets, or of one for principles in turn."""
+    if not targets:
+        return [scenarios[i] for i in range(dialogues)]
+    cells = scenarios.cells("principle")
+    ways = [
+        [s for s in scenarios.cells("strategy") if s not in absurd]
+        for absurd in (scenarios.absurd_strategies("principle", cell) for cell in cells)
+    ]
+    n = len(cells)
+    return [
+        scenarios.for_cell(i, "principle", cells[i % n], ways[i % n][i // n % len(ways[i % n])])
+        for i in range(dialogues)
+    ]
+
+
+def affinity_table(known: Catalogue, runs: dict[str, list[list[Scenario]]]) -> None:
+    """Print how well target principles go with topics, goals and strategies."""
+    ids, domains = [p.id for p in known.principles], known.domains
+    rows = affinities.topic_table(known.affinities, ids, domains)
+    topics = {p: dict(zip(domains, row, strict=True)) for p, row in zip(ids, rows, strict=True)}
+    by_name = {domain.name: domain for domain in domains}
+
+    def of(s: Scenario) -> tuple[int, int, int]:
+        target, none = s.target_principle.id, Affinity()
+        found = known.affinities.get(target, none)
+        topic = topics[target][by_name[s.domain]]
+        goal, strategy = found.goals.get(s.goal.id, 1), found.strategies.get(s.strategy, 1)
+        return topic, goal, strategy
+
+    heads = ("run", "axis", "mean affinity", "at least 2", "0")
+    print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+    for name, seeds in runs.items():
+        columns = [list(zip(*map(of, made), strict=True)) for made in seeds]
+        for k, axis in enumerate(("topic", "goal", "strategy")):
+            levels = [column[k] for column in columns]
+            cells = [
+                spread([statistics.mean(found) for found in levels], ".2f"),
+                spread([sum(a >= 2 for a in found) / len(found) for found in levels], ".1%"),
+                spread([sum(a == 0 for a in found) / len(found) for found in levels], ".1%"),
+            ]
+            print(f"| {name} | {axis} | {' | '.join(cells)} |")
+
+
+AXES = ("domains", "goals", "targets", "further principles", "all principles", "strategies")
+
+
+def widest(made: Sequence[Scenario], known: Catalogue) -> list[int]:
+    """Return for each of `AXES` the largest difference of two counts, over all prefixes."""
+    principles = [p.id for p in known.principles]
+    values = (
+        [d.name for d in known.domains],
+        [g.id for g in known.goals],
+        *[principles] * 3,
+        list(packaged()),
+    )
+    counts = [Counter(dict.fromkeys(names, 0)) for names in values]
+    levels = [Counter(count.values()) for count in counts]
+    most = [0] * len(AXES)
+    for s in made:
+        ids = [p.id for p in s.principles]
+        drawn = ([s.domain], [s.goal.id], ids[:1], ids[1:], ids, [s.strategy])
+        for k, names in enumerate(drawn):
+            for name in names:
+                before = counts[k][name]
+                counts[k][name] += 1
+                levels[k][before] -= 1
+                levels[k][before + 1] += 1
+                if not levels[k][before]:
+                    del levels[k][before]
+            most[k] = max(most[k], max(levels[k]) - min(levels[k]))
+    return most
+
+
+def timed(known: Catalogue, seed: int) -> tuple[float, float, float]:
+    """Return the milliseconds of the first scenario, of one in order, and of one at random."""
+    started = time.perf_counter()
+    scenarios = Scenarios(known, ScenariosConfig(), seed, packaged())
+    scenarios[0]
+    first = time.perf_counter()
+    for i in range(1, 2001):
+        scenarios[i]
+    walked = time.perf_counter()
+    for i in range(100):
+        scenarios[hash64("anywhere", seed, i) % 10**7]
+    ended = time.perf_counter()
+    return 1000 * (first - started), (walked - first) / 2, 10 * (ended - walked)
+
+
+def composition(seeds: int, dialogues: int) -> None:
+    known = catalogue.load()
+    kinds = {"neutral": replace(known, affinities={}), "affinities": known}
+    runs: dict[str, list[list[Scenario]]] = {}
+    for targets in (False, True):
+        for kind, cat in kinds.items():
+            name = f"{kind}, targets" if targets else kind
+            sampled = (Scenarios(cat, ScenariosConfig(), k, packaged()) for k in range(seeds))
+            runs[name] = [walk(one, dialogues, targets=targets) for one in sampled]
+    print(f"{dialogues} dialogues, {seeds} seeds\n")
+    affinity_table(known, runs)
+    heads = ("run", *AXES, "ms, first", "ms, in order", "ms, anywhere")
+    print(f"\n| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+    for name, found in runs.items():
+        cells = [
+            spread(most, ".0f") for most in zip(*(widest(m, known) for m in found), strict=True)
+        ]
+        if name in kinds:
+            times = [timed(kinds[name], seed) for seed in range(seeds)]
+            cells += [spread(column, ".2f") for column in zip(*times, strict=True)]
+        else:
+            cells += [""] * 3
+        print(f"| {name} | {' | '.join(cells)} |")
+    started = time.perf_counter()
+    catalogue.load()
+    again = 1000 * (time.perf_counter() - started)
+    print(f"\nreading the catalogue, the packaged affinities read before: {again:.0f} ms")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--pairs", type=int, default=20, help="quota of each principle")
@@ -264,7 +401,12 @@ def main() -> None:
     parser.add_argument("--cost", type=float, default=60, help="maximum dialogues per pair")
     parser.add_argument("--patience", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--strategies", type=int, default=12)
+    parser.add_argument("--composition", action="store_true", help="measure the scenarios instead")
+    parser.add_argument("--dialogues", type=int, default=5280, help="scenarios of a run")
     given = parser.parse_args()
+    if given.composition:
+        composition(given.seeds, given.dialogues)
+        return
     worlds = [world(seed, given.strategies) for seed in range(given.seeds)]
     found = [measured(known, given.pairs, given.cost, given.patience) for known in worlds]
     cells = len(worlds[0].cells)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate
 from typing import Literal
 
@@ -38,8 +38,8 @@ _GAINS = ((0, 6, 9, 10), (0, 6, 9, 10), (0, 6, 9, 9))
 """What an affinity of 0, 1, 2 or 3 gains a dialogue. Concave: that nothing is absurd is more
 important than that much is perfect. A third of the dialogues is content with what fits well, so
 that a principle is not always met on the few topics, and with the few goals, that it fits best."""
-_ODDS = (0, 1, 8, 24)
-"""How often something of that affinity is drawn where the rest of the scenario is given."""
+_ODDS = (0, 0, 1, 3)
+"""How often something of that affinity is drawn where its partner is given."""
 _EXCLUDED = -(2**20)
 """The gain of what must not be: less than any sum of gains."""
 _PIECE = 256
@@ -124,8 +124,8 @@ class Scenarios:
             among = self._members[axis][cell]
             among = [p for p in among if possible[p]] or among
             target = among[self._at(f"meant/{cell}", len(among), index)]
-            odds = [_ODDS[a] for a in self._suits_domain[target]]
-            drawn = self._suitable("domain", index, place, odds)
+            levels, demand = self._suits_domain[target], self._demand["domain"]
+            drawn = self._suitable("domain", index, place, levels, demand)
             if drawn != place:
                 place, visit = drawn, index
         else:
@@ -134,9 +134,10 @@ class Scenarios:
                 place = among[self._at(f"meant/{cell}", len(among), index)]
                 visit = index  # not once in a walk over all domains: many times in a row
             fits = zip(self._suits_domain, possible, strict=True)
-            odds = [_ODDS[row[place]] * can for row, can in fits]
-            target = self._suitable("target", index, target, odds)
-        goal = self._suitable("goal", index, goal, [_ODDS[a] for a in self._suits_goal[target]])
+            levels = [row[place] * can for row, can in fits]
+            target = self._suitable("target", index, target, levels, self._demand["target"])
+        suits = self._suits_goal[target]
+        goal = self._suitable("goal", index, goal, suits, self._demand["goal"])
         principles = (target, *(p for p in further if p != target))
         return self._scenario(index, place, visit, goal, principles, strategy)
 
@@ -308,11 +309,28 @@ class Scenarios:
             assigned += (piece[column] for column in columns)
         return tuple(assigned)
 
-    def _suitable(self, name: str, index: int, usual: int, odds: Sequence[int]) -> int:
-        """Return the usual value if it fits well, or if nothing fits better; else one by odds."""
-        if odds[usual] >= min(max(odds), _ODDS[2]):
+    @cached_property
+    def _demand(self) -> dict[str, list[int]]:
+        """How much each domain, goal and target is asked for by all that it goes with."""
+        topics, goals = self._suits_domain, self._suits_goal
+        columns = {"domain": zip(*topics, strict=True), "goal": zip(*goals, strict=True)}
+        lists: dict[str, Iterable[Iterable[int]]] = {**columns, "target": topics}
+        return {name: [sum(_ODDS[a] for a in of) or 1 for of in lists[name]] for name in lists}
+
+    def _suitable(
+        self, name: str, index: int, usual: int, levels: Sequence[int], demand: Sequence[int]
+    ) -> int:
+        """Return the usual value if it fits well, or if nothing does and it is possible; otherwise
+        another one that fits well, or is possible.
+
+        What fits many is drawn less often by each, so that all values remain about as frequent.
+        """
+        best = min(max(levels), 2)
+        if levels[usual] >= best:
             return usual
-        sums = list(accumulate(odds))
+        odds = [_ODDS[a] for a in levels] if best == 2 else levels
+        shares = ((odd << 40) // total for odd, total in zip(odds, demand, strict=True))
+        sums = list(accumulate(shares))
         return bisect_right(sums, hash64(self._seed, "suitable", name, index) % sums[-1])
 
 
