@@ -78,7 +78,8 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "path", ["", "run", "init", "status", "show", "verify", "export", "report", "push",
-             "doctor", "models pull", "catalogue check", "catalogue expand", "catalogue preview"],
+             "doctor", "models pull", "catalogue check", "catalogue expand", "catalogue affinities",
+             "catalogue preview"],
 )  # fmt: skip
 def test_every_command_explains_itself(command: Command, path: str) -> None:
     printed = command(*path.split(), "--help")

@@ -19,13 +19,14 @@ def catalogue_check(
     topics: Annotated[Path | None, typer.Option(help="Your topics.")] = None,
     principles: Annotated[Path | None, typer.Option(help="Your principles.")] = None,
     goals: Annotated[Path | None, typer.Option(help="Your goals.")] = None,
+    affinities: Annotated[Path | None, typer.Option(help="Your affinities.")] = None,
     json: Json = False,
 ) -> None:
     """Check the catalogue and count what is in it."""
     from sdsd.cli import display
     from sdsd.scenarios import catalogue
 
-    display.catalogue(catalogue.load(topics, principles, goals), json=json)
+    display.catalogue(catalogue.load(topics, principles, goals, affinities), json=json)
 
 
 @app.command("expand")
@@ -56,6 +57,33 @@ def catalogue_expand(
             out, topics, chosen, per_domain=per_domain, only=only or [], on_event=screen.on_event
         )
     typer.echo(f"{grown.before} subareas before, {grown.after} now, in {out}")
+
+
+@app.command("affinities")
+def catalogue_affinities(
+    out: Annotated[Path, typer.Argument(help="The file to write.")],
+    topics: Annotated[Path | None, typer.Option(help="Your topics.")] = None,
+    principles: Annotated[Path | None, typer.Option(help="Your principles.")] = None,
+    goals: Annotated[Path | None, typer.Option(help="Your goals.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The model that judges.")
+    ] = None,
+    url: Annotated[str | None, typer.Option("--url", help="The base URL of its server.")] = None,
+) -> None:
+    """Let a model draft which fields, goals and strategies go with your principles.
+
+    The result is a file to edit. Running the same command again continues where it stopped.
+    """
+    from sdsd import config as configuration
+    from sdsd.runs.draft_affinities import draft
+    from sdsd.runs.progress import terminal
+    from sdsd.scenarios import catalogue
+
+    chosen = configuration.load(None, overrides(model, url))
+    with terminal() as screen:
+        loaded = catalogue.load(topics, principles, goals)
+        drafted = draft(out, loaded, chosen, on_event=screen.on_event)
+    typer.echo(f"{drafted.judged} of {drafted.principles} principles judged, in {out}")
 
 
 @app.command("preview")

@@ -326,6 +326,7 @@ def catalogue(loaded: Catalogue, *, json: bool) -> None:
         "subareas": sum(len(d.subareas) for d in loaded.domains),
         "principles": len(loaded.principles),
         "goals": len(loaded.goals),
+        "affinities": len(loaded.affinities),
         "digest": loaded.digest,
     }
     if json:
