@@ -247,10 +247,16 @@ EXAMPLES = [
 
 @pytest.mark.parametrize(("extension", "body"), EXAMPLES)
 def test_examples_of_the_guide_can_be_loaded(tmp_path: Path, extension: str, body: str) -> None:
-    keys = [("topics", "field"), ("principles", "assistant should"), ("goals", "decide")]
+    keys = [("affinities", "affinities:"), ("topics", "field"), ("goals", "decide")]
+    keys.append(("principles", "assistant should"))
     kinds = [kind for kind, word in keys if word in body]
     assert kinds
-    read(tmp_path, kinds[0], extension, body)
+    if kinds[0] == "affinities":  # of the packaged lists
+        path = tmp_path / "mine.yaml"
+        path.write_text(body)
+        assert load(affinities=path).affinities
+    else:
+        read(tmp_path, kinds[0], extension, body)
 
 
 def test_the_guide_counts_the_packaged_lists(packaged: Catalogue, subareas: list[str]) -> None:

@@ -1,15 +1,14 @@
 """`sdsd catalogue affinities`: let a model draft what goes with what, as a file to edit.
 
-It is asked once for each principle: for the fields, goals (by kind, where there are several) and
-strategies that suit it. Answers go through the same journal as a run's, so stopping and starting
-again loses nothing.
+It rates for each principle the fields, the goals (by kind, where there are several) and the
+strategies: three short lists, which a small model can do as well. Answers go through the same
+journal as a run's, so stopping and starting again loses nothing.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from itertools import zip_longest
 from pathlib import Path
 
 from msgspec import Struct
@@ -32,15 +31,16 @@ from sdsd.scenarios.catalogue import Catalogue
 from sdsd.text.parsing import readable
 from sdsd.types import AskFn, Completion, Message, Principle, Request
 
-Levels = dict[Axis, dict[int, list[str]]]
-"""By axis and affinity, the names that have it."""
-_AXES: tuple[Axis, ...] = ("fields", "goals", "strategies")
-_OF_LABEL: dict[str, Axis] = {"F": "fields", "G": "goals", "W": "strategies", "S": "strategies"}
-_LABEL = re.compile(
-    r"^[ \t>*_#\d.)-]*(FIELDS?|GOALS?|WAYS?|STRATEGY|STRATEGIES)[ \t*_(]*([0-3])\b",
-    re.IGNORECASE | re.MULTILINE,
-)
-_MAX_TOKENS = 480
+Levels = dict[int, list[str]]
+"""By affinity, the names that have it; those that are not listed are neutral."""
+Judged = dict[Axis, Levels]
+_CALLED: dict[Axis, str] = {
+    "fields": "subjects",
+    "goals": "goals of the conversation",
+    "strategies": "ways in which the conversation leads there",
+}
+_RATING = re.compile(r"(?<![\w./])(?<!out of )[0-3](?![\w.]*\w)")
+_TOKENS_PER_NAME = 16
 _GOAL_CHARS = 160
 _HEAD = """\
 # What goes with what, drafted by {model}. Edit it: 3, the principle comes up there by itself;
@@ -56,23 +56,24 @@ class Drafted(Struct, frozen=True):
     """Those about which the model said something."""
 
 
-class Offered(Struct, frozen=True):
-    """What the model chooses among: names by axis, each with what it means."""
+Offered = dict[Axis, dict[str, str]]
+"""What the model rates: names by axis, each with what it means, or with nothing."""
 
-    fields: dict[str, str]
-    goals: dict[str, str]
-    strategies: dict[str, str]
 
-    @classmethod
-    def of(cls, loaded: Catalogue) -> Offered:
-        kinds: dict[str, list[str]] = {}
-        for goal in loaded.goals:
-            kinds.setdefault(goal.kind, []).append(goal.text)
-        goals = {kind: f"for example: {texts[0][:_GOAL_CHARS]}" for kind, texts in kinds.items()}
-        if len(kinds) == 1:
-            goals = {goal.id: goal.text[:_GOAL_CHARS] for goal in loaded.goals}
-        ways = {name: s.meaning for name, s in strategies.load_strategies([strategies.ALL]).items()}
-        return cls(dict.fromkeys(loaded.fields, ""), goals, ways)
+def offered_of(loaded: Catalogue) -> Offered:
+    """Return what goes with a catalogue's principles, or does not."""
+    kinds: dict[str, list[str]] = {}
+    for goal in loaded.goals:
+        kinds.setdefault(goal.kind, []).append(goal.text[:_GOAL_CHARS])
+    goals = {kind: f"for example: {texts[0]}" for kind, texts in kinds.items()}
+    if len(kinds) == 1:
+        goals = {goal.id: goal.text[:_GOAL_CHARS] for goal in loaded.goals}
+    ways = strategies.load_strategies([strategies.ALL])
+    return {
+        "fields": dict.fromkeys(loaded.fields, ""),
+        "goals": goals,
+        "strategies": {name: way.meaning for name, way in ways.items()},
+    }
 
 
 def draft(
@@ -98,13 +99,13 @@ def draft(
     if not any(found.values()):
         raise SdsdError("the model's replies have no usable line; try a larger model")
     _write(out, found, config.model_for("planner").model)
-    return Drafted(len(loaded.principles), sum(bool(levels) for levels in found.values()))
+    return Drafted(len(loaded.principles), sum(map(bool, found.values())))
 
 
-async def _judge_all(loaded: Catalogue, needs: Needs) -> dict[str, Levels]:
+async def _judge_all(loaded: Catalogue, needs: Needs) -> dict[str, Judged]:
     """Return by principle what the model says; nothing for those it says nothing usable about."""
-    config, offered, total = needs.config, Offered.of(loaded), len(loaded.principles)
-    found: dict[str, Levels] = {}
+    config, offered, total = needs.config, offered_of(loaded), len(loaded.principles)
+    found: dict[str, Judged] = {}
     with interruptible(needs.stop, needs.on_event):
         async with open_session(needs) as session:
             for number, principle in enumerate(loaded.principles):
@@ -122,76 +123,71 @@ async def _judge_all(loaded: Catalogue, needs: Needs) -> dict[str, Levels]:
     return found
 
 
-async def judge(principle: Principle, offered: Offered, ask: AskFn, config: Config) -> Levels:
+async def judge(principle: Principle, offered: Offered, ask: AskFn, config: Config) -> Judged:
     """Return what a model says goes with a principle; empty if no reply can be parsed."""
+    found = {
+        axis: await _rate(axis, principle, names, ask, config) for axis, names in offered.items()
+    }
+    return {axis: levels for axis, levels in found.items() if levels}
+
+
+async def _rate(
+    axis: Axis, principle: Principle, names: Mapping[str, str], ask: AskFn, config: Config
+) -> Levels:
     prompt = load_prompt("affinities")
+    asked = prompt.fill(
+        "user",
+        principle=principle.text,
+        what=_CALLED[axis],
+        names="\n".join(f"- {k}: {said}" if said else f"- {k}" for k, said in names.items()),
+        count=str(len(names)),
+        first=next(iter(names)),
+    )
     request = Request(
         role="planner",
-        messages=(
-            Message("system", prompt.fill("system")),
-            Message(
-                "user",
-                prompt.fill(
-                    "user",
-                    principle=principle.text,
-                    fields="; ".join(offered.fields),
-                    goals=_lines(offered.goals),
-                    strategies=_lines(offered.strategies),
-                ),
-            ),
-        ),
-        max_tokens=_MAX_TOKENS,
+        messages=(Message("system", prompt.fill("system")), Message("user", asked)),
+        max_tokens=_TOKENS_PER_NAME * (len(names) + 4),
         temperature=config.plan.temperature,
         top_p=TOP_P,
         purpose="catalogue",
     )
 
-    def read(completion: Completion) -> Levels:
-        return levels(completion.text, offered)
+    def read(completion: Completion, least: int = (len(names) + 1) // 2) -> Levels:
+        found = ratings(completion.text, names)
+        if len(found) < least:
+            raise Unparseable(f"rates {len(found)} of {len(names)}")
+        return {k: of for k in (3, 2, 0) if (of := [n for n in names if found.get(n) == k])}
+
+    def read_any(completion: Completion) -> Levels:
+        return read(completion, 1)
 
     try:
-        return await ask_until_parsed(ask, "affinities", request, read, config.attempts)
+        return await ask_until_parsed(ask, axis, request, read, config.attempts, read_any)
     except StageFailed:
         return {}
 
 
-def levels(text: str, offered: Offered) -> Levels:
-    """Parse lines such as `FIELDS 3: music; history`: every known name up to the next label counts.
+def ratings(text: str, names: Iterable[str]) -> dict[str, int]:
+    """Return the last number from 0 to 3 on each line that begins with a name.
 
-    A name keeps the first affinity that it is given. Raises `Unparseable` if no line has a name.
+    Lines may be separated by semicolons, numbered and decorated. A name keeps its first rating.
     """
-    text = readable(text)
-    labels = list(_LABEL.finditer(text))
-    found: Levels = {}
-    for label, following in zip_longest(labels, labels[1:]):
-        axis = _OF_LABEL[label[1][0].upper()]
-        by_level = found.setdefault(axis, {})
-        there = {name for names in by_level.values() for name in names}
-        body = text[label.end() : following.start() if following else None]
-        named = _named(body, getattr(offered, axis))
-        by_level.setdefault(int(label[2]), []).extend(n for n in named if n not in there)
-    found = {axis: {k: v for k, v in found[axis].items() if v} for axis in _AXES if axis in found}
-    if not any(found.values()):
-        raise Unparseable("no line such as `FIELDS 3: ...` with a name of the lists")
-    return {axis: by_level for axis, by_level in found.items() if by_level}
+    longest_first = sorted(names, key=len, reverse=True)
+    found: dict[str, int] = {}
+    for line in re.split(r"[\n;]", readable(text)):
+        bare = re.sub(r"^[\s>*_#`\"'-]*(?:\d+[.)])?[\s*_`\"'-]*", "", line).casefold()
+        name = next((n for n in longest_first if _begins(bare, n.casefold())), None)
+        numbers = _RATING.findall(bare[len(name) :]) if name is not None else ()
+        if name is not None and numbers:
+            found.setdefault(name, int(numbers[-1]))
+    return found
 
 
-def _named(text: str, names: Iterable[str]) -> list[str]:
-    """Return the names that occur in a text, in the order of `names`; the longer of two that
-    overlap."""
-    found = set()
-    for name in sorted(names, key=len, reverse=True):
-        text, count = re.subn(rf"(?<!\w){re.escape(name)}(?!\w)", "\n", text, flags=re.IGNORECASE)
-        if count:
-            found.add(name)
-    return [name for name in names if name in found]
+def _begins(line: str, name: str) -> bool:
+    return line.startswith(name) and not line[len(name) : len(name) + 1].isalnum()
 
 
-def _lines(names: Mapping[str, str]) -> str:
-    return "\n".join(f"- {name}: {meaning}" for name, meaning in names.items())
-
-
-def _write(out: Path, found: Mapping[str, Levels], model: str) -> None:
+def _write(out: Path, found: Mapping[str, Judged], model: str) -> None:
     """Write an entry for each principle that something was said about."""
     import yaml
 

@@ -177,6 +177,7 @@ class Screen:
             self._last_line = now
             counts = self._progress.calls
             calls = " ".join(f"{stage} {counts[stage]}" for stage in STAGES if counts[stage])
+            calls = calls or str(sum(counts.values()))  # not of a run: of a catalogue
             self._plain(f"  calls so far: {calls}; {self._progress.rate:.1f} tokens/s")
 
     def _plain(self, text: str) -> None:

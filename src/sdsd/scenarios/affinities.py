@@ -77,9 +77,9 @@ def load(
 ) -> dict[str, Affinity]:
     """Read the affinities of a catalogue, by principle; None: the packaged ones.
 
-    Packaged affinities of what the catalogue does not have are left out, so that a user's own
-    lists are neutral. In a user's own file a name that is unknown is an error, except for
-    strategies, which may be the user's own. Raises `CatalogueError` with the place in the file.
+    Packaged affinities of what the catalogue does not have are left out, so that user-defined
+    lists are neutral. In a user's file an unknown name is an error, except for strategies, which
+    may be user-defined. Raises `CatalogueError` with the place in the file.
     """
     members = _members(domains, goals)
     entries = _packaged() if path is None else _users(path, principles, members)
@@ -134,9 +134,9 @@ def _members(domains: Sequence[Domain], goals: Sequence[Goal]) -> dict[Axis, Mem
 
 def _affinity(levels: Mapping[Axis, Levels]) -> Affinity:
     """Return the affinity of a principle, without what is neutral."""
-    told = {axis: {k: v for k, v in levels[axis].items() if v != NEUTRAL} for axis in _AXES}
-    told["domains"] = levels["domains"]  # a neutral domain may belong to a field that is not
-    return Affinity(**told)
+    other = {axis: {k: v for k, v in levels[axis].items() if v != NEUTRAL} for axis in _AXES}
+    other["domains"] = levels["domains"]  # a neutral domain may belong to a field that is not
+    return Affinity(**other)
 
 
 def table(
@@ -171,7 +171,7 @@ def _levels(entry: _Entry, axis: Axis, members: Members) -> Levels:
     listed = {name: int(k) for k, names in getattr(entry, axis).items() for name in names}
     levels: Levels = {}
     for name in sorted(listed, key=lambda name: len(members.get(name, "1")), reverse=True):
-        unknown = (name,) if axis == "strategies" else ()  # it may be the user's own
+        unknown = (name,) if axis == "strategies" else ()  # it may be user-defined
         levels |= dict.fromkeys(members.get(name, unknown), listed[name])
     return levels
 
