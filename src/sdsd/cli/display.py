@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     from sdsd.dataset.export import Counts
     from sdsd.models.doctor import Diagnosis
     from sdsd.models.weights import Status
+    from sdsd.reports.stats import Interval
     from sdsd.runs.estimate import Estimate
     from sdsd.runs.experiment import Outcome
     from sdsd.runs.run import Run, RunStatus
+    from sdsd.runs.take_exam import Taken
     from sdsd.runs.verify import Verification
     from sdsd.scenarios.catalogue import Catalogue
     from sdsd.scenarios.quotas import CellProgress
@@ -142,6 +144,58 @@ def compared(outcome: Outcome, *, json: bool) -> None:
                 text = f"{name}: {measure.name} {change.value:+,.3g} ({low:+,.3g} to {high:+,.3g})"
                 out.print(Text(safe(f"{text} compared with {baseline}")), soft_wrap=True)
     out.print(f"report  {outcome.path / 'report.html'}", soft_wrap=True)
+
+
+def examined(taken: Taken, *, json: bool) -> None:
+    """Print an exam's table: a row for each judge, with 95% intervals."""
+    result = taken.result
+    if json:
+        emit(result)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    heads = ("judge", "AUC", "within pair", "precision", "recall", "calls", "tokens", "s", "failed")
+    for head in heads:
+        table.add_column(head, justify="left" if head == "judge" else "right")
+    for name, judged in result.judges.items():
+        figures, cost, n = judged.overall, judged.cost, max(len(judged.answers), 1)
+        tokens = (cost.prompt_tokens + cost.completion_tokens) / n
+        table.add_row(
+            Text(safe(name)),
+            *(
+                _interval(found)
+                for found in (
+                    figures.auc,
+                    figures.within,
+                    figures.violated.precision,
+                    figures.violated.recall,
+                )
+            ),
+            f"{cost.calls / n:.1f}",
+            f"{tokens:,.0f}",
+            f"{cost.seconds / n:.1f}",
+            str(len(judged.failures) or "-"),
+        )
+    out.print(f"{result.model}: {result.n} of {result.of} items", soft_wrap=True)
+    out.print(table)
+    out.print(
+        f"precision and recall of claimed violations at a wanted precision of {result.precision:g},"
+        " on principles that the threshold was not chosen on; calls, tokens and seconds per item",
+        soft_wrap=True,
+    )
+    for name, judged in result.judges.items():
+        if judged.calibration and not judged.calibration.trusted:
+            out.print(
+                Text(safe(f"{name}: no better than chance as far as these items show, so it cannot "
+                          "verify pairs"), style="yellow"),
+                soft_wrap=True,
+            )  # fmt: skip
+    for name in ("exam.json", "exam.html"):
+        out.print(str(taken.path / name), soft_wrap=True)
+
+
+def _interval(found: Interval | None) -> str:
+    """Write a share with its interval."""
+    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})" if found else "-"
 
 
 def targets(standings: Sequence[CellProgress]) -> Iterator[str]:

@@ -177,7 +177,7 @@ def calibrate(
 
 
 def held_out(
-    answers: Sequence[Answer], precision: float, noise: float = 0.0, seed: int = 0
+    answers: Sequence[Answer], precision: float, noise: float = 0.0
 ) -> list[HeldOut] | None:
     """Read every item by a calibration of the other principles' items.
 
@@ -185,7 +185,7 @@ def held_out(
     learned about one item cannot come from another on the same principle. None if all items are on
     one principle.
     """
-    folds = _folds({answer.principle for answer in answers}, seed)
+    folds = _folds({answer.principle for answer in answers})
     if max(folds.values(), default=0) == 0:
         return None
     made: dict[int, Calibration] = {}
@@ -195,8 +195,8 @@ def held_out(
     return [_read(answer, made[folds[answer.principle]]) for answer in answers]
 
 
-def _folds(principles: set[str], seed: int) -> dict[str, int]:
-    ranked = sorted(principles, key=lambda name: hash64("fold", seed, name))
+def _folds(principles: set[str]) -> dict[str, int]:
+    ranked = sorted(principles, key=lambda name: hash64("fold", name))
     return {name: k % FOLDS for k, name in enumerate(ranked)}
 
 
@@ -209,12 +209,12 @@ def _read(answer: Answer, calibration: Calibration) -> HeldOut:
     return HeldOut(satisfies, violates, (p, q))
 
 
-def draws(answers: Sequence[Answer], seed: int = 0) -> tuple[Fit, ...]:
+def draws(answers: Sequence[Answer]) -> tuple[Fit, ...]:
     """Return regressions on resamples of the items: how sure the calibration itself is."""
-    return tuple(fit(answers, weights) for weights in resamples(len(answers), DRAWS, seed))
+    return tuple(fit(answers, weights) for weights in resamples(len(answers), DRAWS))
 
 
-def resamples(n: int, times: int, seed: int) -> Iterator[list[float]]:
+def resamples(n: int, times: int, seed: int = 0) -> Iterator[list[float]]:
     """Yield how often each of `n` items is drawn, in `times` resamples with replacement."""
     # Only `random()` is guaranteed to give the same numbers in every version of Python.
     uniform = random.Random(hash64("resample", seed)).random  # noqa: S311

@@ -102,6 +102,10 @@ class JudgeResult(Struct, frozen=True, kw_only=True):
     judge: Judge
     model: str
     """The name of the model, or of the function, that answered."""
+    key: str
+    """Digest of everything that the answers follow from: the model and where it is served, the
+    prompts, all items, and how it was asked. Empty if the model cannot be told from others of its
+    name."""
     overall: Figures
     categories: dict[str, Figures]
     subtlety: dict[str, Figures]
@@ -133,8 +137,8 @@ class ExamResult(Struct, frozen=True, kw_only=True):
     """UTC, ISO 8601."""
     model: str
     """The model that plays the critic."""
-    served: str
-    """SHA-256 of its weights where that is known, otherwise its address; empty if neither is."""
+    weights: str
+    """SHA-256 of its file, where it is known."""
     prompts: str
     """Digest of the prompts, and of the versions of the stages that ask them."""
     items: str
@@ -161,7 +165,7 @@ def summarise(
     *,
     precision: float,
     noise: float = 0.0,
-    seed: int = 0,
+    key: str = "",
 ) -> JudgeResult:
     """Return a judge's result from its answers.
 
@@ -171,20 +175,21 @@ def summarise(
     It is trusted if the whole interval of its AUC is above chance and at least `FEW` items say so.
     """
     compares = judge.kind == "pairwise"
-    read = None if compares else held_out(answers, precision, noise, seed)
-    overall = figures(answers, read, compares=compares, seed=seed)
+    read = None if compares else held_out(answers, precision, noise)
+    overall = figures(answers, read, compares=compares)
     trusted = bool(overall.auc and overall.auc.low > 0.5 and overall.items >= FEW)
     alone = bool(answers) and not compares
     return JudgeResult(
         judge=judge,
         model=model,
+        key=key,
         overall=overall,
-        categories=_grouped(answers, read, lambda a: a.category, compares, seed),
-        subtlety=_grouped(answers, read, lambda a: a.subtle, compares, seed),
+        categories=_grouped(answers, read, lambda a: a.category, compares),
+        subtlety=_grouped(answers, read, lambda a: a.subtle, compares),
         calibration=(
             calibration_fit.calibrate(answers, precision, noise, trusted) if alone else None
         ),
-        draws=calibration_fit.draws(answers, seed) if alone else (),
+        draws=calibration_fit.draws(answers) if alone else (),
         curves=_curves(answers, read) if alone else Curves(),
         cost=_total(answer.usage for answer in answers),
         answers=tuple(answers),
@@ -192,7 +197,7 @@ def summarise(
     )
 
 
-def at_precision(result: JudgeResult, precision: float, seed: int = 0) -> JudgeResult:
+def at_precision(result: JudgeResult, precision: float) -> JudgeResult:
     """Return a result for another wanted precision."""
     noise = result.calibration.noise if result.calibration else 0.0
     return summarise(
@@ -202,7 +207,7 @@ def at_precision(result: JudgeResult, precision: float, seed: int = 0) -> JudgeR
         result.failures,
         precision=precision,
         noise=noise,
-        seed=seed,
+        key=result.key,
     )
 
 
@@ -211,11 +216,10 @@ def figures(
     read: Sequence[HeldOut] | None,
     *,
     compares: bool = False,
-    seed: int = 0,
 ) -> Figures:
     """Return the figures on some items, given how their replies are read."""
     n = len(answers)
-    drawn = list(resamples(n, RESAMPLES, seed)) if n else []
+    drawn = list(resamples(n, RESAMPLES)) if n else []
 
     def estimate(statistic: Callable[[Sequence[float]], float | None]) -> Interval | None:
         value = statistic([1.0] * n)
@@ -254,7 +258,6 @@ def _grouped(
     read: Sequence[HeldOut] | None,
     key: Callable[[Answer], str],
     compares: bool,
-    seed: int,
 ) -> dict[str, Figures]:
     """Return figures by the value of `key`, where it is not empty."""
     groups: dict[str, list[int]] = {}
@@ -266,7 +269,6 @@ def _grouped(
             [answers[k] for k in chosen],
             None if read is None else [read[k] for k in chosen],
             compares=compares,
-            seed=seed,
         )
         for name, chosen in sorted(groups.items())
     }
