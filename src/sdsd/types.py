@@ -217,6 +217,7 @@ class Calibration(Struct, frozen=True):
     """How to read a critic's answers, as its exam has shown; see `sdsd.pipeline.calibration`."""
 
     slope: float
+    """Never below 0: more evidence is never less of a violation."""
     intercept: float
     violated_from: float
     """Calibrated probability from which a violation is claimed; above 1: never."""

@@ -54,8 +54,7 @@ def spread(pairs: Pairs) -> float:
 @given(PAIRS)
 def test_the_regression_is_where_the_gradient_is_zero(pairs: Pairs) -> None:
     line, sd = fit(answers(pairs)), spread(pairs)
-    if sd < 1e-6:
-        assert line.slope == 0
+    if line.slope == 0:
         return
     mean = sum(x for pair in pairs for x in pair) / (2 * len(pairs))
     by_slope, by_intercept = RIDGE * line.slope * sd, 0.0
@@ -68,11 +67,12 @@ def test_the_regression_is_where_the_gradient_is_zero(pairs: Pairs) -> None:
 
 
 @given(PAIRS)
-def test_the_slope_has_the_sign_of_what_violating_replies_have_more_of(pairs: Pairs) -> None:
+def test_more_evidence_is_never_less_of_a_violation(pairs: Pairs) -> None:
     more = sum(v - s for s, v in pairs)
     line = fit(answers(pairs))
+    assert line.slope >= 0
     if abs(more) > 0.1 and spread(pairs) > 0.01:
-        assert math.copysign(1, line.slope) == math.copysign(1, more)
+        assert bool(line.slope) == (more > 0)
 
 
 @given(PAIRS, st.floats(0.1, 50), st.floats(-30, 30))
@@ -82,6 +82,8 @@ def test_unit_and_offset_of_the_evidence_do_not_matter(
     if spread(pairs) < 0.01:
         return
     line = fit(answers(pairs))
+    if line.slope < 1e-6:
+        return
     other = fit(answers([(unit * s + offset, unit * v + offset) for s, v in pairs]))
     for s, _ in pairs:
         then = sigmoid(other.slope * (unit * s + offset) + other.intercept)

@@ -43,7 +43,7 @@ def result(judges: Mapping[str, JudgeResult], n: int, model: str = "a-model") ->
     )  # fmt: skip
 
 
-GOOD = [(-2.5 + k % 5 + k / 100, 2.5 - (k + 1) % 5) for k in range(40)]
+GOOD = [(-3.0 + k % 5 + k / 100, 3.0 - (k + 1) % 5) for k in range(40)]
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def bag(text: str) -> set[str]:
 
 
 def runs_of(text: str) -> Iterator[tuple[str, ...]]:
-    found = re.findall(r"\w+", text.casefold())
+    found = re.findall(r"\w+(?:['’]\w+)*", text.casefold())
     yield from (tuple(found[k : k + RUN]) for k in range(len(found) - RUN + 1))
 
 

@@ -54,12 +54,11 @@ def reading(evidence: float, claims: bool, calibration: Calibration) -> Reading:
              have said so itself
     """
     noise = calibration.noise
-    lower, upper = (probability(calibration, evidence + d) for d in (-noise, noise))
-    if calibration.slope < 0:
-        lower, upper = upper, lower
-    if claims and lower >= calibration.violated_from:
+    if claims and probability(calibration, evidence - noise) >= calibration.violated_from:
         return "violated"
-    return "undecided" if upper > calibration.satisfied_to else "satisfied"
+    if probability(calibration, evidence + noise) <= calibration.satisfied_to:
+        return "satisfied"
+    return "undecided"
 
 
 def calibrated(verdict: Verdict, calibration: Calibration | None) -> Verdict:

@@ -77,7 +77,8 @@ def fit(answers: Sequence[Answer], weights: Sequence[float] | None = None) -> Fi
     """Return the regression on both replies of every item; items count by their weights.
 
     Newton's method on the penalised likelihood, which is convex; the evidence is standardised, so
-    its unit and offset do not matter. Without any spread in the evidence, the slope is 0.
+    its unit and offset do not matter. The slope is 0 if there is no spread in the evidence, or if
+    satisfying replies have more of it: a judge that is worse than chance is not read backwards.
     """
     weights = [1.0] * len(answers) if weights is None else weights
     total = 2 * sum(weights)
@@ -97,6 +98,8 @@ def fit(answers: Sequence[Answer], weights: Sequence[float] | None = None) -> Fi
         for evidence, label in ((a.satisfies, 0.0), (a.violates, 1.0))
     ]
     slope, intercept = _newton(points)
+    if slope <= 0:
+        return Fit(0.0, 0.0)
     return Fit(slope / spread, intercept - slope * mean / spread)
 
 
