@@ -16,6 +16,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
+from sdsd.cli import display
 from sdsd.config import Config, CriticConfig, load
 from sdsd.errors import CatalogueError, ConfigError, RunDirError, Stopped
 from sdsd.models.base import Capabilities
@@ -26,6 +27,7 @@ from sdsd.runs.exam import calibrations, chosen_method, exam_on, examine, key_of
 from sdsd.runs.exam_cache import ExamCache
 from sdsd.runs.inputs import read_inputs
 from sdsd.runs.journal import Journal
+from sdsd.runs.progress import Screen
 from sdsd.runs.runner import run
 from sdsd.runs.session import Needs, Session, Stop, open_session
 from sdsd.runs.take_exam import Taken, take
@@ -375,3 +377,28 @@ async def test_the_key_depends_on_all_that_the_answers_follow_from(tmp_path: Pat
     assert len(set(keys)) == 6
     assert await key("g", {**one, "critique": {"max_tokens": 50}}, contrast) == keys[0]
     assert await key("h", {"models": {"default": {"model": "examinee"}}}, contrast) == ""
+
+
+# -- what is printed -------------------------------------------------------------------------
+
+
+def test_the_table_has_a_row_for_each_judge(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = sat(tmp_path, Examinee(skill=0.0), "contrast", "pairwise")
+    display.examined(taken, json=False)
+    printed = " ".join(capsys.readouterr().out.split())
+    for said in ("examinee: 24 of", "contrast 0.", "pairwise - 0.", "cannot verify", "exam.html"):
+        assert said in printed
+    display.examined(taken, json=True)
+    assert msgspec.json.decode(capsys.readouterr().out, type=ExamResult) == taken.result
+
+
+def test_progress_says_how_much_is_left(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen(live=False)
+    screen.on_event(Examined(3, 10, 75.0))
+    screen.on_event(Examined(10, 10))
+    assert capsys.readouterr().err.splitlines() == [
+        "[3/10] exam  (about 1 min 15 s left)",
+        "[10/10] exam",
+    ]
