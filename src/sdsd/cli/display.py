@@ -153,33 +153,28 @@ def examined(taken: Taken, *, json: bool) -> None:
         emit(result)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
-    heads = ("judge", "AUC", "within pair", "precision", "recall", "calls", "tokens", "s", "failed")
-    for head in heads:
-        table.add_column(head, justify="left" if head == "judge" else "right")
+    failed = any(judged.failures for judged in result.judges.values())
+    for head in ("judge", "AUC", "in pair", "precision", "recall", "tokens", "s"):
+        left, wide = head == "judge", head not in ("judge", "tokens", "s")
+        table.add_column(head, justify="left" if left else "right", min_width=9 if wide else None)
+    if failed:
+        table.add_column("failed", justify="right")
     for name, judged in result.judges.items():
         figures, cost, n = judged.overall, judged.cost, max(len(judged.answers), 1)
-        tokens = (cost.prompt_tokens + cost.completion_tokens) / n
+        claims = figures.violated
+        scores = (figures.auc, figures.within, claims.precision, claims.recall)
         table.add_row(
             Text(safe(name)),
-            *(
-                _interval(found)
-                for found in (
-                    figures.auc,
-                    figures.within,
-                    figures.violated.precision,
-                    figures.violated.recall,
-                )
-            ),
-            f"{cost.calls / n:.1f}",
-            f"{tokens:,.0f}",
+            *map(_interval, scores),
+            f"{(cost.prompt_tokens + cost.completion_tokens) / n:,.0f}",
             f"{cost.seconds / n:.1f}",
-            str(len(judged.failures) or "-"),
+            *([str(len(judged.failures) or "-")] if failed else ()),
         )
     out.print(f"{result.model}: {result.n} of {result.of} items", soft_wrap=True)
     out.print(table)
     out.print(
-        f"precision and recall of claimed violations at a wanted precision of {result.precision:g},"
-        " on principles that the threshold was not chosen on; calls, tokens and seconds per item",
+        f"precision and recall of claimed violations, at a wanted precision of {result.precision:g}"
+        " and on principles that the threshold was not chosen on; tokens and seconds per item",
         soft_wrap=True,
     )
     for name, judged in result.judges.items():
@@ -194,8 +189,8 @@ def examined(taken: Taken, *, json: bool) -> None:
 
 
 def _interval(found: Interval | None) -> str:
-    """Write a share with its interval."""
-    return f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})" if found else "-"
+    """Write a share, and its interval below it."""
+    return f"{found.value:.2f}\n{found.low:.2f}-{found.high:.2f}" if found else "-"
 
 
 def targets(standings: Sequence[CellProgress]) -> Iterator[str]:

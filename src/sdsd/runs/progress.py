@@ -190,7 +190,9 @@ class Screen:
         if now - self._last_line > 20:
             self._last_line = now
             counts = self._progress.calls
-            calls = " ".join(f"{stage} {counts[stage]}" for stage in STAGES if counts[stage])
+            calls = " ".join(
+                f"{stage} {counts[stage]}" for stage in (*STAGES, "exam") if counts[stage]
+            )
             self._plain(f"  calls so far: {calls}; {self._progress.rate:.1f} tokens/s")
 
     def _plain(self, text: str) -> None:
