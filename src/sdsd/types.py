@@ -227,6 +227,9 @@ class Calibration(Struct, frozen=True):
     """Whether the critic did better than chance: the interval of its AUC does not include 0.5."""
     noise: float = 0.0
     """Answers whose evidence is this close to a threshold are undecided (nats)."""
+    seen: tuple[float, float] | None = None
+    """The least and the most evidence in the exam; beyond it, a reply counts as if it were at the
+    end. None: no limits."""
 
 
 class Critique(Struct, frozen=True):

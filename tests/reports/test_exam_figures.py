@@ -26,7 +26,8 @@ from sdsd.reports.metrics.calibration_fit import (
     thresholds,
 )
 from sdsd.reports.metrics.exam import Judge, best, figures, summarise
-from sdsd.types import Calibration
+from sdsd.types import Calibration, Candidate, Critique, Verdict
+from tests.factories import records
 
 EVIDENCE = st.floats(-60, 60).map(lambda x: round(x, 2))
 PAIRS = st.lists(st.tuples(EVIDENCE, EVIDENCE), min_size=2, max_size=30)
@@ -264,7 +265,6 @@ def test_only_a_judge_better_than_chance_is_trusted(pairs: Pairs, trusted: bool)
 def test_nobody_answered() -> None:
     found = summarise(Judge(), "m", [], {"i0": "no"}, precision=0.9)
     assert (found.overall.items, found.overall.auc, found.calibration) == (0, None, None)
-    assert found.seen == (0.0, 0.0)
     assert best({"a": found}) is None
 
 
@@ -317,7 +317,30 @@ def test_expected_precision_of_sure_and_of_unsure_pairs() -> None:
 
 
 def test_evidence_beyond_what_the_exam_has_seen_adds_nothing() -> None:
-    line = Calibration(1.0, 0.0, 0.9, 0.1, True)
-    at_the_end = expected_precision([(2.0, -2.0)], line, (), (-2.0, 2.0))
-    beyond = expected_precision([(50.0, -50.0)], line, (), (-2.0, 2.0))
-    assert at_the_end == beyond
+    line = Calibration(1.0, 0.0, 0.9, 0.1, True, seen=(-2.0, 2.0))
+    assert expected_precision([(2.0, -2.0)], line, ()) == expected_precision(
+        [(50.0, -50.0)], line, ()
+    )
+
+
+def test_the_pairs_of_a_record_have_the_evidence_of_its_target() -> None:
+    def critique(*nats: float) -> Critique:
+        return Critique(tuple(
+            Verdict(p.id, x < 0, "r", grounded=x < 0, signal="contrast", contrast=x)
+            for p, x in zip(records.PRINCIPLES, nats, strict=True)
+        ))  # fmt: skip
+
+    made = replace(
+        records.accepted(),
+        critique=critique(-3.0, 9.0),
+        revisions=(),
+        candidates=(Candidate("Better.", critique(4.0, 9.0)),),
+    )
+    result = summarise(Judge(), "m", answers([(-5.0, 5.0)] * 12), {}, precision=0.9)
+    assert exam.evidence_in_pairs(made) == [(3.0, -4.0)]
+    assert exam.evidence_in_pairs(made, "other") == []
+    stated = exam.expected_precision(exam.evidence_in_pairs(made), result)
+    assert stated is not None
+    assert 0.5 < stated.value < 1
+    compared = summarise(Judge("pairwise"), "m", [], {}, precision=0.9)
+    assert exam.expected_precision([(3.0, -4.0)], compared) is None

@@ -21,7 +21,10 @@ _SURE = 1e-4
 
 
 def probability(calibration: Calibration, evidence: float) -> float:
-    """Return the probability of a violation."""
+    """Return the probability of a violation; evidence beyond what the exam has seen adds none."""
+    if calibration.seen is not None:
+        least, most = calibration.seen
+        evidence = min(max(evidence, least), most)
     return sigmoid(calibration.slope * evidence + calibration.intercept)
 
 

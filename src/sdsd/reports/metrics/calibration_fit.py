@@ -17,6 +17,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sdsd.hashing import hash64
 from sdsd.pipeline.calibration import Reading, probability, reading, sigmoid
@@ -173,10 +174,11 @@ def calibrate(
 ) -> Calibration:
     """Return how to read the judge's answers; see `sdsd.types.Calibration`."""
     line = fit(answers)
-    found = Calibration(line.slope, line.intercept, *NEVER, trusted=trusted, noise=noise)
-    seen = [probability(found, e) for a in answers for e in (a.satisfies, a.violates)]
-    from_, to = thresholds(seen, precision)
-    return Calibration(line.slope, line.intercept, from_, to, trusted=trusted, noise=noise)
+    evidence = [e for answer in answers for e in (answer.satisfies, answer.violates)]
+    seen = min(evidence), max(evidence)
+    found = Calibration(line.slope, line.intercept, *NEVER, trusted, noise, seen)
+    from_, to = thresholds([probability(found, e) for e in evidence], precision)
+    return replace(found, violated_from=from_, satisfied_to=to)
 
 
 def held_out(
@@ -229,33 +231,25 @@ def resamples(n: int, times: int, seed: int = 0) -> Iterator[list[float]]:
 
 
 def expected_precision(
-    pairs: Sequence[tuple[float, float]],
-    calibration: Calibration,
-    drawn: Sequence[Fit],
-    seen: tuple[float, float] = (-math.inf, math.inf),
+    pairs: Sequence[tuple[float, float]], calibration: Calibration, drawn: Sequence[Fit]
 ) -> Interval | None:
     """Return the share of pairs that are expected to be true, with its 95% interval.
 
     pairs   a critic's raw evidence in the rejected and in the chosen reply of each pair
     drawn   `draws`: the interval is that of the calibration; the share of true pairs among a few
             varies more, by about sqrt(p (1 - p) / pairs)
-    seen    least and most evidence in the exam; beyond it, a reply counts as if it were at the end
 
     A pair is true if its rejected reply violates the principle and its chosen one does not. The two
     are judged apart, so its probability is the product. None without pairs.
     """
     if not pairs:
         return None
-    low, high = seen
-    kept = [(min(max(r, low), high), min(max(c, low), high)) for r, c in pairs]
 
-    def mean(line: Fit) -> float:
-        each = (
-            sigmoid(line.slope * r + line.intercept) * sigmoid(-line.slope * c - line.intercept)
-            for r, c in kept
-        )
-        return sum(each) / len(kept)
+    def mean(line: Calibration) -> float:
+        each = (probability(line, r) * (1 - probability(line, c)) for r, c in pairs)
+        return sum(each) / len(pairs)
 
-    value = mean(Fit(calibration.slope, calibration.intercept))
-    ends = percentiles([value, *map(mean, drawn)]) or (value, value)
+    value = mean(calibration)
+    others = (replace(calibration, slope=f.slope, intercept=f.intercept) for f in drawn)
+    ends = percentiles([value, *map(mean, others)]) or (value, value)
     return Interval(value, min(ends[0], value), max(ends[1], value))

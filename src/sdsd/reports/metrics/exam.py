@@ -20,10 +20,11 @@ import msgspec
 from msgspec import Struct
 
 from sdsd.config import CriticConfig
+from sdsd.pipeline.calibration import evidence_of
 from sdsd.reports.metrics import calibration_fit
 from sdsd.reports.metrics.calibration_fit import Answer, Fit, HeldOut, held_out, resamples
 from sdsd.reports.stats import FEW, Interval, percentiles
-from sdsd.types import Calibration, StageUsage
+from sdsd.types import Calibration, Critique, Record, StageUsage, Verdict
 
 FORMAT = 1
 RESAMPLES = 1_000
@@ -120,12 +121,6 @@ class JudgeResult(Struct, frozen=True, kw_only=True):
     answers: tuple[Answer, ...]
     failures: dict[str, str]
     """By item that it did not answer, the cause."""
-
-    @property
-    def seen(self) -> tuple[float, float]:
-        """The least and the most evidence in the exam."""
-        evidence = [e for a in self.answers for e in (a.satisfies, a.violates)]
-        return min(evidence, default=0.0), max(evidence, default=0.0)
 
 
 class ExamResult(Struct, frozen=True, kw_only=True):
@@ -393,6 +388,39 @@ def best(judges: Mapping[str, JudgeResult]) -> str | None:
     """Return the name of the judge with the highest AUC, the first of several; None if none."""
     known = {name: r.overall.auc.value for name, r in judges.items() if r.overall.auc}
     return max(known, key=known.__getitem__, default=None)
+
+
+# -- the pairs of a run --------------------------------------------------------------------------
+
+
+def evidence_in_pairs(record: Record, critic: str = "") -> list[tuple[float, float]]:
+    """Return the evidence that a critic found in the rejected and the chosen reply of each pair of
+    a record, for the target principle; pairs that it did not judge are left out.
+
+    critic   its name; empty for a single critic
+    """
+    found = []
+    for pair in record.pairs:
+        rejected, chosen = (_on_target(record, c, critic) for c in (record.critique, pair.critique))
+        if rejected is not None and chosen is not None:
+            found.append((evidence_of(rejected), evidence_of(chosen)))
+    return found
+
+
+def _on_target(record: Record, critique: Critique | None, critic: str) -> Verdict | None:
+    verdicts = critique.votes or critique.verdicts if critique else ()
+    target = record.scenario.target_principle.id
+    return next((v for v in verdicts if v.principle == target and v.critic == critic), None)
+
+
+def expected_precision(
+    pairs: Sequence[tuple[float, float]], result: JudgeResult
+) -> Interval | None:
+    """Return the share of pairs that are expected to be true, with its 95% interval, given the
+    critic's evidence (`evidence_in_pairs`) and its exam; None without either."""
+    if result.calibration is None:
+        return None
+    return calibration_fit.expected_precision(pairs, result.calibration, result.draws)
 
 
 def to_json(result: ExamResult) -> bytes:
