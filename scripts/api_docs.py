@@ -21,7 +21,7 @@ _GROUPS = {
         "Model", "Capabilities", "Request", "Completion", "Refusal", "ScriptedModel", "View",
         "Format",
     ),
-    "Events": ("Began", "Called", "Recorded", "Noted", "Fetching"),
+    "Events": ("Began", "Called", "Recorded", "Noted", "Fetching", "Examined"),
 }  # fmt: skip
 _ELSEWHERE = {"Config", "Event", "__version__"}
 

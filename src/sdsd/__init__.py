@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from sdsd.pipeline.local_critic import Critic
     from sdsd.pipeline.method import Ask, Method, Pipeline, Start
     from sdsd.pipeline.protocols import DialogueProtocol
-    from sdsd.runs.events import Began, Called, Event, Fetching, Noted, Recorded
+    from sdsd.runs.events import Began, Called, Event, Examined, Fetching, Noted, Recorded
     from sdsd.runs.run import PreferencePair, Run, RunStatus
     from sdsd.runs.runner import arun, run
     from sdsd.runs.verify import Verification
@@ -82,7 +82,7 @@ _NAMES = {
     "sdsd.pipeline.local_critic": "Critic",
     "sdsd.pipeline.method": "Ask Method Pipeline Start",
     "sdsd.pipeline.protocols": "DialogueProtocol",
-    "sdsd.runs.events": "Began Called Event Fetching Noted Recorded",
+    "sdsd.runs.events": "Began Called Event Examined Fetching Noted Recorded",
     "sdsd.runs.run": "PreferencePair Run RunStatus",
     "sdsd.runs.runner": "arun run",
     "sdsd.runs.verify": "Verification",
@@ -110,6 +110,7 @@ __all__ = [
     "DialogueTask",
     "Divergence",
     "Event",
+    "Examined",
     "Fetching",
     "Format",
     "JournalError",

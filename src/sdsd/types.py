@@ -217,6 +217,7 @@ class Calibration(Struct, frozen=True):
     """How to read a critic's answers, as its exam has shown; see `sdsd.pipeline.calibration`."""
 
     slope: float
+    """Never below 0: more evidence is never less of a violation."""
     intercept: float
     violated_from: float
     """Calibrated probability from which a violation is claimed; above 1: never."""
@@ -226,6 +227,9 @@ class Calibration(Struct, frozen=True):
     """Whether the critic did better than chance: the interval of its AUC does not include 0.5."""
     noise: float = 0.0
     """Answers whose evidence is this close to a threshold are undecided (nats)."""
+    seen: tuple[float, float] | None = None
+    """The least and the most evidence in the exam; beyond it, a reply counts as if it were at the
+    end. None: no limits."""
 
 
 class Critique(Struct, frozen=True):

@@ -77,7 +77,7 @@ def copied(finished: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    "path", ["", "run", "init", "status", "show", "verify", "export", "report", "push",
+    "path", ["", "run", "exam", "init", "status", "show", "verify", "export", "report", "push",
              "doctor", "models pull", "catalogue check", "catalogue expand", "catalogue affinities",
              "catalogue preview"],
 )  # fmt: skip

@@ -158,6 +158,55 @@ def experiment(
 
 
 @app.command()
+def exam(
+    config: Annotated[
+        Path | None, typer.Argument(help="A configuration whose critics to test.")
+    ] = None,
+    judges: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--judge",
+            help="verdict, contrast or pairwise, with :N example pairs (verdict:0) or another "
+            "wording (verdict/defend); a critic of the configuration; or all. Repeatable. Default: "
+            "the configuration's critics, else verdict, and contrast where the server can score.",
+        ),
+    ] = None,
+    items: Annotated[
+        Path | None,
+        typer.Option(help="Your labelled pairs; see docs/exam.md. Default: the packaged ones."),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("-n", help="Number of items. Default: 48, or all of yours.")
+    ] = None,
+    model: Model = None,
+    url: Url = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Its directory. Default: exams/<model>-<digest>."),
+    ] = None,
+    changes: Changes = None,
+    json: Json = False,
+) -> None:
+    """Test how well critics tell violations.
+
+    Judges see pairs of replies whose labels are known. Running the same command again continues
+    where it stopped.
+    """
+    from sdsd import config as configuration
+    from sdsd.cli import display
+    from sdsd.runs.progress import terminal
+    from sdsd.runs.take_exam import take
+
+    chosen = configuration.load(config, overrides(model, url, changes))
+    configuration.check_parts(chosen)
+    with terminal(quiet=json) as screen:
+        taken = take(
+            chosen, items=items, n=n, judges=judges or (), out=out, on_event=screen.on_event
+        )
+    display.examined(taken, json=json)
+
+
+@app.command()
 def init(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = Path("sdsd.yaml"),
     schema: Annotated[

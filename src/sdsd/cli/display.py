@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from sdsd.models.doctor import Diagnosis
     from sdsd.models.weights import Status
     from sdsd.reports.advice import Advice
+    from sdsd.reports.stats import Interval
     from sdsd.runs.estimate import Estimate
     from sdsd.runs.experiment import Outcome
     from sdsd.runs.run import Run, RunStatus
+    from sdsd.runs.take_exam import Taken
     from sdsd.runs.verify import Verification
     from sdsd.scenarios.catalogue import Catalogue
     from sdsd.scenarios.quotas import CellProgress
@@ -154,6 +156,53 @@ def compared(outcome: Outcome, *, json: bool) -> None:
                 text = f"{name}: {measure.name} {change.value:+,.3g} ({low:+,.3g} to {high:+,.3g})"
                 out.print(Text(safe(f"{text} compared with {baseline}")), soft_wrap=True)
     out.print(f"report  {outcome.path / 'report.html'}", soft_wrap=True)
+
+
+def examined(taken: Taken, *, json: bool) -> None:
+    """Print an exam's table: a row for each judge, with 95% intervals."""
+    result = taken.result
+    if json:
+        emit(result)
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    failed = any(judged.failures for judged in result.judges.values())
+    for head in ("judge", "AUC", "in pair", "precision", "recall", "tokens", "s"):
+        left, wide = head == "judge", head not in ("judge", "tokens", "s")
+        table.add_column(head, justify="left" if left else "right", min_width=9 if wide else None)
+    if failed:
+        table.add_column("failed", justify="right")
+    for name, judged in result.judges.items():
+        figures, cost, n = judged.overall, judged.cost, max(len(judged.answers), 1)
+        claims = figures.violated
+        scores = (figures.auc, figures.within, claims.precision, claims.recall)
+        table.add_row(
+            Text(safe(name)),
+            *map(_interval, scores),
+            f"{(cost.prompt_tokens + cost.completion_tokens) / n:,.0f}",
+            f"{cost.seconds / n:.1f}",
+            *([str(len(judged.failures) or "-")] if failed else ()),
+        )
+    out.print(f"{result.model}: {result.n} of {result.of} items", soft_wrap=True)
+    out.print(table)
+    out.print(
+        f"precision and recall of claimed violations, at a wanted precision of {result.precision:g}"
+        " and on principles that the threshold was not chosen on; tokens and seconds per item",
+        soft_wrap=True,
+    )
+    for name, judged in result.judges.items():
+        if judged.calibration and not judged.calibration.trusted:
+            out.print(
+                Text(safe(f"{name}: no better than chance as far as these items show, so it cannot "
+                          "verify pairs"), style="yellow"),
+                soft_wrap=True,
+            )  # fmt: skip
+    for name in ("exam.json", "exam.html"):
+        out.print(str(taken.path / name), soft_wrap=True)
+
+
+def _interval(found: Interval | None) -> str:
+    """Write a share, and its interval below it."""
+    return f"{found.value:.2f}\n{found.low:.2f}-{found.high:.2f}" if found else "-"
 
 
 def targets(standings: Sequence[CellProgress]) -> Iterator[str]:

@@ -10,6 +10,7 @@ is undecided.
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 from msgspec.structs import replace
 
@@ -20,7 +21,10 @@ _SURE = 1e-4
 
 
 def probability(calibration: Calibration, evidence: float) -> float:
-    """Return the probability of a violation."""
+    """Return the probability of a violation; evidence beyond what the exam has seen adds none."""
+    if calibration.seen is not None:
+        least, most = calibration.seen
+        evidence = min(max(evidence, least), most)
     return sigmoid(calibration.slope * evidence + calibration.intercept)
 
 
@@ -43,6 +47,23 @@ def evidence_of(verdict: Verdict) -> float:
     return math.log(p / (1 - p))
 
 
+Reading = Literal["violated", "satisfied", "undecided"]
+
+
+def reading(evidence: float, claims: bool, calibration: Calibration) -> Reading:
+    """Return the label that an answer gives a reply.
+
+    claims   whether the critic may claim a violation at all: one that was asked a question must
+             have said so itself
+    """
+    noise = calibration.noise
+    if claims and probability(calibration, evidence - noise) >= calibration.violated_from:
+        return "violated"
+    if probability(calibration, evidence + noise) <= calibration.satisfied_to:
+        return "satisfied"
+    return "undecided"
+
+
 def calibrated(verdict: Verdict, calibration: Calibration | None) -> Verdict:
     """Return a raw verdict as the exam says to read it.
 
@@ -50,18 +71,14 @@ def calibrated(verdict: Verdict, calibration: Calibration | None) -> Verdict:
     """
     if calibration is None:
         return verdict
-    evidence, noise = evidence_of(verdict), calibration.noise
-    lower, upper = (probability(calibration, evidence + d) for d in (-noise, noise))
-    if calibration.slope < 0:
-        lower, upper = upper, lower
-    claims = lower >= calibration.violated_from and (
-        verdict.violated or verdict.signal == "contrast"
-    )
+    evidence, by_contrast = evidence_of(verdict), verdict.signal == "contrast"
+    label = reading(evidence, verdict.violated or by_contrast, calibration)
+    claims = label == "violated"
     return replace(
         verdict,
         violated=claims,
-        grounded=claims and (verdict.grounded or verdict.signal == "contrast"),
-        undecided=not claims and upper > calibration.satisfied_to,
+        grounded=claims and (verdict.grounded or by_contrast),
+        undecided=label == "undecided",
         calibrated=round(probability(calibration, evidence), 4),
         trusted=calibration.trusted,
     )

@@ -213,3 +213,12 @@ def paired_bootstrap(
     )
     cut = int(_TAIL * resamples)
     return Interval(math.fsum(differences) / n, means[cut], means[-1 - cut])
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the ends of the middle 95% of resampled statistics; None without any."""
+    if not values:
+        return None
+    ranked = sorted(values)
+    cut = int(_TAIL * len(ranked))
+    return ranked[cut], ranked[-1 - cut]

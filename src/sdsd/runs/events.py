@@ -63,5 +63,14 @@ class Fetching(Struct, frozen=True):
     total: int
 
 
-Event = Began | Called | Recorded | Noted | Fetching
+class Examined(Struct, frozen=True):
+    """All judges have answered an item of the exam: `done` of `n`."""
+
+    done: int
+    n: int
+    left: float = 0.0
+    """Seconds that the others may take; 0 if unknown."""
+
+
+Event = Began | Called | Recorded | Noted | Fetching | Examined
 OnEvent = Callable[[Event], None]

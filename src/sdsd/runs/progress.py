@@ -21,7 +21,16 @@ from rich.table import Table
 from rich.text import Text
 
 from sdsd.reports.html.text import duration
-from sdsd.runs.events import Began, Called, Event, Fetching, Noted, OnEvent, Recorded
+from sdsd.runs.events import (
+    Began,
+    Called,
+    Event,
+    Examined,
+    Fetching,
+    Noted,
+    OnEvent,
+    Recorded,
+)
 from sdsd.text.normalize import valid_unicode
 from sdsd.types import Record
 
@@ -140,7 +149,8 @@ class Screen:
     def __init__(self, *, live: bool = True, quiet: bool = False) -> None:
         self._progress = Progress()
         self._live, self._quiet = live, quiet
-        self._fetching = ""
+        self._first = ""
+        """What is shown before the first dialogue: a download, or the exam."""
         self._tenths: dict[str, int] = {}
         self._last_line = 0.0
 
@@ -161,12 +171,16 @@ class Screen:
                 self._line(text)
             case Fetching(what, done, total):
                 self.download(what, done, total)
+            case Examined(done, n, left):
+                time_left = f"  (about {duration(left)} left)" if left else ""
+                self._first = f"{_bar(done / max(n, 1))} exam: {done}/{n} items{time_left}"
+                self._plain(f"[{done}/{n}] exam{time_left}")
 
     def download(self, what: str, done: int, total: int) -> None:
         """Show the progress of a file's download or check, in bytes."""
         tenth = 10 * done // max(total, 1)
         size = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
-        self._fetching = f"{_bar(done / max(total, 1))} {what}, {size}"
+        self._first = f"{_bar(done / max(total, 1))} {what}, {size}"
         if tenth > self._tenths.get(what, -1):
             self._tenths[what] = tenth
             self._plain(f"{what}: {10 * tenth}% of {total / 1e6:,.0f} MB")
@@ -176,7 +190,8 @@ class Screen:
         if now - self._last_line > 20:
             self._last_line = now
             counts = self._progress.calls
-            calls = " ".join(f"{stage} {counts[stage]}" for stage in STAGES if counts[stage])
+            stages = (*STAGES, "exam")
+            calls = " ".join(f"{stage} {counts[stage]}" for stage in stages if counts[stage])
             calls = calls or str(sum(counts.values()))  # not of a run: of a catalogue
             self._plain(f"  calls so far: {calls}; {self._progress.rate:.1f} tokens/s")
 
@@ -200,8 +215,8 @@ class Screen:
             bar = (_bar(seen.share), "cyan")
             parts.append(Text.assemble(bar, *head, rest, seen.remaining))
             parts.append(self._stages())
-        elif self._fetching:
-            parts.append(Text(self._fetching, style="cyan", no_wrap=True))
+        elif self._first:
+            parts.append(Text(self._first, style="cyan", no_wrap=True))
         return Panel(Group(*parts), title=Text(safe(seen.title) or "sdsd"), title_align="left")
 
     def _stages(self) -> Table:

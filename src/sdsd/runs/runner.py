@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import platform
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ from sdsd.runs.inputs import (
 from sdsd.runs.journal import Journal
 from sdsd.runs.rounds import Rounds
 from sdsd.runs.run import Run, standings_of
-from sdsd.runs.scheduler import drive
+from sdsd.runs.scheduler import drive, each
 from sdsd.runs.session import Needs, Session, Stop, in_loop, interruptible, open_session
 from sdsd.runs.telemetry import listeners
 from sdsd.scenarios.existing import Skipped, SourceRow, read
@@ -313,7 +313,7 @@ class Launch:
         def capacity() -> int:
             return config.max_open_dialogues or fleet.capacity
 
-        indexes = _each(self._journal.unfinished(config.n))
+        indexes = each(self._journal.unfinished(config.n))
         if rounds is not None:
             indexes = rounds.indexes(config.n or _NO_END, stopping)
         self._emit(self._beginning(capacity(), manifest))
@@ -422,8 +422,3 @@ def _require_same_models(path: Path, before: Mapping[Role, str], now: Mapping[Ro
             f"{path}: made with other models; what changed: model {changed}. Give the same models "
             "to continue that run (from Python, the same `models`), or start another run directory"
         )
-
-
-async def _each(indexes: Iterator[int]) -> AsyncIterator[int]:
-    for index in indexes:
-        yield index

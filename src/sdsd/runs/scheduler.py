@@ -7,7 +7,7 @@ servers' prefix caches warm. Nothing here knows what a dialogue is.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 from sdsd.errors import Stopped
 
@@ -66,3 +66,9 @@ async def drive(
             group.create_task(one(index))
     if errors:
         raise errors[0]
+
+
+async def each(indexes: Iterable[int]) -> AsyncIterator[int]:
+    """Yield indexes that are known beforehand, as `drive` takes them."""
+    for index in indexes:
+        yield index

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -83,7 +83,9 @@ class _Shape(Struct, frozen=True, forbid_unknown_fields=True):
     """An entry of a file, before its texts are checked."""
 
 
-class _Example(_Shape, frozen=True):
+class ExampleEntry(_Shape, frozen=True):
+    """An example pair, or an item of the exam."""
+
     user: str
     satisfies: str
     violates: str
@@ -103,7 +105,7 @@ class _Principle(_Shape, frozen=True):
     check: str = ""
     at_stake: str = ""
     why: str = ""
-    examples: tuple[_Example, ...] = ()
+    examples: tuple[ExampleEntry, ...] = ()
 
 
 class _Goal(_Shape, frozen=True):
@@ -134,8 +136,8 @@ class _Once:
         self._what = what
         self._first: dict[str, tuple[Entry, tuple[Key, ...]]] = {}
 
-    def __contains__(self, text: str) -> bool:
-        return text.casefold() in self._first
+    def __contains__(self, text: object) -> bool:
+        return str(text).casefold() in self._first
 
     def add(self, text: str, entry: Entry, *keys: Key) -> None:
         """Take in the text at `keys`. Raises `CatalogueError` if it was there before."""
@@ -188,7 +190,7 @@ def _rows(
         rows.append(row)
     for entry, row in zip(entries, rows, strict=True):
         if "id" not in row:  # last, because explicit ids have precedence over generated ones
-            row["id"] = _made_id(row["text"], ids)
+            row["id"] = made_id(row["text"], ids)
             ids.add(row["id"], entry)
     return rows
 
@@ -198,13 +200,13 @@ def _card(entry: Entry) -> Card | None:
     shaped = entry.convert(_Principle)
     if not (shaped.at_stake or shaped.why or shaped.examples):
         return None
-    examples = tuple(_example(entry, k, example) for k, example in enumerate(shaped.examples))
+    examples = tuple(example_at(entry, e, "examples", k) for k, e in enumerate(shaped.examples))
     at_stake = entry.text(shaped.at_stake, "at_stake") if shaped.at_stake else ""
     return Card(at_stake, entry.text(shaped.why, "why") if shaped.why else "", examples)
 
 
-def _example(entry: Entry, k: int, example: _Example) -> Example:
-    place = ("examples", k)
+def example_at(entry: Entry, example: ExampleEntry, *place: Key) -> Example:
+    """Return the example pair at `place` in an entry. Raises `CatalogueError`."""
     texts = {
         key: entry.text(getattr(example, key), *place, key)
         for key in ("user", "satisfies", "violates")
@@ -225,7 +227,7 @@ def _example(entry: Entry, k: int, example: _Example) -> Example:
     return Example(**texts, earlier=earlier, topic=topic)
 
 
-def _made_id(text: str, taken: _Once) -> str:
+def made_id(text: str, taken: Container[str]) -> str:
     """Return a readable id: the text's first content words, with a number if that is taken."""
     slug = "-".join(content_words(text)[:6])[:48].strip("-") or "text"
     numbered = (f"{slug}-{n}" for n in itertools.count(2))

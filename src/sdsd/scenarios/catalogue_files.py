@@ -38,6 +38,12 @@ _NAMES = {"str": "text", "bool": "true/false", "int": "a number", "float": "a nu
           "array": "a list", "object": "a mapping", "null": "nothing",
           "date": "a date", "bytes": "something else"}  # fmt: skip
 _SCALARS = {"null": None, "bool": True, "int": 0, "float": 0.0, "timestamp": date.min}
+_VALUES = {
+    "severity": "use low, medium or high",
+    "framing": "use do or dont",
+    "subtle": "use plain, middling or subtle",
+    "role": "use user or assistant",
+}
 _REMEDIES = {
     "text": "put it in quotes if it only looks like a number, a date, yes/no or a mapping",
     "a list": "make it a list",
@@ -97,7 +103,7 @@ class Entry(NamedTuple):
             return self.error(f"the list {name} is empty", remedy, *keys)
         if enum := re.search(r"Invalid enum value '(.*)'", wrong):
             wrong = f"the {keys[-1]} {enum[1][:60]!r} is unknown"
-            return self.error(wrong, "use low, medium or high", *keys)
+            return self.error(wrong, _VALUES.get(str(keys[-1]), "see docs/catalogue.md"), *keys)
         expected, found = (_NAMES[kind] for kind in re.findall(r"`(\w+)`", wrong))
         wrong = f"{name} must be {expected}, not {found}"
         return self.error(wrong, _REMEDIES[expected], *keys)

@@ -52,19 +52,38 @@ class Tile(NamedTuple):
     sure: bool = True
 
 
+class Dot(NamedTuple):
+    """A point over two axes of shares, with an interval of the second."""
+
+    x: float
+    y: float
+    low: float
+    high: float
+    title: str
+    tone: str = "t-a"
+
+
 Line = tuple[str, str, Sequence[Tile | None]]
 """A line of a heat map: its label, its tooltip, and a tile or None for each column."""
 
 
 def bars(
-    items: Sequence[Bar], *, name: str, low: float = 0.0, high: float = 0.0, ends: bool = False
+    items: Sequence[Bar],
+    *,
+    name: str,
+    low: float = 0.0,
+    high: float = 0.0,
+    ends: bool = False,
+    mark: float | None = None,
 ) -> Markup:
     """Draw horizontal bars from `low` to `high` (0: the largest value).
 
-    `ends` prints the scale below, in percent. A negative `low` draws a line at zero.
+    `ends` prints the scale below, in percent. `mark` draws a line there; a negative `low`, one at
+    zero.
     """
     high = high or max((bar.value or 0 for bar in items), default=0) or 1
-    return _draw("bars", items, name, low, high, ends)
+    mark = 0.0 if mark is None and low < 0 else mark
+    return _draw("bars", items, name, low, high, ends, mark)
 
 
 def dots(
@@ -156,6 +175,32 @@ def area(
         below = above
     drawn = _draw("area", ribbons, totals, name, seconds, height, top)
     return drawn + legend(dict(zip(series, tones, strict=True)))
+
+
+def curves(
+    lines: Mapping[str, Sequence[Sequence[tuple[float, float]]]],
+    tones: Sequence[str],
+    *,
+    name: str,
+    axes: tuple[str, str],
+    dots: Sequence[Dot] = (),
+    diagonal: bool = False,
+) -> Markup:
+    """Draw lines over two axes of shares, each in pieces where it is not defined throughout.
+
+    `diagonal` draws the line from 0 to 1. With several lines, a legend names them.
+    """
+    paths = [
+        (label, "".join(map(_polyline, pieces)), tone)
+        for (label, pieces), tone in zip(lines.items(), tones, strict=False)
+    ]
+    drawn = _draw("curves", paths, dots, name, 300, *axes, diagonal)
+    legend_ = legend({label: tone for label, _, tone in paths})
+    return drawn + legend_ if len(paths) > 1 else drawn
+
+
+def _polyline(points: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:.4f} {1 - y:.4f}" for x, y in points) if points else ""
 
 
 def heat(
