@@ -438,7 +438,7 @@ _FILLED_WITH = {
     "at_stake": "What the target principle's card says must be at stake.",
     "topic": "The scenario's subarea, or the topic of an example.",
     "reply": "The reply that is judged.",
-    "first": "The first name of the list, as an example.",
+    "example": "The first name of the list, as an example.",
     "names": "The fields, goals or strategies to rate, each with what it means.",
     "what": "What is rated: fields, goals or strategies.",
     "affinities.md count": "How many there are.",

@@ -205,9 +205,10 @@ class CritiqueConfig(Section, frozen=True):
     precision: Annotated[float, identity(
         "Wanted share of true labels among those that a critic gives; from its exam follows how "
         "sure it must be.", gt=0.5, lt=1)] = 0.9
-    exam: Annotated[Natural, identity(
-        "Example pairs of the exam that the critics take before the first dialogue, unless a "
-        "result is at hand. 0: no exam; then the precision of the pairs is unknown.")] = 0
+    exam: Annotated[Natural | None, identity(
+        "Items of the exam that the critics take before the first dialogue, unless a result is at "
+        "hand; see `docs/exam.md`. 0: no exam; then nobody knows how many pairs are true. Empty: "
+        "24, and none for models that a program passes as objects.")] = None
     vote: Annotated[Vote, identity(
         "When a violation counts: if `any` critic claims it with a quotation found in the reply, "
         "if more than half of the critics do (`majority`), if `all` do, or "

@@ -53,6 +53,7 @@ class RunDir:
         self.journal = path / "journal.sqlite"
         self.data = path / "data"
         self.report = path / "report.html"
+        self.exam = path / "exam.json"
         self.card = path / "README.md"
         self.models = path / "models"
         self.source = path / "source.sqlite"
@@ -127,6 +128,10 @@ class RunDir:
         write_atomic(
             self.manifest_file, msgspec.json.format(msgspec.json.encode(manifest), indent=2)
         )
+
+    def keep_exam(self, data: bytes) -> None:
+        """Write the result of the critics' exam."""
+        write_atomic(self.exam, data)
 
     # -- the run's own inputs ----------------------------------------------------------------
 

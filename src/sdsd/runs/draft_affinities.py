@@ -141,7 +141,7 @@ async def _rate(
         what=_CALLED[axis],
         names="\n".join(f"- {k}: {said}" if said else f"- {k}" for k, said in names.items()),
         count=str(len(names)),
-        first=next(iter(names)),
+        example=next(iter(names)),
     )
     request = Request(
         role="planner",

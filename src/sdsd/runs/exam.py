@@ -386,3 +386,14 @@ def calibrations(result: ExamResult, config: Config) -> dict[str, Calibration]:
     names = {name: name for name in critics} or {"": chosen_method(result)}
     found = {name: result.judges[judge].calibration for name, judge in names.items()}
     return {name: calibration for name, calibration in found.items() if calibration is not None}
+
+
+def summary(name: str, result: JudgeResult) -> str:
+    """Return a line on how a judge did."""
+    auc = result.overall.auc
+    if auc is None:
+        return f"exam: {name}: no answers"
+    line = f"exam: {name}: AUC {auc.value:.2f} ({auc.low:.2f} to {auc.high:.2f})"
+    if result.calibration is None or result.calibration.trusted:
+        return line
+    return f"{line}: no better than chance, so its pairs are unverified"

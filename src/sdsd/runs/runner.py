@@ -25,10 +25,12 @@ from sdsd.models.base import Capabilities, Model
 from sdsd.models.fleet import fetch
 from sdsd.pipeline.record import make_record
 from sdsd.pipeline.versions import VERSIONS
+from sdsd.reports.metrics.exam import ExamResult, to_json
 from sdsd.runs.ask import Ask
 from sdsd.runs.budget import Account
 from sdsd.runs.directory import CONFIG_NAME, RunDir, default_path
 from sdsd.runs.events import Began, Fetching, Noted, OnEvent, Recorded
+from sdsd.runs.exam import calibrations, chosen_method, examine, summary
 from sdsd.runs.inputs import (
     Inputs,
     check_files,
@@ -47,8 +49,10 @@ from sdsd.runs.session import Needs, Session, Stop, in_loop, interruptible, open
 from sdsd.runs.telemetry import listeners
 from sdsd.scenarios.existing import Skipped, SourceRow, read
 from sdsd.scenarios.existing_store import StoredRows, store_rows
-from sdsd.types import PairKind, Role
+from sdsd.types import Calibration, PairKind, Role
 
+EXAM_ITEMS = 24
+"""Items of the exam that critics take at a run's first start, where no result is at hand."""
 _NO_END = 2**40
 """More dialogues than any run has."""
 _WRITERS = ("planner", "user")
@@ -282,7 +286,7 @@ class Launch:
         needs = Needs(config, journal, folder, self._emit, stop, files, self._models, caches)
         with interruptible(stop, self._emit):
             async with open_session(needs) as session:
-                manifest = self._manifest(session)
+                manifest = await self._manifest(session)
                 await self._drive(session, manifest)
 
     async def _drive(self, session: Session, manifest: Manifest) -> None:
@@ -318,6 +322,18 @@ class Launch:
             indexes = rounds.indexes(config.n or _NO_END, stopping)
         self._emit(self._beginning(capacity(), manifest))
         await drive(indexes, work, done, capacity, fleet.changed, stopping)
+
+    async def _exam(self, session: Session) -> ExamResult | None:
+        """Return the exam of the run's critics, and keep it in the run; None if none is wanted."""
+        wanted = self._inputs.config.critique.exam
+        n = wanted if wanted is not None else 0 if self._models is not None else EXAM_ITEMS
+        if not n:
+            return None
+        found = await examine(session, self._journal, self._inputs, n, self._stop, self._emit)
+        self._rundir.keep_exam(to_json(found))
+        for name, result in found.judges.items():
+            self._note(summary(name, result))
+        return found
 
     def publish(self) -> None:
         """Write the data set and the report, unless they are up to date."""
@@ -355,15 +371,18 @@ class Launch:
             reached=sum(min(s.pairs, s.wanted) for s in standings),
         )
 
-    def _manifest(self, session: Session) -> Manifest:
-        """Load the run's manifest; before the first answer, write it and copy the inputs."""
+    async def _manifest(self, session: Session) -> Manifest:
+        """Load the run's manifest; before the first dialogue, put the critics through their exam,
+        write the manifest and copy the inputs."""
         old = self._rundir.manifest()
         if old is not None:
             _require_same_models(self._rundir.path, old.models, session.names)
             return old
         inputs, fleet = self._inputs, session.fleet
         agent, critic = fleet.models["agent"].capabilities, fleet.models["critic"].capabilities
-        method = _method(inputs.config, critic)
+        exam = await self._exam(session)
+        method = _method(inputs.config, critic, exam)
+        calibrated = calibrations(exam, inputs.config) if exam else {}
         reviewing = {name for role, name in fleet.roles.items() if role not in _WRITERS}
         manifest = Manifest(
             sdsd=sdsd.__version__,
@@ -381,7 +400,8 @@ class Launch:
             schema=critic.schema,
             shared=len(reviewing) == 1,
             method=method,
-            pairs=_pairs(inputs.config, method),
+            pairs=_pairs(inputs.config, method, calibrated),
+            calibrations=calibrated,
             versions=VERSIONS,
             parts=versions_of_parts(inputs.config),
         )
@@ -393,24 +413,31 @@ class Launch:
         return manifest
 
 
-def _method(config: Config, critic: Capabilities) -> JudgeMethod:
-    """Return how the single critic judges: by likelihood contrast if its server can score text."""
+def _method(config: Config, critic: Capabilities, exam: ExamResult | None) -> JudgeMethod:
+    """Return how the single critic judges: as its exam says, and without one by likelihood contrast
+    if its server can score text."""
     if config.critique.method != "auto":
         return config.critique.method
+    if exam is not None and not config.critique.critics:
+        return chosen_method(exam)
     return "contrast" if critic.scoring else "verdict"
 
 
-def _pairs(config: Config, method: JudgeMethod) -> tuple[PairKind, ...]:
+def _pairs(
+    config: Config, method: JudgeMethod, calibrated: Mapping[str, Calibration]
+) -> tuple[PairKind, ...]:
     """Return the kinds of pairs that a run makes.
 
-    Where the contrast is what the critic is good at, the model is small: it cannot quote or repair
-    what it violates, so its pairs are made by construction.
+    A model that judges better by contrast than by its word is small: it can neither quote nor
+    repair what it violates. Its pairs are made by construction, and so are those that no critic can
+    be trusted to find.
     """
     if config.pairs != "auto":
         return config.pairs
-    if method == "contrast" and not config.critique.critics:
-        return ("contrast",)
-    return ("revision", "on_policy")
+    trusted = not calibrated or any(c.trusted for c in calibrated.values())
+    if trusted and (method == "verdict" or config.critique.critics):
+        return ("revision", "on_policy")
+    return ("contrast",)
 
 
 def _require_same_models(path: Path, before: Mapping[Role, str], now: Mapping[Role, str]) -> None:
