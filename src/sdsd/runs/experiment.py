@@ -185,7 +185,9 @@ def _compared(experiment: Experiment, arms: Mapping[str, RunDir]) -> Comparison:
         inputs = inputs_of(rundir, rundir.config())
         with Journal(rundir.journal, readonly=True) as journal:
             records = pairing.through(name, journal.records())
-            figures[name] = collect(journal, inputs.config, inputs.catalogue, records=records)
+            figures[name] = collect(
+                rundir, journal, inputs.config, inputs.catalogue, records=records
+            )
     return compare(figures, experiment.arms, pairing)
 
 

@@ -10,18 +10,20 @@ from collections.abc import Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 from msgspec.structs import replace
 
 from sdsd.config import Config
 from sdsd.config.manifest import Manifest, nameable, shown
 from sdsd.dataset import export
 from sdsd.dataset.selection import Selection
-from sdsd.errors import SdsdError
+from sdsd.errors import RunDirError, SdsdError
 from sdsd.files import write_atomic
 from sdsd.reports import card
 from sdsd.reports.card_charts import plots
 from sdsd.reports.html import report
 from sdsd.reports.metrics import figures
+from sdsd.reports.metrics.exam import ExamResult, JudgeResult
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
 from sdsd.scenarios.catalogue import Catalogue
@@ -35,6 +37,7 @@ _AMONG = 200
 
 
 def collect(
+    rundir: RunDir,
     journal: Journal,
     config: Config,
     catalogue: Catalogue,
@@ -56,7 +59,23 @@ def collect(
         [replace(usage, model=nameable(usage.model)) for usage in journal.usage()],
         warnings,
         _embed(),
+        _exam(rundir, config),
     )
+
+
+def _exam(rundir: RunDir, config: Config) -> JudgeResult | None:
+    """Return the exam of the run's single critic; None if it has several, or took none."""
+    manifest = rundir.manifest()
+    if manifest is None or config.critique.critics or not rundir.exam.exists():
+        return None
+    try:
+        found = msgspec.json.decode(rundir.exam.read_bytes(), type=ExamResult)
+    except (OSError, msgspec.DecodeError) as error:
+        raise RunDirError(
+            f"{rundir.exam}: cannot be read: {error}; restore it, or delete it to do without the "
+            "expected precision"
+        ) from None
+    return found.judges.get(manifest.method)
 
 
 def _embed() -> Embed | None:
@@ -98,7 +117,7 @@ def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> export.Co
     config, manifest = rundir.config(), shown(made)
     chosen = selection(journal, manifest, config)
     counts = export.export(journal.records(), manifest, config, rundir.data, selection=chosen)
-    found = collect(journal, config, catalogue, counts.warnings)
+    found = collect(rundir, journal, config, catalogue, counts.warnings)
     html = report.render(found, manifest, config, samples(journal.records()), counts.removed)
     try:
         write_atomic(rundir.report, html)

@@ -289,7 +289,7 @@ class Run:
 
         inputs = inputs_of(self._dir, self.config)
         with self._journal() as journal:
-            return collect(journal, inputs.config, inputs.catalogue)
+            return collect(self._dir, journal, inputs.config, inputs.catalogue)
 
     def compare(self, other: Run | Path | str) -> Comparison:
         """Compute what differs between `other` and this run."""

@@ -21,6 +21,7 @@ from sdsd.dataset.extensions import checks_of
 from sdsd.reports.metrics.bias import Biases, BiasTally
 from sdsd.reports.metrics.costs import CostTally, PairCost, total
 from sdsd.reports.metrics.diversity import Diversity, DiversityTally
+from sdsd.reports.metrics.exam import JudgeResult, evidence_in_pairs, expected_precision
 from sdsd.reports.metrics.principles import (
     CategoryCount,
     Cell,
@@ -31,7 +32,7 @@ from sdsd.reports.metrics.principles import (
 from sdsd.reports.metrics.timeline import Clock, Timeline, in_order
 from sdsd.reports.metrics.votes import Agreement, Critics, Table, Votes, agreement
 from sdsd.reports.money import money
-from sdsd.reports.stats import Proportion, proportion
+from sdsd.reports.stats import Interval, Proportion, proportion
 from sdsd.text.embeddings import Embed
 from sdsd.types import (
     Critique,
@@ -164,6 +165,8 @@ class Figures(Struct, frozen=True, kw_only=True):
     """All pairs: the sum of `len(record.pairs)`."""
     verified: int
     """Those without the pairs that no critic can be trusted to verify."""
+    precision: Interval | None
+    """The expected share of true pairs, by the exam of the single critic; None without one."""
     accepted: Proportion
     """The yield: accepted dialogues, of finished scenarios."""
     violating: Proportion
@@ -240,6 +243,7 @@ def collect(
     usage: Sequence[Usage] = (),
     warnings: Mapping[str, int] | None = None,
     embed: Embed | None = None,
+    exam: JudgeResult | None = None,
 ) -> Figures:
     """Return the figures of a run, in one pass over its records and one over its completions.
 
@@ -247,8 +251,9 @@ def collect(
     warnings  dialogues by rule of `sdsd.checks.dialogue_rules`, if already counted: counting them
               takes longer than everything else here
     embed     an embedding model, for `Diversity.spread`
+    exam      that of the single critic, for `Figures.precision`
     """
-    tally = _Tally(config, catalogue_principles, warnings, embed)
+    tally = _Tally(config, catalogue_principles, warnings, embed, exam)
     for record in records:
         tally.add(record)
     line = Timeline(pause=max(model.timeout for model in config.models.values()))
@@ -266,8 +271,12 @@ class _Tally:
         principles: Sequence[Principle],
         warnings: Mapping[str, int] | None,
         embed: Embed | None,
+        exam: JudgeResult | None,
     ) -> None:
         self._config = config
+        self._exam = exam
+        self._evidence: list[tuple[float, float]] = []
+        """In the rejected and in the chosen reply of each pair; empty without an exam."""
         self._principles = PrincipleTally(principles)
         self._diversity = DiversityTally(config.export.duplicates.near, embed)
         self._biases = BiasTally()
@@ -327,6 +336,7 @@ class _Tally:
             outcomes=tuple(OutcomeCount(outcome, rule, n) for (outcome, rule), n in ended),
             pairs=self._kinds.total(),
             verified=self._verified,
+            precision=expected_precision(self._evidence, self._exam) if self._exam else None,
             accepted=proportion(funnel["accepted"], funnel["started"]),
             violating=proportion(funnel["confirmed"], funnel["judged"]),
             stops=dict(self._stops.most_common()),
@@ -370,6 +380,8 @@ class _Tally:
         if record.critique:
             self._signals[self._signal(dialogue, record.critique)] += 1
         self._verified += len(record.verified)
+        if self._exam:
+            self._evidence += evidence_in_pairs(record)
         for pair in record.pairs:
             self._kinds[pair.kind] += 1
             self._chars["chosen"] += len(pair.chosen)
