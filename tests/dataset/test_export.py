@@ -92,7 +92,7 @@ def test_a_clean_sample_makes_a_pair_and_verifies_no_revision() -> None:
     (revision,) = rows("revisions", on_policy(), MODELS)
     assert revision["verified"] is False
     assert rows("revisions", accepted(), MODELS)[0]["verified"] is True
-    found = collect([on_policy()], (), Config(), (), ())
+    found = collect([on_policy()], (), Config(), ((), ()))
     assert (found.rounds, found.lengths.chosen) == ({}, len("Throw it away."))
 
 

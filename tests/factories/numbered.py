@@ -126,7 +126,7 @@ def failed(i: int, cause: str = "unparseable", raw: str = "raw", say: Say = str)
 
 def figures(records: list[Record], config: Config = CONFIG) -> Figures:
     answers = [(1000.0 + i, "turn", 10) for i in range(4 * len(records))]
-    return collect(iter(records), iter(answers), config, PRINCIPLES, DOMAINS)
+    return collect(iter(records), iter(answers), config, (PRINCIPLES, DOMAINS))
 
 
 def mixed() -> list[Record]:

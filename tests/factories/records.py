@@ -172,7 +172,7 @@ def everything() -> list[Record]:
 
 def figures(records: list[Record], config: Config = Config()) -> Figures:
     domains = (Domain("Food", "Baking", ("Sourdough",)),)
-    return collect(records, (), config, PRINCIPLES, domains)
+    return collect(records, (), config, (PRINCIPLES, domains))
 
 
 def rows(

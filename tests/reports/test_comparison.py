@@ -22,7 +22,7 @@ from tests.helpers.html import HOSTILE, Page
 
 
 def run(records: list[Record], config: Config = CONFIG) -> Figures:
-    return collect(iter(records), [(1.0, "turn", 9)], config, PRINCIPLES, DOMAINS)
+    return collect(iter(records), [(1.0, "turn", 9)], config, (PRINCIPLES, DOMAINS))
 
 
 def accepted(n: int, of: int, strategy: str = "direct") -> list[Record]:

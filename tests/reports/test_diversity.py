@@ -399,7 +399,7 @@ def test_a_difference_turns_with_its_sides(a: object, b: object) -> None:
 
 
 def run(records: list[Record], config: Config = CONFIG, **more: object) -> Figures:
-    return collect(iter(records), [], config, PRINCIPLES, DOMAINS, **more)  # type: ignore[arg-type]
+    return collect(iter(records), [], config, (PRINCIPLES, DOMAINS), **more)  # type: ignore[arg-type]
 
 
 def test_cells_add_up_to_the_principles_and_the_categories() -> None:

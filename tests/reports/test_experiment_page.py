@@ -90,7 +90,7 @@ def compare_arms(
 ) -> Comparison:
     pairing = Pairing(labels or {})
     figures = {
-        name: collect(pairing.through(name, records), [], Config(), (), ())
+        name: collect(pairing.through(name, records), [], Config(), ((), ()))
         for name, records in arms.items()
     }
     return compare(figures, {}, pairing)

@@ -164,7 +164,7 @@ def test_figures_go_to_json_and_back() -> None:
 
 
 def test_a_principle_outside_the_catalogue_is_counted_too() -> None:
-    f = collect([record()], [], CONFIG, (), ())
+    f = collect([record()], [], CONFIG, ((), ()))
     assert [p.id for p in f.principles] == ["rule-0", "rule-1"]
     assert f.fields.topics[0].expected == 0
 
@@ -449,7 +449,7 @@ def answers(n: int) -> Iterator[tuple[float, str, int]]:
 
 def test_the_work_grows_with_the_run_and_the_page_does_not() -> None:
     def read(n: int) -> Figures:
-        return collect(many(n), answers(10 * n), Config(n=n), PRINCIPLES, DOMAINS)
+        return collect(many(n), answers(10 * n), Config(n=n), (PRINCIPLES, DOMAINS))
 
     assert is_linear(read, 150)
     assert len(render(read(1_000), MANIFEST, Config(n=1_000), [])) < 300_000
@@ -459,7 +459,7 @@ def test_the_work_grows_with_the_run_and_the_page_does_not() -> None:
 def test_memory_does_not_grow_with_the_run() -> None:
     def peak(n: int) -> int:
         tracemalloc.start()
-        collect(many(n), answers(10 * n), CONFIG, PRINCIPLES, DOMAINS)
+        collect(many(n), answers(10 * n), CONFIG, (PRINCIPLES, DOMAINS))
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
@@ -481,7 +481,7 @@ SPENT = (
 def test_what_each_role_was_asked_and_what_it_cost(priced: bool) -> None:
     price = {"price": {"prompt": 2.0, "cached": 1.0, "completion": 10.0}} if priced else {}
     config = load({"models": {"default": price}})
-    found = collect([record(0), record(1)], [], config, PRINCIPLES, DOMAINS, SPENT)
+    found = collect([record(0), record(1)], [], config, (PRINCIPLES, DOMAINS), SPENT)
     assert found.money == pytest.approx((2 * 2 + 1 + 2 + 5 + 1 + 0.002) if priced else 0.0)
     page = render(found, None, config, [])
     assert "judge&lt;b&gt;" in page

@@ -29,7 +29,7 @@ def test_what_is_published_is_one_choice_of_the_records(tmp_path: Path) -> None:
     with Journal(rundir.journal, readonly=True) as journal:
         counts = publish(rundir, journal, load())
         assert counts
-        found = collect(journal, rundir.config(), load())
+        found = collect(rundir, journal, rundir.config(), load())
         manifest = rundir.manifest()
         assert manifest
         chosen = selection(journal, manifest, rundir.config())

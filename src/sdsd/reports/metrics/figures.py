@@ -238,8 +238,7 @@ def collect(
     records: Iterable[Record],
     times: Iterable[tuple[float, str, int]],
     config: Config,
-    catalogue_principles: Sequence[Principle],
-    catalogue_domains: Sequence[Domain],
+    lists: tuple[Sequence[Principle], Sequence[Domain]],
     usage: Sequence[Usage] = (),
     warnings: Mapping[str, int] | None = None,
     embed: Embed | None = None,
@@ -247,19 +246,21 @@ def collect(
 ) -> Figures:
     """Return the figures of a run, in one pass over its records and one over its completions.
 
+    lists     the catalogue's principles and domains
     times     (Unix time, stage, completion tokens) of every completion, in order of time
     warnings  dialogues by rule of `sdsd.checks.dialogue_rules`, if already counted: counting them
               takes longer than everything else here
     embed     an embedding model, for `Diversity.spread`
     exam      that of the single critic, for `Figures.precision`
     """
-    tally = _Tally(config, catalogue_principles, warnings, embed, exam)
+    principles, domains = lists
+    tally = _Tally(config, principles, warnings, embed, exam)
     for record in records:
         tally.add(record)
     line = Timeline(pause=max(model.timeout for model in config.models.values()))
     for at, stage, tokens in times:
         line.add(at, stage, tokens)
-    return tally.figures(catalogue_domains, line.clock(tally.mean_call()), usage)
+    return tally.figures(domains, line.clock(tally.mean_call()), usage)
 
 
 class _Tally:
