@@ -18,6 +18,7 @@ from msgspec import Struct
 from sdsd.checks import dialogue_rules
 from sdsd.config import Config
 from sdsd.dataset.extensions import checks_of
+from sdsd.dataset.extensions import checks_of
 from sdsd.reports.metrics.bias import Biases, BiasTally
 from sdsd.reports.metrics.costs import CostTally, PairCost, total
 from sdsd.reports.metrics.diversity import Diversity, DiversityTally
