@@ -13,6 +13,7 @@ from pathlib import PurePath
 from typing import Any
 
 from markupsafe import Markup
+from msgspec.structs import replace
 
 from sdsd import config as configuration
 from sdsd.config import CatalogueConfig, Config
@@ -80,7 +81,8 @@ def _head(manifest: Manifest, config: Config, counts: Counts, filled: dict[str, 
     }
     if not _is_open(manifest, config):
         head["license_name"] = "terms-of-the-generating-models"
-    if config.catalogue == CatalogueConfig():  # the language of another catalogue is unknown
+    # The language of other lists is unknown; affinities are not a text.
+    if replace(config.catalogue, affinities="") == CatalogueConfig():
         head["language"] = ["en"]
     # `datasets` refuses to load a split without rows, so an empty view is a file, but not listed.
     # The number of files is part of the pattern, so files of two exports never mix. The digest is
