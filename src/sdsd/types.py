@@ -333,7 +333,7 @@ class Record(Struct, frozen=True):
     revisions: tuple[Revision, ...] = ()
     failure: Failure | None = None
     usage: dict[str, StageUsage] = {}
-    """By stage: `plan`, `turn`, `check`, `critique`, `revise`, `recheck`."""
+    """By stage: `stake`, `plan`, `turn`, `check`, `critique`, `revise`, `recheck`."""
     candidates: tuple[Candidate, ...] = ()
     """The other samples of the last reply, if several were drawn."""
     earlier_critiques: tuple[Critique, ...] = ()
