@@ -348,9 +348,9 @@ class Record(Struct, frozen=True):
     @property
     def pairs(self) -> tuple[Pair, ...]:
         """The pairs: none unless the outcome is accepted, and then at least one."""
-        if self.outcome != "accepted" or self.critique is None:
+        if self.outcome != "accepted":
             return ()
-        signals = set(self.critique.signals)
+        signals = set(self.critique.signals if self.critique else ())
 
         def pair(kind: PairKind, text: str, critique: Critique | None) -> Pair:
             both = signals & set(critique.signals) if critique else ()
