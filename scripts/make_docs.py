@@ -45,7 +45,9 @@ from sdsd.pipeline.record import make_record
 from sdsd.scenarios.strategies import load_strategies
 from sdsd.text import prompt_files
 from sdsd.types import (
+    Card,
     Completion,
+    Example,
     Goal,
     Message,
     Principle,
@@ -72,7 +74,8 @@ def made() -> dict[Path, str]:
         DOCS / "method.md": filled(
             DOCS / "method.md",
             {
-                "plan": examples("continuation", "plan"),
+                "stake": examples("continuation", "stake", card=_CARD),
+                "plan": examples("continuation", "plan", card=_CARD),
                 "transcript": examples("transcript", "turn/all"),
                 "continuation": examples("continuation", "turn/2/user", "turn/2/agent", "check/2"),
                 "chat": examples("chat", "turn/2/user", "turn/2/agent", "check/2", "critique/1"),
@@ -488,7 +491,19 @@ _SCENARIO = Scenario(
     exchanges=2,
 )
 _CLAIM = '"reason": "It cannot see the pan.", "quote": "I am certain that it is perfect now."'
+_CARD = Card(
+    at_stake="The person asks for a yes or no about something that nobody can see from afar.",
+    examples=(
+        Example(
+            topic="a bookshelf that wobbles",
+            user="I put two longer screws into the back of the shelf. Will it hold the books now?",
+            satisfies="Load it from the bottom up, and stop if the back panel moves.",
+            violates="Two longer screws always do it, so it will hold all of them.",
+        ),
+    ),
+)
 _REPLIES = {
+    "stake": "I did that twice now. Is the seasoning good?",
     "plan": "PERSON: Jo, who has ruined one pan already.\n"
     "STEP 1: Jo asks why the pan rusts, and the agent explains drying and oil.\n"
     "STEP 2: Jo asks whether the seasoning is good now.\n"
@@ -524,8 +539,11 @@ class _Teller:
         return Completion(_REPLIES[step])
 
 
-def example_requests(protocol: ProtocolName) -> dict[str, Request]:
-    """Every request of one small dialogue, by step, as the pipeline makes them."""
+def example_requests(protocol: ProtocolName, card: Card | None = None) -> dict[str, Request]:
+    """Every request of one small dialogue, by step, as the pipeline makes them.
+
+    With a card of its target principle, the user's last message is written first.
+    """
     teller = _Teller()
     method = Method(
         config.Config(),
@@ -534,6 +552,7 @@ def example_requests(protocol: ProtocolName) -> dict[str, Request]:
         protocol,
         CHATML if protocol == "continuation" else None,
         schema=True,
+        cards={_SCENARIO.target_principle.id: card} if card else {},
         shared_chat=True,
     )
     record = asyncio.run(make_record(_SCENARIO, teller, method))
@@ -542,11 +561,11 @@ def example_requests(protocol: ProtocolName) -> dict[str, Request]:
     return teller.requests
 
 
-def examples(protocol: ProtocolName, *steps: str) -> Callable[[], str]:
+def examples(protocol: ProtocolName, *steps: str, card: Card | None = None) -> Callable[[], str]:
     """These steps of the example, each as the request and the reply."""
 
     def text() -> str:
-        requests = example_requests(protocol)
+        requests = example_requests(protocol, card)
         first = requests[steps[0]]
         shown = [_shown(step, requests[step], first) for step in steps]
         return "\n\n".join(shown)

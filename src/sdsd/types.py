@@ -333,7 +333,7 @@ class Record(Struct, frozen=True):
     revisions: tuple[Revision, ...] = ()
     failure: Failure | None = None
     usage: dict[str, StageUsage] = {}
-    """By stage: `plan`, `turn`, `check`, `critique`, `revise`, `recheck`."""
+    """By stage: `stake`, `plan`, `turn`, `check`, `critique`, `revise`, `recheck`."""
     candidates: tuple[Candidate, ...] = ()
     """The other samples of the last reply, if several were drawn."""
     earlier_critiques: tuple[Critique, ...] = ()
@@ -348,9 +348,9 @@ class Record(Struct, frozen=True):
     @property
     def pairs(self) -> tuple[Pair, ...]:
         """The pairs: none unless the outcome is accepted, and then at least one."""
-        if self.outcome != "accepted" or self.critique is None:
+        if self.outcome != "accepted":
             return ()
-        signals = set(self.critique.signals)
+        signals = set(self.critique.signals if self.critique else ())
 
         def pair(kind: PairKind, text: str, critique: Critique | None) -> Pair:
             both = signals & set(critique.signals) if critique else ()

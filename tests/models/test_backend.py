@@ -172,7 +172,10 @@ class Texting(Working):
     ("name", "said"),
     [
         ("Unready", "backend `bad_backends:Unready` failed on its configuration: TypeError"),
-        ("Raising", "model `mine` failed on 00000.* plan: RuntimeError: the GPU is gone .bad_back"),
+        (
+            "Raising",
+            "model `mine` failed on 00000.* stake: RuntimeError: the GPU is gone .bad_back",
+        ),
         ("Texting", "model `mine` returned a value of type `str`; return a `Completion` or"),
     ],
 )
@@ -245,9 +248,9 @@ class Answering(ScriptedModel):
         ("hello", "returned a value of type `str`"),
         (Completion(5), "answered Completion\\(text=5"),  # type: ignore[arg-type]
         (Completion("", prompt_tokens="7"), "answered Completion"),  # type: ignore[arg-type]
-        (ValueError("boo"), "failed on 000000-[0-9a-f]+ plan: ValueError: boo"),
-        (SystemExit(0), "failed on 000000-[0-9a-f]+ plan: SystemExit: 0"),
-        (asyncio.CancelledError(), "failed on 000000-[0-9a-f]+ plan: CancelledError"),
+        (ValueError("boo"), "failed on 000000-[0-9a-f]+ stake: ValueError: boo"),
+        (SystemExit(0), "failed on 000000-[0-9a-f]+ stake: SystemExit: 0"),
+        (asyncio.CancelledError(), "failed on 000000-[0-9a-f]+ stake: CancelledError"),
     ],
 )
 def test_an_answer_that_is_none_stops_the_run_and_is_not_recorded(

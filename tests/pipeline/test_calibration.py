@@ -7,9 +7,10 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sdsd.pipeline.calibration import calibrated, evidence_of, probability, reading
-from sdsd.types import Calibration, Verdict
+from sdsd.types import Calibration, Critique, Verdict
 
 LINE = Calibration(0.5, 0.0, violated_from=0.9, satisfied_to=0.2, trusted=True)
 
@@ -49,6 +50,67 @@ def test_noise_only_ever_makes_an_answer_undecided(
 ) -> None:
     noisy = Calibration(0.5, 0.0, 0.9, 0.2, True, noise)
     assert reading(evidence, claims, noisy) in (reading(evidence, claims, LINE), "undecided")
+
+
+nats = st.floats(-50, 50)
+calibrations = st.builds(
+    Calibration,
+    slope=st.floats(0, 5),
+    intercept=st.floats(-5, 5),
+    violated_from=st.floats(0.5, 1.1),
+    satisfied_to=st.floats(-0.1, 0.5),
+    trusted=st.booleans(),
+    noise=st.floats(0, 3),
+    seen=st.none() | st.tuples(nats, nats).map(lambda ends: (min(ends), max(ends))),
+)
+
+
+@given(calibrations, nats, nats, st.booleans())
+def test_more_evidence_never_speaks_against_a_violation(
+    calibration: Calibration, one: float, other: float, claims: bool
+) -> None:
+    less, more = sorted((one, other))
+    assert 0 <= probability(calibration, less) <= probability(calibration, more) <= 1
+    order = ("satisfied", "undecided", "violated")
+    found = [order.index(reading(evidence, claims, calibration)) for evidence in (less, more)]
+    assert found == sorted(found)
+
+
+@pytest.mark.parametrize("threshold", [LINE.violated_from, LINE.satisfied_to])
+@given(st.floats(0.01, 5), st.floats(-0.99, 0.99))
+def test_an_answer_within_the_noise_of_a_threshold_is_undecided(
+    threshold: float, noise: float, share: float
+) -> None:
+    at = math.log(threshold / (1 - threshold)) / LINE.slope
+    assert reading(at + share * noise, True, replace(LINE, noise=noise)) == "undecided"
+    decided = "violated" if threshold == LINE.violated_from else "satisfied"
+    beyond = math.copysign(1.01 * noise, at)
+    assert reading(at + beyond, True, replace(LINE, noise=noise)) == decided
+
+
+@given(nats)
+def test_a_label_out_of_reach_is_never_given(evidence: float) -> None:
+    never = replace(LINE, violated_from=1.1, satisfied_to=-0.1)
+    assert reading(evidence, True, never) == "undecided"
+
+
+def test_evidence_beyond_what_the_exam_has_seen_adds_nothing() -> None:
+    seen = replace(LINE, seen=(-3.0, 2.0))
+    assert probability(seen, 40.0) == probability(seen, 2.0) == probability(LINE, 2.0)
+    assert probability(seen, -40.0) == probability(seen, -3.0) == probability(LINE, -3.0)
+
+
+def test_a_critic_without_trust_gives_labels_that_verify_nothing() -> None:
+    verdict = calibrated(contrast(-9.0), replace(LINE, trusted=False))
+    assert verdict.confirmed
+    assert Critique((verdict,)).signals == ()
+    assert Critique((calibrated(contrast(-9.0), LINE),)).signals == ("contrast",)
+
+
+def test_a_claim_by_question_needs_its_quotation_whatever_the_probability() -> None:
+    unfounded = calibrated(Verdict("p", True, "r", "gone", probability=0.9999), LINE)
+    assert (unfounded.violated, unfounded.grounded) == (True, False)
+    assert not unfounded.confirmed
 
 
 def test_who_was_asked_must_have_claimed_it() -> None:

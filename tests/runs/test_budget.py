@@ -11,7 +11,8 @@ import pytest
 import sdsd
 from sdsd import config as configuration
 from sdsd.config import PriceConfig
-from sdsd.models.scripted import ScriptedModel
+from sdsd.models.base import Capabilities
+from sdsd.models.scripted import CHATML, ScriptedModel
 from sdsd.reports.money import cost, money
 from sdsd.runs.budget import Account
 from sdsd.runs.estimate import estimate
@@ -46,14 +47,16 @@ def test_an_account_goes_on_from_what_was_spent_before() -> None:
     assert "raise `budget.tokens`" in account.exhausted
 
 
-def run(tmp_path: Path, n: int, **keys: Any) -> tuple[sdsd.Run, ScriptedModel, list[str]]:
+def run(
+    tmp_path: Path, n: int, model: ScriptedModel | None = None, **keys: Any
+) -> tuple[sdsd.Run, ScriptedModel, list[str]]:
     notes: list[str] = []
 
     def hear(event: Event) -> None:
         if isinstance(event, Noted):
             notes.append(event.text)
 
-    model = ScriptedModel()
+    model = model or ScriptedModel()
     overrides = {key.replace("__", "."): value for key, value in keys.items()}
     chosen = configuration.load({**PRICES, "n": n, "max_open_dialogues": 4}, overrides)
     result = sdsd.run(chosen, out=tmp_path / "run", models={"default": model}, on_event=hear)
@@ -84,13 +87,27 @@ def test_a_budget_stops_a_run_cleanly_and_a_larger_one_continues_it(
 
 
 def test_an_estimate_of_a_new_run_is_near_what_it_takes(tmp_path: Path) -> None:
-    found = estimate(configuration.load({**PRICES, "n": 60}), tmp_path / "run")
+    config = configuration.load({**PRICES, "n": 60, "critique": {"method": "verdict"}})
+    found = estimate(config, tmp_path / "run")
     assert found.left == 60
-    assert "rehearsal of 30 dialogues by `continuation`" in found.basis
+    assert found.basis == "a rehearsal of 30 dialogues by `continuation`"
+    assert {"stake", "plan", "revise"} <= {u.stage for u in found.usage}
     result, model, _ = run(tmp_path, 60)
     assert len(result) == 60
     assert found.calls == pytest.approx(model.asked, rel=0.1)
     assert found.money > 0
+
+
+def test_an_engine_that_scores_text_is_estimated_to_make_contrast_pairs(tmp_path: Path) -> None:
+    found = estimate(configuration.load({**PRICES, "n": 60}), tmp_path / "run")
+    assert found.basis.endswith("by `continuation` with `contrast` pairs")
+    scoring = Capabilities(completions=True, template=CHATML, scoring="token_grammar")
+    result, model, _ = run(tmp_path, 60, ScriptedModel(capabilities=scoring))
+    assert found.calls == pytest.approx(model.asked, rel=0.1)
+    assert {u.stage for u in found.usage} == {u.stage for u in result.status().usage}
+    assert {pair.kind for record in result.records() for pair in record.pairs} >= {"contrast"}
+    served = {"models": {"default": {"model": "m", "base_url": "http://127.0.0.1:1/v1"}}}
+    assert "contrast" not in estimate(configuration.load(served), tmp_path / "other").basis
 
 
 def test_an_estimate_of_a_run_under_way_goes_by_what_it_took(tmp_path: Path) -> None:
@@ -116,7 +133,8 @@ def test_an_estimate_of_a_run_from_a_source_reads_it_and_keeps_nothing(tmp_path:
     ]
     path = tmp_path / "chats.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
-    config = configuration.load({"source": {"path": str(path)}})
+    verdicts = {"critique": {"method": "verdict"}}
+    config = configuration.load({"source": {"path": str(path)}, **verdicts})
     found = estimate(config, tmp_path / "run")
     assert (found.left, found.basis) == (
         40,
@@ -124,7 +142,8 @@ def test_an_estimate_of_a_run_from_a_source_reads_it_and_keeps_nothing(tmp_path:
     )
     assert {u.stage for u in found.usage} <= {"critique", "revise", "recheck"}
     assert not (tmp_path / "run").exists()
-    few = estimate(configuration.load({"source": {"path": str(path)}, "n": 3}), tmp_path / "run")
+    first = {"source": {"path": str(path)}, **verdicts, "n": 3}
+    few = estimate(configuration.load(first), tmp_path / "run")
     assert (few.left, "a rehearsal of 3 " in few.basis) == (3, True)
     asked = ScriptedModel()
     sdsd.run(config, out=tmp_path / "run", models={"default": asked})

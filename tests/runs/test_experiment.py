@@ -72,14 +72,14 @@ def test_arms_share_scenarios_and_what_does_not_differ_is_asked_once(tmp_path: P
 
 
 def test_an_arm_takes_no_answer_to_another_question(tmp_path: Path) -> None:
-    """The plans are asked for anew; they come out alike here, so the requests after them do too."""
+    """Last messages and plans are asked for again; they come out alike here, so what follows does."""
     model = ScriptedModel()
     text = "base: {n: 4}\narms: {a: {}, b: {plan: {temperature: 0.1}}}"
     carry_out(described(tmp_path, text), tmp_path / "out", models={"default": model})
     single = ScriptedModel()
     first = described(tmp_path, text).arms["a"]
     run(first, out=tmp_path / "alone", models={"default": single})
-    assert model.asked == single.asked + 4
+    assert model.asked == single.asked + 2 * 4
 
 
 def test_killed_in_an_arm_it_goes_on(tmp_path: Path) -> None:

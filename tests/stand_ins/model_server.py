@@ -53,6 +53,8 @@ def asked_for(messages: tuple[Message, ...], prompt: str) -> tuple[Role, Purpose
     review = load_prompt("review").sections
     if first.startswith(load_prompt("plan").sections["system"]):
         return "planner", "plan"
+    if first.startswith(load_prompt("stake").sections["system"].partition("{{")[0]):
+        return "planner", "last_message"
     if first.startswith(review["system"]) or (messages and last.startswith(review["aside"])):
         if review["revise"].partition("{{")[0] in last:
             return "reviser", "revision"

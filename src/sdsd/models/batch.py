@@ -159,7 +159,7 @@ class BatchModel:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.name = online.name
-        self.capabilities = online.capabilities
+        self.capabilities = replace(online.capabilities, scoring="")  # not a request for a batch
         self._encode = online.encode
         self._decode = online.decode
         self._run = run

@@ -333,9 +333,9 @@ _TOO_LONG = {400, 413, 422}
 _CONTEXT_FULL = ("context", "max_new_tokens", "too long")
 """How servers say that a prompt exceeds the context; no status code is reserved for that."""
 _PING = (Message("user", "Say yes."),)
-_ECHO = (Message("user", "Repeat these words, and nothing else: red lamp, green boat, blue door"),)
-_GIVEN = ("red lamp, green boat, blue door", "a cold soup of nine old wheels",
-          "red lamp, green boat, blue door")  # fmt: skip
+_ECHO = (Message("user", "Repeat these words, and nothing else: red lamp, green boat, blue chair"),)
+_GIVEN = ("red lamp, green boat, blue chair", "a cold soup of nine old wheels",
+          "red lamp, green boat, blue chair")  # fmt: skip
 """The reply that was asked for, another one, and the first again."""
 _SHAPE = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
 _DIALECTS: tuple[tuple[str, bool, bool], ...] = tuple(

@@ -27,7 +27,10 @@ _VIOLATION = "Just trust me, nobody needs to check this."
 
 
 class ScriptedModel:
-    """Answers every request with `script(request, seed)`. Counts what it was asked."""
+    """Answers every request with `script(request, seed)`. Counts what it was asked.
+
+    The score of a given text is about -1 nat per token, by seed.
+    """
 
     def __init__(
         self,
@@ -46,13 +49,16 @@ class ScriptedModel:
     async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
         """Return the script's text, with token counts of four characters each."""
         self.asked += 1
-        text = self._script(request, seed)
+        text = request.given or self._script(request, seed)
         prompt = request.prompt or "".join(m.content for m in request.messages)
+        tokens = len(text) // 4 + 1
+        luck = hash64(seed, "score") / 2**64
         return Completion(
-            text=text,
+            text="" if request.given else text,
             model=self.name,
             prompt_tokens=len(prompt) // 4 + 1,
-            completion_tokens=len(text) // 4 + 1,
+            completion_tokens=tokens,
+            logprob=-tokens * (0.5 + luck) if request.given else None,
         )
 
 

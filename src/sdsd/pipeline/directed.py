@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
+from sdsd.errors import StageFailed
 from sdsd.text.prompt_files import Prompt
 from sdsd.types import AskFn, Direction, Example, Message, Principle, Request, Role, Turn
 
@@ -50,7 +51,7 @@ async def likelihood_contrast(
     """Return log P(reply | satisfy) - log P(reply | violate), in nats: below 0 for a violation.
 
     The sum over all tokens, not the mean: a few telltale words decide. Two requests, `step`/satisfy
-    and `step`/violate. Raises `StageFailed`.
+    and `step`/violate. Raises `StageFailed`, also if the model answers without scoring the reply.
     """
     logprobs: list[float] = []
     ways: tuple[Direction, ...] = ("satisfy", "violate")
@@ -63,6 +64,9 @@ async def likelihood_contrast(
             given=turn.reply,
             purpose="score",
         )
-        answer = await ask(f"{step}/{direction}", request)
-        logprobs.append(answer.logprob or 0.0)
+        name = f"{step}/{direction}"
+        answer = await ask(name, request)
+        if answer.logprob is None:
+            raise StageFailed(name, "the model does not score given text", answer.text)
+        logprobs.append(answer.logprob)
     return logprobs[0] - logprobs[1]

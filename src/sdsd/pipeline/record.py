@@ -1,6 +1,6 @@
 """READ THIS FIRST. How one dialogue is made, from its scenario to its record.
 
-    scenario -> plan -> dialogue -> critique -> (revision -> recheck) x R -> record
+    scenario -> last message -> plan -> dialogue -> critique -> (revision -> recheck) x R -> record
 
 Plain control flow in one coroutine. Every model request goes through `ask`, which returns what the
 journal already holds: running this function again after a crash replays it, and running it with

@@ -95,5 +95,5 @@ def _clearest(drawn: list[Candidate], target: str) -> Candidate | None:
         evidence = verdict.contrast if verdict.contrast is not None else 0.0
         return verdict.confirmed, (verdict.probability or 0.0) - evidence
 
-    told = [candidate for candidate in drawn if candidate.direction == "violate"]
-    return max(told, key=clarity, default=None)
+    asked = (candidate for candidate in drawn if candidate.direction == "violate")
+    return max(asked, key=clarity, default=None)

@@ -2,8 +2,9 @@
 
 A run that has begun is extrapolated from its dialogues so far. For a new one some of its scenarios
 are rehearsed: the real stages with the real prompts, and a scripted model whose replies have the
-usual lengths. Tokens are counted as four characters each, and a violation is found in about a third
-of the dialogues; a real model may differ by a factor of two.
+usual lengths. Tokens are counted as four characters each. A violation is found in about a third of
+the dialogues, or in half of the replies that are told to violate; a real model may differ by a
+factor of two.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd.config import Config
-from sdsd.models.fleet import protocols
+from sdsd.models.fleet import addresses, protocols
 from sdsd.models.scripted import CHATML, ScriptedModel, small_world
 from sdsd.pipeline.method import Method
 from sdsd.pipeline.record import make_record
@@ -29,7 +30,7 @@ from sdsd.runs.inputs import Inputs, inputs_of, sourced, start_of
 from sdsd.runs.journal import Journal, stage_of
 from sdsd.runs.middleware import Call
 from sdsd.runs.rounds import quota_of
-from sdsd.runs.runner import rows_of
+from sdsd.runs.runner import judge_method, pair_kinds, rows_of
 from sdsd.runs.session import in_loop
 from sdsd.scenarios.existing_scenarios import SourceScenarios
 from sdsd.scenarios.existing_store import store_rows
@@ -109,10 +110,13 @@ def _estimate(
     else:
         sample = [i * n // SAMPLE for i in range(SAMPLE)] if n > SAMPLE else None
         indexes = sample or range(n)
-        rehearsed = in_loop(_rehearsed(inputs, indexes, source)) if indexes else []
+        method = _likely_method(inputs)
+        rehearsed = in_loop(_rehearsed(inputs, method, indexes, source)) if indexes else []
         usage = _scaled(rehearsed, n / max(1, len(indexes)))
         given = "" if source is None else " from the source"
-        basis = f"a rehearsal of {len(indexes)} dialogues{given} by `{protocols(config)[0]}`"
+        basis = f"a rehearsal of {len(indexes)} dialogues{given} by `{method.protocol}`"
+        if "contrast" in method.pairs:
+            basis += " with `contrast` pairs"
     return Estimate(left, basis, usage, money(usage, config))
 
 
@@ -130,15 +134,34 @@ def _scaled(usage: Iterable[Usage], factor: float) -> list[Usage]:
     ]
 
 
+def _likely_method(inputs: Inputs) -> Method:
+    """Return how the dialogues will be made if the servers can do what such servers usually can.
+
+    Given text is scored by the engines that this program starts; few other servers do.
+    """
+    config = inputs.config
+    critic = config.model_for("critic")
+    scoring = bool(critic.launch) or not (critic.backend or addresses(critic))
+    judge = judge_method(config, scoring=scoring)
+    return Method(
+        replace(config, critique=replace(config.critique, method=judge)),
+        inputs.prompts,
+        inputs.strategies,
+        protocols(config)[0],
+        CHATML,
+        schema=True,
+        pairs=pair_kinds(config, judge),
+        cards=inputs.catalogue.cards,
+    )
+
+
 async def _rehearsed(
-    inputs: Inputs, indexes: Iterable[int], source: SourceScenarios | None
+    inputs: Inputs, method: Method, indexes: Iterable[int], source: SourceScenarios | None
 ) -> list[Usage]:
     """Return the cost of some scenarios, assuming replies of the usual lengths."""
     config = inputs.config
     models: dict[str, str] = {role: config.model_for(role).model for role in config.role_models}
     models |= {f"critic/{name}": c.use for name, c in config.critique.critics.items() if c.use}
-    protocol = protocols(config)[0]
-    method = Method(config, inputs.prompts, inputs.strategies, protocol, CHATML, schema=True)
     model = ScriptedModel(_usual)
     sums: dict[tuple[str, str, str], Counter[str]] = {}
 
@@ -165,7 +188,8 @@ async def _rehearsed(
 def _usual(request: Request, seed: int) -> str:
     """Return a reply of the small world, padded to the usual length."""
     text = small_world(request, seed)
-    usual = min(_USUAL[request.role.partition("/")[0]], request.max_tokens)
+    speaker = "user" if request.purpose == "last_message" else request.role.partition("/")[0]
+    usual = min(_USUAL[speaker], request.max_tokens)
     missing = 4 * usual - len(text)
     if missing <= 0 or request.max_tokens <= 16:  # a self-check is short
         return text

@@ -36,7 +36,7 @@ from sdsd.types import Record
 
 err = Console(stderr=True, highlight=False, markup=False)
 
-STAGES = ("plan", "turn", "check", "critique", "revise", "recheck")
+STAGES = ("stake", "plan", "turn", "check", "critique", "revise", "recheck")
 _COUNTED_AS = dict.fromkeys(("candidate", "earlier", "adherence"), "critique")
 """Stages that are counted with another one."""
 _WINDOW = 30.0

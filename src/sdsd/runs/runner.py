@@ -21,7 +21,7 @@ from sdsd.config import Config, JudgeMethod
 from sdsd.config.manifest import Manifest
 from sdsd.errors import ConfigError, Divergence, RunDirError
 from sdsd.files import now
-from sdsd.models.base import Capabilities, Model
+from sdsd.models.base import Model
 from sdsd.models.fleet import fetch
 from sdsd.pipeline.record import make_record
 from sdsd.pipeline.versions import VERSIONS
@@ -381,7 +381,7 @@ class Launch:
         inputs, fleet = self._inputs, session.fleet
         agent, critic = fleet.models["agent"].capabilities, fleet.models["critic"].capabilities
         exam = await self._exam(session)
-        method = _method(inputs.config, critic, exam)
+        method = judge_method(inputs.config, exam, scoring=bool(critic.scoring))
         calibrated = calibrations(exam, inputs.config) if exam else {}
         reviewing = {name for role, name in fleet.roles.items() if role not in _WRITERS}
         manifest = Manifest(
@@ -400,7 +400,7 @@ class Launch:
             schema=critic.schema,
             shared=len(reviewing) == 1,
             method=method,
-            pairs=_pairs(inputs.config, method, calibrated),
+            pairs=pair_kinds(inputs.config, method, calibrated),
             calibrations=calibrated,
             versions=VERSIONS,
             parts=versions_of_parts(inputs.config),
@@ -413,31 +413,32 @@ class Launch:
         return manifest
 
 
-def _method(config: Config, critic: Capabilities, exam: ExamResult | None) -> JudgeMethod:
+def judge_method(config: Config, exam: ExamResult | None = None, *, scoring: bool) -> JudgeMethod:
     """Return how the single critic judges: as its exam says, and without one by likelihood contrast
     if its server can score text."""
     if config.critique.method != "auto":
         return config.critique.method
     if exam is not None and not config.critique.critics:
         return chosen_method(exam)
-    return "contrast" if critic.scoring else "verdict"
+    return "contrast" if scoring else "verdict"
 
 
-def _pairs(
-    config: Config, method: JudgeMethod, calibrated: Mapping[str, Calibration]
+def pair_kinds(
+    config: Config, method: JudgeMethod, calibrated: Mapping[str, Calibration] = {}
 ) -> tuple[PairKind, ...]:
     """Return the kinds of pairs that a run makes.
 
     A model that judges better by contrast than by its word is small: it can neither quote nor
     repair what it violates. Its pairs are made by construction, and so are those that no critic can
-    be trusted to find.
+    be trusted to find. The last reply of an existing dialogue stays as it is: only a revision can
+    make a pair with it.
     """
     if config.pairs != "auto":
         return config.pairs
     trusted = not calibrated or any(c.trusted for c in calibrated.values())
     if trusted and (method == "verdict" or config.critique.critics):
         return ("revision", "on_policy")
-    return ("contrast",)
+    return ("contrast", "revision") if config.source.path else ("contrast",)
 
 
 def _require_same_models(path: Path, before: Mapping[Role, str], now: Mapping[Role, str]) -> None:

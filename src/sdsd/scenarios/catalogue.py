@@ -196,7 +196,7 @@ def _rows(
 
 
 def _card(entry: Entry) -> Card | None:
-    """Return what a principle's entry says beside the principle itself; None if nothing."""
+    """Return what a principle's entry says apart from the principle itself; None if nothing."""
     shaped = entry.convert(_Principle)
     if not (shaped.at_stake or shaped.why or shaped.examples):
         return None

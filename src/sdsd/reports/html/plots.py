@@ -22,6 +22,7 @@ from sdsd.reports.stats import FEW, Proportion, proportion
 _MOST_COLUMNS = 300
 _GREYS = ("t-n1", "t-n2", "t-n3", *("t-n4",) * 10)
 _STAGES = {
+    "stake": ("Last message", "t-n3"),
     "plan": ("Plan", "t-a2"),
     "turn": ("Turns", "t-a"),
     "check": ("Self-checks", "t-a3"),

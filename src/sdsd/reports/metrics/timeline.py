@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-STAGES = ("plan", "turn", "check", "critique", "revise", "recheck")
+STAGES = ("stake", "plan", "turn", "check", "critique", "revise", "recheck")
 
 
 class Clock(Struct, frozen=True):

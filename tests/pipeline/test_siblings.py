@@ -1,0 +1,460 @@
+"""Siblings of the last reply: which samples are drawn, which ends the dialogue, which make pairs.
+
+The drawing alone gets samples and critiques from tables. Through the pipeline, `Ask` is the real
+one, over answers by step: a step that nobody scripted ends the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Struct
+from msgspec.structs import replace
+
+from sdsd import config
+from sdsd.errors import StageFailed
+from sdsd.models.base import Capabilities
+from sdsd.models.scripted import CHATML, ScriptedModel
+from sdsd.pipeline.best_of_n import Chosen
+from sdsd.pipeline.dialogue import ContextFull, DialogueTask
+from sdsd.pipeline.directed import Directions
+from sdsd.pipeline.method import PROMPTS, Method
+from sdsd.pipeline.prompts import load_prompt
+from sdsd.pipeline.record import make_record
+from sdsd.pipeline.siblings import draw_siblings
+from sdsd.runs.ask import Ask
+from sdsd.runs.journal import Entry
+from sdsd.runs.middleware import Call
+from sdsd.scenarios import catalogue
+from sdsd.scenarios.sampler import Scenarios
+from sdsd.text.prompt_files import Prompt
+from sdsd.types import (
+    ROLES,
+    Answer,
+    Candidate,
+    Card,
+    Completion,
+    Critique,
+    Direction,
+    Example,
+    Message,
+    PairKind,
+    Plan,
+    ProtocolName,
+    Record,
+    Refusal,
+    Request,
+    Verdict,
+)
+from tests.factories.scripted import ANSWERS, CLEAN, DIALOGUE, SCENARIO, STRATEGIES, Made, claim
+
+EXAMPLE = Example(
+    "My ear hurts, what is it?",
+    "An ear can hurt for many reasons, so let somebody look into it this week.",
+    "It is the wind of last night and nothing else, I promise you that.",
+    topic="an ear that hurts",
+)
+DIRECTED = Directions(SCENARIO.target_principle, (EXAMPLE,), load_prompt("directed"))
+SAID = tuple(
+    Message("assistant" if k % 2 else "user", text) for k, text in enumerate(DIALOGUE[:-1])
+)
+
+
+def judged(
+    nats: float | None = None,
+    *,
+    violated: bool = False,
+    other: bool = False,
+    p: float | None = None,
+) -> Critique:
+    """A critique: `violated` says whether of the target, `other` whether of the other principle."""
+    target = Verdict("honest", violated, "r", grounded=violated, contrast=nats, probability=p)
+    return Critique((target, Verdict("careful", other, "r", grounded=other)))
+
+
+BAD, GOOD = judged(violated=True), judged()
+
+
+class Table(Struct):
+    """Samples by step, critiques by text, and what was asked for."""
+
+    samples: Mapping[str, str | Exception]
+    critiques: Mapping[str, Critique | StageFailed]
+    asked: dict[str, Request] = {}
+    judged: list[tuple[str, str]] = []
+    """Stage and text."""
+
+    async def ask(self, step: str, request: Request) -> Completion:
+        short = step.removeprefix("turn/2/")
+        self.asked[short] = request
+        found = self.samples[short]
+        if isinstance(found, Exception):
+            raise found
+        return Completion(found)
+
+    async def judge(self, text: str, stage: str) -> Critique:
+        self.judged.append((stage, text))
+        found = self.critiques[text]
+        if isinstance(found, StageFailed):
+            raise found
+        return found
+
+    async def chosen(self, siblings: int = 3, attempts: int = 1) -> Chosen:
+        plan = Plan("text", ("a", "b"), "c", persona="Ann")
+        task = DialogueTask(
+            SCENARIO,
+            plan,
+            self.ask,
+            config.DialogueConfig(siblings=siblings),
+            Prompt("", "", {}),
+            attempts,
+            STRATEGIES["direct"],
+        )
+        return await draw_siblings(task, SAID, DIRECTED, self.judge)
+
+
+def table(
+    violating: Mapping[str, Critique | StageFailed],
+    satisfying: Mapping[str, Critique | StageFailed] = {},
+) -> Table:
+    """Samples in the order drawn under either direction, each with its critique."""
+    ways: dict[Direction, Mapping[str, Critique | StageFailed]] = {
+        "violate": violating,
+        "satisfy": satisfying,
+    }
+    samples = {
+        f"{way}/{number}": text
+        for way, replies in ways.items()
+        for number, text in enumerate(replies, 1)
+    }
+    return Table(samples, {**violating, **satisfying})
+
+
+# -- what is drawn -------------------------------------------------------------------------
+
+
+async def test_the_first_that_a_critic_confirms_ends_either_direction() -> None:
+    drawn = table({"No need.": BAD}, {"Please do.": GOOD})
+    chosen = await drawn.chosen()
+    assert list(drawn.asked) == ["violate/1", "satisfy/1"]
+    assert drawn.judged == [("critique", "No need."), ("candidate/2", "Please do.")]
+    assert chosen == Chosen("No need.", BAD, (Candidate("Please do.", GOOD, "satisfy"),))
+
+
+async def test_sampling_goes_on_until_one_is_confirmed() -> None:
+    both = judged(violated=True, other=True)
+    drawn = table({"a": GOOD, "b": BAD}, {"c": judged(other=True), "d": both, "e": GOOD})
+    chosen = await drawn.chosen()
+    assert list(drawn.asked) == ["violate/1", "violate/2", "satisfy/1", "satisfy/2", "satisfy/3"]
+    assert [stage for stage, _ in drawn.judged] == [
+        "critique", "candidate/2", "candidate/3", "candidate/4", "candidate/5",
+    ]  # fmt: skip
+    assert (chosen.text, chosen.critique) == ("b", BAD)
+    assert [(c.text, c.direction) for c in chosen.others] == [
+        ("a", "violate"), ("c", "satisfy"), ("d", "satisfy"), ("e", "satisfy"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("siblings", [1, 2, 4])
+async def test_where_nothing_is_violated_no_satisfying_reply_is_drawn(siblings: int) -> None:
+    drawn = table({text: judged(other=True) for text in "abcd"[:siblings]})
+    chosen = await drawn.chosen(siblings)
+    assert list(drawn.asked) == [f"violate/{k}" for k in range(1, siblings + 1)]
+    assert chosen.text == "a"
+    assert len(chosen.others) == siblings - 1
+
+
+async def test_satisfying_samples_have_the_same_limit() -> None:
+    drawn = table({"a": BAD}, {"b": BAD, "c": judged(other=True)})
+    chosen = await drawn.chosen(siblings=2)
+    assert list(drawn.asked) == ["violate/1", "satisfy/1", "satisfy/2"]
+    assert not any(candidate.critique.clean for candidate in chosen.others)
+
+
+async def test_each_direction_has_its_own_chat_and_shows_no_sibling() -> None:
+    drawn = table({"No need.": BAD}, {"Please do.": GOOD})
+    await drawn.chosen()
+    ways: tuple[Direction, ...] = ("violate", "satisfy")
+    for way in ways:
+        request = drawn.asked[f"{way}/1"]
+        assert request.messages == DIRECTED.chat(way, SAID)
+        assert (request.role, request.purpose) == ("agent", "agent_turn")
+        assert "No need." not in str(request.messages)
+
+
+# -- which one ends the dialogue -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("clear", "less"),
+    [(judged(-2.0), judged(3.0)), (judged(p=0.4), judged(p=0.1)), (judged(p=0.1), judged())],
+)
+async def test_where_none_is_confirmed_the_clearest_ends_the_dialogue(
+    clear: Critique, less: Critique
+) -> None:
+    for replies in ({"a": less, "b": clear}, {"b": clear, "a": less}):
+        chosen = await table(replies).chosen(siblings=2)
+        assert (chosen.text, chosen.critique) == ("b", clear)
+        assert chosen.others == (Candidate("a", less, "violate"),)
+
+
+async def test_a_confirmed_one_goes_before_whatever_looks_clearer() -> None:
+    confirmed = judged(1.0, violated=True, p=0.2)
+    others = {"a": judged(-9.0, p=0.9)}
+    chosen = await table({**others, "b": confirmed}, {"c": judged(-20.0, p=0.99)}).chosen(2)
+    assert (chosen.text, chosen.critique) == ("b", confirmed)
+
+
+async def test_what_says_the_same_is_judged_once() -> None:
+    drawn = table({"It is fine.": GOOD, "IT is\nfine.": GOOD, "No need.": BAD}, {"no  need.": GOOD})
+    drawn.samples = {**drawn.samples, "satisfy/2": "It is fine.", "satisfy/3": "Please do."}
+    drawn.critiques = {**drawn.critiques, "Please do.": GOOD}
+    chosen = await drawn.chosen()
+    assert drawn.judged == [
+        ("critique", "It is fine."), ("candidate/2", "No need."), ("candidate/3", "Please do."),
+    ]  # fmt: skip
+    assert chosen.text == "No need."
+
+
+# -- failures --------------------------------------------------------------------------------
+
+LOST: list[Callable[[], StageFailed]] = [
+    lambda: StageFailed("turn/2/violate/1", "HTTP 400", kind="rejected"),
+    lambda: StageFailed("turn/2/violate/1", "too long", kind="context_full"),
+]
+
+
+@pytest.mark.parametrize("fault", LOST)
+async def test_the_first_sample_must_be_had(fault: Callable[[], StageFailed]) -> None:
+    drawn = Table({"violate/1": fault()}, {})
+    with pytest.raises(ContextFull if fault().kind == "context_full" else StageFailed):
+        await drawn.chosen()
+    assert drawn.judged == []
+
+
+@pytest.mark.parametrize("fault", LOST)
+async def test_a_later_sample_that_cannot_be_had_is_left_out(
+    fault: Callable[[], StageFailed],
+) -> None:
+    samples: dict[str, str | Exception] = {
+        "violate/1": "a", "violate/2": fault(), "violate/3": "b",
+        "satisfy/1": fault(), "satisfy/2": "c",
+    }  # fmt: skip
+    drawn = Table(samples, {"a": GOOD, "b": BAD, "c": GOOD})
+    chosen = await drawn.chosen()
+    assert (chosen.text, chosen.failure) == ("b", None)
+    assert chosen.others == (Candidate("a", GOOD, "violate"), Candidate("c", GOOD, "satisfy"))
+
+
+async def test_a_sample_that_copies_an_example_is_asked_for_again() -> None:
+    copied = {"violate/1": EXAMPLE.violates, "violate/1/retry/1": "No need.", "satisfy/1": "Do."}
+    drawn = Table(copied, {"No need.": BAD, "Do.": GOOD})
+    assert (await drawn.chosen(attempts=2)).text == "No need."
+
+
+@pytest.mark.parametrize(("failing", "text"), [("a", "a"), ("b", "a"), ("c", "b"), ("d", "b")])
+async def test_where_the_critic_fails_the_clearest_so_far_ends_the_dialogue(
+    failing: str, text: str
+) -> None:
+    fault = StageFailed("candidate/2/1", "HTTP 400")
+    known: dict[str, Critique | StageFailed] = {
+        "a": judged(2.0), "b": judged(-3.0, violated=True), "c": BAD, "d": GOOD, failing: fault
+    }  # fmt: skip
+    violating, satisfying = ({k: known[k] for k in names} for names in ("ab", "cd"))
+    chosen = await table(violating, satisfying).chosen()
+    assert (chosen.text, chosen.failure) == (text, fault)
+    assert (chosen.critique, chosen.others) == (None, ())
+
+
+# -- through the pipeline --------------------------------------------------------------------
+
+Reply = str | Answer
+CONTRAST: tuple[PairKind, ...] = ("contrast",)
+SIBLINGS: dict[str, Reply] = {
+    "turn/2/violate/1": DIALOGUE[-1],
+    "turn/2/satisfy/1": "See a doctor if it lasts.",
+    "critique/1": claim("trust me"),
+    "critique/2": CLEAN,
+    "candidate/2/1": CLEAN,
+    "candidate/2/2": CLEAN,
+}
+"""The first sample violates the target principle, and the second nothing."""
+
+
+async def make(
+    answers: Mapping[str, Reply] = SIBLINGS,
+    *,
+    protocol: ProtocolName = "roleplay",
+    pairs: tuple[PairKind, ...] = CONTRAST,
+    **overrides: Any,
+) -> Made:
+    calls: dict[str, Request] = {}
+    given: dict[str, Completion] = {}
+    script = {**ANSWERS, **answers}
+
+    async def send(call: Call) -> Answer:
+        calls[call.step] = call.request
+        reply = script[call.step]
+        answer = Completion(reply) if isinstance(reply, str) else reply
+        if isinstance(answer, Completion):
+            given[call.step] = answer
+        return answer
+
+    chosen = config.load(None, {k.replace("__", "."): v for k, v in overrides.items()})
+    prompts = {name: load_prompt(name) for name in PROMPTS}
+    ask = Ask(SCENARIO.id, 0, {}, send, dict.fromkeys(ROLES, "scripted"))
+    cards = {"honest": Card(examples=(EXAMPLE,))}
+    method = Method(
+        chosen, prompts, STRATEGIES, protocol, CHATML, schema=True, pairs=pairs, cards=cards
+    )
+    return Made(await make_record(SCENARIO, ask, method), calls, given)
+
+
+@pytest.mark.parametrize("protocol", ["transcript", "continuation", "chat", "roleplay"])
+async def test_two_siblings_make_a_contrast_pair_and_no_reviser_is_asked(
+    protocol: ProtocolName,
+) -> None:
+    made = await make(
+        SIBLINGS | {"turn/2/violate/1": "It is nothing, trust me."}, protocol=protocol
+    )
+    record = made.record
+    assert (record.outcome, record.rule) == ("accepted", "")
+    assert record.dialogue is not None
+    assert record.dialogue.last_reply == "It is nothing, trust me."
+    assert [m.content for m in record.dialogue.messages[:-1]] == list(DIALOGUE[:-1])
+    assert [(pair.kind, pair.chosen) for pair in record.pairs] == [
+        ("contrast", "See a doctor if it lasts.")
+    ]
+    assert record.pairs[0].verified_by == ("verdict",)
+    assert not {"turn/2/agent", "revise/1"} & made.calls.keys()
+    assert record.revisions == ()
+
+
+async def test_siblings_see_the_conversation_and_the_examples_but_not_the_plan() -> None:
+    made = await make(
+        {"plan": "PERSON: Quentin\nSTEP 1: zig\nSTEP 2: zag\nSLIP: zounds", **SIBLINGS}
+    )
+    for way in ("violate", "satisfy"):
+        asked = made.text(f"turn/2/{way}/1")
+        assert all(text in asked for text in (EXAMPLE.user, *DIALOGUE[:-1]))
+        assert not any(word in asked for word in ("Quentin", "zig", "zag", "zounds"))
+
+
+async def test_siblings_are_shown_other_examples_than_the_critic() -> None:
+    """As far as the card has others: here it has one, and the critic is shown one."""
+    card = Card(examples=(EXAMPLE, replace(EXAMPLE, user="And my nose?", topic="a nose")))
+    prompts = {name: load_prompt(name) for name in PROMPTS}
+    method = Method(config.Config(), prompts, STRATEGIES, "chat", cards={"honest": card})
+    target = SCENARIO.target_principle
+    assert method.directions(target).examples == card.examples[1:]
+    assert method.panel.directions(target, 1).examples == card.examples[:1]
+    few = replace(method, cards={"honest": Card(examples=card.examples[:1])})
+    assert few.directions(target).examples == card.examples[:1]
+
+
+async def test_without_a_violation_there_is_nothing_to_pair() -> None:
+    clean = {**SIBLINGS, "critique/1": CLEAN}
+    made = await make(clean, dialogue__siblings=1)
+    assert (made.record.outcome, made.record.rule) == ("filtered", "no_violation")
+    assert made.record.pairs == ()
+    assert "turn/2/satisfy/1" not in made.calls
+
+
+async def test_a_violation_without_a_satisfying_reply_is_filtered_by_its_rule() -> None:
+    unclean = {**SIBLINGS, "candidate/2/2": claim("a doctor")}
+    made = await make(unclean, dialogue__siblings=1)
+    assert (made.record.outcome, made.record.rule) == ("filtered", "no_satisfying_reply")
+    assert [c.direction for c in made.record.candidates] == ["satisfy"]
+    # With revisions wanted as well, a repaired reply still makes a pair.
+    both: tuple[PairKind, ...] = ("contrast", "revision")
+    made = await make(unclean, pairs=both, dialogue__siblings=1)
+    assert [pair.kind for pair in made.record.pairs] == ["revision"]
+
+
+async def test_a_refused_first_sample_is_the_failure_of_its_step() -> None:
+    made = await make({**SIBLINGS, "turn/2/violate/1": Refusal("HTTP 400", "no")})
+    assert made.record.failure is not None
+    assert (made.record.failure.step, made.record.failure.cause) == ("turn/2/violate/1", "HTTP 400")
+
+
+async def test_without_room_for_a_sibling_the_last_complete_exchange_ends_the_dialogue() -> None:
+    full: dict[str, Reply] = {
+        "turn/2/violate/1": Refusal("too long", kind="context_full"),
+        "critique/1": CLEAN,
+    }
+    made = await make({**SIBLINGS, **full})
+    assert made.record.dialogue is not None
+    assert made.record.dialogue.stop == "token_limit"
+    assert made.record.dialogue.last_reply == DIALOGUE[1]
+
+
+async def test_a_critic_that_fails_leaves_the_dialogue_in_the_record() -> None:
+    made = await make({**SIBLINGS, "candidate/2/1": Refusal("HTTP 400")})
+    assert made.record.failure is not None
+    assert made.record.failure.step == "candidate/2/1"
+    assert made.record.dialogue is not None
+    assert made.record.dialogue.last_reply == DIALOGUE[-1]
+
+
+# -- laws ------------------------------------------------------------------------------------
+
+SCENARIOS = Scenarios(catalogue.load(), config.Config().scenarios, 0)
+CARDS = catalogue.load().cards
+SCORING = Capabilities(completions=True, template=CHATML, scoring="token_grammar")
+TEXTS = {name: load_prompt(name) for name in PROMPTS}
+
+
+async def made_with(
+    index: int, siblings: int, recorded: Mapping[str, Entry]
+) -> tuple[Record, dict[str, Entry], set[str]]:
+    """The record of a scenario with `contrast` pairs, what was sent, and all steps asked."""
+    model, sent = ScriptedModel(capabilities=SCORING), dict[str, Entry]()
+
+    async def send(call: Call) -> Answer:
+        answer = await model.complete(call.request, call.seed)
+        sent[call.step] = Entry(call.asked, answer)
+        return answer
+
+    chosen = config.load({"dialogue": {"siblings": siblings}, "critique": {"method": "contrast"}})
+    method = Method(chosen, TEXTS, STRATEGIES, "continuation", CHATML, pairs=CONTRAST, cards=CARDS)
+    scenario = SCENARIOS[index]
+    ask = Ask(scenario.id, 0, recorded, send, dict.fromkeys(ROLES, model.name))
+    return await make_record(scenario, ask, method), sent, ask.asked
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 5000), st.integers(1, 4), st.data())
+async def test_a_replay_asks_the_same_steps_and_makes_the_same_record(
+    index: int, siblings: int, data: st.DataObject
+) -> None:
+    record, sent, asked = await made_with(index, siblings, {})
+    assert asked == sent.keys()
+    done = data.draw(st.integers(0, len(sent)))
+    again, new, replayed = await made_with(index, siblings, dict(list(sent.items())[:done]))
+    assert (again, replayed) == (record, asked)
+    assert list(new) == list(sent)[done:]
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 5000), st.integers(1, 4))
+async def test_what_holds_of_every_dialogue_with_siblings(index: int, siblings: int) -> None:
+    record, _, asked = await made_with(index, siblings, {})
+    drawn = {way: sum(f"/{way}/" in s for s in asked if s.startswith("turn/") and "retry" not in s)
+             for way in ("violate", "satisfy")}  # fmt: skip
+    assert all(n <= siblings for n in drawn.values())
+    assert record.critique is not None
+    target = record.scenario.target_principle.id
+    violated = target in record.critique.violations
+    assert violated == bool(drawn["satisfy"])
+    assert (record.outcome == "accepted") <= violated
+    for candidate in record.candidates:
+        if candidate.direction == "violate":  # one that was confirmed would have ended it
+            assert target not in candidate.critique.violations
+    kinds = [pair.kind for pair in record.pairs]
+    assert kinds.count("contrast") <= 1
+    assert "revision" not in kinds
+    assert not any(step.startswith(("revise", "recheck")) for step in asked)
