@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 
 import pytest
@@ -195,6 +196,37 @@ def test_stated_precision_holds_on_new_items() -> None:
     ]
     assert len(claimed) > 100
     assert 0.84 < sum(claimed) / len(claimed) < 0.96
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strength", [2.0, 3.0, 5.0])
+def test_the_interval_of_the_expected_precision_covers_the_share_of_true_pairs(
+    strength: float,
+) -> None:
+    """Exams of 48 items, and pairs that are labelled by what each exam has taught."""
+    chance = random.Random(5)
+
+    def items(n: int) -> list[Answer]:
+        return answers([(chance.gauss(-strength, 4), chance.gauss(strength, 4)) for _ in range(n)])
+
+    covered = tried = 0
+    for _ in range(40):
+        taken = items(48)
+        line = calibrate(taken, 0.9)
+        replies = [(x, label) for a in items(1500)
+                   for x, label in ((a.satisfies, False), (a.violates, True))]  # fmt: skip
+        chance.shuffle(replies)
+        rejected = [r for r in replies[:1500] if probability(line, r[0]) >= line.violated_from]
+        chosen = [c for c in replies[1500:] if probability(line, c[0]) <= line.satisfied_to]
+        pairs = list(zip(rejected, chosen, strict=False))
+        if len(pairs) < 30:
+            continue
+        stated = expected_precision([(r[0], c[0]) for r, c in pairs], line, draws(taken))
+        assert stated is not None
+        true = sum(r[1] and not c[1] for r, c in pairs) / len(pairs)
+        covered, tried = covered + (stated.low <= true <= stated.high), tried + 1
+    assert tried >= 20
+    assert covered / tried > 0.8
 
 
 def _normals(n: int) -> list[float]:
