@@ -72,12 +72,12 @@ class DialogueText(Struct, frozen=True):
         return bool(self.script) and not self.script.isdisjoint(grams(turn.between, _COPY))
 
 
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,200}`|https?://\S+", re.DOTALL)
-_QUOTED = re.compile(r'"[^"\n]{1,400}"|“[^“”\n]{1,400}”|„[^„“\n]{1,400}“|«[^«»\n]{1,400}»')
+CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,200}`|https?://\S+", re.DOTALL)
+QUOTED = re.compile(r'"[^"\n]{1,400}"|“[^“”\n]{1,400}”|„[^„“\n]{1,400}“|«[^«»\n]{1,400}»')
 _SPACED = re.compile(r"\w+")
 _NAME = re.compile(r"\A([^\W\d_]{2,20})(?=,|\(| \(| is\b| who\b| has\b| wants\b| [A-Z]|\Z)")
 _DICTATED = re.compile(
-    rf"{_QUOTED.pattern}|\b(?:say|tell|claim|explain|suggest|state|advise|repl(?:y|ie)|insist|answer)"
+    rf"{QUOTED.pattern}|\b(?:say|tell|claim|explain|suggest|state|advise|repl(?:y|ie)|insist|answer)"
     r"s?(?: [\w']+){0,2} that\b[^.!?\n]*"
 )
 """What a plan puts in a speaker's mouth, word for word: saying it leaks nothing."""
@@ -100,7 +100,7 @@ def read_dialogue(
 
 def _turn(messages: tuple[Message, ...], k: int) -> TurnText:
     role, text = messages[k].role, _ends(messages[k].content)
-    plain = _QUOTED.sub(" ", _CODE.sub(" ", text)).replace("’", "'").strip()
+    plain = QUOTED.sub(" ", CODE.sub(" ", text)).replace("’", "'").strip()
     normal = normalize.normal(plain)
     between = tuple(_SPACED.findall(normal))
     words = between if normal.isascii() else tuple(WORD.findall(normal))
