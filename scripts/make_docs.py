@@ -381,9 +381,11 @@ def example(name: str) -> Callable[[], str]:
 
 def flags() -> str:
     """The rules for dialogues."""
-    return table(
-        ("rule", "meaning"), [(f"`{rule}`", text) for rule, text in dialogue_rules.RULES.items()]
-    )
+    rows = [
+        (f"`{rule}`", "yes" if rule in config.EXCLUDED_RULES else "", text)
+        for rule, text in dialogue_rules.RULES.items()
+    ]
+    return table(("rule", "out by default", "meaning"), rows)
 
 
 def proofs() -> str:
