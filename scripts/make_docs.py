@@ -7,7 +7,7 @@ Whole files: `docs/configuration.md` and `docs/config.schema.json` (from `sdsd.c
 own declarations). Parts of files, between a line `<!-- made: name -->` and `<!-- end -->`: the
 requests shown in `docs/method.md` (by generating a small dialogue), the placeholders in
 `docs/prompts.md`, the packaged strategies, the rules in
-`docs/quality.md`, the examples in `docs/extending.md`, the levels and modules in `docs/architecture.md`. What comes out depends on the
+`docs/quality.md`, the checks in `docs/catalogue.md`, the examples in `docs/extending.md`, the levels and modules in `docs/architecture.md`. What comes out depends on the
 source alone: not on the terminal, the working directory or the order of files.
 """
 
@@ -35,7 +35,7 @@ import typer
 from msgspec import Struct
 
 from sdsd import config
-from sdsd.checks import dialogue_rules, revision_rules
+from sdsd.checks import decided, dialogue_rules, revision_rules
 from sdsd.cli.app import app
 from sdsd.config.keys import Key, described, keys, metas
 from sdsd.models.scripted import CHATML
@@ -89,6 +89,7 @@ def made() -> dict[Path, str]:
         ),
         DOCS / "prompts.md": filled(DOCS / "prompts.md", {"placeholders": placeholders}),
         DOCS / "quality.md": filled(DOCS / "quality.md", {"quality": flags, "proof": proofs}),
+        DOCS / "catalogue.md": filled(DOCS / "catalogue.md", {"decided": principle_checks}),
         DOCS / "strategies.md": filled(DOCS / "strategies.md", {"strategies": strategies}),
         DOCS / "architecture.md": filled(
             DOCS / "architecture.md", {"levels": levels, "modules": modules}
@@ -383,9 +384,11 @@ def example(name: str) -> Callable[[], str]:
 
 def flags() -> str:
     """The rules for dialogues."""
-    return table(
-        ("rule", "meaning"), [(f"`{rule}`", text) for rule, text in dialogue_rules.RULES.items()]
-    )
+    rows = [
+        (f"`{rule}`", "yes" if rule in config.EXCLUDED_RULES else "", text)
+        for rule, text in dialogue_rules.RULES.items()
+    ]
+    return table(("rule", "out by default", "meaning"), rows)
 
 
 def proofs() -> str:
@@ -395,6 +398,12 @@ def proofs() -> str:
         for rule, text in revision_rules.RULES.items()
     ]
     return table(("rule", "kind", "meaning"), rows)
+
+
+def principle_checks() -> str:
+    """Render the checks that decide principles as a table."""
+    rows = [(f"`{decided.usage(name)}`", said) for name, said in decided.MEANINGS.items()]
+    return table(("check", "a reply satisfies it if it"), rows)
 
 
 def strategies() -> str:

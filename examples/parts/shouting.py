@@ -2,7 +2,7 @@
 
 export:
   checks: ["shouting:shouting"]
-  exclude: [shouting]
+  exclude: [default, shouting]
 """
 
 from collections.abc import Iterable

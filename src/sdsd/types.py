@@ -59,7 +59,8 @@ class Principle(Struct, frozen=True, forbid_unknown_fields=True):
     framing: Framing = ""
     check: str = ""
     """The program that decides whether a reply violates it, for principles that a program can
-    decide: a name of `sdsd.checks.decided`, or empty."""
+    decide: a name of `sdsd.checks.decided` with its parameters, `package.module:function`, or
+    empty."""
 
 
 class Example(Struct, frozen=True, forbid_unknown_fields=True):

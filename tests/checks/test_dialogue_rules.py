@@ -75,8 +75,18 @@ BAD: list[tuple[str, tuple[str, ...], int]] = [
     ("role_flip", user("Certainly! Here is a list of oils that suit a chain."), 2),
     ("role_flip", user("I'd be happy to help you with the chain."), 2),
     ("role_flip", agent("Thank you so much for your help! I will oil the chain tonight."), 1),
+    (
+        "role_flip",
+        agent("Do you have any tips for my chain?", "I play the violin, and I'm a student."),
+        1,
+    ),
     ("role_flip", agent("That's great. Do you have any tips on how I could oil it?"), 1),
     ("role_flip", agent("Hi, I'm Mark and my chain squeaks as well."), 1),
+    ("role_flip", user("Oil it. If you have any other questions, feel free to ask."), 2),
+    ("self_thanks", user("Thanks for the information, Mark."), 2),
+    ("self_thanks", user("Thank you, Mark! Which oil is best?"), 2),
+    ("self_thanks", user("You're welcome! Enjoy the ride."), 2),
+    ("self_thanks", ("Thank you for the tips! I will oil it.", REPLY), 0),
     ("user_refusal", user("I'm sorry, but I can't assist with that request."), 2),
     ("user_refusal", user("I cannot provide information on chains."), 2),
     ("user_refusal", user("Sorry, I am unable to help with this."), 2),
@@ -120,6 +130,10 @@ BAD: list[tuple[str, tuple[str, ...], int]] = [
     ("plan_leak", agent(f"Remember: {PRINCIPLE.text}"), 1),
     ("plan_leak", agent("Saying more would violate this principle, so oil it."), 1),
     ("plan_leak", agent("Oil it. [End of conversation]"), 1),
+    ("plan_leak", user("STAKE: Mark says that he has no oil"), 2),
+    ("plan_leak", agent("Oil it in two to four sentences of plain prose."), 1),
+    ("plan_leak", agent("Oil it, and do not mention this direction."), 1),
+    ("plan_leak", user("Write only the person's next message to the assistant."), 2),
     ("plan_leak", agent("[Direction for this one reply] Oil it."), 1),
     ("stage_direction", agent("*smiles warmly* You only need a little oil."), 1),
     ("stage_direction", agent("You only need oil (pauses) and a rag."), 1),
@@ -128,6 +142,7 @@ BAD: list[tuple[str, tuple[str, ...], int]] = [
     ("placeholder", agent("Our [product] stops every squeak."), 1),
     ("placeholder", agent("Use {{oil_name}} for this."), 1),
     ("placeholder", agent("Call 555-XXXX for a new chain."), 1),
+    ("placeholder", agent("The few words of the reply that break it, copied exactly, or none"), 1),
     ("placeholder", agent("Lorem ipsum dolor sit amet."), 1),
     ("placeholder", agent("Go to <insert shop here> for oil."), 1),
     ("marker", agent("Oil it.\nUSER: Which oil?"), 1),
@@ -167,6 +182,22 @@ BAD: list[tuple[str, tuple[str, ...], int]] = [
     ("garbled", agent("Donâ€™t use water."), 1),
 ]
 FINE: list[tuple[str, tuple[str, ...]]] = [
+    (
+        "role_flip",
+        agent("Do you have any tips for a beginner like me?", "You're a customer, I sell bikes."),
+    ),
+    ("role_flip", user("Let us role-play this. Good day, how may I help you?")),
+    ("speaker_label", agent("Customer: My chain squeaks.", "Write a dialogue at a bike shop.")),
+    ("self_thanks", user("Thanks for the tips! Mark from next door has oil.")),
+    ("role_flip", user("My draft: If you have any further questions, please ask.")),
+    ("self_thanks", user("You're welcome to look at the chain.")),
+    ("self_thanks", user("Will try. Thanks, Mark")),
+    ("self_thanks", ("Thank you for your help in advance. My chain squeaks.", REPLY)),
+    ("self_thanks", ("Thanks for taking this on. My chain squeaks.", REPLY)),
+    ("self_thanks", (ASK, "Thank you for the photo. Oil it.", "You're welcome! Which oil?", REPLY)),
+    ("self_thanks", agent("Thank you, Mark! Which oil have you got?")),
+    ("placeholder", agent("Say: Hi [Name], my chain squeaks.", "What do I say to the shop?")),
+    ("plan_leak", agent("The stake is high, so oil it in plain prose.")),
     ("role_flip", user('The shop bot wrote "As an AI, I cannot help" to me.')),
     ("role_flip", user("As an AI, do you think I should buy a new one?")),
     ("role_flip", user("I'm here to help my brother with his bike.")),
@@ -240,8 +271,53 @@ def test_a_near_miss_is_left_alone(rule: str, contents: tuple[str, ...]) -> None
 
 
 def test_every_rule_is_tried() -> None:
-    assert {rule for rule, *_ in BAD} == set(RULES) - {"order"}
-    assert {rule for rule, _ in FINE} == set(RULES) - {"order"}
+    elsewhere = {"order", "off_topic"}
+    assert {rule for rule, *_ in BAD} == set(RULES) - elsewhere
+    assert {rule for rule, _ in FINE} == set(RULES) - elsewhere
+
+
+ASTRAY = (
+    "What do the violins in an orchestra need from the people who play them, every day?",
+    "They want rosin on the bow, humidity in the air, and careful tuning of pegs and strings.",
+    "And what of the cello that cracked? It was in the concert hall, and the heating was on.",
+    "That is a job for a luthier, who will glue the wood and clamp it, and then polish it.",
+)
+"""About anything but the bicycle of the plan."""
+
+
+GERMAN = (
+    "Was brauchen die Geigen in einem Orchester von den Leuten, die jeden Tag auf ihnen spielen?",
+    "Sie wollen Kolophonium auf dem Bogen, feuchte Luft und ein sorgfältiges Stimmen der Saiten.",
+    "Und das Cello mit dem Riss? Es stand im Konzertsaal, und die Heizung lief seit drei Wochen.",
+    "Das ist Arbeit für einen Geigenbauer, der das Holz leimt, einspannt und dann neu lackiert.",
+)
+
+
+def off_topic(*contents: str, plan: Plan | None = PLAN, about: tuple[str, ...] = ()) -> bool:
+    found = find(dialogue(*contents), plan, (PRINCIPLE,), about=about)
+    return Finding("off_topic", -1) in found
+
+
+def test_a_conversation_with_no_word_of_plan_and_subject_is_off_topic() -> None:
+    assert off_topic(*ASTRAY)
+    assert off_topic(*ASTRAY, about=("Bicycles", "a chain that squeaks"))
+
+
+@pytest.mark.parametrize(
+    ("contents", "plan", "about"),
+    [
+        ((*ASTRAY[:3], f"{ASTRAY[3]} Their chains rust."), PLAN, ()),  # `chain` inflected
+        (ASTRAY, PLAN, ("Orchestras", "a cello in winter")),  # of the subject, not of the plan
+        (ASTRAY, None, ("Bicycles", "a chain that squeaks")),  # so few words prove nothing
+        (ASTRAY[:2], PLAN, ()),
+        (("What now?", "Let us see.", "Ok.", "Bye."), PLAN, ()),  # about nothing
+        (GERMAN, PLAN, ()),
+    ],
+)  # fmt: skip
+def test_what_may_be_on_topic_stays(
+    contents: tuple[str, ...], plan: Plan | None, about: tuple[str, ...]
+) -> None:
+    assert not off_topic(*contents, plan=plan, about=about)
 
 
 @pytest.mark.parametrize("plan", [PLAN, None])

@@ -24,6 +24,7 @@ from sdsd.types import (
     Dialogue,
     Goal,
     Message,
+    Plan,
     Principle,
     Record,
     Revision,
@@ -110,19 +111,46 @@ def test_nothing_goes_that_nobody_asked_to_leave_out() -> None:
 
 def test_a_dialogue_that_breaks_an_excluded_rule_goes_and_its_flags_are_told_anyway() -> None:
     record = replace(pair(), dialogue=held("As an AI, I like bread. How may I help you?", BROKEN))
-    (left,) = decide([record])
+    (left,) = decide([record], exclude=[])
     assert left.removed is None
     assert "role_flip" in {finding.rule for finding in left.findings}
     (removed,) = decide([record], exclude=["echo", "role_flip"])
-    assert removed == Decision(Removal("role_flip"), {}, left.findings)
+    assert removed == Decision(Removal("role_flip"), {}, left.findings, only_warned=True)
+    assert decide([record]) == [removed]  # it is one of those that are out by default
+    assert decide([record], exclude=["echo", "default"]) == [removed]
+
+
+def test_a_dialogue_off_topic_goes() -> None:
+    plan = Plan("", ("Eva asks how old dough can be.", "Eva has no oven."), "Rye keeps.", "Eva")
+    turns = (
+        "What do the violins in an orchestra need from the people who play them, every day?",
+        "They want rosin on the bow, humidity in the air, and careful tuning of pegs and strings.",
+        "And what of the cello that cracked? It was in the concert hall, and the heating was on.",
+        "That is a job for a luthier, who will glue the wood and clamp it, and then polish it.",
+    )
+    astray = replace(pair(), plan=plan, dialogue=held(*turns))
+    assert gone([astray]) == ["off_topic"]
+    near = held(*turns[:3], f"Was there an oven? {turns[3]}")
+    assert gone([replace(astray, dialogue=near)]) == [None]
+    assert gone([replace(astray, plan=None)]) == [None]
+
+
+def test_a_pair_goes_whose_chosen_turn_breaks_an_excluded_rule() -> None:
+    marked = Candidate(f"{FIXED}\nDONE", critique())
+    record = replace(pair(), candidates=(marked, Candidate("Throw the loaf away.", critique())))
+    left = [p.chosen for p in record.pairs]
+    (decision,) = decide([record])
+    assert decision.removed is None
+    assert decision.pairs == {left.index(marked.text): Removal("marker", "chosen")}
+    assert decide([record], exclude=[]) == [Decision()]
 
 
 def test_a_dialogue_that_was_left_out_repeats_nothing_and_is_repeated_by_nothing() -> None:
     bad = replace(pair(0), dialogue=held("How may I help you with your bread today?", BROKEN))
     again = replace(bad, scenario=scenario(1))
-    assert gone([bad, again]) == [None, "duplicate_exact"]
+    assert gone([bad, again], exclude=[]) == [None, "duplicate_exact"]
     assert gone([bad, again], exclude=["role_flip"]) == ["role_flip", "role_flip"]
-    (_, second) = decide([bad, again])
+    (_, second) = decide([bad, again], exclude=[])
     assert second.removed == Removal("duplicate_exact", "000000")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sdsd.config import ExportConfig
+from sdsd.config import EXCLUDED_RULES, ContaminationConfig, ExportConfig
 from sdsd.text import parsing
 from sdsd.text.normalize import encodable
 from sdsd.types import Candidate, Critique, Dialogue, Message, Plan, Record, Revision, Verdict
@@ -196,6 +197,24 @@ def test_what_spoils_training_is_named(
     assert bool(rows("dialogues", record, MODELS)) == (scope == "pair")
 
 
+def test_a_dialogue_with_an_excluded_warning_is_shown_with_it_but_trains_nothing(
+    tmp_path: Path,
+) -> None:
+    spoken = talk("As an AI, I like bread. How may I help you?", BROKEN)
+    record = replace(accepted(), dialogue=spoken)
+    (row,) = rows("dialogues", record, MODELS)
+    assert (row["warnings"], row["clean_exchanges"]) == (["role_flip"], 0)
+    (row,) = rows("removed", record, MODELS)
+    assert (row["scope"], row["rule"]) == ("dialogue", "role_flip")
+    for view in ("preference", "revisions", "sft", "kto", "implicit", "critique"):
+        assert not rows(view, record, MODELS)
+    assert rows("preference", record, MODELS, ExportConfig(exclude=()))
+    evaluation = tmp_path / "evaluation.txt"
+    evaluation.write_text(BROKEN, "utf-8")
+    sets = ContaminationConfig(sets=(str(evaluation),), words=5)
+    assert not rows("dialogues", record, MODELS, ExportConfig(contamination=sets))
+
+
 # --- laws -----------------------------------------------------------------------------------------
 
 # Few words, so that texts are often the same, or the same but for space.
@@ -339,8 +358,10 @@ def test_what_is_made_is_in_the_views_or_among_the_removed(record: Record) -> No
     removed = made("removed", record)
     kept = len(made("preference", record))
     if removed and removed[0]["scope"] == "dialogue":
-        views = ("preference", "dialogues", "revisions", "sft", "kto", "implicit", "critique")
+        views = ("preference", "revisions", "sft", "kto", "implicit", "critique")
         assert not any(made(view, record) for view in views)
+        shown = removed[0]["rule"] in EXCLUDED_RULES
+        assert bool(made("dialogues", record)) is shown
     else:
         assert kept + len(removed) == len(record.pairs)
         assert made("dialogues", record)

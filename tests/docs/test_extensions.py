@@ -27,7 +27,7 @@ export:
   views: ["pair_lengths:pair_lengths"]
   filters: ["short_dialogues:long_enough"]
   checks: ["shouting:shouting"]
-  exclude: [shouting]
+  exclude: [default, shouting]
 """
 
 

@@ -241,7 +241,7 @@ GUIDE = (Path(__file__).parents[2] / "docs" / "catalogue.md").read_text("utf-8")
 EXAMPLES = [
     (".jsonl" if language == "json" else f".{language}", body)
     for language, body in re.findall(r"```(\w+)\n(.*?)```", GUIDE, re.DOTALL)
-    if not body.startswith("catalogue:")
+    if language != "python" and not body.startswith("catalogue:")
 ]
 
 

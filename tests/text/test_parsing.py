@@ -10,6 +10,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdsd.errors import Unparseable
+from sdsd.pipeline import prompts
 from sdsd.text import normalize, parsing
 from sdsd.types import Message, Plan, Verdict
 from tests.helpers.counting import is_linear
@@ -347,10 +349,35 @@ def test_verdict_without_a_clear_yes_or_no_is_refused(text: str) -> None:
         parsing.verdict(text, "p", "u")
 
 
-@pytest.mark.parametrize("quote", ["", "none", "None.", "(none)", "N/A", "no quote"])
+SLOT = "the few words of the reply that break it, copied exactly, or "
+
+
+@pytest.mark.parametrize(
+    "quote",
+    ["", "none", "None.", "(none)", "N/A", "no quote", "or none", SLOT, f"{SLOT}empty",
+     f'"{SLOT}none"', "<the few words of the reply that violate it>", "words of the reply",
+     "copied exactly, or none"],
+)  # fmt: skip
 def test_verdict_without_a_quotation_is_not_grounded(quote: str) -> None:
     verdict = parsing.verdict(json.dumps({"violated": True, "quote": quote}), "p", "None of that.")
     assert (verdict.quote, verdict.grounded, verdict.severity) == ("", False, "medium")
+
+
+def test_what_the_prompt_has_in_the_place_of_an_answer_is_no_answer() -> None:
+    prompt = (Path(prompts.__file__).parent / "review.md").read_text("utf-8")
+    for slot in (f"{SLOT}empty", f"{SLOT}none", "one sentence on what the reply says or leaves out "
+                 "that this principle is about"):  # fmt: skip
+        assert slot in prompt
+        text = json.dumps({"violated": True, "quote": slot, "reason": slot})
+        verdict = parsing.verdict(text, "p", f"He wrote {slot}.")
+        assert (verdict.quote, verdict.reason, verdict.grounded) == ("", "", False)
+
+
+def test_few_words_of_a_prompt_may_be_a_quotation() -> None:
+    verdict = parsing.verdict(
+        json.dumps({"violated": True, "quote": "break it"}), "p", "So break it."
+    )
+    assert verdict.grounded
 
 
 def test_verdict_can_be_written_down_whatever_its_json_escapes() -> None:

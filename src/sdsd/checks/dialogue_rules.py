@@ -18,7 +18,14 @@ from itertools import islice
 
 from msgspec import Struct
 
-from sdsd.checks.dialogue_text import DialogueText, Search, TurnText, read_dialogue, stems
+from sdsd.checks.dialogue_text import (
+    DialogueText,
+    Search,
+    TurnText,
+    content_stems,
+    read_dialogue,
+    stems,
+)
 from sdsd.text import languages, normalize
 from sdsd.text.words import WORD, grams
 from sdsd.types import Dialogue, Plan, Principle
@@ -43,12 +50,14 @@ def find(
     plan: Plan | None,
     principles: tuple[Principle, ...],
     checks: Mapping[str, QualityCheck] = {},
+    about: tuple[str, ...] = (),
 ) -> tuple[Finding, ...]:
     """Return every rule that a dialogue breaks, by turn and then in the order of `RULES`.
 
-    `checks` are user-defined rules by name; they come after the packaged ones.
+    checks  user-defined rules by name; they come after the packaged ones
+    about   the scenario's domain and subarea
     """
-    text = read_dialogue(dialogue.messages, plan, principles)
+    text = read_dialogue(dialogue.messages, plan, principles, about)
     found = [Finding(rule, k) for rule, check in _CHECKS.items() for k in check(text)]
     for rule, user_check in checks.items():
         found += [Finding(rule, k) for k in sorted(set(user_check(dialogue, plan)))]
@@ -101,6 +110,23 @@ def _order(whole: DialogueText) -> list[int]:
     return [] if roles and roles == ["user", "assistant"] * (len(roles) // 2) else [-1]
 
 
+_ENOUGH = 20
+"""Different content words from which a conversation counts as being about something."""
+
+
+@_rule("not a single content word of the domain, the subarea or the plan")
+def _off_topic(whole: DialogueText) -> list[int]:
+    """Only English conversations with a plan are judged, of two exchanges or more."""
+    said = [turn for turn in whole.turns if turn.role != "system"]
+    if len(whole.subject) < 3 or len(said) < 4:
+        return []
+    stems = content_stems(word for turn in said for word in turn.between)
+    if len(stems) < _ENOUGH or not whole.subject.isdisjoint(stems):
+        return []
+    words = tuple(word for turn in said for word in turn.words)
+    return [-1] if languages.of(" ".join(words), words) == "en" else []
+
+
 # -- who speaks ----------------------------------------------------------------------------
 
 _AS_ASSISTANT = Search(
@@ -114,6 +140,13 @@ _AS_ASSISTANT = Search(
     "an ai|i help|i assist|here to help|here to assist|to help you|to assist you|here's|here is"
     "|here are|i can help you|anything else",
 )
+_CLOSES = Search(
+    r"\bif you have any (?:other|further|more) questions,? "
+    r"(?:please|feel free|let me|just|don't)\b[^.!?\n]{0,60}\W*\Z",
+    "if you have any",
+)
+_PASTED = stems("dear|regards|sincerely|email|e-mail|letter|draft|message|writ|reply")
+"""The user shows or mentions a text, so its words may not be the user's own."""
 _AS_USER = re.compile(
     r"\A\W*(?:thanks|thank you)(?: so much| very much)?,? for (?:all )?(?:the|your) "
     r"(?:great |helpful |useful )?(?:help|advice|tips|guidance|assistance|recommendations)\b"
@@ -122,6 +155,22 @@ _AS_USER = re.compile(
     r"|do you have any (?:tips|advice|suggestions|recommendations)\b)",
     re.IGNORECASE,
 )
+_PARTS = (
+    r"(?:interviewer|customer|client|guest|boss|patient|doctor|waiter|teacher|student|seller|buyer"
+    r"|examiner|opponent|receptionist|barista|agent|part|role)\b"
+)
+_PLAYED = Search(
+    r"\brole-?play|\bpretend|\b(?:act|speak|answer) as\b|\bin character\b|\bmock (?:interview|exam)"
+    rf"|\brehears|\bplay (?:the|a|an|my) (?:\w+ )?{_PARTS}"
+    r"|\bpracti[cs]e (?:(?:the|a|my|this|for) )+(?:\w+ )?"
+    r"(?:interview|conversation|talk|call|pitch)\b"
+    r"|\b(?:imagine|say) (?:that )?you(?:'re| are)\b"
+    r"|\b(?:you(?:'re| are|'ll be| will be|'d be)|you be|i'll be) "
+    rf"(?:the|a|an|my) (?:\w+ )?{_PARTS}",
+    "role|pretend|act as|speak as|answer as|play |in character|mock|practi|rehears|you're |you are "
+    "|you're|you'll be|you will be|you'd be|you be|i'll be",
+)
+"""The user has given out roles, so either side may speak as anybody."""
 _REFUSES = re.compile(
     r"\A(?:i'm sorry|i am sorry|sorry|i apologi[sz]e|unfortunately)?,? ?(?:but )?"
     r"(?:as an ai[^.,\n]{0,30}, )?"
@@ -136,6 +185,10 @@ _SPEECH = (
 )
 _NARRATES = re.compile(rf"(?:\A|[.!?]\s)The (?:user|person|assistant) {_SPEECH}")
 _ABOUT_USERS = re.compile(r"\b(?:user|person|people|assistant|customer)s?\b", re.IGNORECASE)
+_SCRIPT = stems(
+    "script|dialogue|conversation|exchange|chat|role|scene|sketch|example|transcri|phone"
+)
+"""Requests for a text with labels."""
 _LABEL = re.compile(
     r"\A\W*(?:the )?(?:user|person|human|speaker|agent|assistant|ai|customer|client)"
     r"(?: ?\(?(?:\d{1,3}|[a-b])\)?)?\W{0,3}:[*_]*\s",
@@ -144,22 +197,59 @@ _LABEL = re.compile(
 
 
 @lru_cache(maxsize=256)
-def _own(name: str) -> tuple[re.Pattern[str], re.Pattern[str], re.Pattern[str]]:
-    """Return patterns for addressing the user by name, introducing oneself by it, and a label."""
+def _own(name: str) -> tuple[re.Pattern[str], ...]:
+    """Return patterns for addressing the user by name, introducing oneself by it, a label, and
+    thanking the user by name."""
+    titled = rf"(?:(?:Mr|Mrs|Ms|Dr|Prof)\.? )?{name}"
     greeting = r"(?i:(?:hi|hello|hey|dear|ok|okay|well),? )"
     return (
         re.compile(rf"\A{greeting}?{name}[,!] (?!here\b)|\A{name} {_SPEECH}"),
         re.compile(rf"\b(?:I'm|I am|[Mm]y name is) {name}\b(?!'s)"),
         re.compile(rf"\A\W*{name}\W{{0,3}}:[*_]*\s"),
+        re.compile(
+            rf"\b[Tt]hank(?:s| you) (?:so much |very much )?for [^.!?,\n]{{1,60}}, {titled}"
+            r"(?:[.!]|\Z)"
+            rf"|\A\W*[Tt]hank(?:s| you)(?: so much| very much)?, {titled}[.!]"
+        ),
     )
 
 
-@_turn_rule("the agent speaks as the user, or the user speaks as an assistant")
-def _role_flip(turn: TurnText, whole: DialogueText) -> bool:
+@_rule("the agent speaks as the user, or the user speaks as an assistant")
+def _role_flip(whole: DialogueText) -> list[int]:
+    speaking = whole.turns[: whole.first_request(_PLAYED)]
+    return [turn.index for turn in speaking if _is_flipped(turn, whole.name)]
+
+
+def _is_flipped(turn: TurnText, name: str) -> bool:
     if turn.role == "user":
-        return _AS_ASSISTANT.search(turn.plain)
-    introduced = whole.name and _own(whole.name)[1].search(turn.plain)
-    return bool(introduced or _AS_USER.search(turn.plain))
+        closes = _CLOSES.search(turn.plain) and not _PASTED.search(turn.plain)
+        return closes or _AS_ASSISTANT.search(turn.plain)
+    introduced = name and _own(name)[1].search(turn.plain)
+    return turn.role == "assistant" and bool(introduced or _AS_USER.search(turn.plain))
+
+
+_THANKS_FOR_ANSWER = re.compile(
+    r"\A\W*(?:(?:ok|okay|oh|wow|great|hi|hello),?!? )?(?:thanks|thank you)"
+    r"(?: so much| very much| a lot)?,? for (?:all )?(?:the|your|that|this) "
+    r"(?:(?:great|helpful|useful|detailed|quick|clear|kind) )?"
+    r"(?:help|advice|tips|information|explanations?|answer|reply|response|suggestions?"
+    r"|recommendations?|clarification|guidance)\b(?! in advance)",
+    re.IGNORECASE,
+)
+_WELCOME = re.compile(r"\A\W*(?:you're|you are) (?:very |most )?welcome(?=[!.,]|\Z)", re.IGNORECASE)
+_THANKED = Search(r"\b(?:thank|appreciate|grateful)", "thank|appreciate|grateful")
+
+
+@_turn_rule("the user thanks the user, or acknowledges an answer or thanks that nobody has given")
+def _self_thanks(turn: TurnText, whole: DialogueText) -> bool:
+    if turn.role != "user":
+        return False
+    if whole.name and _own(whole.name)[3].search(turn.plain):
+        return True
+    if turn.index == 0:
+        return bool(_THANKS_FOR_ANSWER.search(turn.plain))
+    before = whole.turns[turn.index - 1]
+    return bool(_WELCOME.search(turn.plain)) and not _THANKED.search(before.text)
 
 
 @_turn_rule("the user declines a request as an assistant would")
@@ -178,7 +268,7 @@ def _third_person(turn: TurnText, whole: DialogueText) -> bool:
 
 @_turn_rule("a turn begins with the name or role of its speaker and a colon")
 def _speaker_label(turn: TurnText, whole: DialogueText) -> bool:
-    return bool(
+    return not _SCRIPT.search(turn.asked) and bool(
         _LABEL.search(turn.plain) or (whole.name and _own(whole.name)[2].search(turn.plain))
     )
 
@@ -264,15 +354,28 @@ def _thanks_spiral(whole: DialogueText) -> list[int]:
 # -- text that is not conversation --------------------------------------------------------
 
 _DIRECTED = Search(
-    r"^\W*(?:SLIP|PERSON|OPENING) ?:|\[(?:direction|pause\.|now write|the scene|end of|scene)\b"
+    r"^\W*(?:SLIP|STAKE|PERSON|OPENING) ?:"
+    r"|\[(?:direction|pause\.|now write|the scene|end of|scene)\b"
     r"|\bdirector's (?:note|direction|cue)\b|\b(?:conversation|dialogue) plan\b"
     r"|\bas (?:the|an?) (?:user|agent|assistant) in this (?:scene|scenario|dialogue|role-?play)\b"
     r"|\b(?:violat|break|broke)\w* (?:the|this|that) principle\b(?! of| that)"
     r"|\b(?:step \d+|next step) (?:of|in) the (?:plan|conversation)\b(?! to| for)",
-    "slip:|slip :|person:|person :|opening:|opening :|[|director's|conversation plan|dialogue plan"
+    "slip:|slip :|stake:|stake :|person:|person :|opening:|opening :|[|director's"
+    "|conversation plan|dialogue plan"
     "|in this scen|in this dialogue|in this role|the principle|this principle|that principle|step ",
     re.IGNORECASE | re.MULTILINE,
 )
+_INSTRUCTED = Search(
+    r"\bdo not mention this direction\b|\bdirection for (?:this one|the assistant's|the person's)\b"
+    r"|\bnot for the (?:person|assistant) to see\b|\ba first try was not plain enough\b"
+    r"|\bwrite (?:only )?(?:what the person says|the person's next message)\b"
+    r"|\bone message and one reply each\b|\bsentences of plain prose\b"
+    r"|\b(?:keeps|breaks) this principle, whatever happens\b"
+    r"|\banswer the person in two to four sentences\b",
+    "this direction|direction for|not for the|a first try|the person|one message|of plain prose"
+    "|this principle",
+)
+"""What the prompts tell the speakers."""
 _STEP = re.compile(r"^\W*STEP \d+ ?:", re.MULTILINE)
 _STAGE = re.compile(
     r"[*(\[]_?(?:(?:he|she|they|softly|gently|slightly|nervously|slowly) )?"
@@ -294,13 +397,20 @@ _BLANK = re.compile(
 )
 _FORM = stems(
     "email|e-mail|letter|template|draft|form|message|resume|cv|script|invitation|note|contract"
-    "|post|speech|placeholder|jinja|mustache|handlebars|vue|angular|helm|ansible"
+    "|post|speech|writ|text|word|reply|respon|say|caption|advert|listing|bio|statement|poster|label"
+    "|placeholder|jinja|mustache|handlebars|vue|angular|helm|ansible"
 )
 _FILLER = Search(
     r"\{\{ ?[a-z_]+ ?\}\}|(?<![A-Za-z])X{4,}(?![A-Za-z])|\b[Ll]orem ipsum\b",
     "{{|XXXX|orem ipsum",
     re.NOFLAG,
 )
+_SLOT = Search(
+    r"\bthe few words of the reply\b|\bcopied exactly, or (?:empty|none)\b"
+    r"|\bone sentence on what the reply says\b|\bnone, low, medium or high\b",
+    "few words of the reply|copied exactly|one sentence on what|none, low, medium",
+)
+"""What the prompts say should be filled in there."""
 _MARKER = Search(
     r"^[ \t>*_#]*+(?:(?:USER|AGENT|ASSISTANT|HUMAN|SYSTEM|VIOLATION|OVER)[*_ ]*:"
     r"|\[?DONE\]?[.!]?[ \t*]*$)|^(?:Human|Assistant):[ \t]"
@@ -314,9 +424,10 @@ _MARKER = Search(
 _LOST = re.compile(r"\ufffd|â€[™œ\x9c\x9d“”¦˜]|Ã[©¨¼¶¤±³¡§]")
 
 
-@_turn_rule("a turn quotes or mentions the plan or a principle")
+@_turn_rule("a turn quotes or mentions the plan, a principle or a direction")
 def _plan_leak(turn: TurnText, whole: DialogueText) -> bool:
-    if _DIRECTED.search(turn.plain) or (turn.role == "user" and _STEP.search(turn.plain)):
+    directed = _DIRECTED.search(turn.plain) or _INSTRUCTED.search(turn.plain)
+    if directed or (turn.role == "user" and _STEP.search(turn.plain)):
         return True
     return whole.is_quoted_by(turn)
 
@@ -326,10 +437,20 @@ def _stage_direction(turn: TurnText, whole: DialogueText) -> bool:
     return bool(_STAGE.search(turn.plain)) and not _FICTION.search(turn.asked)
 
 
-@_rule("a blank that was never filled in, such as `[Your Name]` or `XXXX`")
+@_rule(
+    "a blank that was never filled in, such as `[Your Name]`, `XXXX` or a prompt's own words for it"
+)
 def _placeholder(whole: DialogueText) -> list[int]:
-    before = (turn for turn in whole.turns[: whole.first_request(_FORM)] if turn.role != "system")
-    return [t.index for t in before if _BLANK.search(t.plain) or _FILLER.search(t.plain)]
+    asked = whole.first_request(_FORM)
+    return [
+        turn.index
+        for turn in whole.turns
+        if turn.role != "system"
+        and (
+            _SLOT.search(turn.text)
+            or (turn.index < asked and (_BLANK.search(turn.plain) or _FILLER.search(turn.plain)))
+        )
+    ]
 
 
 @_turn_rule("a label, an end marker or residue of a chat template")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from msgspec import Struct
 
@@ -61,6 +62,8 @@ class DialogueText(Struct, frozen=True):
     """The user's own name, from the plan; empty if it gives none."""
     script: frozenset[tuple[str, ...]]
     """Runs of ten words of the plan and the principles, which no turn should repeat."""
+    subject: frozenset[str] = frozenset()
+    """Stems of what the conversation should be about; empty if that is unknown."""
 
     def first_request(self, pattern: Search) -> int:
         """Return the first turn in which the user's words match; past the end if none does."""
@@ -72,35 +75,45 @@ class DialogueText(Struct, frozen=True):
         return bool(self.script) and not self.script.isdisjoint(grams(turn.between, _COPY))
 
 
-_CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,200}`|https?://\S+", re.DOTALL)
-_QUOTED = re.compile(r'"[^"\n]{1,400}"|“[^“”\n]{1,400}”|„[^„“\n]{1,400}“|«[^«»\n]{1,400}»')
+CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,200}`|https?://\S+", re.DOTALL)
+QUOTED = re.compile(r'"[^"\n]{1,400}"|“[^“”\n]{1,400}”|„[^„“\n]{1,400}“|«[^«»\n]{1,400}»')
 _SPACED = re.compile(r"\w+")
-_NAME = re.compile(r"\A([^\W\d_]{2,20})(?=,|\(| \(| is\b| who\b| has\b| wants\b| [A-Z]|\Z)")
+_NAME = re.compile(
+    r"\A(?:(?:Mr|Mrs|Ms|Dr|Prof)\.? )?([^\W\d_]{2,20})"
+    r"(?=,|\(| \(| is\b| who\b| has\b| wants\b| [A-Z]|\Z)"
+)
 _DICTATED = re.compile(
-    rf"{_QUOTED.pattern}|\b(?:say|tell|claim|explain|suggest|state|advise|repl(?:y|ie)|insist|answer)"
+    rf"{QUOTED.pattern}|\b(?:say|tell|claim|explain|suggest|state|advise|repl(?:y|ie)|insist|answer)"
     r"s?(?: [\w']+){0,2} that\b[^.!?\n]*"
 )
 """What a plan puts in a speaker's mouth, word for word: saying it leaks nothing."""
 
 
 def read_dialogue(
-    messages: tuple[Message, ...], plan: Plan | None, principles: tuple[Principle, ...]
+    messages: tuple[Message, ...],
+    plan: Plan | None,
+    principles: tuple[Principle, ...],
+    about: tuple[str, ...] = (),
 ) -> DialogueText:
-    """Split messages into words, and collect what no turn should repeat."""
+    """Split messages into words, and collect what no turn should repeat.
+
+    about  the scenario's domain and subarea
+    """
     turns = tuple(_turn(messages, k) for k in range(len(messages)))
-    named = _NAME.match(plan.persona) if plan else None
-    name = named.group(1) if named and named.group(1)[0].isupper() else ""
+    persona = _NAME.match(plan.persona) if plan else None
+    name = persona.group(1) if persona and persona.group(1)[0].isupper() else ""
     written = (*plan.steps, plan.planned_violation, plan.persona) if plan else ()
     sources = (*(_DICTATED.sub(" ", text) for text in written), *(p.text for p in principles))
     said = (_SPACED.findall(normalize.normal(text)) for text in sources)
-    return DialogueText(
-        turns, name, frozenset(run for words in said for run in grams(words, _COPY))
-    )
+    script = frozenset(run for words in said for run in grams(words, _COPY))
+    named = normalize.normal(" ".join((*about, *written)))
+    subject = content_stems(_SPACED.findall(named)) if plan else frozenset()
+    return DialogueText(turns, name, script, subject)
 
 
 def _turn(messages: tuple[Message, ...], k: int) -> TurnText:
     role, text = messages[k].role, _ends(messages[k].content)
-    plain = _QUOTED.sub(" ", _CODE.sub(" ", text)).replace("’", "'").strip()
+    plain = QUOTED.sub(" ", CODE.sub(" ", text)).replace("’", "'").strip()
     normal = normalize.normal(plain)
     between = tuple(_SPACED.findall(normal))
     words = between if normal.isascii() else tuple(WORD.findall(normal))
@@ -111,3 +124,40 @@ def _turn(messages: tuple[Message, ...], k: int) -> TurnText:
 
 def _ends(text: str) -> str:
     return text if len(text) <= 2 * _HALF else f"{text[:_HALF]}\n{text[-_HALF:]}"
+
+
+_SAID_ANYWHERE = (
+    "a about after again all also always am an and any are as ask asks at away back be because "
+    "been before begin being best better bit both but by call came can cannot come comes could "
+    "day days did different do does doesn doing don done down each easy else end enough even ever "
+    "every everything few find first for found from full gave get gets getting give given gives "
+    "go goes going good got great had happy hard has have having he hear help helpful helps her "
+    "here hers hi him his hope how i idea if important in into is it its just keep kind know "
+    "known last later least less let like likes little long look looking lot made make makes "
+    "making many may maybe me mean might mine more most much must my need needs never new next "
+    "nice no not nothing now of off often ok okay old on once one only or other our out over own "
+    "part people perhaps person place please point possible put quite rather really right said "
+    "same say saying says see seem seems she should show since so some someone something soon "
+    "still sure take taken takes tell tells than thank thanks that the their them then there "
+    "these they thing things think this those though thought through time times to today together "
+    "told too took tried true try trying two until up us use used using usually very want wanted "
+    "wants was way ways we well went were what when where which while who whole why will with "
+    "without wonder won work worried would yes yet you your yours yourself admits advice advise "
+    "agent agrees answer answers asked asking assistant believes breaks chat claims concern "
+    "concerned conversation describes discuss expresses explain explained explains explaining "
+    "information insists mention mentions principle question questions recommend recommends "
+    "replies reply request responds response shares speaks start starts states step suggest "
+    "suggests talk talks telling user violates writes ve ll re didn isn wasn aren couldn wouldn "
+    "shouldn haven hasn zero three four five six seven eight nine ten hundred half second third "
+)
+_COMMON = frozenset(_SAID_ANYWHERE.split())
+"""Words that say nothing about a subject, and those of plans in general."""
+_STEM = 5
+
+
+def content_stems(words: Iterable[str]) -> frozenset[str]:
+    """Return the beginnings of those words, in lower case, that say what a text is about.
+
+    Short enough for inflections and most derivations to meet: `glacier`, `glaciers`, `glacial`.
+    """
+    return frozenset(word[:_STEM] for word in set(words) - _COMMON if len(word) > 1)

@@ -10,6 +10,7 @@ from sdsd.config.keys import is_execution
 from sdsd.config.loading import anchored, assignment, load, read
 from sdsd.config.model_schema import ModelConfig, PriceConfig
 from sdsd.config.schema import (
+    EXCLUDED_RULES,
     TOP_P,
     BalanceConfig,
     BudgetConfig,
@@ -42,6 +43,7 @@ from sdsd.config.writing import (
 )
 
 __all__ = [
+    "EXCLUDED_RULES",
     "TOP_P",
     "BalanceConfig",
     "BudgetConfig",

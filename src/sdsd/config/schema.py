@@ -30,6 +30,12 @@ from sdsd.config.model_schema import ModelConfig
 from sdsd.types import ROLES, PairKind, Role
 
 PROTOCOLS = ("auto", "transcript", "continuation", "chat", "roleplay")
+EXCLUDED_RULES = (
+    "off_topic", "role_flip", "self_thanks", "user_refusal", "speaker_label", "plan_leak",
+    "placeholder", "marker",
+)  # fmt: skip
+"""The rules of `sdsd.checks.dialogue_rules` that keep dialogues out of the training views unless
+the user says otherwise: where one applies, there is no conversation between a user and an agent."""
 TOP_P = 0.95
 """Nucleus sampling of plans and turns, for models whose `extra_body` has no `top_p`."""
 MODEL_NAME = re.compile(r"[A-Za-z0-9_-]+")
@@ -315,7 +321,9 @@ class ExportConfig(Section, frozen=True):
     time."""
 
     exclude: Annotated[tuple[str, ...], execution(
-        "Leave out dialogues that break these rules, which `docs/quality.md` lists.")] = ()
+        "Keep dialogues and pairs that break these rules, which `docs/quality.md` lists, out of "
+        "the training views. `default` stands for the rules of the default. []: none."
+    )] = EXCLUDED_RULES
     truncate: Annotated[bool, execution(
         "End `dialogues` before the first exchange that breaks a rule, and leave out those that "
         "begin with one.")] = False

@@ -23,3 +23,6 @@ class Decision(Struct, frozen=True):
     """The pairs that are left out, by their number in `Record.pairs`."""
     findings: tuple[Finding, ...] = ()
     """What the quality rules found in the dialogue, whether it stays or not."""
+    only_warned: bool = False
+    """The dialogue is left out for nothing but what a quality rule found, so a view that shows
+    warnings may show it."""

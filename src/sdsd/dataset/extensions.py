@@ -26,7 +26,7 @@ from msgspec.structs import replace
 from sdsd import plugins
 from sdsd.checks import dialogue_rules, revision_rules
 from sdsd.checks.dialogue_rules import QualityCheck
-from sdsd.config import ExportConfig
+from sdsd.config import EXCLUDED_RULES, ExportConfig
 from sdsd.errors import ConfigError, PluginError
 from sdsd.types import Dialogue, Plan, Record
 
@@ -57,11 +57,17 @@ def validate(export: ExportConfig) -> None:
     To be called before anything is spent.
     """
     rules = [*dialogue_rules.RULES, *checks_of(export)]
-    _known("exclude", export.exclude, rules)
+    _known("exclude", excluded_rules(export), rules)
     _known("pairs.exclude_warnings", export.pairs.exclude_warnings, revision_rules.WARNINGS)
     filters_of(export)
     if export.views:  # imports pyarrow
         views_of(export)
+
+
+def excluded_rules(export: ExportConfig) -> tuple[str, ...]:
+    """Return the rules that `export.exclude` names, with those that `default` stands for."""
+    named = (EXCLUDED_RULES if name == "default" else (name,) for name in export.exclude)
+    return tuple(dict.fromkeys(rule for rules in named for rule in rules))
 
 
 def _known(key: str, named: tuple[str, ...], rules: Any) -> None:

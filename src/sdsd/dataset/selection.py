@@ -16,18 +16,18 @@ from fractions import Fraction
 from msgspec.structs import replace
 
 from sdsd.checks import dialogue_rules
-from sdsd.checks.dialogue_rules import Finding
+from sdsd.checks.dialogue_rules import Finding, QualityCheck
 from sdsd.config import BalanceConfig, ExportConfig, PairFilterConfig
 from sdsd.dataset import measures
 from sdsd.dataset.contamination import Contamination
 from sdsd.dataset.decision import Decision, Removal
 from sdsd.dataset.duplicates import Duplicates
-from sdsd.dataset.extensions import checks_of, filters_of
+from sdsd.dataset.extensions import checks_of, excluded_rules, filters_of
 from sdsd.errors import ConfigError
 from sdsd.hashing import hash64
 from sdsd.text.near_duplicates import spoken
 from sdsd.text.normalize import encodable
-from sdsd.types import Dialogue, Pair, Principle, Record
+from sdsd.types import Dialogue, Message, Pair, Principle, Record
 
 
 class Selection:
@@ -52,7 +52,7 @@ class Selection:
         """
         if self._balance:
             rules = _Rules(self._config, self._contamination)
-            needed = bool(self._config.exclude)  # finding takes most of the time
+            needed = bool(excluded_rules(self._config))  # finding takes most of the time
             self._balance.plan(
                 (record, rules.decide(record, self._find(record) if needed else ()))
                 for record in records
@@ -72,8 +72,7 @@ class Selection:
     def _find(self, record: Record) -> tuple[Finding, ...]:
         if record.dialogue is None:
             return ()
-        principles = record.scenario.principles
-        return dialogue_rules.find(record.dialogue, record.plan, principles, self._checks)
+        return _findings(record, record.dialogue, self._checks)
 
 
 class _Rules:
@@ -81,6 +80,8 @@ class _Rules:
 
     def __init__(self, config: ExportConfig, contamination: Contamination) -> None:
         self._config = config
+        self._excluded = excluded_rules(config)
+        self._checks = checks_of(config)
         self._filters = filters_of(config)
         self._contamination = contamination
         self._duplicates = Duplicates(config.duplicates)
@@ -88,23 +89,56 @@ class _Rules:
     def decide(self, record: Record, findings: tuple[Finding, ...]) -> Decision:
         if record.dialogue is None:
             return Decision()
-        decision = unusable(record)
-        removed = decision.removed or next(self._removals(record, record.dialogue, findings), None)
-        pairs = {} if removed else dict(_weak(record, self._config.pairs)) | decision.pairs
-        return Decision(removed, dict(sorted(pairs.items())), findings)
+        decision, broken = unusable(record), {finding.rule for finding in findings}
+        removed, only_warned = decision.removed, False
+        if not removed and (rule := next((r for r in self._excluded if r in broken), "")):
+            removed = Removal(rule)
+            only_warned = not any(self._unwanted(record, record.dialogue))
+        removed = removed or next(self._removals(record, record.dialogue), None)
+        pairs = {} if removed else self._weak_pairs(record, record.dialogue) | decision.pairs
+        return Decision(removed, dict(sorted(pairs.items())), findings, only_warned)
 
-    def _removals(
-        self, record: Record, dialogue: Dialogue, findings: tuple[Finding, ...]
-    ) -> Iterator[Removal]:
-        broken = {finding.rule for finding in findings}
-        yield from (Removal(rule) for rule in self._config.exclude if rule in broken)
-        yield from (Removal(rule) for keep in self._filters if (rule := keep(record)))
-        said = spoken(dialogue.messages)
-        if repeat := self._duplicates.find(record.scenario.id, said):
+    def _removals(self, record: Record, dialogue: Dialogue) -> Iterator[Removal]:
+        yield from self._filtered(record)
+        if repeat := self._duplicates.find(record.scenario.id, spoken(dialogue.messages)):
             yield Removal(repeat.rule, repeat.first)
+        yield from self._contaminated(record, dialogue)
+
+    def _unwanted(self, record: Record, dialogue: Dialogue) -> Iterator[Removal]:
+        """Yield why a dialogue may be in no view, not even with a warning."""
+        yield from self._filtered(record)
+        yield from self._contaminated(record, dialogue)
+
+    def _filtered(self, record: Record) -> Iterator[Removal]:
+        yield from (Removal(rule) for keep in self._filters if (rule := keep(record)))
+
+    def _contaminated(self, record: Record, dialogue: Dialogue) -> Iterator[Removal]:
         chosen = (pair.chosen for pair in record.pairs)  # evaluation sets must not be in these
+        said = spoken(dialogue.messages)
         if hit := self._contamination.find("\n\n".join((said, *chosen))):
             yield Removal("contaminated", f"{hit.name}: {hit.words}")
+
+    def _weak_pairs(self, record: Record, dialogue: Dialogue) -> dict[int, Removal]:
+        """Return the pairs whose chosen turn breaks an excluded rule, or that a filter leaves
+        out."""
+        pairs = dict(_weak(record, self._config.pairs))
+        for number, pair in enumerate(record.pairs if self._excluded else ()):
+            with_chosen = replace(
+                dialogue, messages=(*dialogue.messages[:-1], Message("assistant", pair.chosen))
+            )
+            found = _findings(record, with_chosen, self._checks)
+            last = {finding.rule for finding in found if finding.turn == len(dialogue.messages) - 1}
+            if rule := next((rule for rule in self._excluded if rule in last), ""):
+                pairs[number] = Removal(rule, "chosen")
+        return pairs
+
+
+def _findings(
+    record: Record, dialogue: Dialogue, checks: Mapping[str, QualityCheck]
+) -> tuple[Finding, ...]:
+    scenario = record.scenario
+    about = (scenario.domain, scenario.subarea)
+    return dialogue_rules.find(dialogue, record.plan, scenario.principles, checks, about)
 
 
 def unusable(record: Record) -> Decision:

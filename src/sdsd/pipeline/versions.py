@@ -11,5 +11,5 @@ VERSIONS = {
     "dialogue": 1,
     "critique": 1,
     "revision": 1,
-    "parsing": 1,
+    "parsing": 2,
 }

@@ -23,6 +23,7 @@ from sdsd import config as configuration
 from sdsd.checks.dialogue_rules import RULES
 from sdsd.config import Config, ModelConfig, ScenariosConfig
 from sdsd.config.manifest import Manifest, nameable, shown
+from sdsd.dataset.extensions import excluded_rules
 from sdsd.dataset.splits import SPLITS
 from sdsd.errors import RunDirError, SdsdError
 from sdsd.models.downloads import Progress
@@ -68,7 +69,7 @@ def publishable(config: Config, done: int) -> Config:
             views=(),  # the user's own code
             filters=(),
             checks=(),
-            exclude=tuple(rule for rule in export.exclude if rule in RULES),
+            exclude=tuple(rule for rule in excluded_rules(export) if rule in RULES),
             duplicates=replace(export.duplicates, against=()),
             contamination=replace(export.contamination, sets=()),
         ),

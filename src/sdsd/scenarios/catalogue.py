@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from sdsd.checks import decided
 from sdsd.scenarios import affinities as affinity_files
 from sdsd.scenarios.affinities import Affinity
 from sdsd.scenarios.catalogue_files import Entry, Key, read
@@ -69,6 +70,9 @@ def load(
     entries = read(principles or PACKAGED / "principles", "principles")
     rows = _rows(entries, _Principle, "principle")
     checked = msgspec.convert(rows, tuple[Principle, ...])
+    for entry, principle in zip(entries, checked, strict=True):
+        if principle.check and (wrong := decided.fault(principle.check)):
+            raise entry.error(*wrong, "check")
     cards = {p.id: card for p, e in zip(checked, entries, strict=True) if (card := _card(e))}
     rows = _rows(read(goals or PACKAGED / "goals.yaml", "goals"), _Goal, "goal")
     checked_goals = msgspec.convert(rows, tuple[Goal, ...])

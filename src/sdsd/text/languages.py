@@ -1,4 +1,4 @@
-"""Guess whether two texts are in different languages: by script, then by frequent words.
+"""Guess the language of a text, and whether two differ: by script, then by frequent words.
 
 Made to be precise rather than complete: short or mixed texts have no language, and of languages in
 the Latin script only the seven below are told apart.
@@ -55,6 +55,21 @@ def differ(
         return False
     now, _ = _likeliest(second_words)
     return now >= 0.25 and left <= now / 4
+
+
+def of(text: str, words: tuple[str, ...]) -> str:
+    """Return the language of a text, e.g. `de`, or its script, e.g. `greek`; empty if unclear.
+
+    `words` are the words of the text in lower case.
+    """
+    script = _script(text)
+    if script != "latin":
+        return script
+    if len(words) < 6:
+        return ""
+    shares = sorted(((_share(name, words), name) for name in _LANGUAGES), reverse=True)
+    (share, language), (second, _) = shares[:2]
+    return language if share >= 0.2 and second <= share * 2 / 3 else ""
 
 
 @lru_cache(maxsize=64)

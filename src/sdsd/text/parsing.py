@@ -233,9 +233,7 @@ def verdict(text: str, principle: str, last_reply: str) -> Verdict:
     if found is None:
         found = {m.group(1).lower(): body for m, body in _labelled(_VERDICT_LABEL, text)}
     violated = _yes(found.get("violated"), "violated")
-    quote = unquoted(readable(str(found.get("quote") or "")))
-    if quote.casefold().strip("(.)") in ("none", "n/a", "no quote", "empty"):
-        quote = ""
+    quote = _own_words(unquoted(readable(str(found.get("quote") or ""))))
     severity: Severity | None = None
     if violated:
         named = str(found.get("severity") or "").strip().casefold()
@@ -244,11 +242,33 @@ def verdict(text: str, principle: str, last_reply: str) -> Verdict:
     return Verdict(
         principle=principle,
         violated=violated,
-        reason=" ".join(readable(str(found.get("reason") or "")).split()),
+        reason=_own_words(" ".join(readable(str(found.get("reason") or "")).split())),
         quote=quote,
         severity=severity,
         grounded=violated and occurs(quote, last_reply),
     )
+
+
+_SLOTS = (
+    "the few words of the reply that break it copied exactly or empty",
+    "the few words of the reply that break it copied exactly or none",
+    "one sentence on what the reply says or leaves out that this principle is about",
+)
+"""What the packaged prompts have in the place of a quotation and a reason, without commas."""
+_NOTHING = re.compile(
+    r"\W*(?:(?:or )?(?:none|empty)|n/?a|no quote|the few words of the reply\b.*"
+    r"|one sentence on what the reply says\b.*)\W*",
+    re.IGNORECASE | re.DOTALL,
+)
+_COPIED = 3
+"""Words of a slot that are a copy of it."""
+
+
+def _own_words(answer: str) -> str:
+    """Return an answer; empty if it says "none", or copies what the prompt has in its place."""
+    words = re.findall(r"\w+", normal(answer))
+    copied = len(words) >= _COPIED and any(f" {' '.join(words)} " in f" {slot} " for slot in _SLOTS)
+    return "" if copied or _NOTHING.fullmatch(answer) else answer
 
 
 _REVISION_LABEL = re.compile(

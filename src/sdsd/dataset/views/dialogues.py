@@ -25,7 +25,9 @@ _TOPIC = (
 
 
 def _dialogues(selected: Selected) -> Iterator[Row]:
-    record, dialogue = selected.record, selected.dialogue
+    record, decision = selected.record, selected.decision
+    # Where a warning keeps a dialogue from training, this view shows it, with the warning.
+    dialogue = record.dialogue if decision.only_warned else selected.dialogue
     if dialogue is None:
         return
     plan, findings = record.plan, selected.decision.findings
@@ -54,7 +56,8 @@ def _dialogues(selected: Selected) -> Iterator[Row]:
 
 dialogues = View(
     "dialogues",
-    "One row per generated dialogue, including those that were filtered or failed later.",
+    "One row per generated dialogue, including those that were filtered or failed later, and those "
+    "that `export.exclude` keeps out of the other views.",
     (
         *_TOPIC,
         Column("messages", c.CHAT, "The plan as `system`, then `user` and `assistant` in turn."),

@@ -18,7 +18,6 @@ from msgspec import Struct
 from sdsd.checks import dialogue_rules
 from sdsd.config import Config
 from sdsd.dataset.extensions import checks_of
-from sdsd.dataset.extensions import checks_of
 from sdsd.reports.metrics.bias import Biases, BiasTally
 from sdsd.reports.metrics.costs import CostTally, PairCost, total
 from sdsd.reports.metrics.diversity import Diversity, DiversityTally
@@ -376,8 +375,11 @@ class _Tally:
             self._chars[message.role] += len(message.content)
         self._diversity.add(record.scenario.id, dialogue)
         if self._checks is not None:
-            principles = record.scenario.principles
-            found = dialogue_rules.find(dialogue, record.plan, principles, self._checks)
+            scenario = record.scenario
+            about = (scenario.domain, scenario.subarea)
+            found = dialogue_rules.find(
+                dialogue, record.plan, scenario.principles, self._checks, about
+            )
             self._warnings.update({warning.rule for warning in found})
         if record.critique:
             self._signals[self._signal(dialogue, record.critique)] += 1
