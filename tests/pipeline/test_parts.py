@@ -54,7 +54,7 @@ def test_a_function_is_a_critic(folder: Path) -> None:
         assert record.dialogue is not None
         assert record.critique is not None
         pushy = "trust me" in record.dialogue.last_reply
-        for verdict in record.critique.verdicts:
+        for verdict in record.critique.votes:  # a program decides some principles by itself
             assert (verdict.confirmed, verdict.probability) == (pushy, 0.6 if pushy else 0.0)
     assert {record.outcome for record in made} == {"accepted", "filtered"}
     assert all(record.pairs for record in made if record.outcome == "accepted")
@@ -247,6 +247,9 @@ def test_a_finished_run_can_be_read_where_its_parts_are_missing(folder: Path) ->
     part = folder / "gone_tomorrow.py"
     part.write_text("def critic(turn, principle): return 0.9\n")
     keys: dict[str, Any] = {"n": 4, "critique.critics": {"a": {"use": "gone_tomorrow:critic"}}}
+    own = folder / "principles.yaml"  # the critic's alone: a program decides some packaged ones
+    own.write_text("[{text: The assistant should be honest., id: honest}]")
+    keys |= {"catalogue.principles": str(own), "scenarios.principles": [1, 1]}
     made = run(out=folder / "run", models={"default": ScriptedModel()}, **keys)
     part.unlink()
     del sys.modules["gone_tomorrow"]

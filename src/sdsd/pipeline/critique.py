@@ -16,6 +16,7 @@ from functools import partial
 from msgspec import Struct
 from msgspec.structs import replace
 
+from sdsd.checks.decided import decide
 from sdsd.config import CriticConfig, CritiqueConfig, JudgeMethod, Vote
 from sdsd.errors import Unparseable
 from sdsd.pipeline import local_critic
@@ -125,22 +126,48 @@ async def judge(
     stage  prefix of the step names: `critique`, `recheck/1`
     vote   how several critics' verdicts on a principle become one
 
-    A claim whose quotation is not in the reply is asked for again. If the last attempt still cannot
-    quote, the claim is kept but not `grounded`. Raises `StageFailed`.
+    Where a principle has a check that decides, no critic is asked. A claim whose quotation is not
+    in the reply is asked for again. If the last attempt still cannot quote, the claim is kept but
+    not `grounded`. Raises `StageFailed`.
     """
-    critics = panel.critics
+    critics, judged = panel.critics, panel.judged(principles)
+    decided = {p.id: found for p in principles if (found := _by_program(turn, p))}
+    open_ones = [(n, p) for n, p in enumerate(judged, 1) if p.id not in decided]
     jobs = [
         partial(_verdict, turn, principle, ask, _step(stage, number, name), panel, name)
-        for number, principle in enumerate(panel.judged(principles), 1)
+        for number, principle in open_ones
         for name in critics
     ]
-    first, *others = jobs
-    verdicts = (await first(), *(await gather(others, concurrently=panel.concurrent)))
-    if not panel.config.critics:
-        return Critique(verdicts)
+    said = [await job() for job in jobs[:1]]
+    said += await gather(jobs[1:], concurrently=panel.concurrent)
     size, weights = len(critics), [critic.weight for critic in critics.values()]
-    by_principle = [verdicts[k : k + size] for k in range(0, len(verdicts), size)]
-    return Critique(tuple(combine(votes, weights, vote) for votes in by_principle), verdicts)
+    votes = {p.id: said[k * size : (k + 1) * size] for k, (_, p) in enumerate(open_ones)}
+    by_critics = {
+        principle: combine(each, weights, vote) if panel.config.critics else each[0]
+        for principle, each in votes.items()
+    }
+    joint = decided | by_critics
+    verdicts = tuple(joint[p.id] for p in principles if p.id in joint)
+    return Critique(verdicts, tuple(said) if panel.config.critics else ())
+
+
+def _by_program(turn: Turn, principle: Principle) -> Verdict | None:
+    """Return the verdict of the principle's own check; None if it has none, or if the check leaves
+    it open."""
+    if not principle.check:
+        return None
+    decided = decide(principle.check, turn.conversation, turn.reply)
+    if decided is None:
+        return None
+    return Verdict(
+        principle.id,
+        decided.violated,
+        reason=f"decided by the check `{principle.check}`",
+        quote=decided.quote,
+        grounded=decided.violated,
+        signal="program",
+        calibrated=float(decided.violated),
+    )
 
 
 def _step(stage: str, number: int, critic: str) -> str:

@@ -163,11 +163,10 @@ async def _answer(exam: Exam, name: str, item: Item, ask: AskFn, session: Sessio
         return _row(item, {"satisfies": -half, "violates": half})
     schema = session.fleet.models["critic"].capabilities.schema
     panel = exam.panel(name, item, schema)
+    principle = replace(item.principle, check="")  # a program would answer for the judge
     verdicts: dict[Label, Verdict] = {}
     for label in LABELS:
-        critique = await judge(
-            item.turn(label), (item.principle,), ask, f"{step}/{label}", panel, "any"
-        )
+        critique = await judge(item.turn(label), (principle,), ask, f"{step}/{label}", panel, "any")
         verdicts[label] = critique.votes[0]
     evidence = {label: evidence_of(verdict) for label, verdict in verdicts.items()}
     satisfies, violates = (
