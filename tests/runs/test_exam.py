@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -42,7 +43,8 @@ SDSD = Path(sys.executable).with_name("sdsd")
 
 
 def sat(out: Path, model: Examinee, *judges: str, n: int = 24, config: Config = CONFIG) -> Taken:
-    return take(config, n=n, judges=judges, out=out, models={"default": model})
+    cache = ExamCache(out / "cache")
+    return take(config, n=n, judges=judges, out=out, models={"default": model}, cache=cache)
 
 
 # -- judges --------------------------------------------------------------------------------
@@ -218,6 +220,7 @@ def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_kill_9_at_any_moment_loses_and_repeats_nothing(tmp_path: Path) -> None:
     log, out = tmp_path / "log", tmp_path / "exam"
+    env = {**os.environ, "SDSD_CACHE": str(tmp_path / "cache")}
     with spawned(log, latency=0.02) as url:
         command = [str(SDSD), "exam", "--url", url, "--model", "stand-in", "-n", "30", "--judge",
                    "verdict:0", "--judge", "pairwise", "-o", str(out), "--set",
@@ -229,7 +232,7 @@ def test_kill_9_at_any_moment_loses_and_repeats_nothing(tmp_path: Path) -> None:
             time.sleep(pause)
             process.kill()
             process.wait()
-        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert ended.returncode == 0, ended.stderr
     result = msgspec.json.decode((out / "exam.json").read_bytes(), type=ExamResult)
     assert {name: len(j.answers) + len(j.failures) for name, j in result.judges.items()} == {
@@ -238,6 +241,8 @@ def test_kill_9_at_any_moment_loses_and_repeats_nothing(tmp_path: Path) -> None:
     with Journal(out / "journal.sqlite", readonly=True) as journal:
         answers = journal.answers()
     asked = [line for line in read_log(log) if line.event == "asked" and not line.probe]
+    assert not result.judges["pairwise"].answers  # the stand-in says neither A nor B
+    assert len(list((tmp_path / "cache" / "exams").iterdir())) == 1
     assert answers <= len(asked) <= answers + 3 * 4  # what was in flight at a kill is asked again
     with contextlib.suppress(FileNotFoundError):
         assert not list(out.glob(".exam*"))
@@ -351,6 +356,25 @@ async def test_a_known_model_is_asked_once_for_all_runs_and_read_at_their_precis
         assert judge == summarise(judge.judge, judge.model, judge.answers, {}, precision=wanted,
                                   noise=0.5, key=judge.key)  # fmt: skip
     assert asked == [20 * 6, 0]
+
+
+async def test_a_run_looks_up_what_sdsd_exam_has_found(tmp_path: Path) -> None:
+    tree = {"models": {"default": {"model": "examinee", "base_url": "http://a/v1"}}}
+    config, cache = load(tree), ExamCache(tmp_path / "exams", tmp_path / "packaged")
+    taken = await asyncio.to_thread(
+        take, config, n=12, out=tmp_path / "exam", models={"default": Examinee()}, cache=cache
+    )
+    (tmp_path / "packaged").mkdir()
+    (tmp_path / "packaged" / "examinee.json").write_bytes((taken.path / "exam.json").read_bytes())
+    by_user = ExamCache(tmp_path / "exams", tmp_path / "none")
+    by_package = ExamCache(tmp_path / "none", tmp_path / "packaged")
+    for number, place in enumerate((by_user, by_package)):
+        (folder := tmp_path / str(number)).mkdir()
+        model = Examinee()
+        async with session_of(folder, config, model) as (session, journal, stop):
+            found = await examine(session, journal, read_inputs(config), 12, stop, cache=place)
+        assert model.asked == []
+        assert found.judges == taken.result.judges
 
 
 async def test_the_key_depends_on_all_that_the_answers_follow_from(tmp_path: Path) -> None:

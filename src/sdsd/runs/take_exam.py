@@ -27,6 +27,7 @@ from sdsd.reports.metrics.exam import ExamResult, to_json
 from sdsd.runs.directory import RunDir
 from sdsd.runs.events import Fetching, Noted, OnEvent
 from sdsd.runs.exam import DEFAULT_ITEMS, exam_on, exam_result, judges_of, results
+from sdsd.runs.exam_cache import ExamCache
 from sdsd.runs.inputs import Inputs, read_inputs
 from sdsd.runs.journal import Journal
 from sdsd.runs.session import Needs, Stop, in_loop, interruptible, open_session
@@ -50,8 +51,9 @@ def take(
     out: Path | None = None,
     on_event: OnEvent = lambda event: None,
     models: Mapping[str, Model] | None = None,
+    cache: ExamCache | None = None,
 ) -> Taken:
-    """Put judges through the exam, or continue one.
+    """Put judges through the exam, or continue one. A later run finds the results in the cache.
 
     items    labelled pairs (see `sdsd.scenarios.exam_items`); None: the packaged ones
     n        how many of them; None: 48 of the packaged ones, or all of yours
@@ -81,6 +83,8 @@ def take(
             write_atomic(path / "exam.html", page.render(result, chosen))
         except OSError as error:
             raise RunDirError(f"{path}: cannot be written: {error}; free some space") from None
+    for judged in result.judges.values():
+        (cache or ExamCache()).keep(judged)
     return Taken(path, result)
 
 

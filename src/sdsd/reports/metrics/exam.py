@@ -385,8 +385,15 @@ def _reliability(labelled: Sequence[tuple[float, int]]) -> tuple[Bin, ...]:
 
 
 def best(judges: Mapping[str, JudgeResult]) -> str | None:
-    """Return the name of the judge with the highest AUC, the first of several; None if none."""
-    known = {name: r.overall.auc.value for name, r in judges.items() if r.overall.auc}
+    """Return the name of the judge with the highest AUC, the first of several; None if none.
+
+    An exact check does not compete.
+    """
+    known = {
+        name: r.overall.auc.value
+        for name, r in judges.items()
+        if r.overall.auc and r.judge.kind != "program"
+    }
     return max(known, key=known.__getitem__, default=None)
 
 
