@@ -37,7 +37,7 @@ class Examinee:
         self.asked: list[Request] = []
         self.refuses = ""
         """Requests with this text in them get no answer."""
-        pairs = [item.pair for item in items or packaged()]
+        pairs = [item.pair for item in (packaged() if items is None else items)]
         self._violating = [pair.violates for pair in pairs]
         self._satisfying = [pair.satisfies for pair in pairs]
 

@@ -55,10 +55,12 @@ def test_all_judges_of_a_server_that_can_do_everything(tmp_path: Path) -> None:
     result = taken.result
     assert list(result.judges) == [
         "verdict", "verdict:0", "verdict/defend", "contrast", "contrast:0", "contrast:1",
-        "pairwise",
+        "pairwise", "program",
     ]  # fmt: skip
     assert (result.n, result.of, result.precision) == (24, len(exam_items.load()), 0.8)
     for name, judged in result.judges.items():
+        if name == "program":  # few of the items, or none
+            continue
         assert (judged.overall.items, judged.failures) == (24, {})
         assert judged.overall.within is not None
         assert judged.overall.within.value > 0.7
@@ -148,6 +150,17 @@ def test_a_judge_that_fails_on_an_item_is_counted(tmp_path: Path) -> None:
     for judged in result.judges.values():
         assert list(judged.failures.values()) == ["HTTP 400"]
         assert judged.overall.items == 23
+
+
+def test_a_program_answers_for_the_principles_that_it_can_decide(tmp_path: Path) -> None:
+    model = Examinee(items=[])
+    taken = take(CONFIG, n=9999, judges=["program"], out=tmp_path, models={"default": model})
+    judged = taken.result.judges["program"]
+    decidable = [item for item in exam_items.load() if item.principle.check]
+    assert len(judged.answers) == len(decidable) > 20
+    assert (judged.failures, model.asked, judged.model) == ({}, [], "program")
+    assert judged.overall.auc is not None
+    assert judged.overall.auc.value == 1.0
 
 
 def test_a_users_own_items(tmp_path: Path) -> None:

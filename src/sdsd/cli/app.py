@@ -167,7 +167,8 @@ def exam(
         typer.Option(
             "--judge",
             help="verdict, contrast or pairwise, with :N example pairs (verdict:0) or another "
-            "wording (verdict/defend); a critic of the configuration; or all. Repeatable. Default: "
+            "wording (verdict/defend); program, for principles with a check; a critic of the "
+            "configuration; or all. Repeatable. Default: "
             "the configuration's critics, else verdict, and contrast where the server can score.",
         ),
     ] = None,

@@ -22,9 +22,10 @@ from msgspec.structs import replace
 
 import sdsd
 from sdsd import plugins
+from sdsd.checks.decided import decide
 from sdsd.config import Config, CriticConfig, JudgeMethod
 from sdsd.config.manifest import nameable
-from sdsd.errors import ConfigError, StageFailed, Stopped
+from sdsd.errors import ConfigError, PluginError, StageFailed, Stopped
 from sdsd.files import now
 from sdsd.models.base import Capabilities
 from sdsd.models.fleet import Fleet
@@ -57,6 +58,7 @@ from sdsd.types import AskFn, Calibration, Card, Role, StageUsage, Verdict
 STAGE = "exam"
 DEFAULT_ITEMS = 48
 ALL = "all"
+PROGRAM = "program"
 _BUILT_IN = ("verdict", "verdict:0", "verdict/defend", "contrast", "contrast:0", "contrast:1",
              "pairwise")  # fmt: skip
 _NAME = re.compile(r"(verdict|contrast)(?:/(plain|defend|stranger))?(?::([0-8]))?")
@@ -128,6 +130,8 @@ async def sit(
         recorded = journal.load(scenario)
         new = False
         for name, sheet in sheets.items():
+            if exam.judges[name].kind == "program" and not item.principle.check:
+                continue
             ask = Ask(scenario, exam.config.seed, recorded, session.send, session.names, index)
             try:
                 answer = await _answer(exam, name, item, ask, session)
@@ -161,6 +165,8 @@ async def _answer(exam: Exam, name: str, item: Item, ask: AskFn, session: Sessio
         share = min(max(share, _SURE), 1 - _SURE)
         half = math.log(share / (1 - share)) / 2
         return _row(item, {"satisfies": -half, "violates": half})
+    if chosen.kind == "program":
+        return _row(item, {label: _decided(item, label, step) for label in LABELS})
     schema = session.fleet.models["critic"].capabilities.schema
     panel = exam.panel(name, item, schema)
     principle = replace(item.principle, check="")  # a program would answer for the judge
@@ -173,6 +179,21 @@ async def _answer(exam: Exam, name: str, item: Item, ask: AskFn, session: Sessio
         verdict.confirmed or verdict.signal == "contrast" for verdict in verdicts.values()
     )
     return _row(item, evidence, (satisfies, violates))
+
+
+def _decided(item: Item, label: Label, step: str) -> float:
+    """Return 1 for a reply that violates the principle by its check, and -1 for one that does not.
+
+    Raises `StageFailed` if the check does not say.
+    """
+    turn = item.turn(label)
+    try:
+        found = decide(item.principle.check, turn.conversation, turn.reply)
+    except PluginError as error:
+        raise StageFailed(step, str(error)) from None
+    if found is None:
+        raise StageFailed(step, "undecided by the check")
+    return 1.0 if found.violated else -1.0
 
 
 def _row(
@@ -192,18 +213,23 @@ def _row(
 # -- judges ------------------------------------------------------------------------------------
 
 
-def judges_of(names: Sequence[str], config: Config, fleet: Fleet) -> dict[str, Judge]:
+def judges_of(
+    names: Sequence[str], config: Config, fleet: Fleet, items: Sequence[Item] = ()
+) -> dict[str, Judge]:
     """Return the judges with these names.
 
     A name is that of a critic of the configuration, or says how to ask the critic's model:
     `verdict` or `contrast`, then a wording (`/defend`) and a number of example pairs (`:0`) if they
-    are not the configuration's; or `pairwise`. `all` stands for everything that the server
-    supports. Raises `ConfigError` for other names, and for a contrast that it does not support.
+    are not the configuration's; or `pairwise`. `program` is the check of an item's principle. `all`
+    stands for everything that server and items support. Raises `ConfigError` for other names, and
+    for a contrast that the server does not support.
     """
     critics, can = config.critique.critics, fleet.models["critic"].capabilities
     if ALL in names:
         able = (name for name in _BUILT_IN if can.scoring or not name.startswith("contrast"))
         names = (*critics, *(name for name in able if name not in critics))
+        if PROGRAM not in critics and any(item.principle.check for item in items):
+            names = (*names, PROGRAM)
     if not names:
         names = tuple(critics) or ("verdict", *(("contrast",) if can.scoring else ()))
     found = {name: _judge(name, config) for name in names}
@@ -223,13 +249,15 @@ def _judge(name: str, config: Config) -> Judge:
     critics = config.critique.critics
     if name in critics:
         return Judge("critic", critics[name])
+    if name == PROGRAM:
+        return Judge("program", CriticConfig(examples=0))
     if name == "pairwise":
         return Judge("pairwise", CriticConfig(examples=0))
     if (said := _NAME.fullmatch(name)) is None:
         raise ConfigError(
             f"unknown judge `{name}`; name a critic of the configuration"
             + (f" ({', '.join(critics)})" if critics else "")
-            + f", {', '.join(_BUILT_IN)} or {ALL}"
+            + f", {', '.join(_BUILT_IN)}, {PROGRAM} or {ALL}"
         )
     method, wording, examples = said.groups()
     shown = config.critique.examples if examples is None else int(examples)
@@ -257,7 +285,7 @@ async def results(
     return {
         name: summarise(
             exam.judges[name],
-            nameable(session.names[exam.role(name)]),
+            _answered_by(exam, name, session),
             [sheet.answers[item.id] for item in exam.items if item.id in sheet.answers],
             sheet.failures,
             precision=exam.config.critique.precision,
@@ -286,6 +314,12 @@ def exam_result(exam: Exam, judges: Mapping[str, JudgeResult], session: Session)
     )
 
 
+def _answered_by(exam: Exam, name: str, session: Session) -> str:
+    """Return the name of the model or function that answers for a judge."""
+    program = exam.judges[name].kind == "program"
+    return PROGRAM if program else nameable(session.names[exam.role(name)])
+
+
 def _noise(exam: Exam, name: str, session: Session) -> float:
     """Return how much a judge's evidence differs between two tries: a contrast has two scores."""
     critic, role = exam.judges[name].critic, exam.role(name)
@@ -298,6 +332,8 @@ def key_of(exam: Exam, name: str, session: Session) -> str:
     """Return the digest of everything that a judge's answers follow from; empty if its model cannot
     be told from others of its name."""
     chosen, role, config = exam.judges[name], exam.role(name), exam.config
+    if chosen.kind == "program":
+        return ""
     if chosen.critic.use:
         served = plugins.version(plugins.resolve(chosen.critic.use, "critics"))
         asked: object = None

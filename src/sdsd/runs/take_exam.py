@@ -93,7 +93,7 @@ async def _take(
 ) -> ExamResult:
     with interruptible(needs.stop, needs.on_event):
         async with open_session(needs) as session:
-            exam = exam_on(pool, n, judges_of(judges, needs.config, session.fleet), inputs)
+            exam = exam_on(pool, n, judges_of(judges, needs.config, session.fleet, pool), inputs)
             names = ", ".join(exam.judges)
             needs.on_event(Noted(f"{len(exam.items)} of {exam.of} items, judged by {names}"))
             judged = await results(exam, session, needs.journal, needs.stop, needs.on_event)
