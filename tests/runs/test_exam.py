@@ -261,6 +261,18 @@ def test_kill_9_at_any_moment_loses_and_repeats_nothing(tmp_path: Path) -> None:
         assert not list(out.glob(".exam*"))
 
 
+@pytest.mark.engine
+def test_the_embedded_engine_takes_the_exam(tmp_path: Path) -> None:
+    config, cache = load({"model": "smollm2-135m"}), ExamCache(tmp_path / "cache")
+    result = take(config, n=1, judges=["contrast:0"], out=tmp_path, cache=cache).result
+    judged = result.judges["contrast:0"]
+    (answer,) = judged.answers
+    assert answer.satisfies != answer.violates
+    assert answer.usage.calls == 4
+    assert result.weights
+    assert cache.find(judged.key, 1) == judged
+
+
 # -- the exam of a run -----------------------------------------------------------------------
 
 
