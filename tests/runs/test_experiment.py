@@ -72,7 +72,7 @@ def test_arms_share_scenarios_and_what_does_not_differ_is_asked_once(tmp_path: P
 
 
 def test_an_arm_takes_no_answer_to_another_question(tmp_path: Path) -> None:
-    """Last messages and plans are asked for again; they come out alike here, so what follows does."""
+    """Last messages and plans are asked for again; they come out alike, so what follows does."""
     model = ScriptedModel()
     text = "base: {n: 4}\narms: {a: {}, b: {plan: {temperature: 0.1}}}"
     carry_out(described(tmp_path, text), tmp_path / "out", models={"default": model})
