@@ -1,9 +1,9 @@
 """sdsd itself: a complete run, from its scenarios to the published data set.
 
 Its scenarios are its own. Four exchanges, one principle without a card, no exam, no self-checks and
-one revision without a recheck give each dialogue the same calls. `roleplay` sends two views of the conversation as the
-others do, `continuation` one growing stream, `chat` one growing chat. The requests by which it
-probes the server are not counted. There is no telemetry.
+one revision without a recheck give each dialogue the same calls. `roleplay` sends two views of the
+conversation as the others do, `continuation` one growing stream, `chat` one growing chat. The
+requests by which it probes the server are not counted. There is no telemetry.
 
 Resume: the same call again with the same directory.
 """
