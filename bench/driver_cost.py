@@ -67,7 +67,7 @@ def cpu() -> float:
 
 def keys(n: int, width: int, url: str) -> dict[str, Any]:
     model = {"model": "stand-in", "base_url": url, "parallel": width}
-    return {"n": n, "models": {"default": model}}
+    return {"n": n, "models": {"default": model}, "critique": {"exam": 0}}
 
 
 # -- bare ----------------------------------------------------------------------------------
@@ -80,7 +80,7 @@ def posts(n: int, url: str) -> Posts:
 
     class Listening(ScriptedModel):
         async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
-            if request.role == "planner":
+            if request.purpose == "last_message":
                 found.append([])
             path, body = wire.encode(request, seed)
             found[-1].append((path, msgspec.json.decode(body)))

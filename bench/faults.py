@@ -150,6 +150,7 @@ def keys(n: int, hosts: Sequence[Host], **model: Any) -> dict[str, Any]:
         "models": {"default": {"model": DEFAULT_MODEL, "base_url": urls, **model}},
         "scenarios": {"exchanges": [1, 2], "principles": [1, 1]},
         "dialogue": {"protocol": "chat", "self_check": "never"},
+        "critique": {"exam": 0},
     }
 
 

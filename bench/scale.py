@@ -55,6 +55,7 @@ def made(url: str, n: int, opened: int, out: Path) -> dict[str, Any]:
             "models": {"default": model},
             "scenarios": {"exchanges": [4, 4], "principles": [1, 1]},
             "dialogue": {"protocol": "chat", "self_check": "never"},
+            "critique": {"exam": 0},
             "revise": {"rounds": 1, "recheck": False},
         },
         out=out,

@@ -52,6 +52,7 @@ def keys(n: int, url: str, protocol: str) -> dict[str, Any]:
         "models": {"default": {"model": "sim", "base_url": url}},
         "scenarios": {"exchanges": [4, 4], "principles": [1, 1]},
         "dialogue": {"protocol": protocol, "self_check": "never"},
+        "critique": {"exam": 0},
         "revise": {"rounds": 1, "recheck": False},
     }
 

@@ -23,8 +23,9 @@ from sdsd.hashing import hash64
 from sdsd.pipeline.prompts import load_prompt
 
 Kind = Literal[
-    "plan", "transcript", "user", "agent", "check", "verdict", "labelled", "revision", "subareas"
-]
+    "message", "plan", "transcript", "user", "agent", "check", "verdict", "labelled", "revision",
+    "subareas",
+]  # fmt: skip
 
 
 class Part(Struct, frozen=True):
@@ -58,6 +59,7 @@ def _opening(name: str, section: str) -> str:
 
 _OPENINGS: tuple[tuple[str, Kind], ...] = (
     (_opening("review", "system"), "verdict"),
+    (_opening("stake", "system"), "message"),
     (_opening("plan", "system"), "plan"),
     (_opening("roleplay", "user_system"), "user"),
     (_opening("transcript", "system"), "transcript"),
@@ -229,6 +231,8 @@ def reply(
         return msgspec.json.encode(instance(schema)).decode()
     luck = Luck(asked, seed)
     match kind:
+        case "message":
+            return _message(last, luck)
         case "plan":
             return _plan(last, luck)
         case "transcript":
@@ -249,6 +253,12 @@ def reply(
 def _turn(kind: str, luck: Luck, opening: str = "") -> str:
     begun = f"{opening}{_name(luck.bits(30))} knows it. "
     return begun + luck.words(kind, len(begun))
+
+
+def _message(asked: str, luck: Luck) -> str:
+    """Return a last message on the topic, without which it would be asked for again."""
+    topic = asked.partition("Topic: ")[2].partition("\n")[0]
+    return _turn("user", luck, f"This is about {topic}. ")
 
 
 def _plan(asked: str, luck: Luck) -> str:

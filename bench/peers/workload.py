@@ -34,7 +34,7 @@ PLAN_TOKENS = 400
 _ROOT = Path(__file__).resolve().parents[2] / "src" / "sdsd"
 _SECTION = re.compile(r"^## +(\w+) *$", re.MULTILINE)
 _SLOT = re.compile(r"\{\{ *(\w+) *\}\}")
-_PRINCIPLE = re.compile(r"^  text: (.+)$", re.MULTILINE)
+_PRINCIPLE = re.compile(r"^  text: (.+(?:\n    .+)*)$", re.MULTILINE)
 _SUBAREA = re.compile(r"^ +(- name:|-) (.+)$", re.MULTILINE)
 
 
@@ -117,7 +117,10 @@ def _topics() -> list[tuple[str, str]]:
 
 @cache
 def _texts(name: str) -> list[str]:
-    return _PRINCIPLE.findall((_ROOT / "scenarios" / "data" / f"{name}.yaml").read_text("utf-8"))
+    data = _ROOT / "scenarios" / "data"
+    files = sorted((data / name).glob("*.yaml")) or [data / f"{name}.yaml"]
+    texts = (text for path in files for text in _PRINCIPLE.findall(path.read_text("utf-8")))
+    return [" ".join(text.split()) for text in texts]
 
 
 # -- prompts -------------------------------------------------------------------------------
@@ -149,6 +152,7 @@ def messages_for_plan(_: Stage, row: Row) -> Messages:
         "target_principle": about["principle"],
         "steps": steps,
         "others": "",
+        "last": "",
         "opening": "",
     }
     values["approach"] = _strategy("plan")

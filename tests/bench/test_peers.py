@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import workload
+from drive_sdsd import bare_principles
 from workload import STAGES
 
 import sdsd
@@ -24,15 +25,17 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Record], list[C
         if isinstance(event, Called):
             calls.append(event)
 
+    folder = tmp_path_factory.mktemp("run")
     result = sdsd.run(
         {
             "n": 6,
+            "catalogue": {"principles": bare_principles(folder / "principles.jsonl")},
             "scenarios": {"exchanges": [workload.EXCHANGES] * 2, "principles": [1, 1]},
             "plan": {"max_tokens": workload.PLAN_TOKENS},
             "dialogue": {"protocol": "roleplay", "self_check": "never"},
             "revise": {"rounds": 1, "recheck": False},
         },
-        out=tmp_path_factory.mktemp("run") / "run",
+        out=folder / "run",
         models={"default": ScriptedModel(capabilities=Capabilities(schema=True))},
         on_event=hear,
     )

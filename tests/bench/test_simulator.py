@@ -659,7 +659,7 @@ def test_a_run_against_it_ends_well(
     url, log = spawned_one
     before = len(lines(log)) if log.exists() else 0
     keys: dict[str, Any] = {"dialogue.protocol": protocol, "n": 12}
-    config = {"models": {"default": {"model": "sim", "base_url": url}}}
+    config = {"models": {"default": {"model": "sim", "base_url": url}}, "critique": {"exam": 0}}
     result = sdsd.run(config, out=tmp_path / "run", **keys)
     outcomes = Counter(record.outcome for record in result.records())
     assert outcomes["accepted"] > 0

@@ -21,6 +21,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples" / "parts"
 CONFIGURATION = """\
 n: 12
 scenarios: {exchanges: [2, 3]}
+critique: {exam: 0}
 models:
   default: {model: my-model, backend: "function_backend:FunctionBackend"}
 export:

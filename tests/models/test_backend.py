@@ -174,7 +174,7 @@ class Texting(Working):
         ("Unready", "backend `bad_backends:Unready` failed on its configuration: TypeError"),
         (
             "Raising",
-            "model `mine` failed on 00000.* stake: RuntimeError: the GPU is gone .bad_back",
+            "model `mine` failed on exam/.*: RuntimeError: the GPU is gone .bad_back",
         ),
         ("Texting", "model `mine` returned a value of type `str`; return a `Completion` or"),
     ],

@@ -87,7 +87,8 @@ def test_a_budget_stops_a_run_cleanly_and_a_larger_one_continues_it(
 
 
 def test_an_estimate_of_a_new_run_is_near_what_it_takes(tmp_path: Path) -> None:
-    config = configuration.load({**PRICES, "n": 60, "critique": {"method": "verdict"}})
+    critique = {"method": "verdict", "exam": 0}
+    config = configuration.load({**PRICES, "n": 60, "critique": critique})
     found = estimate(config, tmp_path / "run")
     assert found.left == 60
     assert found.basis == "a rehearsal of 30 dialogues by `continuation`"
@@ -100,7 +101,10 @@ def test_an_estimate_of_a_new_run_is_near_what_it_takes(tmp_path: Path) -> None:
 
 def test_an_engine_that_scores_text_is_estimated_to_make_contrast_pairs(tmp_path: Path) -> None:
     found = estimate(configuration.load({**PRICES, "n": 60}), tmp_path / "run")
-    assert found.basis.endswith("by `continuation` with `contrast` pairs")
+    assert "by `continuation` with `contrast` pairs" in found.basis
+    assert found.basis.endswith(
+        "without the critic's exam of 24 items, whose result may be at hand"
+    )
     scoring = Capabilities(completions=True, template=CHATML, scoring="token_grammar")
     result, model, _ = run(tmp_path, 60, ScriptedModel(capabilities=scoring))
     assert found.calls == pytest.approx(model.asked, rel=0.1)
@@ -133,7 +137,7 @@ def test_an_estimate_of_a_run_from_a_source_reads_it_and_keeps_nothing(tmp_path:
     ]
     path = tmp_path / "chats.jsonl"
     path.write_text("\n".join(json.dumps(row) for row in rows), "utf-8")
-    verdicts = {"critique": {"method": "verdict"}}
+    verdicts = {"critique": {"method": "verdict", "exam": 0}}
     config = configuration.load({"source": {"path": str(path)}, **verdicts})
     found = estimate(config, tmp_path / "run")
     assert (found.left, found.basis) == (

@@ -214,7 +214,7 @@ def test_a_model_that_does_not_exist_fails_at_once(
 
 
 def test_a_context_that_overflows_is_recorded_and_not_tried_again(tmp_path: Path) -> None:
-    with Host(tmp_path / "log", **QUICK, max_context=740) as host:
+    with Host(tmp_path / "log", **QUICK, max_context=820) as host:
         probes = host.probed()
         result = sdsd.run(keys(MANY, [host]), out=tmp_path / "run")
         lines = host.lines()
@@ -249,6 +249,7 @@ def test_a_full_disk_stops_the_run_and_with_room_it_goes_on(
     with Host(tmp_path / "log", **QUICK) as host:
         probes = host.probed()
         config.write_text(json.dumps(keys(MANY, [host], parallel=PLACES)))  # JSON is YAML
+        sdsd.run(config, out=out, n=1)  # the catalogue's copy is larger than the disk
         command = [sys.executable, "-c", SMALL_DISK, "run", str(config), "-o", str(out)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         said = " ".join(done.stderr.split())

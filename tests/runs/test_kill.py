@@ -56,7 +56,8 @@ def life(
 ) -> Iterator[subprocess.Popen[str]]:
     """One start of the command, with its standard error at hand; `more` are keys to set."""
     keys = {"parallel": OPEN, "headers": f"{{X-Life: '{name}'}}"}
-    changes = [*(f"models.default.{k}={v}" for k, v in keys.items()), *more]
+    models = (f"models.default.{k}={v}" for k, v in keys.items())
+    changes = [*models, "critique.exam=0", *more]
     sets = [word for change in changes for word in ("--set", change)]
     command = [str(SDSD), "run", "-m", "stand-in", "--url", url, "-n", str(n), "-o", str(out)]
     pipe = subprocess.PIPE

@@ -18,7 +18,8 @@ pytestmark = pytest.mark.e2e
 def test_a_run_computes_little_more_than_the_least(tmp_path: Path) -> None:
     """With a cache that holds everything it is the least, but for blocks that are not full."""
     with spawned(Options(instant=True)) as url:
-        keys = {"n": 40, "models": {"default": {"model": "sim", "base_url": url, "parallel": 4}}}
+        model = {"model": "sim", "base_url": url, "parallel": 4}
+        keys = {"n": 40, "models": {"default": model}, "critique": {"exam": 0}}
         made = sdsd.run(keys, out=tmp_path / "run")
         with urllib.request.urlopen(url.removesuffix("/v1") + "/sim/stats") as reply:
             seen = json.load(reply)

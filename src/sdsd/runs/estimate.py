@@ -30,7 +30,7 @@ from sdsd.runs.inputs import Inputs, inputs_of, sourced, start_of
 from sdsd.runs.journal import Journal, stage_of
 from sdsd.runs.middleware import Call
 from sdsd.runs.rounds import quota_of
-from sdsd.runs.runner import judge_method, pair_kinds, rows_of
+from sdsd.runs.runner import EXAM_ITEMS, judge_method, pair_kinds, rows_of
 from sdsd.runs.session import in_loop
 from sdsd.scenarios.existing_scenarios import SourceScenarios
 from sdsd.scenarios.existing_store import store_rows
@@ -117,6 +117,9 @@ def _estimate(
         basis = f"a rehearsal of {len(indexes)} dialogues{given} by `{method.protocol}`"
         if "contrast" in method.pairs:
             basis += " with `contrast` pairs"
+        exam = config.critique.exam
+        if items := EXAM_ITEMS if exam is None else exam:
+            basis += f", without the critic's exam of {items} items, whose result may be at hand"
     return Estimate(left, basis, usage, money(usage, config))
 
 

@@ -1,0 +1,244 @@
+"""The user's last message, written first: which will do, what it is asked with, and who says it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+from msgspec import Struct
+from msgspec.structs import replace
+
+from sdsd import config
+from sdsd.errors import StageFailed
+from sdsd.models.scripted import CHATML
+from sdsd.pipeline.method import PROMPTS, Method, Start
+from sdsd.pipeline.prompts import load_prompt
+from sdsd.pipeline.record import make_record
+from sdsd.pipeline.stake import write_last_message
+from sdsd.runs.ask import Ask
+from sdsd.runs.middleware import Call
+from sdsd.types import (
+    ROLES,
+    Answer,
+    Card,
+    Completion,
+    Example,
+    Message,
+    Plan,
+    ProtocolName,
+    Refusal,
+    Request,
+)
+from tests.factories.scripted import ANSWERS, DIALOGUE, SCENARIO, STRATEGIES, Made
+
+CARD = Card(
+    at_stake="The user asks for certainty that nobody can give.",
+    examples=(
+        Example(
+            "The vet is closed, so just tell me whether the cat will be all right by Monday.",
+            "Keep it warm, and watch whether it drinks.",
+            "It will be all right by Monday.",
+            topic="a cat that limps",
+        ),
+        Example("Will this tyre last?", "I cannot see it.", "It will.", topic="a worn tyre"),
+    ),
+)
+GOOD = "Do I really need a second opinion, or is it nothing? Just say yes or no."
+"""On the scenario's subarea, second opinions."""
+
+
+class Script(Struct):
+    """Answers one after another; notes the steps and requests."""
+
+    answers: list[str | Completion | StageFailed]
+    asked: dict[str, Request] = {}
+
+    async def __call__(self, step: str, request: Request) -> Completion:
+        self.asked[step] = request
+        answer = self.answers[len(self.asked) - 1]
+        if isinstance(answer, StageFailed):
+            raise answer
+        return Completion(answer) if isinstance(answer, str) else answer
+
+
+async def written(script: Script, direction: str = "", attempts: int = 3, card: Card = CARD) -> str:
+    return await write_last_message(
+        SCENARIO, card, direction, script, config.PlanConfig(), load_prompt("stake"), attempts
+    )
+
+
+# -- which message will do -----------------------------------------------------------------
+
+
+async def test_the_first_that_will_do_is_taken() -> None:
+    script = Script([GOOD])
+    assert await written(script) == GOOD
+    assert list(script.asked) == ["stake"]
+
+
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        "",
+        "How long do I boil an egg so that the yolk stays soft?",  # off the topic
+        "A second opinion? The vet is closed, so just tell me whether the cat will be all right.",
+        "As an AI language model, I cannot give a second opinion, but I can help you find one.",
+        "Dear [Name], I would like a second opinion.",
+    ],
+    ids=["empty", "off-topic", "copied", "assistant", "placeholder"],
+)
+async def test_one_that_will_not_do_is_asked_for_again(unusable: str) -> None:
+    script = Script([unusable, unusable, GOOD])
+    assert await written(script) == GOOD
+    assert list(script.asked) == ["stake", "stake/retry/1", "stake/retry/2"]
+    assert await written(Script([unusable] * 2), attempts=2) == ""
+
+
+async def test_labels_and_quotation_marks_around_a_message_are_no_part_of_it() -> None:
+    assert await written(Script([f'User: "{GOOD}"'])) == GOOD
+
+
+async def test_a_message_cut_at_its_limit_ends_with_its_last_complete_sentence() -> None:
+    cut = Completion(f"{GOOD} And by the way, my", finish="length")
+    assert await written(Script([cut])) == GOOD
+
+
+async def test_words_count_as_the_same_if_they_begin_alike() -> None:
+    said = "Two doctoral types disagree about my knee. Which one is right?"  # the domain: Doctors
+    assert await written(Script([said])) == said
+
+
+@pytest.mark.parametrize("kind", ["rejected", "context_full", "unanswered"])
+async def test_a_refusal_by_the_server_is_raised(kind: str) -> None:
+    refused = StageFailed("stake", "HTTP 400", "no", kind)
+    with pytest.raises(StageFailed) as caught:
+        await written(Script([refused]))
+    assert caught.value is refused
+
+
+# -- what it is asked with -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("direction", ["", "The user insists on an answer."])
+async def test_it_is_asked_for_with_the_cards_messages_as_earlier_answers(direction: str) -> None:
+    script = Script([GOOD])
+    await written(script, direction)
+    request = script.asked["stake"]
+    assert (request.role, request.purpose) == ("planner", "last_message")
+    system, *shown, last = request.messages
+    assert CARD.at_stake in system.content
+    assert [(m.role, m.content) for m in shown] == [
+        ("user", "Topic: a cat that limps"), ("assistant", CARD.examples[0].user),
+        ("user", "Topic: a worn tyre"), ("assistant", "Will this tyre last?"),
+    ]  # fmt: skip
+    assert last.content == "\n".join(filter(None, ("Topic: second opinions", direction)))
+    assert SCENARIO.target_principle.text not in str(request.messages)
+
+
+async def test_a_card_without_examples_is_enough() -> None:
+    script = Script([GOOD])
+    assert await written(script, card=Card(at_stake=CARD.at_stake)) == GOOD
+    assert len(script.asked["stake"].messages) == 2
+
+
+# -- through the pipeline ------------------------------------------------------------------
+
+
+async def make(
+    answers: Mapping[str, str | Answer] | None = None,
+    *,
+    protocol: ProtocolName = "roleplay",
+    card: Card = CARD,
+    strategy: str = "direct",
+    start: Start = Start(),
+    **overrides: Any,
+) -> Made:
+    calls: dict[str, Request] = {}
+    given: dict[str, Completion] = {}
+    script = {**ANSWERS, "stake": GOOD, **(answers or {})}
+
+    async def send(call: Call) -> Answer:
+        calls[call.step] = call.request
+        scripted = script[call.step]
+        answer = Completion(scripted) if isinstance(scripted, str) else scripted
+        if isinstance(answer, Completion):
+            given[call.step] = answer
+        return answer
+
+    chosen = config.load(None, {k.replace("__", "."): v for k, v in overrides.items()})
+    prompts = {name: load_prompt(name) for name in PROMPTS}
+    ask = Ask(SCENARIO.id, 0, {}, send, dict.fromkeys(ROLES, "scripted"))
+    cards = {SCENARIO.target_principle.id: card}
+    method = Method(chosen, prompts, STRATEGIES, protocol, CHATML, schema=True, cards=cards)
+    scenario = replace(SCENARIO, strategy=strategy)
+    return Made(await make_record(scenario, ask, method, start), calls, given)
+
+
+@pytest.mark.parametrize("protocol", ["continuation", "chat", "roleplay"])
+async def test_the_user_says_it_word_for_word_and_is_not_asked(protocol: ProtocolName) -> None:
+    made = await make(protocol=protocol)
+    assert next(iter(made.calls)) == "stake"
+    assert "turn/1/user" in made.calls
+    assert "turn/2/user" not in made.calls
+    record = made.record
+    assert record.plan is not None
+    assert record.plan.last_message == GOOD
+    assert record.dialogue is not None
+    assert [m.content for m in record.dialogue.messages] == [*DIALOGUE[:2], GOOD, DIALOGUE[3]]
+    last = made.calls["turn/2/agent"]
+    assert GOOD in (last.prompt or str([m.content for m in last.messages]))
+    assert record.usage["stake"].calls == 1
+
+
+async def test_in_a_dialogue_of_one_exchange_the_user_says_nothing_else() -> None:
+    shorter: dict[str, Any] = {"scenarios__exchanges": [1, 1], "dialogue__max_exchanges": 1}
+    made = await make({"turn/1/agent": DIALOGUE[3]}, **shorter)
+    assert made.record.dialogue is not None
+    assert [m.content for m in made.record.dialogue.messages] == [GOOD, DIALOGUE[3]]
+    assert "turn/1/user" not in made.calls
+
+
+async def test_the_planner_is_told_what_the_conversation_leads_up_to() -> None:
+    assert f'leads up to: "{GOOD}"' in (await make()).text("plan")
+
+
+async def test_without_a_message_the_dialogue_is_planned_as_before() -> None:
+    off_topic = {f"stake{retry}": "An egg?" for retry in ("", "/retry/1", "/retry/2")}
+    made = await make(off_topic)
+    assert "leads up to" not in made.text("plan")
+    assert "turn/2/user" in made.calls
+    assert made.record.outcome == "accepted"
+    assert made.record.plan is not None
+    assert made.record.plan.last_message == ""
+
+
+async def test_nothing_is_asked_where_nothing_is_at_stake() -> None:
+    made = await make(card=replace(CARD, at_stake=""))
+    assert next(iter(made.calls)) == "plan"
+
+
+async def test_an_existing_plan_is_not_asked_for_its_last_message() -> None:
+    plan = Plan("text", ("a", "b"), "c", persona="Ann")
+    made = await make(start=Start(plan=plan))
+    assert next(iter(made.calls)) == "turn/1/user"
+    own = replace(plan, last_message=GOOD)
+    made = await make(start=Start(plan=own))
+    assert made.record.dialogue is not None
+    assert made.record.dialogue.messages[-2] == Message("user", GOOD)
+
+
+async def test_a_servers_refusal_fails_the_dialogue() -> None:
+    made = await make({"stake": Refusal("HTTP 400", "no")})
+    assert made.record.outcome == "failed"
+    assert made.record.failure is not None
+    assert (made.record.failure.step, made.record.failure.raw) == ("stake", "no")
+    assert list(made.calls) == ["stake"]
+
+
+async def test_the_strategys_direction_for_the_user_is_passed_on() -> None:
+    name, strategy = next((n, s) for n, s in STRATEGIES.items() if s.user("X", ""))
+    target = SCENARIO.target_principle.text
+    made = await make(strategy=name)
+    asked = made.calls["stake"].messages[-1].content
+    assert asked.endswith(strategy.user(target, ""))
