@@ -20,7 +20,7 @@ from sdsd import config as configuration
 from sdsd.config import Config
 from sdsd.errors import SdsdError, TransientError
 from sdsd.models import fleet, llamacpp, weights
-from sdsd.models.base import Model
+from sdsd.models.base import Capabilities, Model
 from sdsd.models.downloads import Progress
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool, check_answer
@@ -118,6 +118,7 @@ async def _examined(pool: Pool) -> list[Diagnosis]:
         Diagnosis("system turn", _yes(can.system)),
         Diagnosis("JSON schema", _yes(can.schema)),
         Diagnosis("logprobs", _yes(can.logprobs)),
+        Diagnosis("scores given text", _scoring(can)),
         Diagnosis("seed", await _seed(first)),
         Diagnosis("limits", f"{fields}; {can.slots or 'an unknown number of'} requests at once"),
     ]
@@ -125,6 +126,13 @@ async def _examined(pool: Pool) -> list[Diagnosis]:
         found.append(Diagnosis("metrics", _yes(await first.gauges() is not None)))
     found.append(Diagnosis("prefix cache", await _prefix_cache(first)))
     return found + await _speed(first, min(pool.capacity, _MAX_PARALLEL))
+
+
+def _scoring(can: Capabilities) -> str:
+    """Say whether likelihood contrasts can be measured, and how exactly."""
+    if not can.scoring:
+        return "no; critics can be asked, but the likelihood contrast cannot be measured"
+    return f"by {can.scoring}; the same text twice differs by {can.noise:g} nats"
 
 
 async def _names(model: HttpModel) -> list[str]:
