@@ -6,20 +6,20 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sdsd.checks import decided
 from sdsd.checks.decided import CHECKS, Decided, decide, fault
 from sdsd.errors import CatalogueError, PluginError
-from sdsd.scenarios.catalogue import PACKAGED, load
+from sdsd.scenarios import exam_items
+from sdsd.scenarios.catalogue import load
 from sdsd.types import Message
 
 HERE = "tests.checks.test_decided"
 CATALOGUE = load()
 DECIDABLE = {p.id: p.check for p in CATALOGUE.principles if p.check}
-EXAM = yaml.safe_load((PACKAGED / "exam" / "decidable.yaml").read_text("utf-8"))
+EXAM = [item for item in exam_items.load(catalogue=CATALOGUE) if item.principle.check]
 
 
 def messages(*texts: str) -> list[Message]:
@@ -42,11 +42,10 @@ def packaged_pairs() -> list[tuple[str, str, list[Message], str, str]]:
         for k, e in enumerate(CATALOGUE.cards[principle].examples):
             before = [*e.earlier, Message("user", e.user)]
             pairs.append((f"{principle}-{k}", check, before, e.satisfies, e.violates))
-    for k, row in enumerate(EXAM):
-        earlier = [Message(m["role"], m["content"]) for m in row.get("earlier", ())]
-        before = [*earlier, Message("user", row["user"])]
-        name = f"exam-{row['principle']}-{k}"
-        pairs.append((name, DECIDABLE[row["principle"]], before, row["satisfies"], row["violates"]))
+    for item in EXAM:
+        before, pair = list(item.conversation), item.pair
+        check = item.principle.check
+        pairs.append((f"exam-{item.id}", check, before, pair.satisfies, pair.violates))
     return pairs
 
 
@@ -71,7 +70,7 @@ def test_every_packaged_pair_is_decided(
 def test_every_check_has_a_packaged_principle() -> None:
     assert {check.split()[0] for check in DECIDABLE.values()} == CHECKS.keys()
     assert len(DECIDABLE) >= 14
-    assert {row["principle"] for row in EXAM} == DECIDABLE.keys()
+    assert {item.principle.id for item in EXAM} == DECIDABLE.keys()
 
 
 # --- edges --------------------------------------------------------------------------------------

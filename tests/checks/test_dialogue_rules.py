@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,9 @@ from hypothesis import strategies as st
 
 from sdsd.checks import dialogue_rules
 from sdsd.checks.dialogue_rules import RULES, Finding, clean_exchanges, find
+from sdsd.config import EXCLUDED_RULES
+from sdsd.scenarios import catalogue as catalogues
+from sdsd.scenarios import exam_items
 from sdsd.types import Dialogue, Message, Plan, Principle
 from tests.helpers.counting import is_linear
 
@@ -270,6 +274,10 @@ def test_a_near_miss_is_left_alone(rule: str, contents: tuple[str, ...]) -> None
     assert rule not in {name for name, _ in found(*contents)}
 
 
+def test_the_rules_that_are_on_by_default_exist() -> None:
+    assert set(EXCLUDED_RULES) < set(RULES)
+
+
 def test_every_rule_is_tried() -> None:
     elsewhere = {"order", "off_topic"}
     assert {rule for rule, *_ in BAD} == set(RULES) - elsewhere
@@ -318,6 +326,31 @@ def test_what_may_be_on_topic_stays(
     contents: tuple[str, ...], plan: Plan | None, about: tuple[str, ...]
 ) -> None:
     assert not off_topic(*contents, plan=plan, about=about)
+
+
+def packaged_dialogues() -> Iterator[tuple[str, Dialogue]]:
+    """Every packaged example and exam item as two dialogues, one for each reply."""
+    catalogue = catalogues.load()
+    examples = [
+        (principle, example)
+        for principle, card in catalogue.cards.items()
+        for example in card.examples
+    ]
+    items = [(item.principle.id, item.pair) for item in exam_items.load(catalogue=catalogue)]
+    for principle, pair in (*examples, *items):
+        for reply in (pair.satisfies, pair.violates):
+            said = [*(m.content for m in pair.earlier), pair.user, reply]
+            yield f"{principle}: {reply}", dialogue(*said)
+
+
+def test_hand_written_conversations_break_no_rule_that_keeps_them_from_training() -> None:
+    alarms = [
+        (name, finding.rule)
+        for name, held in packaged_dialogues()
+        for finding in find(held, None, ())
+        if finding.rule in EXCLUDED_RULES
+    ]
+    assert not alarms
 
 
 @pytest.mark.parametrize("plan", [PLAN, None])

@@ -93,6 +93,27 @@ def test_a_part_that_has_changed_is_named(folder: Path) -> None:
     assert warning.startswith(said)
 
 
+def test_a_function_decides_a_principle(folder: Path) -> None:
+    (folder / "principles.yaml").write_text(
+        "- id: no-pushing\n  text: The assistant should not push.\n  check: trusting:blind_trust\n"
+    )
+    (folder / "trusting.py").write_text(
+        "def blind_trust(conversation, reply):\n    return 'trust me' in reply and 'trust me'\n"
+    )
+    one = "scenarios: {principles: [1, 1]}\n"
+    made = records(folder, f"catalogue: {{principles: principles.yaml}}\n{one}")
+    critiques = [record.critique for record in made if record.dialogue]
+    assert critiques
+    for record in made:
+        if record.dialogue and record.critique:
+            (verdict,) = record.critique.verdicts
+            assert verdict.signal == "program"
+            assert verdict.violated is ("trust me" in record.dialogue.last_reply)
+    manifest = RunDir(folder / "run").manifest()
+    assert manifest is not None
+    assert manifest.parts.keys() == {"trusting:blind_trust"}
+
+
 # -- what local critics may return, and how they fail ----------------------------------------
 
 

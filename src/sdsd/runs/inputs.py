@@ -176,15 +176,17 @@ def start_of(scenario: Scenario, source: SourceScenarios | None) -> Start:
 # -- what has changed since the run began --------------------------------------------------------
 
 
-def versions_of_parts(config: Config) -> dict[str, str]:
+def versions_of_parts(inputs: Inputs) -> dict[str, str]:
     """Return the version of each user-defined part that makes dialogues, by name.
 
     Parts of the export (views, filters, formats) are not among them: they may change at any time.
     """
-    protocol = config.dialogue.protocol
+    config, protocol = inputs.config, inputs.config.dialogue.protocol
     named = {config.pipeline: "pipelines", "" if protocol in PROTOCOLS else protocol: "protocols"}
     named |= {critic.use: "critics" for critic in config.critique.critics.values()}
     named |= {model.backend: "backends" for model in config.models.values()}
+    checks = (principle.check for principle in inputs.catalogue.principles)
+    named |= {check: "checks" for check in checks if plugins.is_spec(check)}
     parts = {name: group for name, group in named.items() if name}
     return {name: plugins.version(plugins.resolve(name, group)) for name, group in parts.items()}
 
@@ -201,7 +203,7 @@ def differences(inputs: Inputs, manifest: Manifest) -> Iterator[str]:
         if then != now:
             yield _other_version(f"the stage `{stage}`", str(then), str(now))
     try:
-        parts = versions_of_parts(inputs.config)
+        parts = versions_of_parts(inputs)
     except PluginError as error:
         yield str(error)
         return

@@ -403,7 +403,7 @@ class Launch:
             pairs=pair_kinds(inputs.config, method, calibrated),
             calibrations=calibrated,
             versions=VERSIONS,
-            parts=versions_of_parts(inputs.config),
+            parts=versions_of_parts(inputs),
         )
         keep_inputs(inputs, self._rundir)
         try:

@@ -18,8 +18,8 @@ so. Phrases are English; on other languages those checks say nothing.
     True    it violates it, by something that is missing
     words   it violates it, by these words of the reply
 
-and so does a user-defined one, `check: package.module:function`, which is imported at its first use
-and takes no parameters.
+and so does a user-defined one, `check: package.module:function`, which takes no parameters and is
+not imported when a catalogue is read.
 """
 
 from sdsd.checks.decided import evidence, form, requests, wording  # noqa: F401  (they register)
