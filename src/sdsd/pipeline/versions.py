@@ -7,9 +7,9 @@ new number: every run keeps its own copy of its prompts.
 """
 
 VERSIONS = {
-    "plan": 1,
-    "dialogue": 1,
-    "critique": 1,
+    "plan": 2,
+    "dialogue": 2,
+    "critique": 2,
     "revision": 1,
     "parsing": 2,
 }
