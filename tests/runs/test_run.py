@@ -98,7 +98,7 @@ def test_one_number_of_pairs_wherever_it_is_told(
     with spawned(tmp_path / "log") as url:
         with pytest.raises(SystemExit):
             main(["run", "--url", url, "-m", "m", "-n", "8", "-o", str(out),
-                  "--set", "dialogue.candidates=4"])  # fmt: skip
+                  "--set", "dialogue.candidates=4", "--set", "critique.exam=0"])  # fmt: skip
         printed = capsys.readouterr()
     run = Run.open(out)
     pairs, accepted = len(list(run.pairs())), sum(bool(record.pairs) for record in run)
@@ -484,7 +484,8 @@ def test_the_reason_for_stopping_is_printed_at_the_end(
 ) -> None:
     with spawned(tmp_path / "log") as url, pytest.raises(SystemExit) as ended:
         main(["run", "--url", url, "-m", "m", "-n", "20", "-o", str(tmp_path / "run"),
-              "--set", "budget.tokens=5000", "--set", "max_open_dialogues=1"])  # fmt: skip
+              "--set", "budget.tokens=5000", "--set", "max_open_dialogues=1",
+              "--set", "critique.exam=0"])  # fmt: skip
     printed = capsys.readouterr().out
     assert ended.value.code == 130
     assert re.search(r"^stopped because: the budget of 5,000 tokens is used up", printed, re.M)
