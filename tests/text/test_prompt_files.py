@@ -63,7 +63,10 @@ def test_a_copy_of_a_packaged_prompt_takes_its_place(name: str, tmp_path: Path) 
         ("just text", "no `## section`"),
         ("## system\nHello.", "`## user` is missing"),
         ("## system\n{{topic}}\n## user\nx", "`{{topic}}` in `## system` .*there are: none"),
-        ("## system\nx\n## user\n{{gaol}}", "`{{gaol}}` in `## user` .*goal, last, opening, others"),
+        (
+            "## system\nx\n## user\n{{gaol}}",
+            "`{{gaol}}` in `## user` .*goal, last, opening, others",
+        ),
         (b"## system\n\xff", "cannot be read"),
     ],
 )
