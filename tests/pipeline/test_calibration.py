@@ -105,6 +105,9 @@ def test_a_critic_without_trust_gives_labels_that_verify_nothing() -> None:
     assert verdict.confirmed
     assert Critique((verdict,)).signals == ()
     assert Critique((calibrated(contrast(-9.0), LINE),)).signals == ("contrast",)
+    hopeless = replace(LINE, trusted=False, violated_from=1.1, satisfied_to=-0.1)
+    assert not calibrated(contrast(-0.1), hopeless).undecided
+    assert calibrated(contrast(3.0), hopeless).contrast == 3.0
 
 
 def test_a_claim_by_question_needs_its_quotation_whatever_the_probability() -> None:

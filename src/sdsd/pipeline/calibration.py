@@ -67,11 +67,15 @@ def reading(evidence: float, claims: bool, calibration: Calibration) -> Reading:
 def calibrated(verdict: Verdict, calibration: Calibration | None) -> Verdict:
     """Return a raw verdict as the exam says to read it.
 
-    Without an exam, a model's word is taken as it is, and a contrast by its sign.
+    Without an exam, a model's word is taken as it is, and a contrast by its sign. So are the answers
+    of a critic that failed its exam, which verify nothing: no threshold can make them precise.
     """
     if calibration is None:
         return verdict
     evidence, by_contrast = evidence_of(verdict), verdict.signal == "contrast"
+    if not calibration.trusted:
+        guess = round(probability(calibration, evidence), 4)
+        return replace(verdict, calibrated=guess, trusted=False)
     label = reading(evidence, verdict.violated or by_contrast, calibration)
     claims = label == "violated"
     return replace(
