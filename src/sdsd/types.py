@@ -231,6 +231,10 @@ class Calibration(Struct, frozen=True):
     seen: tuple[float, float] | None = None
     """The least and the most evidence in the exam; beyond it, a reply counts as if it were at the
     end. None: no limits."""
+    pair_slope: float = 0.0
+    """Log-odds that two replies are the right way round, per unit of the margin between them."""
+    pair_from: float = 2.0
+    """Probability of that from which a margin settles both labels; above 1: never."""
 
 
 class Critique(Struct, frozen=True):
@@ -267,6 +271,9 @@ class Candidate(Struct, frozen=True):
     critique: Critique
     direction: Direction | None = None
     """The direction it was sampled under; None for the dialogue's own."""
+    probability: float | None = None
+    """Probability that its pair with the last reply is true, if the margin between the two has
+    settled their labels; None if each was judged alone."""
 
 
 class Revision(Struct, frozen=True):
@@ -309,6 +316,8 @@ class Pair(Struct, frozen=True):
     verified_by: tuple[Signal, ...] = ()
     """The signals by which critics that can be trusted found both labels right; empty: unverified,
     because every critic did no better than chance in its exam, or because rechecking is off."""
+    probability: float | None = None
+    """Probability that both labels are right, by the critic's exam; None without one."""
 
 
 class StageUsage(Struct, frozen=True):
@@ -353,9 +362,12 @@ class Record(Struct, frozen=True):
             return ()
         signals = set(self.critique.signals if self.critique else ())
 
-        def pair(kind: PairKind, text: str, critique: Critique | None) -> Pair:
+        def pair(
+            kind: PairKind, text: str, critique: Critique | None, settled: float | None = None
+        ) -> Pair:
             both = signals & set(critique.signals) if critique else ()
-            return Pair(kind, text, critique, tuple(sorted(both)))
+            probability = self._probability(critique) if settled is None else settled
+            return Pair(kind, text, critique, tuple(sorted(both)), probability)
 
         last = self.revisions[-1] if self.revisions else None
         pairs: tuple[Pair, ...] = ()
@@ -364,8 +376,19 @@ class Record(Struct, frozen=True):
         for candidate in self.candidates:
             if candidate.critique.clean:
                 kind: PairKind = "contrast" if candidate.direction == "satisfy" else "on_policy"
-                pairs = (*pairs, pair(kind, candidate.text, candidate.critique))
+                pairs = (
+                    *pairs,
+                    pair(kind, candidate.text, candidate.critique, candidate.probability),
+                )
         return pairs
+
+    def _probability(self, chosen: Critique | None) -> float | None:
+        """Return the probability that the last reply violates the target principle and the chosen
+        one does not, each judged alone."""
+        if not (self.critique and self.critique.verdicts and chosen and chosen.verdicts):
+            return None
+        before, after = self.critique.verdicts[0].calibrated, chosen.verdicts[0].calibrated
+        return None if before is None or after is None else before * (1 - after)
 
     @property
     def verified(self) -> tuple[Pair, ...]:

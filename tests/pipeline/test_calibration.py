@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sdsd.pipeline.calibration import calibrated, evidence_of, probability, reading
+from sdsd.pipeline.calibration import calibrated, evidence_of, probability, reading, settle
 from sdsd.types import Calibration, Critique, Verdict
 
 LINE = Calibration(0.5, 0.0, violated_from=0.9, satisfied_to=0.2, trusted=True)
@@ -126,3 +126,43 @@ def test_without_an_exam_a_verdict_is_taken_as_it_is() -> None:
     verdict = contrast(-1.0)
     assert calibrated(verdict, None) is verdict
     assert not calibrated(verdict, Calibration(0.5, 0.0, 0.9, 0.2, trusted=False)).trusted
+
+
+# -- two replies to one message ----------------------------------------------------------------
+
+MARGIN = replace(LINE, violated_from=2.0, satisfied_to=-1.0, pair_slope=0.5, pair_from=0.9)
+
+
+def test_a_wide_margin_settles_what_neither_reply_could_alone() -> None:
+    low, high = (Critique((calibrated(contrast(nats), MARGIN),)) for nats in (1.0, 9.0))
+    assert low.verdicts[0].undecided
+    assert high.verdicts[0].undecided
+    found = settle(low, high, "p", MARGIN)
+    assert found is not None
+    assert found.rejected.violations == ("p",)
+    assert found.chosen.clean
+    assert round(found.probability, 3) == 0.982
+    assert (found.rejected.verdicts[0].contrast, found.chosen.verdicts[0].contrast) == (1.0, 9.0)
+
+
+def test_a_narrow_margin_and_one_the_wrong_way_round_settle_nothing() -> None:
+    low, high = (Critique((calibrated(contrast(nats), MARGIN),)) for nats in (1.0, 3.0))
+    assert settle(low, high, "p", MARGIN) is None
+    assert settle(Critique((contrast(9.0),)), Critique((contrast(1.0),)), "p", MARGIN) is None
+
+
+def test_noise_narrows_a_margin() -> None:
+    low, high = Critique((contrast(0.0),)), Critique((contrast(5.0),))
+    assert settle(low, high, "p", MARGIN) is not None
+    assert settle(low, high, "p", replace(MARGIN, noise=1.0)) is None
+
+
+def test_what_a_program_has_decided_no_margin_changes() -> None:
+    breaks, keeps = (
+        Critique((Verdict("p", violated, "r", grounded=violated, signal="program"),))
+        for violated in (True, False)
+    )
+    assert settle(keeps, breaks, "p", MARGIN) is None
+    found = settle(breaks, keeps, "p", MARGIN)
+    assert found is not None
+    assert (found.rejected, found.chosen, found.probability) == (breaks, keeps, 1.0)

@@ -35,6 +35,7 @@ from sdsd.text.prompt_files import Prompt
 from sdsd.types import (
     ROLES,
     Answer,
+    Calibration,
     Candidate,
     Card,
     Completion,
@@ -290,6 +291,7 @@ async def make(
     *,
     protocol: ProtocolName = "roleplay",
     pairs: tuple[PairKind, ...] = CONTRAST,
+    calibration: Calibration | None = None,
     **overrides: Any,
 ) -> Made:
     calls: dict[str, Request] = {}
@@ -308,9 +310,11 @@ async def make(
     prompts = {name: load_prompt(name) for name in PROMPTS}
     ask = Ask(SCENARIO.id, 0, {}, send, dict.fromkeys(ROLES, "scripted"))
     cards = {"honest": Card(examples=(EXAMPLE,))}
+    read = {"": calibration} if calibration else {}
     method = Method(
-        chosen, prompts, STRATEGIES, protocol, CHATML, schema=True, pairs=pairs, cards=cards
-    )
+        chosen, prompts, STRATEGIES, protocol, CHATML,
+        schema=True, pairs=pairs, cards=cards, calibrations=read,
+    )  # fmt: skip
     return Made(await make_record(SCENARIO, ask, method), calls, given)
 
 
@@ -458,3 +462,66 @@ async def test_what_holds_of_every_dialogue_with_siblings(index: int, siblings: 
     assert kinds.count("contrast") <= 1
     assert "revision" not in kinds
     assert not any(step.startswith(("revise", "recheck")) for step in asked)
+
+
+# -- by margin ---------------------------------------------------------------------------------
+
+UNSURE = Calibration(
+    0.1, 0.0, violated_from=2.0, satisfied_to=-1.0, trusted=True, pair_slope=0.5, pair_from=0.9
+)
+"""No reply can be labelled alone; a margin of 5 nats settles two."""
+
+
+def scored(step: str, satisfy: float, violate: float) -> dict[str, Reply]:
+    return {
+        f"{step}/1/satisfy": Completion("", logprob=satisfy),
+        f"{step}/1/violate": Completion("", logprob=violate),
+    }
+
+
+BY_MARGIN: dict[str, Reply] = {
+    "turn/2/violate/1": DIALOGUE[-1],
+    "turn/2/satisfy/1": "See a doctor if it lasts.",
+    **scored("critique", -40.0, -39.0),
+    **scored("candidate/2", -30.0, -37.0),
+}
+
+
+async def by_margin(answers: Mapping[str, Reply], siblings: int = 2) -> Made:
+    return await make(
+        answers, calibration=UNSURE, critique__method="contrast", dialogue__siblings=siblings
+    )
+
+
+async def test_a_margin_makes_a_pair_of_replies_that_no_critic_could_label_alone() -> None:
+    made = await by_margin(BY_MARGIN)
+    record = made.record
+    assert record.outcome == "accepted"
+    assert record.critique is not None
+    assert record.critique.violations == ("honest",)
+    (pair,) = record.pairs
+    assert (pair.kind, pair.chosen) == ("contrast", "See a doctor if it lasts.")
+    assert (pair.verified_by, pair.probability) == (("contrast",), 0.982)
+    assert record.verified == record.pairs
+
+
+async def test_a_narrow_margin_asks_for_more_and_the_best_two_are_taken() -> None:
+    more = {
+        **scored("candidate/2", -30.0, -32.0),
+        "turn/2/violate/2": "Trust me, it is nothing at all.",
+        "turn/2/satisfy/2": "A doctor can tell you.",
+        **scored("candidate/3", -50.0, -44.0),
+        **scored("candidate/4", -30.0, -30.5),
+    }
+    made = await by_margin(BY_MARGIN | more)
+    record = made.record
+    assert record.dialogue is not None
+    assert record.dialogue.last_reply == "Trust me, it is nothing at all."
+    assert [pair.chosen for pair in record.pairs] == ["See a doctor if it lasts."]
+    assert len(record.candidates) == 3
+
+
+async def test_where_no_margin_is_wide_enough_the_dialogue_is_undecided() -> None:
+    made = await by_margin(BY_MARGIN | scored("candidate/2", -30.0, -32.0), siblings=1)
+    assert (made.record.outcome, made.record.rule) == ("filtered", "undecided")
+    assert made.record.pairs == ()

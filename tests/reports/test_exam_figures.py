@@ -17,11 +17,14 @@ from sdsd.reports.metrics.calibration_fit import (
     NEVER,
     RIDGE,
     Answer,
+    Evidence,
     Fit,
     calibrate,
+    calibrate_pairs,
     draws,
     expected_precision,
     fit,
+    fit_margins,
     held_out,
     resamples,
     thresholds,
@@ -221,7 +224,7 @@ def test_the_interval_of_the_expected_precision_covers_the_share_of_true_pairs(
         pairs = list(zip(rejected, chosen, strict=False))
         if len(pairs) < 30:
             continue
-        stated = expected_precision([(r[0], c[0]) for r, c in pairs], line, draws(taken))
+        stated = expected_precision([Evidence(r[0], c[0]) for r, c in pairs], line, draws(taken))
         assert stated is not None
         true = sum(r[1] and not c[1] for r, c in pairs) / len(pairs)
         covered, tried = covered + (stated.low <= true <= stated.high), tried + 1
@@ -332,15 +335,16 @@ def test_curves_run_from_corner_to_corner(pairs: Pairs) -> None:
 def test_expected_precision_is_a_share_and_inside_its_interval(exam: Pairs, made: Pairs) -> None:
     given_answers = answers(exam)
     drawn = draws(given_answers)
-    found = expected_precision(made, calibrate(given_answers, 0.9), drawn)
+    pairs = [Evidence(rejected, chosen) for rejected, chosen in made]
+    found = expected_precision(pairs, calibrate(given_answers, 0.9), drawn)
     assert found is not None
     assert 0 <= found.low <= found.value <= found.high <= 1
 
 
 def test_expected_precision_of_sure_and_of_unsure_pairs() -> None:
     line = Calibration(1.0, 0.0, 0.9, 0.1, True)
-    sure = expected_precision([(9.0, -9.0)] * 3, line, ())
-    even = expected_precision([(0.0, 0.0)], line, ())
+    sure = expected_precision([Evidence(9.0, -9.0)] * 3, line, ())
+    even = expected_precision([Evidence(0.0, 0.0)], line, ())
     assert sure is not None
     assert even is not None
     assert sure.value > 0.999
@@ -350,8 +354,8 @@ def test_expected_precision_of_sure_and_of_unsure_pairs() -> None:
 
 def test_evidence_beyond_what_the_exam_has_seen_adds_nothing() -> None:
     line = Calibration(1.0, 0.0, 0.9, 0.1, True, seen=(-2.0, 2.0))
-    assert expected_precision([(2.0, -2.0)], line, ()) == expected_precision(
-        [(50.0, -50.0)], line, ()
+    assert expected_precision([Evidence(2.0, -2.0)], line, ()) == expected_precision(
+        [Evidence(50.0, -50.0)], line, ()
     )
 
 
@@ -369,10 +373,46 @@ def test_the_pairs_of_a_record_have_the_evidence_of_its_target() -> None:
         candidates=(Candidate("Better.", critique(4.0, 9.0)),),
     )
     result = summarise(Judge(), "m", answers([(-5.0, 5.0)] * 12), {}, precision=0.9)
-    assert exam.evidence_in_pairs(made) == [(3.0, -4.0)]
+    assert exam.evidence_in_pairs(made) == [Evidence(3.0, -4.0)]
     assert exam.evidence_in_pairs(made, "other") == []
     stated = exam.expected_precision(exam.evidence_in_pairs(made), result)
     assert stated is not None
     assert 0.5 < stated.value < 1
     compared = summarise(Judge("pairwise"), "m", [], {}, precision=0.9)
-    assert exam.expected_precision([(3.0, -4.0)], compared) is None
+    assert exam.expected_precision([Evidence(3.0, -4.0)], compared) is None
+
+
+# -- pairs by their margin -----------------------------------------------------------------
+
+
+def test_margins_tell_pairs_apart_where_offsets_hide_the_replies() -> None:
+    """Each item adds its own offset to both replies: alone they tell little, together much."""
+    given_answers = answers([(offset - 3.0, offset + 3.0) for offset in range(-40, 41, 4)])
+    alone = calibrate(given_answers, 0.9)
+    both = calibrate_pairs(given_answers, alone, 0.9, trusted=True)
+    assert alone.violated_from > 1
+    assert both.pair_from <= 1
+    assert both.pair_slope > 5 * alone.slope
+
+
+def test_without_trust_no_margin_settles_anything() -> None:
+    given_answers = answers([(-3.0, 3.0)] * 12)
+    assert calibrate_pairs(given_answers, calibrate(given_answers, 0.9), 0.9, False).pair_from > 1
+
+
+@given(PAIRS)
+@settings(max_examples=30)
+def test_margins_are_never_read_backwards(pairs: Pairs) -> None:
+    assert fit_margins(answers(pairs)) >= 0
+    swapped = [(violates, satisfies) for satisfies, violates in pairs]
+    assert min(fit_margins(answers(pairs)), fit_margins(answers(swapped))) == 0
+
+
+def test_a_pair_settled_by_its_margin_is_true_if_it_is_the_right_way_round() -> None:
+    line = Calibration(0.0, 0.0, 2.0, -1.0, True, pair_slope=1.0, pair_from=0.9)
+    found = expected_precision([Evidence(5.0, 1.0, by_margin=True)], line, ())
+    assert found is not None
+    assert round(found.value, 3) == 0.982
+    alone = expected_precision([Evidence(5.0, 1.0)], line, ())
+    assert alone is not None
+    assert alone.value == 0.25

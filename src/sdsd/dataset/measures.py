@@ -55,17 +55,6 @@ def contrast_margin(rejected: Critique, chosen: Critique | None) -> float | None
     return after.contrast - before.contrast
 
 
-def probability(rejected: Critique, chosen: Critique | None) -> float | None:
-    """Return the probability that both labels of a pair are right, for the target principle.
-
-    None if its critic has taken no exam.
-    """
-    before, after = _target(rejected), _target(chosen)
-    if before is None or after is None or before.calibrated is None or after.calibrated is None:
-        return None
-    return before.calibrated * (1 - after.calibrated)
-
-
 def _target(critique: Critique | None) -> Verdict | None:
     """Return the verdict on the target principle, which comes first."""
     return critique.verdicts[0] if critique and critique.verdicts else None

@@ -10,11 +10,11 @@ is undecided.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
 
-from sdsd.types import Calibration, Verdict
+from sdsd.types import Calibration, Critique, Verdict
 
 _SURE = 1e-4
 """Probabilities are kept this far from 0 and 1 before their log-odds are taken."""
@@ -64,11 +64,54 @@ def reading(evidence: float, claims: bool, calibration: Calibration) -> Reading:
     return "undecided"
 
 
+class Settled(NamedTuple):
+    """Two critiques whose labels follow from the margin between them."""
+
+    rejected: Critique
+    chosen: Critique
+    probability: float
+    """That the pair is the right way round."""
+
+
+def settle(
+    rejected: Critique, chosen: Critique, target: str, calibration: Calibration
+) -> Settled | None:
+    """Return both critiques with the labels that their margin gives on the principle `target`.
+
+    Whether two replies to one message are the right way round is easier to tell than what either
+    is: what the message and the principle add to the evidence is the same in both. None if the
+    margin is too small for the wanted precision.
+    """
+    before, after = (
+        next(v for v in critique.verdicts if v.principle == target)
+        for critique in (rejected, chosen)
+    )
+    if "program" in (before.signal, after.signal):  # exact: there is no margin to weigh
+        exact = before.confirmed and not (after.violated or after.undecided)
+        return Settled(rejected, chosen, 1.0) if exact else None
+    margin = evidence_of(before) - evidence_of(after)
+    probability = sigmoid(calibration.pair_slope * (margin - 2 * calibration.noise))
+    if probability < calibration.pair_from:
+        return None
+    return Settled(
+        _labelled(rejected, before, violated=True),
+        _labelled(chosen, after, violated=False),
+        round(sigmoid(calibration.pair_slope * margin), 4),
+    )
+
+
+def _labelled(critique: Critique, verdict: Verdict, *, violated: bool) -> Critique:
+    label = replace(verdict, violated=violated, grounded=violated, undecided=False, trusted=True)
+    verdicts = tuple(label if v is verdict else v for v in critique.verdicts)
+    return replace(critique, verdicts=verdicts)
+
+
 def calibrated(verdict: Verdict, calibration: Calibration | None) -> Verdict:
     """Return a raw verdict as the exam says to read it.
 
-    Without an exam, a model's word is taken as it is, and a contrast by its sign. So are the answers
-    of a critic that failed its exam, which verify nothing: no threshold can make them precise.
+    Without an exam, a model's word is taken as it is, and a contrast by its sign. So are the
+    answers of a critic that failed its exam, which verify nothing: no threshold can make them
+    precise.
     """
     if calibration is None:
         return verdict

@@ -171,7 +171,9 @@ async def _choose_among_siblings(
         return await work.judge(work.turn(conversation, reply), stage)
 
     try:
-        chosen = await draw_siblings(task, conversation, directions, critique)
+        chosen = await draw_siblings(
+            task, conversation, directions, critique, method.calibrations.get("")
+        )
     except ContextFull:
         work.dialogue = dialogue if isinstance(dialogue, Dialogue) else dialogue.truncated()
         return

@@ -1,7 +1,7 @@
 """Siblings: two last replies to one conversation, told to satisfy and to violate the target.
 
 The pair is labelled by construction (RLCD, arXiv 2307.12950), so no reviser is needed; critics only
-confirm the label. Both replies are sampled by the agent's model in directed chats
+confirm the labels. Both replies are sampled by the agent's model in directed chats
 (`sdsd.pipeline.directed`), in which neither the plan nor the other reply can be seen.
 """
 
@@ -9,56 +9,156 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
+from msgspec.structs import replace
+
 from sdsd.config import TOP_P
 from sdsd.errors import StageFailed
 from sdsd.pipeline.best_of_n import Chosen
+from sdsd.pipeline.calibration import evidence_of, settle
 from sdsd.pipeline.dialogue import RUNAWAY, ContextFull, DialogueTask, read_turn, turn_script
 from sdsd.pipeline.directed import Directions
 from sdsd.pipeline.retry import ask_until_parsed
 from sdsd.text import normalize
-from sdsd.types import Candidate, Completion, Critique, Direction, Message, Request
+from sdsd.types import (
+    Calibration,
+    Candidate,
+    Completion,
+    Critique,
+    Direction,
+    Message,
+    Request,
+    Verdict,
+)
 
 Judge = Callable[[str, str], Awaitable[Critique]]
 """Judges a reply; the second argument is the stage that its steps are named after."""
 
 
 async def draw_siblings(
-    task: DialogueTask, conversation: tuple[Message, ...], directions: Directions, judge: Judge
+    task: DialogueTask,
+    conversation: tuple[Message, ...],
+    directions: Directions,
+    judge: Judge,
+    calibration: Calibration | None = None,
 ) -> Chosen:
     """Return the reply that ends the dialogue, a violation of the target principle, and the others.
 
-    Up to `dialogue.siblings` replies are sampled under either direction, until a critic confirms
-    one: first those told to violate; if one does, those told to satisfy. Raises `StageFailed` and
+    calibration  of the single critic: with it, the margin between two siblings can confirm both
+                 labels, where neither could be confirmed alone
+
+    Up to `dialogue.siblings` replies are sampled under either direction. If margins count, one
+    under each in turn, until the best two make a pair. Otherwise first those told to violate, until
+    the critic confirms one; and only if it does, those told to satisfy. Raises `StageFailed` and
     `ContextFull` if the first sample fails.
     """
-    target = task.scenario.target_principle.id
-    drawn: list[Candidate] = []
-    ways: tuple[Direction, ...] = ("violate", "satisfy")
-    for direction in ways:
-        for number in range(1, task.config.siblings + 1):
-            try:
-                text = await _draw(task, conversation, directions, direction, number)
-            except (StageFailed, ContextFull):
-                if not drawn:
-                    raise
-                continue
-            if normalize.normal(text) in {normalize.normal(c.text) for c in drawn}:
-                continue
-            stage = "critique" if not drawn else f"candidate/{len(drawn) + 1}"
-            try:
-                critique = await judge(text, stage)
-            except StageFailed as failed:
-                ended = _clearest(drawn, target)
-                return Chosen(ended.text if ended else text, failure=failed)
-            drawn.append(Candidate(text, critique, direction))
-            if critique.clean if direction == "satisfy" else target in critique.violations:
+    siblings = _Siblings(task, conversation, directions, judge)
+    try:
+        if calibration is not None and calibration.pair_from <= 1:
+            return await _by_margin(siblings, calibration)
+        return await _one_by_one(siblings)
+    except _CriticFailed as failed:
+        ended = siblings.clearest()
+        return Chosen(ended.text if ended else failed.text, failure=failed.failure)
+
+
+async def _one_by_one(siblings: _Siblings) -> Chosen:
+    """Sample until the critic confirms a violation, then until it finds a reply clean."""
+    for number in siblings.numbers:
+        told = await siblings.sample("violate", number)
+        if told and siblings.target in told.critique.violations:
+            break
+    ended = siblings.clearest()
+    if ended and siblings.target in ended.critique.violations:
+        for number in siblings.numbers:
+            told = await siblings.sample("satisfy", number)
+            if told and told.critique.clean:
                 break
-        ended = _clearest(drawn, target)
-        if ended is None or target not in ended.critique.violations:
-            break  # there is nothing to set a satisfying reply against
-    assert ended is not None
-    others = tuple(candidate for candidate in drawn if candidate is not ended)
-    return Chosen(ended.text, ended.critique, others)
+    assert ended is not None  # or the first sample has failed
+    return Chosen(ended.text, ended.critique, siblings.others(ended))
+
+
+async def _by_margin(siblings: _Siblings, calibration: Calibration) -> Chosen:
+    """Sample under both directions until the margin between the best two makes a pair."""
+    ended = best = None
+    for number in siblings.numbers:
+        await siblings.sample("violate", number)
+        await siblings.sample("satisfy", number)
+        ended, best = siblings.extreme("violate", max), siblings.extreme("satisfy", min)
+        if ended and best:
+            settled = settle(ended.critique, best.critique, siblings.target, calibration)
+            if settled is not None:
+                chosen = replace(best, critique=settled.chosen, probability=settled.probability)
+                others = (chosen if c is best else c for c in siblings.others(ended))
+                return Chosen(ended.text, settled.rejected, tuple(others))
+    assert ended is not None  # or the first sample has failed
+    return Chosen(ended.text, ended.critique, siblings.others(ended))
+
+
+class _CriticFailed(Exception):
+    """Carries the critic's failure, and the reply that it could not judge, out of the sampling."""
+
+    def __init__(self, text: str, failure: StageFailed) -> None:
+        self.text, self.failure = text, failure
+
+
+class _Siblings:
+    """The siblings sampled so far for one dialogue."""
+
+    def __init__(
+        self,
+        task: DialogueTask,
+        conversation: tuple[Message, ...],
+        directions: Directions,
+        judge: Judge,
+    ) -> None:
+        self._task, self._conversation = task, conversation
+        self._directions, self._judge = directions, judge
+        self._drawn: list[Candidate] = []
+        self.target = task.scenario.target_principle.id
+        self.numbers = range(1, task.config.siblings + 1)
+
+    async def sample(self, direction: Direction, number: int) -> Candidate | None:
+        """Sample a reply and have it judged; None if it fails, or says what another one says."""
+        try:
+            text = await _draw(self._task, self._conversation, self._directions, direction, number)
+        except (StageFailed, ContextFull):
+            if not self._drawn:
+                raise
+            return None
+        if normalize.normal(text) in {normalize.normal(c.text) for c in self._drawn}:
+            return None
+        stage = f"candidate/{len(self._drawn) + 1}" if self._drawn else "critique"
+        try:
+            critique = await self._judge(text, stage)
+        except StageFailed as failed:
+            raise _CriticFailed(text, failed) from None
+        self._drawn.append(Candidate(text, critique, direction))
+        return self._drawn[-1]
+
+    def clearest(self) -> Candidate | None:
+        """Return the clearest violation of the samples told to violate; None if there are none."""
+
+        def clarity(candidate: Candidate) -> tuple[bool, float]:
+            verdict = self._verdict(candidate)
+            evidence = verdict.contrast if verdict.contrast is not None else 0.0
+            return verdict.confirmed, (verdict.probability or 0.0) - evidence
+
+        return max(self._told("violate"), key=clarity, default=None)
+
+    def extreme(self, direction: Direction, most: Callable[..., Candidate]) -> Candidate | None:
+        """Return the sample under a direction with the most (`max`) or least (`min`) evidence."""
+        told = self._told(direction)
+        return most(told, key=lambda c: evidence_of(self._verdict(c))) if told else None
+
+    def others(self, ended: Candidate) -> tuple[Candidate, ...]:
+        """Return the samples but one, in the order drawn."""
+        return tuple(candidate for candidate in self._drawn if candidate is not ended)
+
+    def _told(self, direction: Direction) -> list[Candidate]:
+        return [candidate for candidate in self._drawn if candidate.direction == direction]
+
+    def _verdict(self, candidate: Candidate) -> Verdict:
+        return next(v for v in candidate.critique.verdicts if v.principle == self.target)
 
 
 async def _draw(
@@ -85,15 +185,3 @@ async def _draw(
         if failed.kind == "context_full":
             raise ContextFull from None
         raise
-
-
-def _clearest(drawn: list[Candidate], target: str) -> Candidate | None:
-    """Return the sample that violates the target most clearly, of those told to; None if none."""
-
-    def clarity(candidate: Candidate) -> tuple[bool, float]:
-        verdict = next(v for v in candidate.critique.verdicts if v.principle == target)
-        evidence = verdict.contrast if verdict.contrast is not None else 0.0
-        return verdict.confirmed, (verdict.probability or 0.0) - evidence
-
-    asked = (candidate for candidate in drawn if candidate.direction == "violate")
-    return max(asked, key=clarity, default=None)

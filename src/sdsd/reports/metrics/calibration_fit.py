@@ -182,6 +182,51 @@ def calibrate(
     return replace(found, violated_from=from_, satisfied_to=to)
 
 
+def calibrate_pairs(
+    answers: Sequence[Answer], found: Calibration, precision: float, trusted: bool
+) -> Calibration:
+    """Return a calibration that can settle pairs by the margin between their replies, too.
+
+    A margin either way round is equally likely before it is seen, so the regression has no
+    intercept: each item counts as its margin labelled 1, and as the opposite labelled 0.
+    """
+    slope = fit_margins(answers)
+    if not (trusted and slope):
+        return replace(found, pair_slope=slope)
+    either_way = [sigmoid(slope * m * sign) for m in _margins(answers) for sign in (1, -1)]
+    from_, _ = thresholds(either_way, precision)
+    return replace(found, pair_slope=slope, pair_from=from_)
+
+
+def fit_margins(answers: Sequence[Answer], weights: Sequence[float] | None = None) -> float:
+    """Return the log-odds of the right order per unit of margin; 0 if margins tell nothing."""
+    weights = [1.0] * len(answers) if weights is None else weights
+    margins = _margins(answers)
+    total = sum(weights)
+    spread = math.sqrt(
+        sum(w * m * m for m, w in zip(margins, weights, strict=True)) / (total or 1.0)
+    )
+    if spread < 1e-9:
+        return 0.0
+    points = [
+        (sign * m / spread, float(sign > 0), w / 2)
+        for m, w in zip(margins, weights, strict=True)
+        if w
+        for sign in (1, -1)
+    ]
+    slope, _ = _newton(points)
+    return max(slope, 0.0) / spread
+
+
+def _margins(answers: Sequence[Answer]) -> list[float]:
+    return [answer.margin for answer in answers]
+
+
+def pair_draws(answers: Sequence[Answer]) -> tuple[float, ...]:
+    """Return `fit_margins` on resamples of the items."""
+    return tuple(fit_margins(answers, weights) for weights in resamples(len(answers), DRAWS))
+
+
 def held_out(
     answers: Sequence[Answer], precision: float, noise: float = 0.0
 ) -> list[HeldOut] | None:
@@ -231,26 +276,49 @@ def resamples(n: int, times: int, seed: int = 0) -> Iterator[list[float]]:
         yield weights
 
 
+class Evidence(Struct, frozen=True):
+    """What a critic found in a pair."""
+
+    rejected: float
+    chosen: float
+    by_margin: bool = False
+    """Whether the margin between the two has settled their labels."""
+
+
 def expected_precision(
-    pairs: Sequence[tuple[float, float]], calibration: Calibration, drawn: Sequence[Fit]
+    pairs: Sequence[Evidence],
+    calibration: Calibration,
+    drawn: Sequence[Fit],
+    drawn_pairs: Sequence[float] = (),
 ) -> Interval | None:
     """Return the share of pairs that are expected to be true, with its 95% interval.
 
-    pairs   a critic's raw evidence in the rejected and in the chosen reply of each pair
-    drawn   `draws`: the interval is that of the calibration; the share of true pairs among a few
-            varies more, by about sqrt(p (1 - p) / pairs)
+    pairs        a critic's raw evidence in the replies of each pair
+    drawn        `draws`: the interval is that of the calibration; the share of true pairs among a
+                 few varies more, by about sqrt(p (1 - p) / pairs)
+    drawn_pairs  `pair_draws`, for pairs that were settled by their margin
 
-    A pair is true if its rejected reply violates the principle and its chosen one does not. The two
-    are judged apart, so its probability is the product. None without pairs.
+    A pair whose replies were judged apart is true if the rejected one violates the principle and
+    the chosen one does not: its probability is the product. One that was settled by its margin is
+    true if it is the right way round. None without pairs.
     """
     if not pairs:
         return None
 
     def mean(line: Calibration) -> float:
-        each = (probability(line, r) * (1 - probability(line, c)) for r, c in pairs)
-        return sum(each) / len(pairs)
+        return sum(_true(pair, line) for pair in pairs) / len(pairs)
 
     value = mean(calibration)
-    others = (replace(calibration, slope=f.slope, intercept=f.intercept) for f in drawn)
+    slopes = drawn_pairs or [calibration.pair_slope] * len(drawn)
+    others = (
+        replace(calibration, slope=f.slope, intercept=f.intercept, pair_slope=slope)
+        for f, slope in zip(drawn, slopes, strict=True)
+    )
     ends = percentiles([value, *map(mean, others)]) or (value, value)
     return Interval(value, min(ends[0], value), max(ends[1], value))
+
+
+def _true(pair: Evidence, line: Calibration) -> float:
+    if pair.by_margin:
+        return sigmoid(line.pair_slope * (pair.rejected - pair.chosen))
+    return probability(line, pair.rejected) * (1 - probability(line, pair.chosen))

@@ -22,7 +22,14 @@ from msgspec import Struct
 from sdsd.config import CriticConfig
 from sdsd.pipeline.calibration import evidence_of
 from sdsd.reports.metrics import calibration_fit
-from sdsd.reports.metrics.calibration_fit import Answer, Fit, HeldOut, held_out, resamples
+from sdsd.reports.metrics.calibration_fit import (
+    Answer,
+    Evidence,
+    Fit,
+    HeldOut,
+    held_out,
+    resamples,
+)
 from sdsd.reports.stats import FEW, Interval, percentiles
 from sdsd.types import Calibration, Critique, Record, StageUsage, Verdict
 
@@ -115,6 +122,8 @@ class JudgeResult(Struct, frozen=True, kw_only=True):
     """How to read its answers in a run; None for a judge that only compares."""
     draws: tuple[Fit, ...]
     """Calibrations of resampled items, for intervals of what is computed with them."""
+    pair_draws: tuple[float, ...] = ()
+    """The same for `Calibration.pair_slope`."""
     curves: Curves
     cost: StageUsage
     """Of all answers together."""
@@ -174,6 +183,11 @@ def summarise(
     overall = figures(answers, read, compares=compares)
     trusted = bool(overall.auc and overall.auc.low > 0.5 and overall.items >= FEW)
     alone = bool(answers) and not compares
+    calibration: Calibration | None = None
+    if alone:
+        calibration = calibration_fit.calibrate(answers, precision, noise, trusted)
+        within = overall.within is not None and overall.within.low > 0.5 and overall.items >= FEW
+        calibration = calibration_fit.calibrate_pairs(answers, calibration, precision, within)
     return JudgeResult(
         judge=judge,
         model=model,
@@ -181,10 +195,9 @@ def summarise(
         overall=overall,
         categories=_grouped(answers, read, lambda a: a.category, compares),
         subtlety=_grouped(answers, read, lambda a: a.subtle, compares),
-        calibration=(
-            calibration_fit.calibrate(answers, precision, noise, trusted) if alone else None
-        ),
+        calibration=calibration,
         draws=calibration_fit.draws(answers) if alone else (),
+        pair_draws=calibration_fit.pair_draws(answers) if alone else (),
         curves=_curves(answers, read) if alone else Curves(),
         cost=_total(answer.usage for answer in answers),
         answers=tuple(answers),
@@ -400,17 +413,19 @@ def best(judges: Mapping[str, JudgeResult]) -> str | None:
 # -- the pairs of a run --------------------------------------------------------------------------
 
 
-def evidence_in_pairs(record: Record, critic: str = "") -> list[tuple[float, float]]:
+def evidence_in_pairs(record: Record, critic: str = "") -> list[Evidence]:
     """Return the evidence that a critic found in the rejected and the chosen reply of each pair of
     a record, for the target principle; pairs that it did not judge are left out.
 
     critic   its name; empty for a single critic
     """
     found = []
+    margins = [c.critique for c in record.candidates if c.probability is not None]
     for pair in record.pairs:
         rejected, chosen = (_on_target(record, c, critic) for c in (record.critique, pair.critique))
         if rejected is not None and chosen is not None:
-            found.append((evidence_of(rejected), evidence_of(chosen)))
+            by_margin = pair.critique in margins
+            found.append(Evidence(evidence_of(rejected), evidence_of(chosen), by_margin))
     return found
 
 
@@ -420,14 +435,14 @@ def _on_target(record: Record, critique: Critique | None, critic: str) -> Verdic
     return next((v for v in verdicts if v.principle == target and v.critic == critic), None)
 
 
-def expected_precision(
-    pairs: Sequence[tuple[float, float]], result: JudgeResult
-) -> Interval | None:
+def expected_precision(pairs: Sequence[Evidence], result: JudgeResult) -> Interval | None:
     """Return the share of pairs that are expected to be true, with its 95% interval, given the
     critic's evidence (`evidence_in_pairs`) and its exam; None without either."""
     if result.calibration is None:
         return None
-    return calibration_fit.expected_precision(pairs, result.calibration, result.draws)
+    return calibration_fit.expected_precision(
+        pairs, result.calibration, result.draws, result.pair_draws
+    )
 
 
 def to_json(result: ExamResult) -> bytes:

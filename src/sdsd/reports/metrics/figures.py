@@ -19,6 +19,7 @@ from sdsd.checks import dialogue_rules
 from sdsd.config import Config
 from sdsd.dataset.extensions import checks_of
 from sdsd.reports.metrics.bias import Biases, BiasTally
+from sdsd.reports.metrics.calibration_fit import Evidence
 from sdsd.reports.metrics.costs import CostTally, PairCost, total
 from sdsd.reports.metrics.diversity import Diversity, DiversityTally
 from sdsd.reports.metrics.exam import JudgeResult, evidence_in_pairs, expected_precision
@@ -276,7 +277,7 @@ class _Tally:
     ) -> None:
         self._config = config
         self._exam = exam
-        self._evidence: list[tuple[float, float]] = []
+        self._evidence: list[Evidence] = []
         """In the rejected and in the chosen reply of each pair; empty without an exam."""
         self._principles = PrincipleTally(principles)
         self._diversity = DiversityTally(config.export.duplicates.near, embed)
