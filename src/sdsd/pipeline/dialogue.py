@@ -154,8 +154,14 @@ class DialogueTask(Struct, frozen=True):
         return self.fill("user_turn", direction=direction) if direction else ""
 
     def self_checked(self, exchange: int) -> bool:
-        """Whether the speaking model is asked about the agent's turn of this exchange."""
+        """Whether the speaking model is asked about the agent's turn of this exchange.
+
+        Only about the last one where the conversation leads up to a message that is written
+        already: it must not end before.
+        """
         when = self.config.self_check
+        if self.plan.last_message and exchange < self.exchanges:
+            return False
         return when == "every" or (when == "last" and exchange == self.exchanges)
 
     @property

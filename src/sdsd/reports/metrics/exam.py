@@ -398,12 +398,13 @@ def _reliability(labelled: Sequence[tuple[float, int]]) -> tuple[Bin, ...]:
 
 
 def best(judges: Mapping[str, JudgeResult]) -> str | None:
-    """Return the name of the judge with the highest AUC, the first of several; None if none.
+    """Return the name of the judge that tells the two replies of an item apart most often, and of
+    several the one with the highest AUC, or the first; None if none.
 
     An exact check does not compete.
     """
     known = {
-        name: r.overall.auc.value
+        name: (r.overall.within.value if r.overall.within else 0.0, r.overall.auc.value)
         for name, r in judges.items()
         if r.overall.auc and r.judge.kind != "program"
     }
