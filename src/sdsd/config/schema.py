@@ -167,8 +167,8 @@ class DialogueConfig(Section, frozen=True):
         "the critic confirms (not with `transcript`).", ge=1, le=16)] = 3
     self_check: Annotated[Literal["every", "last", "never"], identity(
         "After which agent turns the model is asked whether a principle was violated and whether "
-        "the conversation is over (not with `transcript`). Only after the last one where the user's "
-        "last message was written before the plan.")] = "every"
+        "the conversation is over (not with `transcript`). Only after the last one where the "
+        "user's last message was written before the plan.")] = "every"
     max_tokens: Annotated[Tokens, identity(
         "Maximum length of one turn, in tokens; a `transcript` gets this many per turn.")] = 160
     temperature: Annotated[Temperature, identity("Sampling temperature.")] = 0.8
