@@ -64,14 +64,14 @@ async def draw_siblings(
 async def _one_by_one(siblings: _Siblings) -> Chosen:
     """Sample until the critic confirms a violation, then until it finds a reply clean."""
     for number in siblings.numbers:
-        told = await siblings.sample("violate", number)
-        if told and siblings.target in told.critique.violations:
+        reply = await siblings.sample("violate", number)
+        if reply and siblings.target in reply.critique.violations:
             break
     ended = siblings.clearest()
     if ended and siblings.target in ended.critique.violations:
         for number in siblings.numbers:
-            told = await siblings.sample("satisfy", number)
-            if told and told.critique.clean:
+            reply = await siblings.sample("satisfy", number)
+            if reply and reply.critique.clean:
                 break
     assert ended is not None  # or the first sample has failed
     return Chosen(ended.text, ended.critique, siblings.others(ended))
@@ -143,18 +143,18 @@ class _Siblings:
             evidence = verdict.contrast if verdict.contrast is not None else 0.0
             return verdict.confirmed, (verdict.probability or 0.0) - evidence
 
-        return max(self._told("violate"), key=clarity, default=None)
+        return max(self._under("violate"), key=clarity, default=None)
 
     def extreme(self, direction: Direction, most: Callable[..., Candidate]) -> Candidate | None:
         """Return the sample under a direction with the most (`max`) or least (`min`) evidence."""
-        told = self._told(direction)
-        return most(told, key=lambda c: evidence_of(self._verdict(c))) if told else None
+        among = self._under(direction)
+        return most(among, key=lambda c: evidence_of(self._verdict(c))) if among else None
 
     def others(self, ended: Candidate) -> tuple[Candidate, ...]:
         """Return the samples but one, in the order drawn."""
         return tuple(candidate for candidate in self._drawn if candidate is not ended)
 
-    def _told(self, direction: Direction) -> list[Candidate]:
+    def _under(self, direction: Direction) -> list[Candidate]:
         return [candidate for candidate in self._drawn if candidate.direction == direction]
 
     def _verdict(self, candidate: Candidate) -> Verdict:
