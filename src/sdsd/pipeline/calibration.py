@@ -86,7 +86,7 @@ def settle(
         next(v for v in critique.verdicts if v.principle == target)
         for critique in (rejected, chosen)
     )
-    if "program" in (before.signal, after.signal):  # exact: there is no margin to weigh
+    if "program" in (before.signal, after.signal):  # exact: there is no margin to use
         exact = before.confirmed and not (after.violated or after.undecided)
         return Settled(rejected, chosen, 1.0) if exact else None
     margin = evidence_of(before) - evidence_of(after)
