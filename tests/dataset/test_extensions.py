@@ -302,7 +302,7 @@ def test_a_configuration_that_is_handed_on_names_no_code() -> None:
 
 @pytest.mark.e2e
 def test_a_run_is_exported_again_with_parts_and_verifies(tmp_path: Path) -> None:
-    run = sdsd.run({"n": 4}, out=tmp_path, models={"default": ScriptedModel(small_world)})
+    run = sdsd.run({"n": 12}, out=tmp_path, models={"default": ScriptedModel(small_world)})
     changes = ("views", "lengths"), ("filters", "keep"), ("checks", "insult")
     counts = run.export({key: [f"{HERE}:{name}"] for key, name in changes})
     assert counts

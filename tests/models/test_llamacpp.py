@@ -33,7 +33,7 @@ SMALL = {
     "scenarios": {"exchanges": [1, 2], "principles": [1, 1]},
     "plan": {"max_tokens": 120},
     "dialogue": {"max_tokens": 48},
-    "critique": {"max_tokens": 100},
+    "critique": {"max_tokens": 100, "exam": 0},
     "revise": {"max_tokens": 60, "rounds": 1},
 }
 

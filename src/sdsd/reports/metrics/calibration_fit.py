@@ -110,14 +110,14 @@ def _newton(points: Sequence[tuple[float, float, float]]) -> tuple[float, float]
     slope = intercept = 0.0
     loss = _loss(points, slope, intercept)
     for _ in range(_STEPS):
-        ga, gb, haa, hab, hbb = RIDGE * slope, 0.0, RIDGE, 0.0, 1e-12
+        ga, gb, h11, h12, h22 = RIDGE * slope, 0.0, RIDGE, 0.0, 1e-12
         for x, label, w in points:
             p = sigmoid(slope * x + intercept)
             error, curve = w * (p - label), w * p * (1 - p)
             ga, gb = ga + error * x, gb + error
-            haa, hab, hbb = haa + curve * x * x, hab + curve * x, hbb + curve
-        det = haa * hbb - hab * hab
-        da, db = (hbb * ga - hab * gb) / det, (haa * gb - hab * ga) / det
+            h11, h12, h22 = h11 + curve * x * x, h12 + curve * x, h22 + curve
+        det = h11 * h22 - h12 * h12
+        da, db = (h22 * ga - h12 * gb) / det, (h11 * gb - h12 * ga) / det
         step = 1.0
         while step > 1e-6:
             new = _loss(points, slope - step * da, intercept - step * db)
