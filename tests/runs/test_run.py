@@ -418,7 +418,7 @@ def test_another_version_of_a_stage_is_named(copied: Run) -> None:
     manifest["versions"] = {**VERSIONS, "critique": 0, "retired": 3}
     (copied.path / "manifest.json").write_text(json.dumps(manifest))
     said = [
-        "the stage `critique` has changed since this run began (version 0 then, 1 now)",
+        "the stage `critique` has changed since this run began (version 0 then, 2 now)",
         "the stage `retired` has changed since this run began (version 3 then, none now)",
     ]
     for told in (notes_of(copied.path), list(copied.verify().warnings)):
