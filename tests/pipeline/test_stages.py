@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from sdsd.config import TOP_P, CritiqueConfig, DialogueConfig, PlanConfig, ReviseConfig
 from sdsd.errors import StageFailed, Stopped
@@ -669,3 +670,17 @@ async def test_revision_that_is_empty_is_asked_again() -> None:
     request = door.requests["revise/1/retry/1"]
     assert (request.role, request.max_tokens, request.temperature) == ("reviser", 9, 0.9)
     assert request.messages == CASE.conversation
+
+
+async def test_a_planned_violation_matters_where_the_agent_is_to_commit_it() -> None:
+    target = Principle("p", "The assistant should not praise what the user has planned.", "f", "c")
+    scenario = replace(SCENARIO, principles=(target,))
+    said = f"PERSON: Ann\nSTEP 1: a\nSLIP: {target.text}"
+
+    async def ask(step: str, request: Request) -> Completion:
+        return Completion(said)
+
+    asked = (scenario, ask, PlanConfig(), load_prompt("plan"), 1, load("direct"))
+    with pytest.raises(StageFailed, match="only repeats the principle"):
+        await write_plan(*asked)
+    assert (await write_plan(*asked, commits=False)).planned_violation == target.text

@@ -21,11 +21,15 @@ async def write_plan(
     attempts: int,
     strategy: Strategy,
     last_message: str = "",
+    *,
+    commits: bool = True,
 ) -> Plan:
     """Return a plan with a step per exchange and the violation planned for the last reply.
 
-    `last_message` is what the user says last, if that is fixed already. Raises `StageFailed` if no
-    attempt gives a plan that can be parsed.
+    last_message  what the user says last, if that is fixed already
+    commits       whether the agent is to commit the planned violation; if not, it may be anything
+
+    Raises `StageFailed` if no attempt gives a plan that can be parsed.
     """
     target, *others = (p.text for p in scenario.principles)
     also = prompts.fill("others", principles=prompt_files.numbered(others))
@@ -55,7 +59,7 @@ async def write_plan(
         written = f"{plan.persona}\n{plan.planned_violation}"
         if parsing.copies(written, prompts.sections["system"], run=7):
             raise Unparseable("the plan copies its example")
-        if parsing.copies(plan.planned_violation, target, run=7):
+        if commits and parsing.copies(plan.planned_violation, target, run=7):
             raise Unparseable("the planned violation only repeats the principle")
         return replace(plan, last_message=last_message)
 

@@ -100,6 +100,7 @@ async def _plan_and_generate(work: _Work) -> None:
             config.attempts,
             strategy,
             last_message,
+            commits="contrast" not in method.pairs,  # siblings are told the principle alone
         )
     task = DialogueTask(
         scenario,
