@@ -387,3 +387,16 @@ def test_a_strategy_that_contradicts_a_cell_is_named(packaged: Catalogue) -> Non
     }
     assert scenarios.absurd_strategies("category", "respect") == ()
     assert scenarios.absurd_strategies("strategy", "haste") == ()
+
+
+def test_principles_that_fit_nothing_well_come_at_any_time() -> None:
+    """They are spread over a block, although others have the first claim on what fits them."""
+    packaged = catalogue.load()
+    principles, known = packaged.principles, packaged.affinities
+    half, early, all_ = len(principles) // 2, 0, 0
+    for seed in range(8):
+        scenarios = Scenarios(packaged, ScenariosConfig(), seed)
+        targets = [scenarios[i].target_principle.id for i in range(len(principles))]
+        early += sum(target not in known for target in targets[:half])
+        all_ += sum(target not in known for target in targets)
+    assert 0.35 < early / all_ < 0.65

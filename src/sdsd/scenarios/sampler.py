@@ -304,9 +304,13 @@ class Scenarios:
         assigned: list[int] = []
         for start in range(0, len(order), _PIECE):
             piece = order[start : start + _PIECE]
-            found = (gains(block * len(order) + start + k) for k in range(len(piece)))
-            columns = assign([[of[value] for value in piece] for of in found])
-            assigned += (piece[column] for column in columns)
+            # In a shuffled order: the method serves rows in turn, so values that fit nothing well
+            # would gather where it begins.
+            shuffled = _permutation(self._seed, "assigned", len(piece), block + start)
+            found = (gains(block * len(order) + start + k) for k in shuffled)
+            columns = assign([[of[piece[k]] for k in shuffled] for of in found])
+            placed = dict(zip(shuffled, columns, strict=True))
+            assigned += (piece[shuffled[placed[k]]] for k in range(len(piece)))
         return tuple(assigned)
 
     @cached_property
