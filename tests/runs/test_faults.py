@@ -216,7 +216,8 @@ def test_a_model_that_does_not_exist_fails_at_once(
 def test_a_context_that_overflows_is_recorded_and_not_tried_again(tmp_path: Path) -> None:
     with Host(tmp_path / "log", **QUICK, max_context=820) as host:
         probes = host.probed()
-        result = sdsd.run(keys(MANY, [host]), out=tmp_path / "run")
+        long = {"scenarios": {"exchanges": [6, 8]}}  # longer than what a plan is asked with
+        result = sdsd.run(keys(MANY, [host]) | long, out=tmp_path / "run")
         lines = host.lines()
     found = left(result.path)
     account = audit(found, lines, probes)
