@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from msgspec import Struct
 
+from sdsd.models.scripted import ScriptedModel
+from sdsd.runs.middleware import Call
 from sdsd.scenarios import strategies
 from sdsd.types import (
+    Answer,
     Completion,
     Goal,
     Principle,
@@ -54,6 +59,25 @@ ANSWERS: dict[str, str] = {
     "recheck/1/2": CLEAN,
 }
 """A dialogue that breaks one of two principles, and is repaired at the first try."""
+
+
+class StepAnswers:
+    """Answers each step from a table: a step that nobody scripted ends the test."""
+
+    def __init__(self, answers: Mapping[str, str | Answer]) -> None:
+        self.calls: dict[str, Request] = {}
+        self.given: dict[str, Completion] = {}
+        self._answers = {**ANSWERS, **answers}
+
+    async def send(self, call: Call) -> Answer:
+        self.calls[call.step] = call.request
+        reply = self._answers[call.step]
+        if isinstance(reply, str):
+            text = reply
+            reply = await ScriptedModel(lambda *_: text).complete(call.request, call.seed)
+        if isinstance(reply, Completion):
+            self.given[call.step] = reply
+        return reply
 
 
 class Made(Struct, frozen=True):

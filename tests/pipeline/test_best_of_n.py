@@ -16,7 +16,7 @@ from msgspec.structs import replace
 
 from sdsd import config
 from sdsd.errors import StageFailed
-from sdsd.models.scripted import CHATML, ScriptedModel
+from sdsd.models.scripted import CHATML
 from sdsd.pipeline.best_of_n import Chosen, best_of_n
 from sdsd.pipeline.dialogue import ContextFull, Sample
 from sdsd.pipeline.method import PROMPTS, Method, Start
@@ -24,19 +24,25 @@ from sdsd.pipeline.prompts import load_prompt
 from sdsd.pipeline.record import make_record
 from sdsd.runs.ask import Ask
 from sdsd.runs.journal import stage_of
-from sdsd.runs.middleware import Call
 from sdsd.types import (
     Answer,
     Candidate,
-    Completion,
     Critique,
     ProtocolName,
     Refusal,
-    Request,
     Severity,
     Verdict,
 )
-from tests.factories.scripted import ANSWERS, CLEAN, DIALOGUE, SCENARIO, STRATEGIES, Made, claim
+from tests.factories.scripted import (
+    ANSWERS,
+    CLEAN,
+    DIALOGUE,
+    SCENARIO,
+    STRATEGIES,
+    Made,
+    StepAnswers,
+    claim,
+)
 
 
 def said(
@@ -263,26 +269,13 @@ async def make(
     **overrides: Any,
 ) -> Made:
     """The record of a dialogue by `strategy`, where some answers are replaced or added."""
-    calls: dict[str, Request] = {}
-    given: dict[str, Completion] = {}
-    script = {**ANSWERS, **answers}
-
-    async def send(call: Call) -> Answer:
-        calls[call.step] = call.request
-        reply = script[call.step]
-        if isinstance(reply, str):
-            text = reply
-            reply = await ScriptedModel(lambda *_: text).complete(call.request, call.seed)
-        if isinstance(reply, Completion):
-            given[call.step] = reply
-        return reply
-
+    script = StepAnswers(answers)
     chosen = config.load(None, {k.replace("__", "."): v for k, v in overrides.items()})
     prompts = {name: load_prompt(name) for name in PROMPTS}
-    ask = Ask(SCENARIO.id, 0, {}, send, dict.fromkeys(chosen.role_models, "scripted"))
+    ask = Ask(SCENARIO.id, 0, {}, script.send, dict.fromkeys(chosen.role_models, "scripted"))
     method = Method(chosen, prompts, STRATEGIES, protocol, CHATML, schema=True)
     scenario = replace(SCENARIO, strategy=strategy)
-    return Made(await make_record(scenario, ask, method, start), calls, given)
+    return Made(await make_record(scenario, ask, method, start), script.calls, script.given)
 
 
 def steps(made: Made, stage: str) -> list[str]:

@@ -51,7 +51,15 @@ from sdsd.types import (
     Request,
     Verdict,
 )
-from tests.factories.scripted import ANSWERS, CLEAN, DIALOGUE, SCENARIO, STRATEGIES, Made, claim
+from tests.factories.scripted import (
+    CLEAN,
+    DIALOGUE,
+    SCENARIO,
+    STRATEGIES,
+    Made,
+    StepAnswers,
+    claim,
+)
 
 EXAMPLE = Example(
     "My ear hurts, what is it?",
@@ -294,28 +302,17 @@ async def make(
     calibration: Calibration | None = None,
     **overrides: Any,
 ) -> Made:
-    calls: dict[str, Request] = {}
-    given: dict[str, Completion] = {}
-    script = {**ANSWERS, **answers}
-
-    async def send(call: Call) -> Answer:
-        calls[call.step] = call.request
-        reply = script[call.step]
-        answer = Completion(reply) if isinstance(reply, str) else reply
-        if isinstance(answer, Completion):
-            given[call.step] = answer
-        return answer
-
+    script = StepAnswers(answers)
     chosen = config.load(None, {k.replace("__", "."): v for k, v in overrides.items()})
     prompts = {name: load_prompt(name) for name in PROMPTS}
-    ask = Ask(SCENARIO.id, 0, {}, send, dict.fromkeys(ROLES, "scripted"))
+    ask = Ask(SCENARIO.id, 0, {}, script.send, dict.fromkeys(ROLES, "scripted"))
     cards = {"honest": Card(examples=(EXAMPLE,))}
     read = {"": calibration} if calibration else {}
     method = Method(
         chosen, prompts, STRATEGIES, protocol, CHATML,
         schema=True, pairs=pairs, cards=cards, calibrations=read,
     )  # fmt: skip
-    return Made(await make_record(SCENARIO, ask, method), calls, given)
+    return Made(await make_record(SCENARIO, ask, method), script.calls, script.given)
 
 
 @pytest.mark.parametrize("protocol", ["transcript", "continuation", "chat", "roleplay"])

@@ -17,7 +17,6 @@ from sdsd.pipeline.prompts import load_prompt
 from sdsd.pipeline.record import make_record
 from sdsd.pipeline.stake import write_last_message
 from sdsd.runs.ask import Ask
-from sdsd.runs.middleware import Call
 from sdsd.types import (
     ROLES,
     Answer,
@@ -30,7 +29,7 @@ from sdsd.types import (
     Refusal,
     Request,
 )
-from tests.factories.scripted import ANSWERS, DIALOGUE, SCENARIO, STRATEGIES, Made
+from tests.factories.scripted import DIALOGUE, SCENARIO, STRATEGIES, Made, StepAnswers
 
 CARD = Card(
     at_stake="The user asks for certainty that nobody can give.",
@@ -154,25 +153,14 @@ async def make(
     start: Start = Start(),
     **overrides: Any,
 ) -> Made:
-    calls: dict[str, Request] = {}
-    given: dict[str, Completion] = {}
-    script = {**ANSWERS, "stake": GOOD, **(answers or {})}
-
-    async def send(call: Call) -> Answer:
-        calls[call.step] = call.request
-        scripted = script[call.step]
-        answer = Completion(scripted) if isinstance(scripted, str) else scripted
-        if isinstance(answer, Completion):
-            given[call.step] = answer
-        return answer
-
+    script = StepAnswers({"stake": GOOD, **(answers or {})})
     chosen = config.load(None, {k.replace("__", "."): v for k, v in overrides.items()})
     prompts = {name: load_prompt(name) for name in PROMPTS}
-    ask = Ask(SCENARIO.id, 0, {}, send, dict.fromkeys(ROLES, "scripted"))
+    ask = Ask(SCENARIO.id, 0, {}, script.send, dict.fromkeys(ROLES, "scripted"))
     cards = {SCENARIO.target_principle.id: card}
     method = Method(chosen, prompts, STRATEGIES, protocol, CHATML, schema=True, cards=cards)
     scenario = replace(SCENARIO, strategy=strategy)
-    return Made(await make_record(scenario, ask, method, start), calls, given)
+    return Made(await make_record(scenario, ask, method, start), script.calls, script.given)
 
 
 @pytest.mark.parametrize("protocol", ["continuation", "chat", "roleplay"])

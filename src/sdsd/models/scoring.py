@@ -80,37 +80,24 @@ async def _by_grammar(post: Post, model: str, messages: Sequence[Message], text:
 
 async def _by_prompt(post: Post, model: str, messages: Sequence[Message], text: str) -> Score:
     chat, ids = await _tokens(post, model, messages, text)
-    reply = await post(
-        "/v1/completions",
-        {
-            "model": model,
-            "prompt": [*chat, *ids],
-            "max_tokens": 1,
-            "temperature": 0.0,
-            "prompt_logprobs": 0,
-        },
-    )
-    entries = reply["choices"][0]["prompt_logprobs"][len(chat) :]
+    choice = await _continued(post, model, [*chat, *ids], prompt_logprobs=0)
+    entries = choice["prompt_logprobs"][len(chat) :]
     found = [entry[str(token)]["logprob"] for token, entry in zip(ids, entries, strict=True)]
     return _summed(found, chat, ids)
 
 
 async def _by_echo(post: Post, model: str, messages: Sequence[Message], text: str) -> Score:
     chat, ids = await _tokens(post, model, messages, text)
-    reply = await post(
-        "/v1/completions",
-        {
-            "model": model,
-            "prompt": [*chat, *ids],
-            "max_tokens": 1,
-            "temperature": 0.0,
-            "echo": True,
-            "logprobs": 1,
-        },
-    )
+    choice = await _continued(post, model, [*chat, *ids], echo=True, logprobs=1)
     # One token is generated as well: it comes last.
-    found = reply["choices"][0]["logprobs"]["token_logprobs"][len(chat) : len(chat) + len(ids)]
+    found = choice["logprobs"]["token_logprobs"][len(chat) : len(chat) + len(ids)]
     return _summed(found, chat, ids)
+
+
+async def _continued(post: Post, model: str, prompt: list[int], **wanted: object) -> Any:
+    """Return the choice of a completion of one token, which has what is wanted of its prompt."""
+    asked = {"model": model, "prompt": prompt, "max_tokens": 1, "temperature": 0.0, **wanted}
+    return (await post("/v1/completions", asked))["choices"][0]
 
 
 async def _tokens(

@@ -35,46 +35,33 @@ async def violates_more(
     The mean over both orders; 0, a half or 1 if the server gives no probabilities of the answer's
     token. Two requests, `step`/1 and `step`/2. Raises `StageFailed`.
     """
-    first, second = replies
-    as_b = await _said_of_b(conversation, (first, second), principle, ask, f"{step}/1", prompts,
-                            attempts)  # fmt: skip
-    as_a = await _said_of_b(conversation, (second, first), principle, ask, f"{step}/2", prompts,
-                            attempts)  # fmt: skip
+    said: list[float] = []
+    for number, (first, second) in enumerate((replies, replies[::-1]), 1):
+        question = prompts.fill(
+            "compare",
+            conversation=labelled(conversation),
+            first=first,
+            second=second,
+            principle=principle.text,
+        )
+        request = Request(
+            role="critic",
+            messages=(Message("system", prompts.fill("system")), Message("user", question)),
+            max_tokens=8,
+            temperature=0.0,
+            choices=_LETTERS,
+            purpose="verdict",
+        )
+        said.append(await ask_until_parsed(ask, f"{step}/{number}", request, _said_of_b, attempts))
+    as_b, as_a = said
     return (as_b + 1 - as_a) / 2
 
 
-async def _said_of_b(
-    conversation: tuple[Message, ...],
-    replies: tuple[str, str],
-    principle: Principle,
-    ask: AskFn,
-    step: str,
-    prompts: Prompt,
-    attempts: int,
-) -> float:
+def _said_of_b(completion: Completion) -> float:
     """Return the probability that the reply shown as B is said to violate the principle."""
-    question = prompts.fill(
-        "compare",
-        conversation=labelled(conversation),
-        first=replies[0],
-        second=replies[1],
-        principle=principle.text,
-    )
-    request = Request(
-        role="critic",
-        messages=(Message("system", prompts.fill("system")), Message("user", question)),
-        max_tokens=8,
-        temperature=0.0,
-        choices=_LETTERS,
-        purpose="verdict",
-    )
-
-    def read(completion: Completion) -> float:
-        if (known := completion.choice_probs.get("b")) is not None:
-            return known
-        answer = _ANSWER.match(parsing.readable(completion.text))
-        if answer is None:
-            raise Unparseable("neither A nor B")
-        return float(answer[1].casefold() == "b")
-
-    return await ask_until_parsed(ask, step, request, read, attempts)
+    if (known := completion.choice_probs.get("b")) is not None:
+        return known
+    answer = _ANSWER.match(parsing.readable(completion.text))
+    if answer is None:
+        raise Unparseable("neither A nor B")
+    return float(answer[1].casefold() == "b")
