@@ -21,6 +21,7 @@ from sdsd.reports.metrics.paper import PAPER
 from sdsd.reports.metrics.timeline import Timeline
 from sdsd.reports.stats import kappa, proportion, wilson
 from sdsd.types import (
+    Critique,
     Record,
     Revision,
     StageUsage,
@@ -133,6 +134,20 @@ def test_what_was_intended_said_and_found() -> None:
     assert (f.agreement.same.k, f.agreement.same.n) == (1, 5)
     never = Config(dialogue=DialogueConfig(self_check="never"))
     assert figures(mixed(), never).agreement.same.n == 0
+
+
+def test_what_is_undecided_is_no_claim() -> None:
+    made = record()
+    assert made.critique is not None
+    verdicts = tuple(
+        replace(v, violated=False, grounded=False, undecided=True) for v in made.critique.verdicts
+    )
+    open_ = replace(made, critique=Critique(verdicts), revisions=(), outcome="filtered")
+    f = figures([open_])
+    assert [s.found for s in f.signals] == ["undecided"]
+    assert {step.name: step.n for step in f.funnel}["claimed"] == 0
+    page = Page(render(f, MANIFEST, CONFIG, []))
+    assert "Planned last reply reached11 100%0 0%0 0%" in page.text
 
 
 def test_cost_lengths_and_topics() -> None:
