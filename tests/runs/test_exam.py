@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from sdsd.config import Config, CriticConfig, load
 from sdsd.errors import CatalogueError, ConfigError, RunDirError, Stopped
 from sdsd.models.base import Capabilities
 from sdsd.models.scripted import ScriptedModel
+from sdsd.pipeline.prompts import load_prompt
 from sdsd.reports.metrics.exam import ExamResult, Judge, JudgeResult, summarise
 from sdsd.runs.events import Event, Examined
 from sdsd.runs.exam import calibrations, chosen_method, exam_on, examine, key_of
@@ -33,6 +35,7 @@ from sdsd.runs.runner import run
 from sdsd.runs.session import Needs, Session, Stop, open_session
 from sdsd.runs.take_exam import Taken, take
 from sdsd.scenarios import exam_items
+from sdsd.scenarios.catalogue import PACKAGED
 from sdsd.types import Principle, Turn
 from tests.factories.examinee import Examinee
 from tests.stand_ins.model_server import read_log, spawned
@@ -451,3 +454,12 @@ def test_progress_says_how_much_is_left(capsys: pytest.CaptureFixture[str]) -> N
         "[3/10] exam  (about 1 min 15 s left)",
         "[10/10] exam",
     ]
+
+
+def test_the_packaged_results_are_of_the_prompts_and_items_of_today() -> None:
+    """An edit of either makes a first run wait for an exam of its own: take the exam again."""
+    prompts = [load_prompt(name).digest for name in ("review", "directed", "pairwise")]
+    for file in (PACKAGED / "exam_results").glob("*.json"):
+        result = msgspec.json.decode(file.read_bytes(), type=ExamResult)
+        assert result.prompts == hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+        assert result.items == exam_items.digest(exam_items.load())
