@@ -6,6 +6,7 @@ that decides what is made, and with no other.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,11 @@ def test_the_json_schema_refuses_what_loading_refuses() -> None:
     assert not any(shape.get("required") for shape in schema["$defs"].values())
     assert schema["$defs"]["DialogueConfig"]["properties"]["temperature"]["maximum"] == 2.0
     assert "never" in schema["$defs"]["DialogueConfig"]["properties"]["self_check"]["enum"]
+
+
+def test_the_json_schema_writes_equal_bounds_alike() -> None:
+    """`Annotated[float, Meta(ge=0)]` and `Meta(ge=0.0)` are one cached type, the first one met."""
+    assert re.search(r"(?m): \d+\.0,?$", config.json_schema_text()) is None
 
 
 # -- identity ------------------------------------------------------------------------------

@@ -87,7 +87,18 @@ def json_schema() -> dict[str, Any]:
     short = {"type": "string", "description": "Short for `models.default.model`."}
     properties = {"model": short, **config.pop("properties")}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "sdsd"}
-    return {**head, **config, "properties": properties, "$defs": sections}
+    schema = {**head, **config, "properties": properties, "$defs": sections}
+    whole: dict[str, Any] = _whole_numbers(schema)
+    return whole
+
+
+def _whole_numbers(node: Any) -> Any:
+    """Write 0.0 as 0 throughout: `typing` keeps whichever of two equal bounds it met first."""
+    if isinstance(node, dict):
+        return {key: _whole_numbers(value) for key, value in node.items()}
+    if isinstance(node, list | tuple):
+        return [_whole_numbers(value) for value in node]
+    return int(node) if isinstance(node, float) and node.is_integer() else node
 
 
 def json_schema_text() -> str:
