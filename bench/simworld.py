@@ -61,6 +61,7 @@ _OPENINGS: tuple[tuple[str, Kind], ...] = (
     (_opening("review", "system"), "verdict"),
     (_opening("stake", "system"), "message"),
     (_opening("plan", "system"), "plan"),
+    (_opening("plan", "lead_up_system"), "plan"),
     (_opening("roleplay", "user_system"), "user"),
     (_opening("transcript", "system"), "transcript"),
     (_opening("expand", "system"), "subareas"),

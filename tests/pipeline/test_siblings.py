@@ -506,16 +506,14 @@ async def test_a_narrow_margin_asks_for_more_and_the_best_two_are_taken() -> Non
     more = {
         **scored("candidate/2", -30.0, -32.0),
         "turn/2/violate/2": "Trust me, it is nothing at all.",
-        "turn/2/satisfy/2": "A doctor can tell you.",
         **scored("candidate/3", -50.0, -44.0),
-        **scored("candidate/4", -30.0, -30.5),
     }
     made = await by_margin(BY_MARGIN | more)
     record = made.record
     assert record.dialogue is not None
     assert record.dialogue.last_reply == "Trust me, it is nothing at all."
     assert [pair.chosen for pair in record.pairs] == ["See a doctor if it lasts."]
-    assert len(record.candidates) == 3
+    assert len(record.candidates) == 2  # the clear one of the first two was not sampled again
 
 
 async def test_where_no_margin_is_wide_enough_the_dialogue_is_undecided() -> None:

@@ -24,6 +24,7 @@ from sdsd.types import (
     Completion,
     Example,
     Message,
+    PairKind,
     Plan,
     ProtocolName,
     Refusal,
@@ -116,6 +117,20 @@ async def test_a_refusal_by_the_server_is_raised(kind: str) -> None:
     assert caught.value is refused
 
 
+async def test_one_to_which_the_principle_does_not_apply_is_asked_for_again() -> None:
+    """A program that decides the principle decides neither of the card's replies to it."""
+    principle = replace(SCENARIO.target_principle, check="as_many_as_asked")
+    scenario = replace(SCENARIO, principles=(principle,))
+    example = Example("Name two colours.", "1. Red\n2. Blue", "1. Red\n2. Blue\n3. Green")
+    card = Card("The user asks for a certain number of things.", examples=(example,))
+    stakes, open_ended = "Give me three reasons for a second opinion.", "Is a second opinion wise?"
+    script = Script([open_ended, stakes])
+    said = await write_last_message(
+        scenario, card, "", script, config.PlanConfig(), load_prompt("stake"), 3
+    )
+    assert said == stakes
+
+
 # -- what it is asked with -----------------------------------------------------------------
 
 
@@ -131,7 +146,8 @@ async def test_it_is_asked_for_with_the_cards_messages_as_earlier_answers(direct
         ("user", "Topic: a cat that limps"), ("assistant", CARD.examples[0].user),
         ("user", "Topic: a worn tyre"), ("assistant", "Will this tyre last?"),
     ]  # fmt: skip
-    assert last.content == "\n".join(filter(None, ("Topic: second opinions", direction)))
+    told = f"How the person writes: {direction}" if direction else ""
+    assert last.content == "\n".join(filter(None, ("Topic: second opinions", told)))
     assert SCENARIO.target_principle.text not in str(request.messages)
 
 
@@ -151,6 +167,7 @@ async def make(
     card: Card = CARD,
     strategy: str = "direct",
     start: Start = Start(),
+    pairs: tuple[PairKind, ...] = ("revision", "on_policy"),
     **overrides: Any,
 ) -> Made:
     script = StepAnswers({"stake": GOOD, **(answers or {})})
@@ -158,7 +175,9 @@ async def make(
     prompts = {name: load_prompt(name) for name in PROMPTS}
     ask = Ask(SCENARIO.id, 0, {}, script.send, dict.fromkeys(ROLES, "scripted"))
     cards = {SCENARIO.target_principle.id: card}
-    method = Method(chosen, prompts, STRATEGIES, protocol, CHATML, schema=True, cards=cards)
+    method = Method(
+        chosen, prompts, STRATEGIES, protocol, CHATML, schema=True, pairs=pairs, cards=cards
+    )
     scenario = replace(SCENARIO, strategy=strategy)
     return Made(await make_record(scenario, ask, method, start), script.calls, script.given)
 
@@ -188,13 +207,30 @@ async def test_in_a_dialogue_of_one_exchange_the_user_says_nothing_else() -> Non
 
 
 async def test_the_planner_is_told_what_the_conversation_leads_up_to() -> None:
-    assert f'leads up to: "{GOOD}"' in (await make()).text("plan")
+    assert f'nothing of it is said before: "{GOOD}"' in (await make()).text("plan")
+
+
+async def test_where_siblings_end_the_dialogue_the_plan_has_no_violation() -> None:
+    answers = {
+        "plan": "Sure!\n**PERSON:** Ann, who is ill.\n**STEP 1:** Ann tells of her knee.",
+        "turn/2/violate/1": DIALOGUE[3],
+        "turn/2/satisfy/1": "See somebody.",
+        "critique/1": '{"principle": "x", "violated": false, "reason": ""}',
+    }
+    made = await make(answers, pairs=("contrast",), dialogue__siblings=1)
+    assert "SLIP" not in made.text("plan")
+    assert f'The last message: "{GOOD}"' in made.text("plan")
+    plan = made.record.plan
+    assert plan is not None
+    assert plan.text == f"PERSON: Ann, who is ill.\nSTEP 1: Ann tells of her knee.\nSTEP 2: {GOOD}"
+    assert (plan.steps, plan.planned_violation) == (("Ann tells of her knee.", GOOD), "")
+    assert (plan.persona, plan.last_message) == ("Ann, who is ill.", GOOD)
 
 
 async def test_without_a_message_the_dialogue_is_planned_as_before() -> None:
     off_topic = {f"stake{retry}": "An egg?" for retry in ("", "/retry/1", "/retry/2")}
     made = await make(off_topic)
-    assert "leads up to" not in made.text("plan")
+    assert "last message" not in made.text("plan")
     assert "turn/2/user" in made.calls
     assert made.record.outcome == "accepted"
     assert made.record.plan is not None

@@ -33,7 +33,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "bet.md"
     path.write_text("A wager.\n\n## settings\nretries: 1\n\n## plan\nThey bet.\n", "utf-8")
     mine = load(str(path))
-    assert (mine.name, mine.meaning, mine.plan) == ("bet", "A wager.", "They bet.")
+    assert (mine.name, mine.meaning, mine.plan("p")) == ("bet", "A wager.", "They bet.")
     assert mine.settings == Settings(retries=1)
     assert mine.reply("p", "s") == mine.user("p", "s") == ""
     assert list(load_strategies(["direct", str(path)])) == ["direct", "bet"]
@@ -76,6 +76,6 @@ def test_all_and_a_name_among_them_is_once() -> None:
 def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "mine.md"
     path.write_text("## plan\none\n", "utf-8")
-    assert load(str(path)).plan == "one"
+    assert load(str(path)).plan("p") == "one"
     path.write_text("## plan\ntwo\n", "utf-8")
-    assert load(str(path)).plan == "two"
+    assert load(str(path)).plan("p") == "two"

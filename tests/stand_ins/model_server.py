@@ -51,7 +51,8 @@ def asked_for(messages: tuple[Message, ...], prompt: str) -> tuple[Role, Purpose
     """Who is being asked for what, recognised by the packaged prompts; the wire does not say."""
     first, last = (messages[0].content, messages[-1].content) if messages else (prompt, prompt)
     review = load_prompt("review").sections
-    if first.startswith(load_prompt("plan").sections["system"]):
+    plan = load_prompt("plan").sections
+    if first.startswith((plan["system"], plan["lead_up_system"])):
         return "planner", "plan"
     if first.startswith(load_prompt("stake").sections["system"].partition("{{")[0]):
         return "planner", "last_message"

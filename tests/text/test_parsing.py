@@ -93,6 +93,45 @@ def test_plan_without_a_step_is_refused(text: str) -> None:
         parsing.plan(text, 3)
 
 
+@pytest.mark.parametrize(
+    ("text", "steps", "persona", "found"),
+    [
+        ("PERSON: Ann.\nSTEP 1: asks.\nSTEP 2: thanks.", 2, "Ann.", ("asks.", "thanks.")),
+        ("PERSON: Ann.\nSTEP 1: asks.\nSTEP 2: thanks.", 1, "Ann.", ("asks.",)),
+        ("PERSON: Ann.\nSTEP 1: asks.", 3, "Ann.", ("asks.",)),
+        ("PERSON: Ann.\nSTEP 1: asks.\nShe is shy.\nSLIP: no.", 2, "Ann.", ("asks.",)),
+        ("Here it is:\n- **PERSON:** Ann.", 0, "Ann.", ()),
+    ],
+)
+def test_lead_up_reads_the_person_and_as_many_steps_as_wanted(
+    text: str, steps: int, persona: str, found: tuple[str, ...]
+) -> None:
+    assert parsing.lead_up(text, steps) == (persona, found)
+
+
+@pytest.mark.parametrize(
+    ("text", "missing"),
+    [
+        ("STEP 1: asks.", "PERSON"),
+        ("PERSON: Ann.", "STEP n"),
+        ("PERSON: Ann.\nSTEP 1: Asks.\nSTEP 2: asks.", "the same"),
+    ],
+)
+def test_lead_up_says_what_is_missing(text: str, missing: str) -> None:
+    with pytest.raises(Unparseable, match=missing):
+        parsing.lead_up(text, 2)
+
+
+@given(st.text(), st.integers(0, 5))
+def test_lead_up_takes_any_text(text: str, steps: int) -> None:
+    try:
+        persona, found = parsing.lead_up(text, steps)
+    except Unparseable:
+        return
+    assert persona
+    assert min(steps, 1) <= len(found) <= steps
+
+
 def test_plan_whose_steps_all_say_the_same_is_refused() -> None:
     with pytest.raises(Unparseable, match="same"):
         parsing.plan("STEP 1: They talk.\nSTEP 2: they  talk.\nSLIP: x", 2)

@@ -20,7 +20,7 @@ from sdsd.pipeline.critique import judge, judge_plan_adherence, review_messages
 from sdsd.pipeline.custom import make_record_with
 from sdsd.pipeline.dialogue import ContextFull, DialogueTask, OpenDialogue
 from sdsd.pipeline.method import Ask, Method, Start
-from sdsd.pipeline.plan import write_plan
+from sdsd.pipeline.plan import lead_up, write_plan
 from sdsd.pipeline.protocols import find_protocol
 from sdsd.pipeline.protocols.chat import first_messages
 from sdsd.pipeline.revise import critique_text, write_revision
@@ -36,6 +36,7 @@ from sdsd.types import (
     Failure,
     Message,
     Outcome,
+    Plan,
     Record,
     Revision,
     Scenario,
@@ -91,17 +92,7 @@ async def _plan_and_generate(work: _Work) -> None:
     scenario, ask, method = work.scenario, work.ask, work.method
     config, prompts, strategy = method.config, method.prompts, method.strategies[scenario.strategy]
     if work.plan is None:
-        last_message = await _last_message(work)
-        work.plan = await write_plan(
-            scenario,
-            ask,
-            config.plan,
-            prompts["plan"],
-            config.attempts,
-            strategy,
-            last_message,
-            commits="contrast" not in method.pairs,  # siblings are told the principle alone
-        )
+        work.plan = await _plan(work)
     task = DialogueTask(
         scenario,
         work.plan,
@@ -121,6 +112,19 @@ async def _plan_and_generate(work: _Work) -> None:
         work.dialogue = dialogue
     else:
         await _choose_last_reply(work, dialogue)
+
+
+async def _plan(work: _Work) -> Plan:
+    """Write the user's last message, if anything says what is at stake, and the plan."""
+    scenario, ask, method = work.scenario, work.ask, work.method
+    config, prompts = method.config, method.prompts["plan"]
+    strategy, siblings = method.strategies[scenario.strategy], "contrast" in method.pairs
+    last = await _last_message(work)
+    if last and siblings:  # they are told the principle alone: a planned violation has no reader
+        return await lead_up(scenario, ask, config.plan, prompts, config.attempts, strategy, last)
+    return await write_plan(
+        scenario, ask, config.plan, prompts, config.attempts, strategy, last, commits=not siblings
+    )
 
 
 async def _last_message(work: _Work) -> str:

@@ -47,13 +47,15 @@ async def draw_siblings(
                  labels, where neither could be confirmed alone
 
     Up to `dialogue.siblings` replies are sampled under either direction. If margins count, one
-    under each in turn, until the best two make a pair. Otherwise first those told to violate, until
-    the critic confirms one; and only if it does, those told to satisfy. Raises `StageFailed` and
-    `ContextFull` if the first sample fails.
+    under each, and then again under the less clear one, until the best two make a pair. Otherwise,
+    or if a program decides the principle, first those told to violate, until the critic confirms
+    one; and only if it does, those told to satisfy. Raises `StageFailed` and `ContextFull` if the
+    first sample fails.
     """
     siblings = _Siblings(task, conversation, directions, judge)
+    exact = bool(directions.principle.check)
     try:
-        if calibration is not None and calibration.pair_from <= 1:
+        if calibration is not None and calibration.pair_from <= 1 and not exact:
             return await _by_margin(siblings, calibration)
         return await _one_by_one(siblings)
     except _CriticFailed as failed:
@@ -78,11 +80,15 @@ async def _one_by_one(siblings: _Siblings) -> Chosen:
 
 
 async def _by_margin(siblings: _Siblings, calibration: Calibration) -> Chosen:
-    """Sample under both directions until the margin between the best two makes a pair."""
+    """Sample under both directions until the margin between the best two makes a pair.
+
+    After one of each, the direction is sampled again whose best reply shows it less clearly.
+    """
+    left = {"violate": list(siblings.numbers), "satisfy": list(siblings.numbers)}
+    direction: Direction = "violate"
     ended = best = None
-    for number in siblings.numbers:
-        await siblings.sample("violate", number)
-        await siblings.sample("satisfy", number)
+    while left[direction]:
+        await siblings.sample(direction, left[direction].pop(0))
         ended, best = siblings.extreme("violate", max), siblings.extreme("satisfy", min)
         if ended and best:
             settled = settle(ended.critique, best.critique, siblings.target, calibration)
@@ -90,6 +96,9 @@ async def _by_margin(siblings: _Siblings, calibration: Calibration) -> Chosen:
                 chosen = replace(best, critique=settled.chosen, probability=settled.probability)
                 others = (chosen if c is best else c for c in siblings.others(ended))
                 return Chosen(ended.text, settled.rejected, tuple(others))
+        direction = siblings.less_clear(ended, best)
+        if not left[direction]:
+            direction = "violate" if direction == "satisfy" else "satisfy"
     assert ended is not None  # or the first sample has failed
     return Chosen(ended.text, ended.critique, siblings.others(ended))
 
@@ -149,6 +158,15 @@ class _Siblings:
         """Return the sample under a direction with the most (`max`) or least (`min`) evidence."""
         among = self._under(direction)
         return most(among, key=lambda c: evidence_of(self._verdict(c))) if among else None
+
+    def less_clear(self, violating: Candidate | None, satisfying: Candidate | None) -> Direction:
+        """Return the direction whose best reply gives less evidence of having followed it."""
+        if violating is None:
+            return "violate"
+        if satisfying is None:
+            return "satisfy"
+        against = evidence_of(self._verdict(violating)) + evidence_of(self._verdict(satisfying))
+        return "satisfy" if against > 0 else "violate"
 
     def others(self, ended: Candidate) -> tuple[Candidate, ...]:
         """Return the samples but one, in the order drawn."""

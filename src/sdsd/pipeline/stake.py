@@ -9,13 +9,14 @@ card has any, before there is a plan; the planner gets it, and the user says it 
 from __future__ import annotations
 
 from sdsd.checks import dialogue_rules
+from sdsd.checks.decided import decide
 from sdsd.config import TOP_P, PlanConfig
 from sdsd.errors import StageFailed, Unparseable
 from sdsd.pipeline.retry import ask_until_parsed
 from sdsd.scenarios.similarity import content_words
 from sdsd.text import parsing
 from sdsd.text.prompt_files import Prompt
-from sdsd.types import AskFn, Card, Completion, Dialogue, Message, Request, Scenario
+from sdsd.types import AskFn, Card, Completion, Dialogue, Message, Principle, Request, Scenario
 
 _TOKENS = 100
 """Longest message, in tokens."""
@@ -91,4 +92,15 @@ def _flaw(text: str, scenario: Scenario, card: Card) -> str:
     topic = {word[:_STEM] for word in content_words(f"{scenario.subarea} {scenario.domain}")}
     if topic.isdisjoint(word[:_STEM] for word in content_words(text)):
         return "the message is not about the topic"
+    if not _at_stake(text, scenario.target_principle, card):
+        return "the principle does not apply to any reply to the message"
     return ""
+
+
+def _at_stake(text: str, principle: Principle, card: Card) -> bool:
+    """Whether a reply could violate the principle, if a program decides that."""
+    if not principle.check or not card.examples:
+        return True
+    conversation = (Message("user", text),)
+    replies = (reply for e in card.examples for reply in (e.satisfies, e.violates))
+    return any(decide(principle.check, conversation, reply) is not None for reply in replies)

@@ -1,10 +1,11 @@
 """Strategies: ways to lead a conversation to a reply that violates the target principle.
 
 A strategy is a Markdown file like the prompts (`data/strategies/<name>.md`). The text before the
-first section tells people what it does. `## plan` tells the planner how the conversation comes to
-the violation, `## user` and `## reply` are directions for the user's and the agent's last turn, and
-`## settings` has a few switches. Which strategies work for which principles is an open question of
-the method, so every scenario names its own and the records can be compared.
+first section tells people what it does. `## plan` tells the planner how the person behaves, and
+`## slip` how that leads to the violation; `## user` and `## reply` are directions for the user's
+and the agent's last turn, and `## settings` has a few switches. Which strategies work for which
+principles is an open question of the method, so every scenario names its own and the records can be
+compared.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ PACKAGED = Path(__file__).parent / "data" / "strategies"
 ALL = "all"
 _SLOTS = {
     "plan": {"target_principle"},
+    "slip": {"target_principle"},
     "reply": {"target_principle", "planned_violation"},
     "user": {"target_principle", "planned_violation"},
 }
@@ -51,10 +53,13 @@ class Strategy(Struct, frozen=True):
     prompt: Prompt
     settings: Settings
 
-    @property
-    def plan(self) -> str:
-        """The instruction for the planner; its placeholder is `{{target_principle}}`."""
-        return self.prompt.sections["plan"]
+    def plan(self, target_principle: str) -> str:
+        """Return how the person behaves, for the planner."""
+        return self._section("plan", target_principle)
+
+    def slip(self, target_principle: str) -> str:
+        """Return how that leads to a planned violation, for the planner; may be empty."""
+        return self._section("slip", target_principle)
 
     def reply(self, target_principle: str, planned_violation: str) -> str:
         """Return the direction for the agent's last turn; empty for none."""
@@ -64,7 +69,7 @@ class Strategy(Struct, frozen=True):
         """Return the direction for the user's last turn; empty for none."""
         return self._section("user", target_principle, planned_violation)
 
-    def _section(self, name: str, target_principle: str, planned_violation: str) -> str:
+    def _section(self, name: str, target_principle: str, planned_violation: str = "") -> str:
         if name not in self.prompt.sections:
             return ""
         return self.prompt.fill(
@@ -119,7 +124,7 @@ def read(path: Path, name: str = "") -> Strategy:
     unknown = file.sections.keys() - {*_SLOTS, "settings"}
     if unknown or "plan" not in file.sections:
         wrong = f"`## {min(unknown)}` is not known" if unknown else "`## plan` is missing"
-        raise PromptError(f"{path}: {wrong}; the sections are plan, reply, user, settings")
+        raise PromptError(f"{path}: {wrong}; the sections are plan, slip, user, reply, settings")
     for section, known in _SLOTS.items():
         if unfilled := prompt_files.slots(file.sections.get(section, "")) - known:
             raise PromptError(

@@ -93,6 +93,25 @@ def plan(text: str, exchanges: int) -> Plan:
     )
 
 
+def lead_up(text: str, steps: int) -> tuple[str, tuple[str, ...]]:
+    """Parse `PERSON: ...` and up to `steps` lines `STEP n: ...`; return the persona and the steps.
+
+    Raises `Unparseable` without a persona, without any step where some are wanted, or if all steps
+    say the same.
+    """
+    lines = [(m.group(1).upper(), body) for m, body in _labelled(_PLAN_LABEL, readable(text))]
+    fields = [(label, body.splitlines()[0].rstrip()) for label, body in lines if body]
+    persona = next((body for label, body in fields if label in ("PERSON", "USER")), "")
+    found = tuple(body for label, body in fields if label.startswith("STEP"))[:steps]
+    if not persona:
+        raise Unparseable("no `PERSON:` line")
+    if steps and not found:
+        raise Unparseable("no `STEP n:` line")
+    if len(found) > 1 and len({normal(step) for step in found}) == 1:
+        raise Unparseable("every step says the same")
+    return persona, found
+
+
 def _cut_after_plan(text: str) -> str:
     """Cut `text` after the line of its first `SLIP`, or of an `OPENING` right after that.
 
