@@ -73,13 +73,26 @@ def copied(finished: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
+# -- the demonstration -----------------------------------------------------------------------
+
+
+def test_the_demonstration_ends_with_what_to_look_at(command: Command, tmp_path: Path) -> None:
+    printed = command("demo", "--out", tmp_path / "demo")
+    assert printed.code == 0
+    assert "written by hand" in printed.out
+    for line in re.findall(r"^  sdsd (.*)$", printed.out, re.MULTILINE):
+        assert command(*line.split()).code == 0, line
+    again = json.loads(command("demo", "--out", tmp_path / "demo", "--json").out)
+    assert again["done"] == again["n"]
+
+
 # -- help ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "path", ["", "run", "exam", "init", "status", "show", "verify", "export", "report", "push",
-             "doctor", "models pull", "catalogue check", "catalogue expand", "catalogue affinities",
-             "catalogue preview"],
+    "path", ["", "run", "demo", "exam", "init", "status", "show", "verify", "export", "report",
+             "push", "doctor", "models pull", "catalogue check", "catalogue expand",
+             "catalogue affinities", "catalogue preview"],
 )  # fmt: skip
 def test_every_command_explains_itself(command: Command, path: str) -> None:
     printed = command(*path.split(), "--help")

@@ -128,6 +128,31 @@ def run(
 
 
 @app.command()
+def demo(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The run directory.")] = Path(
+        "runs/demo"
+    ),
+    json: Json = False,
+) -> None:
+    """Make a small run to look at.
+
+    Offline and in seconds: its replies were written by hand, in answer to the packaged prompts. The
+    pipeline does the rest, as in any run.
+    """
+    from sdsd.cli import display
+    from sdsd.runs.demo import demo as make
+    from sdsd.runs.progress import terminal
+
+    with terminal(quiet=json) as screen:
+        made = make(out, on_event=screen.on_event)
+    display.finished(made, made.status(), json=json)
+    if made.stopped:
+        raise typer.Exit(130)
+    if not json:
+        display.demonstrated(made.path)
+
+
+@app.command()
 def experiment(
     file: Annotated[Path, typer.Argument(help="The experiment file; see docs/experiments.md.")],
     out: Annotated[

@@ -72,6 +72,20 @@ def finished(run: Run, status: RunStatus, *, json: bool) -> None:
         _print_advice(status.advice)
 
 
+def demonstrated(path: Path) -> None:
+    """Say what to look at in the demonstration."""
+    run = shlex.quote(str(path))
+    out.print("\nThe replies of this run were written by hand; the pipeline did the rest. Look at")
+    for command, what in (
+        (f"sdsd show {run} 2", "one dialogue: plan, turns, verdicts, three pairs"),
+        (f"sdsd verify {run}", "every record made again from its recorded answers"),
+        (f"sdsd export {run} --format openai-preference", "the same pairs for another trainer"),
+    ):
+        out.print(f"  {command}", soft_wrap=True)
+        out.print(f"      {what}")
+    out.print(f"and open {path / 'report.html'} in a browser.", soft_wrap=True)
+
+
 def _print_advice(found: Sequence[Advice]) -> None:
     """Say why a run has no verified pairs, and what would help."""
     out.print("\nWhy there are no verified pairs:")

@@ -23,6 +23,7 @@ from sdsd.dataset.extensions import views_of
 from sdsd.dataset.provenance import settings
 from sdsd.dataset.splits import SPLITS
 from sdsd.dataset.view import View
+from sdsd.models.hand_written import is_hand_written
 from sdsd.models.weights import KNOWN
 from sdsd.reports.card_charts import plots
 from sdsd.reports.html import page
@@ -47,7 +48,7 @@ def card(manifest: Manifest, config: Config, counts: Counts, figures: Figures) -
     filled = {name: view for name, view in views.items() if counts.rows[name]}
     template = page.environment().overlay(finalize=_plain).get_template("card.md")
     body = template.render(
-        title=_title(manifest),
+        title=_title(manifest, config),
         manifest=manifest,
         config=config,
         counts=counts,
@@ -61,6 +62,7 @@ def card(manifest: Manifest, config: Config, counts: Counts, figures: Figures) -
         steps=page.STEPS,
         share=_share,
         open=_is_open(manifest, config),
+        by_hand=_is_by_hand(config),
         wrote=sorted(set(manifest.models.values())),
         own=_own(config),
         changed=settings(config),
@@ -73,7 +75,7 @@ def _head(manifest: Manifest, config: Config, counts: Counts, filled: dict[str, 
     import yaml
 
     head: dict[str, Any] = {
-        "pretty_name": _title(manifest),
+        "pretty_name": _title(manifest, config),
         "license": "apache-2.0" if _is_open(manifest, config) else "other",
         "task_categories": ["text-generation"],
         "tags": list(_TAGS),
@@ -82,7 +84,7 @@ def _head(manifest: Manifest, config: Config, counts: Counts, filled: dict[str, 
     if not _is_open(manifest, config):
         head["license_name"] = "terms-of-the-generating-models"
     # The language of other lists is unknown; affinities are not a text.
-    if replace(config.catalogue, affinities="") == CatalogueConfig():
+    if replace(config.catalogue, affinities="") == CatalogueConfig() or _is_by_hand(config):
         head["language"] = ["en"]
     # `datasets` refuses to load a split without rows, so an empty view is a file, but not listed.
     # The number of files is part of the pattern, so files of two exports never mix. The digest is
@@ -124,16 +126,25 @@ def _feature(kind: Any) -> dict[str, Any]:
     return {"dtype": {"double": "float64"}.get(str(kind), str(kind))}
 
 
-def _title(manifest: Manifest) -> str:
+def _title(manifest: Manifest, config: Config) -> str:
+    if _is_by_hand(config):
+        return "A demonstration of sdsd: dialogues and revisions written by hand"
     return f"Dialogues and revisions by {PurePath(manifest.models['agent']).name}"
 
 
 def _is_open(manifest: Manifest, config: Config) -> bool:
-    """Whether known models with open weights wrote everything; otherwise their terms decide."""
+    """Whether known models with open weights wrote everything, or it was written by hand; otherwise
+    the models' terms decide."""
+    if _is_by_hand(config):
+        return True
     known = all(name in _OPEN for name in manifest.models.values())
     models = [config.model_for(role) for role in config.role_models]
     served = any(model.urls or model.backend for model in models)
     return known and not served and not config.source.path
+
+
+def _is_by_hand(config: Config) -> bool:
+    return is_hand_written([config.model_for(role) for role in config.role_models])
 
 
 def _size_category(rows: int) -> str:
