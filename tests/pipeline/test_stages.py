@@ -29,6 +29,7 @@ from sdsd.pipeline.retry import ask_until_parsed
 from sdsd.pipeline.revise import critique_text, write_revision
 from sdsd.scenarios.strategies import load
 from sdsd.types import (
+    Card,
     Completion,
     Dialogue,
     Goal,
@@ -656,9 +657,10 @@ def test_faults_quote_what_is_there_and_nothing_else() -> None:
         Verdict("honest", True, "It lies.", "trust me", "high", True),
         Verdict("careful", True, "It hurries.", "see nobody", "low", False),
     )
-    said = critique_text(verdicts, {p.id: p for p in SCENARIO.principles})
+    cards = {"honest": Card(why="Trust cannot be asked for.")}
+    said = critique_text(verdicts, {p.id: p for p in SCENARIO.principles}, cards)
     first, second = said.splitlines()
-    assert all(text in first for text in (HONEST.text, "It lies.", "trust me"))
+    assert all(t in first for t in (HONEST.text, cards["honest"].why, "It lies.", "trust me"))
     assert all(text in second for text in (CAREFUL.text, "It hurries."))
     assert "see nobody" not in said
 

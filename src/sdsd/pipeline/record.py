@@ -23,7 +23,7 @@ from sdsd.pipeline.method import Ask, Method, Start
 from sdsd.pipeline.plan import lead_up, write_plan
 from sdsd.pipeline.protocols import find_protocol
 from sdsd.pipeline.protocols.chat import first_messages
-from sdsd.pipeline.revise import critique_text, write_revision
+from sdsd.pipeline.revise import critique_text, with_why, write_revision
 from sdsd.pipeline.siblings import draw_siblings
 from sdsd.pipeline.stake import write_last_message
 from sdsd.text import normalize
@@ -226,9 +226,9 @@ def _reviser_task(work: _Work, critique: Critique, number: int) -> tuple[str, st
     review, principles = work.method.prompts["review"], work.scenario.principles
     if work.method.config.revise.style == "principle":
         drawn = principles[hash64(work.scenario.id, "rewrite", number) % len(principles)]
-        return review.fill("rewrite", principle=drawn.text), ""
+        return review.fill("rewrite", principle=with_why(drawn, work.method.cards)), ""
     claims = [v for v in critique.verdicts if v.violated]
-    said = critique_text(claims, {p.id: p for p in principles})
+    said = critique_text(claims, {p.id: p for p in principles}, work.method.cards)
     defect = work.revisions[-1].defect if work.revisions else ""
     refused = review.fill("refused", defect=revision_rules.RULES[defect]) if defect else ""
     return review.fill("revise", faults=said, refused=refused and f"\n\n{refused}"), said

@@ -7,13 +7,21 @@ from collections.abc import Mapping, Sequence
 from sdsd.config import ReviseConfig
 from sdsd.pipeline.retry import ask_until_parsed
 from sdsd.text import parsing
-from sdsd.types import AskFn, Completion, Message, Principle, Request, Verdict
+from sdsd.types import AskFn, Card, Completion, Message, Principle, Request, Verdict
 
 
-def critique_text(verdicts: Sequence[Verdict], principles: Mapping[str, Principle]) -> str:
+def with_why(principle: Principle, cards: Mapping[str, Card]) -> str:
+    """Return a principle and, if its card says so, why it matters."""
+    why = cards[principle.id].why if principle.id in cards else ""
+    return f"{principle.text} {why}".rstrip()
+
+
+def critique_text(
+    verdicts: Sequence[Verdict], principles: Mapping[str, Principle], cards: Mapping[str, Card]
+) -> str:
     """Return verdicts as the reviser reads them: a line each with principle, reason, quotation."""
     return "\n".join(
-        f'- "{principles[v.principle].text}" {v.reason}'
+        f'- "{with_why(principles[v.principle], cards)}" {v.reason}'
         + (f' Offending words: "{v.quote}"' if v.grounded and v.quote else "")
         for v in verdicts
     )
