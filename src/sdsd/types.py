@@ -150,6 +150,11 @@ class Plan(Struct, frozen=True):
     last_message: str = ""
     """The user's last message, word for word, if it was written before the plan."""
 
+    @property
+    def descriptions(self) -> tuple[str, ...]:
+        """The steps that describe an exchange; one may be the last message itself."""
+        return tuple(step for step in self.steps if step != self.last_message)
+
 
 class Dialogue(Struct, frozen=True):
     """A generated conversation. `user` and `assistant` alternate; it ends with `assistant`."""

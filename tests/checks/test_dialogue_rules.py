@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sdsd.checks import dialogue_rules
 from sdsd.checks.dialogue_rules import RULES, Finding, clean_exchanges, find
@@ -69,6 +70,13 @@ def user(text: str) -> tuple[str, ...]:
 def agent(text: str, ask: str = ASK) -> tuple[str, ...]:
     """The dialogue with this as its answer."""
     return (ask, text)
+
+
+def test_a_last_message_that_was_written_before_the_plan_leaks_nothing() -> None:
+    said = "So how is the chain of an old town bike best cleaned before the winter begins?"
+    written = replace(PLAN, steps=(STEP, said), planned_violation="", last_message=said)
+    assert found(*user(said), plan=written) == set()
+    assert found(*user(said), plan=replace(written, last_message="")) == {("plan_leak", 2)}
 
 
 FENCE = "```"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import write_demo
 import yaml
@@ -67,6 +68,15 @@ def test_it_shows_every_kind_of_pair_and_of_outcome(made: Run) -> None:
     }
     assert {r.outcome for r in REPLIES.values()} == {"accepted", "filtered", "failed"}
     assert made.figures().pairs == sum(len(written.pairs) for written in REPLIES.values())
+
+
+def test_accepted_dialogues_are_in_the_training_views_but_for_one(made: Run) -> None:
+    accepted = {made[k].scenario.id for k, r in REPLIES.items() if r.outcome == "accepted"}
+    trained, removed = (pq.read_table(made.path / "data" / v) for v in ("preference", "removed"))
+    left_out = dict(zip(*(removed[c].to_pylist() for c in ("id", "rule")), strict=True))
+    inside = set(trained["id"].to_pylist())
+    assert inside < accepted
+    assert {left_out[scenario] for scenario in accepted - inside} == {"self_thanks"}
 
 
 def test_it_replays_to_the_same_data_set(made: Run) -> None:

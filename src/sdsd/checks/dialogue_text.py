@@ -102,11 +102,11 @@ def read_dialogue(
     turns = tuple(_turn(messages, k) for k in range(len(messages)))
     persona = _NAME.match(plan.persona) if plan else None
     name = persona.group(1) if persona and persona.group(1)[0].isupper() else ""
-    written = (*plan.steps, plan.planned_violation, plan.persona) if plan else ()
+    written = (*plan.descriptions, plan.planned_violation, plan.persona) if plan else ()
     sources = (*(_DICTATED.sub(" ", text) for text in written), *(p.text for p in principles))
     said = (_SPACED.findall(normalize.normal(text)) for text in sources)
     script = frozenset(run for words in said for run in grams(words, _COPY))
-    named = normalize.normal(" ".join((*about, *written)))
+    named = normalize.normal(" ".join((*about, *written, plan.last_message if plan else "")))
     subject = content_stems(_SPACED.findall(named)) if plan else frozenset()
     return DialogueText(turns, name, script, subject)
 

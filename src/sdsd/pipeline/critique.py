@@ -263,7 +263,7 @@ async def judge_plan_adherence(
 
     A request of its own: a critic must not know what was intended when it judges.
     """
-    points = (*plan.steps, plan.planned_violation)
+    points = tuple(filter(None, (*plan.steps, plan.planned_violation)))
     task = panel.prompts.fill("adherence", steps=numbered(points))
     request = Request(
         role="critic",

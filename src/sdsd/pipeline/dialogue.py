@@ -203,7 +203,7 @@ class Conversation(ABC):
 
 def turn_script(task: DialogueTask) -> str:
     """Return what no turn may repeat word for word; the planned violation may be said."""
-    return "\n".join((task.plan.persona, *task.plan.steps, task.principles, task.directions))
+    return "\n".join((task.plan.persona, *task.plan.descriptions, task.principles, task.directions))
 
 
 def read_turn(
