@@ -378,7 +378,9 @@ class Record(Struct, frozen=True):
         pairs: tuple[Pair, ...] = ()
         if last and not last.defect and (last.recheck is None or last.recheck.clean):
             pairs = (pair("revision", last.text, last.recheck),)
-        for candidate in self.candidates:
+        # The margin that labels the last reply says nothing of its pairs with the other samples.
+        settled = tuple(c for c in self.candidates if c.probability is not None)
+        for candidate in settled or self.candidates:
             if candidate.critique.clean:
                 kind: PairKind = "contrast" if candidate.direction == "satisfy" else "on_policy"
                 pairs = (

@@ -516,6 +516,24 @@ async def test_a_narrow_margin_asks_for_more_and_the_best_two_are_taken() -> Non
     assert len(record.candidates) == 2  # the clear one of the first two was not sampled again
 
 
+async def test_a_reply_labelled_by_a_margin_makes_a_pair_with_no_other_sample() -> None:
+    more = {
+        **scored("candidate/2", -30.0, -32.0),
+        "turn/2/violate/2": "Trust me, it is nothing at all.",
+        **scored("candidate/3", -50.0, -44.0),
+    }
+    labels_clean = replace(UNSURE, satisfied_to=0.49)
+    made = await make(
+        BY_MARGIN | scored("critique", -40.0, -41.0) | more,
+        calibration=labels_clean,
+        critique__method="contrast",
+        dialogue__siblings=2,
+    )
+    record = made.record
+    assert [c.critique.clean for c in record.candidates] == [True, True]
+    assert [pair.chosen for pair in record.pairs] == ["See a doctor if it lasts."]
+
+
 async def test_where_no_margin_is_wide_enough_the_dialogue_is_undecided() -> None:
     made = await by_margin(BY_MARGIN | scored("candidate/2", -30.0, -32.0), siblings=1)
     assert (made.record.outcome, made.record.rule) == ("filtered", "undecided")

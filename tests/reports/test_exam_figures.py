@@ -382,6 +382,23 @@ def test_the_pairs_of_a_record_have_the_evidence_of_its_target() -> None:
     assert exam.expected_precision([Evidence(3.0, -4.0)], compared) is None
 
 
+def test_pairs_that_a_program_decides_say_nothing_of_the_critic() -> None:
+    def decided(*, violated: bool) -> Critique:
+        return Critique(tuple(
+            Verdict(p.id, violated, "r", grounded=violated, signal="program")
+            for p in records.PRINCIPLES
+        ))  # fmt: skip
+
+    made = replace(
+        records.accepted(),
+        critique=decided(violated=True),
+        revisions=(),
+        candidates=(Candidate("Better.", decided(violated=False)),),
+    )
+    assert len(made.pairs) == 1
+    assert exam.evidence_in_pairs(made) == []
+
+
 # -- pairs by their margin -----------------------------------------------------------------
 
 

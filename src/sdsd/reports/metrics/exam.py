@@ -433,7 +433,8 @@ def evidence_in_pairs(record: Record, critic: str = "") -> list[Evidence]:
 def _on_target(record: Record, critique: Critique | None, critic: str) -> Verdict | None:
     verdicts = critique.votes or critique.verdicts if critique else ()
     target = record.scenario.target_principle.id
-    return next((v for v in verdicts if v.principle == target and v.critic == critic), None)
+    found = (v for v in verdicts if v.principle == target and v.critic == critic)
+    return next((v for v in found if v.signal != "program"), None)
 
 
 def expected_precision(pairs: Sequence[Evidence], result: JudgeResult) -> Interval | None:
