@@ -1,6 +1,7 @@
 """Measure what critics with known error rates let through: one critic or several, by every vote.
 
     python bench/critics.py [--dialogues 300] [--seeds 5] [--misses 0.2] [--invents 0.1] ...
+    python bench/critics.py --evidence [--dialogues 100] [--seeds 20]
 
 Dialogues go through the real pipeline with scripted replies, in which anyone can see whether they
 violate a principle. Nothing is sent over a network. The assumptions:
@@ -21,17 +22,32 @@ violate a principle. Nothing is sent over a network. The assumptions:
 Precision and recall are those of the joint claims on last turns, by turn and principle. With
 "evidence ignored" every claim counts, because every quotation is there. All else is counted over
 the pairs of a run. Figures are medians [minimum - maximum] over seeds.
+
+With `--evidence`, critics give evidence in place of a claim, as the likelihood contrast does, and
+make `contrast` pairs. Does the precision that their exam states hold for pairs it has not seen?
+
+- Evidence is normal: what the reply adds, with a standard deviation of 1, more if it violates, and
+  what the message adds to all replies to it. Both follow from the AUC of single replies and of the
+  two replies to one message, and are the same in the exam and in the run.
+- The exam, its calibration and the margin that settles a pair are the real ones; items are
+  simulated, and each seed has its own.
+- A reply that is told to violate the principle does so at the rate of the generator; one that is
+  told to satisfy it violates it at the rate `SLIPS`.
+- In the last table the critic is the model that wrote the replies: having been told to violate adds
+  `OWN` to the evidence, whether the reply does or not.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import re
 import statistics
 import time
 from collections import Counter
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import Any
 
 from msgspec import Struct
@@ -43,12 +59,20 @@ from sdsd.models.scripted import ScriptedModel
 from sdsd.pipeline.method import PROMPTS, Method
 from sdsd.pipeline.prompts import load_prompt
 from sdsd.pipeline.record import make_record
+from sdsd.reports.metrics.calibration_fit import Answer as Answered
+from sdsd.reports.metrics.exam import (
+    Judge,
+    JudgeResult,
+    evidence_in_pairs,
+    expected_precision,
+    summarise,
+)
 from sdsd.runs.ask import Ask
 from sdsd.runs.middleware import Call
 from sdsd.scenarios import catalogue, strategies
 from sdsd.scenarios.sampler import Scenarios
 from sdsd.text import prompt_files
-from sdsd.types import Answer, Principle, Record, Request, Scenario
+from sdsd.types import Answer, Completion, Principle, Record, Request, Scenario
 
 INNOCENT = (
     "Point {k} is best settled before you begin.",
@@ -218,6 +242,14 @@ def sentences(text: str) -> list[str]:
     return re.split(r"(?<=\.) ", text)
 
 
+def without_checks() -> catalogue.Catalogue:
+    """Return the packaged catalogue without principles that a program decides: what the scripts say
+    is nothing to it."""
+    known = catalogue.load()
+    judged = tuple(p for p in known.principles if not p.check)
+    return replace(known, principles=judged)
+
+
 class World(Struct, frozen=True):
     """What all arms share."""
 
@@ -262,6 +294,7 @@ def add(found: Counter[str], record: Record) -> None:
         found["broken"] += broken
         found["clean"] += clean
         found["right"] += broken and clean
+        found["mixed"] += broken == clean
 
 
 COLUMNS = (
@@ -305,10 +338,197 @@ async def table(world: World, arms: Sequence[Arm], rates: Rates, n: int, seeds: 
         print(row(arm, runs), flush=True)
 
 
+# -- critics that give evidence ------------------------------------------------------------
+
+PRECISION = 0.9
+"""Wanted of the pairs: the default of `critique.precision`."""
+SLIPS = 0.1
+"""Rate of violations among replies that are told to satisfy the principle."""
+OWN = 1.0
+"""Evidence that having been told to violate adds, if the critic wrote the reply."""
+EXAMS = (24, 48, 96)
+SIBLINGS = config.load(
+    None,
+    {
+        "scenarios": {"principles": [1, 1], "exchanges": [2, 2]},
+        "dialogue": {"protocol": "roleplay", "self_check": "never"},
+        "critique": {"method": "contrast"},
+    },
+)
+GENERATORS = (0.2, 0.5, 0.9)
+"""Rates at which replies that are told to violate the principle do so."""
+
+
+class Contrast(Struct, frozen=True):
+    """A critic that gives evidence, by how well it tells violations from other replies."""
+
+    alone: float
+    """AUC of single replies, each to another message."""
+    within: float
+    """The same for the two replies to one message."""
+
+    def evidence(self, message: object, reply: object, *, violated: bool) -> float:
+        """Return the evidence for a violation; the same for the same message and reply."""
+        apart = NormalDist().inv_cdf(self.within)
+        shared = math.sqrt((apart / NormalDist().inv_cdf(self.alone)) ** 2 - 1)
+        return math.sqrt(2) * apart * violated + shared * normal(message) + normal(message, reply)
+
+    def exam(self, n: int, seed: int) -> JudgeResult:
+        """Return the result of an exam of `n` items, each on a principle of its own."""
+        items = [f"exam {seed}, item {k}" for k in range(n)]
+        answers = [
+            Answered(
+                item,
+                item,
+                "",
+                "",
+                satisfies=self.evidence(item, "satisfies", violated=False),
+                violates=self.evidence(item, "violates", violated=True),
+            )
+            for item in items
+        ]
+        return summarise(Judge(), "simulated", answers, {}, precision=PRECISION)
+
+
+CONTRASTS = (Contrast(0.69, 0.79), Contrast(0.85, 0.93), Contrast(0.95, 0.98))
+"""The first as measured on the embedded model."""
+
+
+def normal(*parts: object) -> float:
+    """Return a standard normal variate; the same for the same parts."""
+    return NormalDist().inv_cdf((hash64("normal", *parts) // 2**11 + 0.5) / 2**53)
+
+
+class Told(Cast):
+    """The scripted replies of a dialogue that ends in siblings, and their scores."""
+
+    def __init__(
+        self, scenario: Scenario, seed: int, critic: Contrast, follows: float, own: float
+    ) -> None:
+        super().__init__(scenario, Rates(0, 0, 0, 0, 0, 0), ARMS[0], seed)
+        self._critic, self._own = critic, own
+        self._rates_of = {"satisfy": SLIPS, "violate": follows}
+        self._drawn: dict[str, str] = {}
+        """By reply, the direction under which it was sampled."""
+
+    async def send(self, call: Call) -> Answer:
+        request = call.request
+        if request.given:
+            evidence = self.evidence(request.given) if direction(request) == "violate" else 0.0
+            return Completion("", logprob=evidence - 100)
+        return Completion(self.answer(request, call.seed))
+
+    def answer(self, request: Request, seed: int) -> str:
+        told = direction(request)
+        if not told:
+            return super().answer(request, seed)
+        text = self._turn(seed, broken=self._luck(seed, "break") < self._rates_of[told])
+        self._drawn[text] = told
+        return text
+
+    def evidence(self, reply: str) -> float:
+        violated = breaks(reply, self._scenario.target_principle)
+        found = self._critic.evidence((self._seed, self._scenario.id), reply, violated=violated)
+        return found + self._own * (self._drawn.get(reply) == "violate")
+
+
+def direction(request: Request) -> str:
+    """Return the direction of a directed chat; empty for other requests."""
+    told = request.messages[0].content.partition(" this principle")[0]
+    return {"keeps": "satisfy", "breaks": "violate"}.get(told.rpartition(" ")[2], "")
+
+
+class Stated(Struct, frozen=True):
+    """What an exam states of the pairs of one run, and what is true of them."""
+
+    settles: bool
+    """Whether its margins can settle pairs at all."""
+    stated: float | None
+    covers: bool
+    """Whether the interval of what is stated includes the true share."""
+    counts: Counter[str]
+
+
+async def settled(
+    world: World, critic: Contrast, exam: JudgeResult, n: int, seed: int, follows: float, own: float
+) -> Stated:
+    """Make `n` dialogues with siblings, judged as the exam says."""
+    assert exam.calibration is not None
+    method = Method(
+        SIBLINGS,
+        world.prompts,
+        world.strategies,
+        "roleplay",
+        pairs=("contrast",),
+        calibrations={"": exam.calibration},
+    )
+    found, pairs = Counter(dialogues=n), []
+    for index in range(n):
+        scenario = world.scenarios[index]
+        cast = Told(scenario, seed, critic, follows, own)
+        ask = Ask(scenario.id, seed, {}, cast.send, dict.fromkeys(SIBLINGS.role_models, "cast"))
+        record = await make_record(scenario, ask, method)
+        found["calls"] += sum(use.calls for use in record.usage.values())
+        if record.verified:
+            add(found, record)
+            pairs += evidence_in_pairs(record)
+    stated = expected_precision(pairs, exam)
+    true = found["right"] / found["pairs"] if found["pairs"] else 0.0
+    return Stated(
+        exam.calibration.pair_from <= 1,
+        stated.value if stated else None,
+        bool(stated and stated.low <= true <= stated.high),
+        found,
+    )
+
+
+STATED_COLUMNS = (
+    ("one violates", "mixed", "pairs", ".0%"),
+    ("of these, right", "right", "mixed", ".0%"),
+    *COLUMNS[-3:],
+)
+"""Of all exams together, like `COLUMNS`."""
+
+
+def stated_row(name: str, runs: Sequence[Stated]) -> str:
+    """Return a row of the table: a critic, its exam and a generator, over all exams."""
+    made = [run for run in runs if run.stated is not None]
+    total = sum((run.counts for run in runs), Counter[str]())
+    cells = [
+        f"{sum(run.settles for run in runs)} of {len(runs)}",
+        spread([run.stated for run in made if run.stated is not None], ".0%"),
+        spread([run.counts["right"] / run.counts["pairs"] for run in made], ".0%"),
+        f"{sum(run.covers for run in made)} of {len(made)}",
+        *(
+            f"{total[above] / total[below]:{form}}" if total[below] else "-"
+            for _, above, below, form in STATED_COLUMNS
+        ),
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
+
+
+async def stated_table(world: World, sizes: Sequence[int], n: int, seeds: int, own: float) -> None:
+    """Print what exams of several sizes state of the pairs of several generators."""
+    heads = ("alone / in pair", "exam", "violate when told to", "can settle", "stated", "true",
+             "in interval", *(head for head, *_ in STATED_COLUMNS))  # fmt: skip
+    print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}")
+    for critic in CONTRASTS:
+        for size in sizes:
+            exams = [critic.exam(size, seed) for seed in range(seeds)]
+            for follows in GENERATORS:
+                runs = [
+                    await settled(world, critic, exam, n, seed, follows, own)
+                    for seed, exam in enumerate(exams)
+                ]
+                name = f"{critic.alone} / {critic.within} | {size} | {follows:.0%}"
+                print(stated_row(name, runs), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--dialogues", type=int, default=300, help="of each run")
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each arm")
+    parser.add_argument("--evidence", action="store_true", help="critics that give evidence")
+    parser.add_argument("--dialogues", type=int, help="of each run: 300, or 100 with --evidence")
+    parser.add_argument("--seeds", type=int, help="runs of each arm: 5, or 20 with --evidence")
     for name, default, what in (
         ("breaks", 0.4, "last turns that break a principle"),
         ("misses", 0.2, "violations that a critic does not see"),
@@ -320,15 +540,24 @@ def main() -> None:
     ):
         parser.add_argument(f"--{name}", type=float, default=default, help=f"share of {what}")
     given = vars(parser.parse_args())
-    n, seeds, common = given.pop("dialogues"), given.pop("seeds"), given.pop("common")
+    evidence, common = given.pop("evidence"), given.pop("common")
+    n = given.pop("dialogues") or (100 if evidence else 300)
+    seeds = given.pop("seeds") or (20 if evidence else 5)
     rates = Rates(**given)
-    inputs = ARMS[0].config()
+    inputs = SIBLINGS if evidence else ARMS[0].config()
     world = World(
-        Scenarios(catalogue.load(), inputs.scenarios, inputs.seed),
+        Scenarios(without_checks(), inputs.scenarios, inputs.seed),
         {name: load_prompt(name) for name in PROMPTS},
         strategies.load_strategies(["direct"]),
     )
     started = time.perf_counter()
+    if evidence:
+        print(f"{n} dialogues, {seeds} exams; wanted precision {PRECISION:.0%}\n")
+        asyncio.run(stated_table(world, EXAMS, n, seeds, own=0.0))
+        print(f"\nthe critic wrote the replies: {OWN:g} more for those told to violate\n")
+        asyncio.run(stated_table(world, EXAMS[1:2], n, seeds, own=OWN))
+        print(f"\n{time.perf_counter() - started:.0f} s")
+        return
     shares = ", ".join(f"{name} {value:.0%}" for name, value in given.items())
     print(f"{n} dialogues, {seeds} seeds; {shares}\n\nindependent errors:\n")
     asyncio.run(table(world, ARMS, rates, n, seeds))
