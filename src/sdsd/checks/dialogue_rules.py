@@ -28,7 +28,7 @@ from sdsd.checks.dialogue_text import (
 )
 from sdsd.text import languages, normalize
 from sdsd.text.words import WORD, grams
-from sdsd.types import Dialogue, Plan, Principle
+from sdsd.types import Dialogue, Message, Plan, Principle
 
 RULES: dict[str, str] = {}
 """Every packaged rule by name, and what it finds."""
@@ -62,6 +62,20 @@ def find(
     for rule, user_check in checks.items():
         found += [Finding(rule, k) for k in sorted(set(user_check(dialogue, plan)))]
     return tuple(sorted(found, key=lambda finding: finding.turn))
+
+
+NOT_A_USER = frozenset({
+    "role_flip", "third_person", "speaker_label", "placeholder", "marker", "garbled", "plan_leak",
+    "self_thanks", "user_refusal",
+})  # fmt: skip
+"""Rules that show that a turn is not one that a user writes."""
+
+
+def not_a_user(conversation: tuple[Message, ...], text: str, plan: Plan | None) -> str:
+    """Return the rule that shows that no user says `text` next; empty if a user might."""
+    whole = read_dialogue((*conversation, Message("user", text)), plan, ())
+    found = (rule for rule in sorted(NOT_A_USER) if len(conversation) in _CHECKS[rule](whole))
+    return next(found, "")
 
 
 def clean_exchanges(dialogue: Dialogue, findings: Sequence[Finding]) -> int:

@@ -62,6 +62,8 @@ class DialogueText(Struct, frozen=True):
     """The user's own name, from the plan; empty if it gives none."""
     script: frozenset[tuple[str, ...]]
     """Runs of ten words of the plan and the principles, which no turn should repeat."""
+    lines: frozenset[tuple[str, ...]] = frozenset()
+    """Those of them that a user turn may repeat: what a step says that the user says."""
     subject: frozenset[str] = frozenset()
     """Stems of what the conversation should be about; empty if that is unknown."""
 
@@ -72,7 +74,10 @@ class DialogueText(Struct, frozen=True):
 
     def is_quoted_by(self, turn: TurnText) -> bool:
         """Return whether a turn repeats a run of words of the plan or a principle."""
-        return bool(self.script) and not self.script.isdisjoint(grams(turn.between, _COPY))
+        if not self.script:
+            return False
+        runs = self.script.intersection(grams(turn.between, _COPY))
+        return bool(runs - self.lines if turn.role == "user" else runs)
 
 
 CODE = re.compile(r"```.*?(?:```|\Z)|`[^`\n]{1,200}`|https?://\S+", re.DOTALL)
@@ -102,13 +107,21 @@ def read_dialogue(
     turns = tuple(_turn(messages, k) for k in range(len(messages)))
     persona = _NAME.match(plan.persona) if plan else None
     name = persona.group(1) if persona and persona.group(1)[0].isupper() else ""
-    written = (*plan.descriptions, plan.planned_violation, plan.persona) if plan else ()
-    sources = (*(_DICTATED.sub(" ", text) for text in written), *(p.text for p in principles))
-    said = (_SPACED.findall(normalize.normal(text)) for text in sources)
-    script = frozenset(run for words in said for run in grams(words, _COPY))
+    steps = plan.descriptions if plan else ()
+    written = (*steps, plan.planned_violation, plan.persona) if plan else ()
+    own = (*written[len(steps) :], *(p.text for p in principles))
+    script = frozenset(run for text in (*steps, *own) for run in _runs(text))
+    lines = frozenset(run for text in steps for run in _runs(text)[1:])  # all but "Ann asks how"
+    lines -= frozenset(run for text in own for run in _runs(text))
     named = normalize.normal(" ".join((*about, *written, plan.last_message if plan else "")))
     subject = content_stems(_SPACED.findall(named)) if plan else frozenset()
-    return DialogueText(turns, name, script, subject)
+    return DialogueText(turns, name, script, lines, subject)
+
+
+def _runs(text: str) -> list[tuple[str, ...]]:
+    """Return the runs of ten words that saying `text` would repeat, in order."""
+    words = _SPACED.findall(normalize.normal(_DICTATED.sub(" ", text)))
+    return list(grams(words, _COPY))
 
 
 def _turn(messages: tuple[Message, ...], k: int) -> TurnText:

@@ -19,6 +19,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from sdsd.checks import dialogue_rules
 from sdsd.config import TOP_P, DialogueConfig
 from sdsd.errors import StageFailed, Unparseable
 from sdsd.pipeline.retry import ask_until_parsed
@@ -201,9 +202,16 @@ class Conversation(ABC):
         return text
 
 
-def turn_script(task: DialogueTask) -> str:
-    """Return what no turn may repeat word for word; the planned violation may be said."""
-    return "\n".join((task.plan.persona, *task.plan.descriptions, task.principles, task.directions))
+def turn_script(task: DialogueTask, speaker: Speaker) -> str:
+    """Return what no turn of a speaker may repeat word for word.
+
+    The planned violation may be said, and the user may say what a step says, if not from its
+    beginning: "Ann asks how ...".
+    """
+    steps = task.plan.descriptions
+    if speaker == "user":
+        steps = tuple(" ".join(step.split()[: parsing.COPIED]) for step in steps)
+    return "\n".join((task.plan.persona, *steps, task.principles, task.directions))
 
 
 def read_turn(
@@ -240,6 +248,12 @@ def read_turn(
     if parsing.copies(said, script):
         raise Unparseable("the turn copies the plan or a principle")
     return said
+
+
+def _require_user(said: str, conversation: tuple[Message, ...], plan: Plan) -> None:
+    """Raise `Unparseable` if a program can tell that no user says this next."""
+    if rule := dialogue_rules.not_a_user(conversation, said, plan):
+        raise Unparseable(f"no user's turn: {dialogue_rules.RULES[rule]}")
 
 
 async def generate(
@@ -337,10 +351,13 @@ class OpenDialogue:
         """Ask for one turn, in complete sentences, that repeats no earlier one."""
         task, conversation = self._task, self._conversation
         prefix = conversation.prefix(speaker, exchange)
-        script = turn_script(task)
+        script = turn_script(task, speaker)
 
         def read(completion: Completion) -> str:
-            return read_turn(completion, task.plan, script, self._seen, conversation.cut, prefix)
+            said = read_turn(completion, task.plan, script, self._seen, conversation.cut, prefix)
+            if speaker == "user":
+                _require_user(said, self.messages, task.plan)
+            return said
 
         request = conversation.turn(speaker, exchange, sample)
         step = sample.step(exchange, speaker)

@@ -188,7 +188,7 @@ async def _draw(
 ) -> str:
     """Sample one reply."""
     shown = (text for e in directions.examples for text in (e.satisfies, e.violates))
-    script = "\n".join((turn_script(task), *shown))
+    script = "\n".join((turn_script(task, "agent"), *shown))
     seen = {normalize.normal(message.content) for message in conversation}
     messages = directions.chat(direction, conversation)
     request: Request = task.request("agent", "agent_turn", messages, stop=RUNAWAY, top_p=TOP_P)

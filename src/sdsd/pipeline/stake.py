@@ -16,12 +16,10 @@ from sdsd.pipeline.retry import ask_until_parsed
 from sdsd.scenarios.similarity import content_words
 from sdsd.text import parsing
 from sdsd.text.prompt_files import Prompt
-from sdsd.types import AskFn, Card, Completion, Dialogue, Message, Principle, Request, Scenario
+from sdsd.types import AskFn, Card, Completion, Message, Principle, Request, Scenario
 
 _TOKENS = 100
 """Longest message, in tokens."""
-_NOT_A_USER = {"role_flip", "third_person", "speaker_label", "placeholder", "marker", "garbled"}
-"""Rules of `sdsd.checks.dialogue_rules` that show that no user speaks."""
 _STEM = 5
 """Words count as the same if they share this many first letters."""
 
@@ -85,10 +83,8 @@ def _flaw(text: str, scenario: Scenario, card: Card) -> str:
     """Return why a message will not do, as far as a program can tell; empty if it will."""
     if parsing.copies(text, "\n".join(example.user for example in card.examples), run=6):
         return "the message copies an example"
-    said = Dialogue((Message("user", text), Message("assistant", ".")), "given", "completed", False)
-    broken = {f.rule for f in dialogue_rules.find(said, None, ()) if f.turn == 0} & _NOT_A_USER
-    if broken:
-        return f"the message is no user's: {min(broken)}"
+    if rule := dialogue_rules.not_a_user((), text, None):
+        return f"the message is no user's: {dialogue_rules.RULES[rule]}"
     topic = {word[:_STEM] for word in content_words(f"{scenario.subarea} {scenario.domain}")}
     if topic.isdisjoint(word[:_STEM] for word in content_words(text)):
         return "the message is not about the topic"

@@ -347,7 +347,11 @@ def complete_sentences(text: str) -> str:
     return _LAST_MARKER.sub("", text[: ends[-1]]).rstrip() if ends else ""
 
 
-def copies(text: str, source: str, run: int = 10) -> bool:
+COPIED = 10
+"""Words in a row from which a text counts as copied."""
+
+
+def copies(text: str, source: str, run: int = COPIED) -> bool:
     """Return whether `text` and `source` share `run` consecutive words."""
     return not _runs_of_source(source, run).isdisjoint(_runs(text, run))
 
