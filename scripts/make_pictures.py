@@ -1,4 +1,4 @@
-"""Draw the pictures in docs/pictures from runs of the scripted model.
+"""Draw the pictures in docs/pictures: of `sdsd demo`, and of runs of the scripted model.
 
     python scripts/make_pictures.py
 
@@ -8,21 +8,23 @@ pictures before you commit them.
 
 from __future__ import annotations
 
+import io
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from sdsd import Event, Noted, Recorded, Run, ScriptedModel, run
-from sdsd.runs.progress import Screen, headline
+from sdsd import Run, ScriptedModel, run
+from sdsd.runs.demo import demo
 
 PICTURES = Path(__file__).resolve().parents[1] / "docs" / "pictures"
+_COLUMNS = 96
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -30,7 +32,9 @@ def main() -> None:
     """Write every picture."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        terminal(root / "runs" / "scripted")
+        demonstration = demo(root / "runs" / "demo")
+        dialogue(demonstration.path, 2)
+        shot(demonstration.report(), "demo.png", 1200, 1560)
         new = made(root / "runs" / "strategies", **{"scenarios.strategies": ["all"]})
         old = made(root / "runs" / "direct")
         shot(new.report(), "report.png", 1200, 1560)
@@ -44,27 +48,16 @@ def made(path: Path, **keys: Any) -> Run:
     return run(out=path, models=models, progress=False, **keys)
 
 
-def terminal(path: Path) -> None:
-    """Draw the terminal when 14 of 20 dialogues of a run are done."""
-    console = Console(record=True, width=100, file=sys.stderr, force_terminal=True)
-    screen, lines, drawn = Screen(quiet=True), list[str](), list[str]()
-
-    def on_event(event: Event) -> None:
-        time.sleep(0.005)  # a picture with plausible rates
-        screen.on_event(event)
-        if isinstance(event, Recorded):
-            lines.append(f"dialogue {event.record.scenario.index}: {headline(event.record)}")
-        elif isinstance(event, Noted):
-            lines.append(event.text)
-        if len(lines) == 14 and not drawn:
-            console.print("$ sdsd run -n 20", style="bold", highlight=False)
-            for line in lines[-5:]:
-                console.print(Text(line), no_wrap=True, overflow="ellipsis")
-            console.print(screen)
-            drawn.append(console.export_svg(title="sdsd run", unique_id="terminal"))
-
-    run(n=20, out=path, models={"default": ScriptedModel()}, on_event=on_event)
-    (PICTURES / "terminal.svg").write_text(drawn[0].replace(str(path.parents[1]) + "/", ""))
+def dialogue(run_dir: Path, index: int) -> None:
+    """Draw what `sdsd show` prints of a dialogue."""
+    env = {**os.environ, "COLUMNS": str(_COLUMNS), "FORCE_COLOR": "1"}
+    command = [sys.executable, "-m", "sdsd", "show", str(index), str(run_dir)]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True, env=env).stdout
+    console = Console(record=True, width=_COLUMNS, file=io.StringIO(), force_terminal=True)
+    console.print(f"$ sdsd show {index} runs/demo", style="bold", highlight=False)
+    console.print(Text.from_ansi(printed))
+    drawn = console.export_svg(title="sdsd show", unique_id="dialogue")
+    (PICTURES / "dialogue.svg").write_text(drawn, "utf-8")
 
 
 def shot(page: Path, name: str, width: int, height: int) -> None:

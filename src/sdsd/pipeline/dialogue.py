@@ -111,11 +111,15 @@ class DialogueTask(Struct, frozen=True):
 
     @property
     def outline(self) -> dict[str, str]:
-        """What both sides may know from the start: all of the plan but its planned violation."""
+        """What both sides may know from the start.
+
+        All of the plan but its planned violation, and a last message that is written already: a
+        model that sees it says it too early.
+        """
         return {
             "subarea": self.scenario.subarea,
             "persona": self.plan.persona or "somebody with a question",
-            "steps": prompt_files.numbered(self.plan.steps),
+            "steps": prompt_files.numbered(self.plan.descriptions or (self.scenario.subarea,)),
         }
 
     def fill(self, section: str, **values: str) -> str:
@@ -206,11 +210,12 @@ def turn_script(task: DialogueTask, speaker: Speaker) -> str:
     """Return what no turn of a speaker may repeat word for word.
 
     The planned violation may be said, and the user may say what a step says, if not from its
-    beginning: "Ann asks how ...".
+    beginning: "Ann asks how ...". A last message that is written already may not be said before.
     """
     steps = task.plan.descriptions
     if speaker == "user":
-        steps = tuple(" ".join(step.split()[: parsing.COPIED]) for step in steps)
+        beginnings = (" ".join(step.split()[: parsing.COPIED]) for step in steps)
+        steps = (*beginnings, task.plan.last_message)
     return "\n".join((task.plan.persona, *steps, task.principles, task.directions))
 
 
@@ -288,7 +293,7 @@ class OpenDialogue:
         self._protocol = protocol
         self._conversation = conversation
         self._task = task
-        self._seen: set[str] = set()
+        self._seen = {normalize.normal(task.plan.last_message)} - {""}
         self.messages: tuple[Message, ...] = ()
         """The conversation so far; ends with the user's last turn once `generate` returns it."""
 
