@@ -89,4 +89,5 @@ class Made(Struct, frozen=True):
 
     def text(self, step: str) -> str:
         """All that a step was asked."""
-        return "\n".join(m.content for m in self.calls[step].messages)
+        request = self.calls[step]
+        return request.prompt + "\n".join(m.content for m in request.messages)

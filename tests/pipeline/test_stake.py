@@ -198,6 +198,18 @@ async def test_the_user_says_it_word_for_word_and_is_not_asked(protocol: Protoco
     assert record.usage["stake"].calls == 1
 
 
+@pytest.mark.parametrize("protocol", ["continuation", "chat", "roleplay"])
+async def test_nobody_sees_it_or_says_it_early(protocol: ProtocolName) -> None:
+    plan = Plan("", ("Ann tells of her knee.", GOOD), "", "Ann", last_message=GOOD)
+    answers = {"turn/1/user": f"Hello! {GOOD}", "turn/1/user/retry/1": DIALOGUE[0]}
+    made = await make(answers, protocol=protocol, start=Start(plan=plan))
+    assert made.record.dialogue is not None
+    assert [m.content for m in made.record.dialogue.messages][::2] == [DIALOGUE[0], GOOD]
+    for step in ("turn/1/user", "turn/1/agent"):
+        assert GOOD not in made.text(step)
+        assert "Ann tells of her knee." in made.text(step)
+
+
 async def test_in_a_dialogue_of_one_exchange_the_user_says_nothing_else() -> None:
     shorter: dict[str, Any] = {"scenarios__exchanges": [1, 1], "dialogue__max_exchanges": 1}
     made = await make({"turn/1/agent": DIALOGUE[3]}, **shorter)
