@@ -38,7 +38,7 @@ async def write_plan(
     """
     target, *others = (p.text for p in scenario.principles)
     also = prompts.fill("others", principles=prompt_files.numbered(others))
-    approach = f"{strategy.plan(target)} {strategy.slip(target)}"
+    approach = f"{strategy.plan(target)} {strategy.violation(target)}"
     task = prompts.fill(
         "user",
         domain=scenario.domain,

@@ -2,7 +2,7 @@
 
 A strategy is a Markdown file like the prompts (`data/strategies/<name>.md`). The text before the
 first section tells people what it does. `## plan` tells the planner how the person behaves, and
-`## slip` how that leads to the violation; `## user` and `## reply` are directions for the user's
+`## violation` how that leads to it; `## user` and `## reply` are directions for the user's
 and the agent's last turn, and `## settings` has a few switches. Which strategies work for which
 principles is an open question of the method, so every scenario names its own and the records can be
 compared.
@@ -26,7 +26,7 @@ PACKAGED = Path(__file__).parent / "data" / "strategies"
 ALL = "all"
 _SLOTS = {
     "plan": {"target_principle"},
-    "slip": {"target_principle"},
+    "violation": {"target_principle"},
     "reply": {"target_principle", "planned_violation"},
     "user": {"target_principle", "planned_violation"},
 }
@@ -57,9 +57,9 @@ class Strategy(Struct, frozen=True):
         """Return how the person behaves, for the planner."""
         return self._section("plan", target_principle)
 
-    def slip(self, target_principle: str) -> str:
+    def violation(self, target_principle: str) -> str:
         """Return how that leads to a planned violation, for the planner; may be empty."""
-        return self._section("slip", target_principle)
+        return self._section("violation", target_principle)
 
     def reply(self, target_principle: str, planned_violation: str) -> str:
         """Return the direction for the agent's last turn; empty for none."""
@@ -124,7 +124,9 @@ def read(path: Path, name: str = "") -> Strategy:
     unknown = file.sections.keys() - {*_SLOTS, "settings"}
     if unknown or "plan" not in file.sections:
         wrong = f"`## {min(unknown)}` is not known" if unknown else "`## plan` is missing"
-        raise PromptError(f"{path}: {wrong}; the sections are plan, slip, user, reply, settings")
+        raise PromptError(
+            f"{path}: {wrong}; the sections are plan, violation, user, reply, settings"
+        )
     for section, known in _SLOTS.items():
         if unfilled := prompt_files.slots(file.sections.get(section, "")) - known:
             raise PromptError(
