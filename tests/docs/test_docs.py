@@ -26,6 +26,7 @@ import sdsd
 from sdsd import config, errors
 from sdsd import types as words
 from sdsd.cli.app import app
+from sdsd.models import hand_written
 from sdsd.pipeline.prompts import PACKAGED
 from sdsd.scenarios.catalogue import load
 from sdsd.text import prompt_files
@@ -399,3 +400,15 @@ def test_the_tutorial_works_from_top_to_bottom(workplace: Path, stand_in: str) -
     code = [b for b in blocks(DOCS / "tutorial.md", "python") if "trl" not in b]
     assert code
     python("\n".join(code), workplace)
+
+
+def test_the_pair_in_the_readme_is_one_of_the_demonstration() -> None:
+    quoted = re.findall(r"^> ?(.*)$", text(ROOT / "README.md"), re.MULTILINE)
+    shown = re.split(r"\*\*(?:User|Rejected|Chosen):\*\*", " ".join(quoted))[1:]
+    written = [
+        reply for replies in hand_written.read().values() for reply in replies.replies.values()
+    ]
+    assert len(shown) == 3
+    for part in shown:
+        words = part.replace("**", "").replace("[...]", "").strip()
+        assert any(reply.startswith(words) for reply in written), words
