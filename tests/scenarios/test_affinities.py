@@ -60,7 +60,7 @@ def test_every_name_in_the_packaged_file_is_known(known: Catalogue) -> None:
     there = {
         "fields": {*known.fields, "all"},
         "domains": {domain.name for domain in known.domains},
-        "goals": {*(goal.id for goal in known.goals), *(goal.kind for goal in known.goals)},
+        "goals": {"all", *(g.id for g in known.goals), *(g.kind for g in known.goals)},
         "strategies": set(packaged_strategies()),
     }
     unknown = {axis: set(names_in(axis)) - names for axis, names in there.items()}
@@ -68,7 +68,7 @@ def test_every_name_in_the_packaged_file_is_known(known: Catalogue) -> None:
     named = {
         p for entry in read(affinities.PACKAGED, "affinities") for p in entry.value["principles"]
     }
-    assert named == set(known.affinities)
+    assert named == set(known.affinities) == {principle.id for principle in known.principles}
 
 
 def test_the_packaged_file_passes_the_checks_of_a_users_file(known: Catalogue) -> None:
@@ -112,6 +112,10 @@ JUDGED = [
     ("adapt-to-disability", "Accessible transport", 3),
     ("honour-stated-constraints", "Planning trips", 3),
     ("honour-stated-constraints", "Proof and pure mathematics", 2),
+    ("figure-when-asked", "Planning trips", 3),
+    ("figure-when-asked", "Moral theory", 0),
+    ("number-the-steps", "Home repairs", 3),
+    ("no-closing-question", "Proof and pure mathematics", 2),
 ]
 
 
