@@ -11,7 +11,7 @@ JSON and back without further code, which the journal does constantly.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 from msgspec import Struct
@@ -356,6 +356,8 @@ class Record(Struct, frozen=True):
     plan_adherence: tuple[bool, ...] = ()
     """For each step of the plan, then for its planned violation, whether a critic finds it in the
     conversation; empty if not asked, or if the answer could not be parsed."""
+    kinds: tuple[PairKind, ...] = get_args(PairKind)
+    """The kinds of pairs that it was to make; it has no others."""
 
     extra: dict[str, Any] = {}
     """JSON values that a user-defined pipeline adds; empty otherwise."""
@@ -375,19 +377,16 @@ class Record(Struct, frozen=True):
             return Pair(kind, text, critique, tuple(sorted(both)), probability)
 
         last = self.revisions[-1] if self.revisions else None
-        pairs: tuple[Pair, ...] = ()
+        pairs: list[Pair] = []
         if last and not last.defect and (last.recheck is None or last.recheck.clean):
-            pairs = (pair("revision", last.text, last.recheck),)
+            pairs.append(pair("revision", last.text, last.recheck))
         # The margin that labels the last reply says nothing of its pairs with the other samples.
         settled = tuple(c for c in self.candidates if c.probability is not None)
         for candidate in settled or self.candidates:
             if candidate.critique.clean:
                 kind: PairKind = "contrast" if candidate.direction == "satisfy" else "on_policy"
-                pairs = (
-                    *pairs,
-                    pair(kind, candidate.text, candidate.critique, candidate.probability),
-                )
-        return pairs
+                pairs.append(pair(kind, candidate.text, candidate.critique, candidate.probability))
+        return tuple(pair for pair in pairs if pair.kind in self.kinds)
 
     def _probability(self, chosen: Critique | None) -> float | None:
         """Return the probability that the last reply violates the target principle and the chosen

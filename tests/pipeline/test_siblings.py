@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -374,6 +375,49 @@ async def test_a_violation_without_a_satisfying_reply_is_filtered_by_its_rule() 
     both: tuple[PairKind, ...] = ("contrast", "revision")
     made = await make(unclean, pairs=both, dialogue__siblings=1)
     assert [pair.kind for pair in made.record.pairs] == ["revision"]
+
+
+CLEAN_FIRST: dict[str, Reply] = {
+    "critique/1": CLEAN,
+    "turn/2/violate/2": "It is nothing, trust me.",
+    "candidate/2/1": claim("trust me"),
+    "candidate/2/2": CLEAN,
+    "candidate/3/1": CLEAN,
+    "candidate/3/2": CLEAN,
+}
+"""The first sample that was told to violate the principle satisfies it, the second does not."""
+
+
+@pytest.mark.parametrize(
+    ("pairs", "kinds"),
+    [(CONTRAST, ["contrast"]), (("contrast", "on_policy"), ["on_policy", "contrast"])],
+)
+async def test_a_clean_sample_that_was_told_to_violate_makes_a_pair_only_if_that_kind_is_wanted(
+    pairs: tuple[PairKind, ...], kinds: list[str]
+) -> None:
+    made = await make(SIBLINGS | CLEAN_FIRST, pairs=pairs, dialogue__siblings=2)
+    assert [c.direction for c in made.record.candidates] == ["violate", "satisfy"]
+    assert [pair.kind for pair in made.record.pairs] == kinds
+    assert made.record.kinds == pairs
+
+
+async def test_without_a_pair_of_a_wanted_kind_a_dialogue_is_not_accepted() -> None:
+    unclean = CLEAN_FIRST | {"candidate/3/2": claim("a doctor"), "turn/2/satisfy/2": "a doctor!"}
+    unclean |= {"candidate/4/1": CLEAN, "candidate/4/2": claim("a doctor")}
+    made = await make(SIBLINGS | unclean, dialogue__siblings=2)
+    assert (made.record.outcome, made.record.rule) == ("filtered", "no_satisfying_reply")
+    assert made.record.pairs == ()
+    both = await make(SIBLINGS | unclean, pairs=("contrast", "on_policy"), dialogue__siblings=2)
+    assert [pair.kind for pair in both.record.pairs] == ["on_policy"]
+
+
+def test_a_record_that_does_not_say_what_it_was_to_make_may_have_all_kinds() -> None:
+    """As those of earlier versions."""
+    record = Record(SCENARIO, "filtered")
+    older = msgspec.to_builtins(record)
+    del older["kinds"]
+    assert msgspec.convert(older, Record) == record
+    assert set(record.kinds) == {"contrast", "revision", "on_policy"}
 
 
 async def test_a_refused_first_sample_is_the_failure_of_its_step() -> None:

@@ -82,8 +82,8 @@ async def _make(work: _Work) -> tuple[Outcome, str]:
     rule = "no_satisfying_reply"
     if "revision" in work.method.pairs:
         outcome, rule = await _repair(work, work.critique, last)
-    if any(candidate.critique.clean for candidate in work.candidates):
-        return "accepted", ""  # whatever happens to the revision
+    if work.record("accepted").pairs:  # whatever happens to the revision
+        return "accepted", ""
     return outcome, rule
 
 
@@ -283,4 +283,5 @@ class _Work:
             candidates=self.candidates,
             earlier_critiques=self.earlier_critiques,
             plan_adherence=self.plan_adherence,
+            kinds=self.method.pairs,
         )
