@@ -19,7 +19,7 @@ from sdsd.reports.card_charts import plots
 from sdsd.reports.html import comparison, report
 from sdsd.reports.metrics.comparison import compare
 from sdsd.reports.metrics.figures import Figures
-from sdsd.types import ROLES, Candidate, Record
+from sdsd.types import ROLES, Calibration, Candidate, Record
 from tests.factories.records import (
     BROKEN,
     MODELS,
@@ -328,3 +328,11 @@ def test_labels_of_others_cannot_become_markup() -> None:
     assert "<script" not in text
     assert "\u202e" not in text
     ElementTree.fromstring(text)
+
+
+def test_the_card_denies_an_exam_only_if_there_was_none() -> None:
+    _, body = made()
+    assert "is not known: the critic took no exam" in body
+    _, body = made(calibrations={"": Calibration(1.0, 0.0, 0.9, 0.1, trusted=False)})
+    assert "no exam" not in body
+    assert "is not known: no verified pair rests on the evidence of a single critic" in body

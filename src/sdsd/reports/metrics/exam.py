@@ -415,14 +415,14 @@ def best(judges: Mapping[str, JudgeResult]) -> str | None:
 
 
 def evidence_in_pairs(record: Record, critic: str = "") -> list[Evidence]:
-    """Return the evidence that a critic found in the rejected and the chosen reply of each pair of
-    a record, for the target principle; pairs that it did not judge are left out.
+    """Return the evidence that a critic found in the rejected and the chosen reply of each verified
+    pair of a record, for the target principle; pairs that it did not judge are left out.
 
     critic   its name; empty for a single critic
     """
     found = []
     margins = [c.critique for c in record.candidates if c.probability is not None]
-    for pair in record.pairs:
+    for pair in record.verified:
         rejected, chosen = (_on_target(record, c, critic) for c in (record.critique, pair.critique))
         if rejected is not None and chosen is not None:
             by_margin = pair.critique in margins
