@@ -237,9 +237,14 @@ class Calibration(Struct, frozen=True):
     """The least and the most evidence in the exam; beyond it, a reply counts as if it were at the
     end. None: no limits."""
     pair_slope: float = 0.0
-    """Log-odds that two replies are the right way round, per unit of the margin between them."""
+    """Log-odds of a pair that is the right way round against one that is the wrong way round, per
+    unit of the margin between its two replies."""
+    pair_mean: float = 0.0
+    """The mean margin in the exam, where one reply of every two violates its principle."""
+    pair_most: float = 0.0
+    """The widest margin in the exam; a wider one counts as this."""
     pair_from: float = 2.0
-    """Probability of that from which a margin settles both labels; above 1: never."""
+    """Probability that a pair is true from which its margin settles both labels; above 1: never."""
 
 
 class Critique(Struct, frozen=True):

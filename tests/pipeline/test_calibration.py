@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sdsd.pipeline.calibration import calibrated, evidence_of, probability, reading, settle
+from sdsd.pipeline.calibration import (
+    calibrated,
+    evidence_of,
+    pair_probability,
+    probability,
+    reading,
+    settle,
+)
 from sdsd.types import Calibration, Critique, Verdict
 
 LINE = Calibration(0.5, 0.0, violated_from=0.9, satisfied_to=0.2, trusted=True)
@@ -130,7 +138,71 @@ def test_without_an_exam_a_verdict_is_taken_as_it_is() -> None:
 
 # -- two replies to one message ----------------------------------------------------------------
 
-MARGIN = replace(LINE, violated_from=2.0, satisfied_to=-1.0, pair_slope=0.5, pair_from=0.9)
+MARGIN = replace(
+    LINE,
+    violated_from=2.0,
+    satisfied_to=-1.0,
+    pair_slope=1.0,
+    pair_mean=2.0,
+    pair_most=20.0,
+    pair_from=0.9,
+)
+MARGINS = st.floats(-1e4, 1e4)
+SHOWN = st.builds(
+    lambda slope, mean: replace(MARGIN, pair_slope=slope, pair_mean=mean, pair_most=1e4),
+    st.floats(0, 10),
+    st.floats(0, 100),
+)
+"""What exams may have shown of margins."""
+
+
+@given(SHOWN, MARGINS, MARGINS)
+def test_a_wider_margin_never_makes_a_pair_less_probable(
+    shown: Calibration, one: float, other: float
+) -> None:
+    low, high = (pair_probability(shown, m) for m in sorted((one, other)))
+    assert 0 <= low <= high <= 1
+
+
+@given(SHOWN, MARGINS)
+def test_a_pair_and_its_opposite_leave_room_for_replies_that_are_alike(
+    shown: Calibration, margin: float
+) -> None:
+    right, wrong = pair_probability(shown, margin), pair_probability(shown, -margin)
+    assert right + wrong <= 1 + 1e-12
+    if min(right, wrong) > 1e-200:
+        odds = math.log(right) - math.log(wrong)
+        assert odds == pytest.approx(shown.pair_slope * margin, rel=1e-9, abs=1e-9)
+
+
+@given(SHOWN)
+def test_no_margin_is_no_evidence_for_a_pair(shown: Calibration) -> None:
+    assert 0 <= pair_probability(shown, 0.0) <= 0.25
+
+
+@given(st.floats(0.1, 6), st.floats(0.1, 3), st.floats(-8, 8))
+def test_the_probability_of_a_pair_is_that_of_three_normal_margins(
+    apart: float, deviation: float, margin: float
+) -> None:
+    """Bayes' theorem on the densities themselves."""
+    slope = 2 * apart / deviation**2
+    shown = replace(MARGIN, pair_slope=slope, pair_mean=apart)
+    right, alike, wrong = (
+        odds * NormalDist(mean, deviation).pdf(margin)
+        for odds, mean in ((0.25, apart), (0.5, 0.0), (0.25, -apart))
+    )
+    assume(right + alike + wrong > 1e-200)
+    expected = right / (right + alike + wrong)
+    assert pair_probability(shown, margin) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+def test_a_margin_wider_than_any_in_the_exam_counts_as_the_widest() -> None:
+    widest = pair_probability(MARGIN, 20.0)
+    assert pair_probability(MARGIN, 19.0) < widest == pair_probability(MARGIN, 1e6)
+
+
+def test_without_an_exam_of_margins_no_pair_is_probable() -> None:
+    assert pair_probability(LINE, 1e6) == 0.25
 
 
 def test_a_wide_margin_settles_what_neither_reply_could_alone() -> None:
@@ -141,7 +213,7 @@ def test_a_wide_margin_settles_what_neither_reply_could_alone() -> None:
     assert found is not None
     assert found.rejected.violations == ("p",)
     assert found.chosen.clean
-    assert round(found.probability, 3) == 0.982
+    assert round(found.probability, 3) == 0.943
     assert (found.rejected.verdicts[0].contrast, found.chosen.verdicts[0].contrast) == (1.0, 9.0)
 
 
@@ -152,7 +224,7 @@ def test_a_narrow_margin_and_one_the_wrong_way_round_settle_nothing() -> None:
 
 
 def test_noise_narrows_a_margin() -> None:
-    low, high = Critique((contrast(0.0),)), Critique((contrast(5.0),))
+    low, high = Critique((contrast(0.0),)), Critique((contrast(8.0),))
     assert settle(low, high, "p", MARGIN) is not None
     assert settle(low, high, "p", replace(MARGIN, noise=1.0)) is None
 

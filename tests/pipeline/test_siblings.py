@@ -500,17 +500,24 @@ async def test_what_holds_of_every_dialogue_with_siblings(index: int, siblings: 
         if candidate.direction == "violate":  # one that was confirmed would have ended it
             assert target not in candidate.critique.violations
     kinds = [pair.kind for pair in record.pairs]
-    assert kinds.count("contrast") <= 1
-    assert "revision" not in kinds
+    assert kinds in ([], ["contrast"])
     assert not any(step.startswith(("revise", "recheck")) for step in asked)
 
 
 # -- by margin ---------------------------------------------------------------------------------
 
 UNSURE = Calibration(
-    0.1, 0.0, violated_from=2.0, satisfied_to=-1.0, trusted=True, pair_slope=0.5, pair_from=0.9
+    0.1,
+    0.0,
+    violated_from=2.0,
+    satisfied_to=-1.0,
+    trusted=True,
+    pair_slope=1.0,
+    pair_mean=2.0,
+    pair_most=20.0,
+    pair_from=0.9,
 )
-"""No reply can be labelled alone; a margin of 5 nats settles two."""
+"""No reply can be labelled alone; a margin of 7 nats settles two."""
 
 
 def scored(step: str, satisfy: float, violate: float) -> dict[str, Reply]:
@@ -542,7 +549,7 @@ async def test_a_margin_makes_a_pair_of_replies_that_no_critic_could_label_alone
     assert record.critique.violations == ("honest",)
     (pair,) = record.pairs
     assert (pair.kind, pair.chosen) == ("contrast", "See a doctor if it lasts.")
-    assert (pair.verified_by, pair.probability) == (("contrast",), 0.982)
+    assert (pair.verified_by, pair.probability) == (("contrast",), 0.9427)
     assert record.verified == record.pairs
 
 

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sdsd.pipeline.calibration import probability, sigmoid
+from sdsd.config import Config
+from sdsd.pipeline.calibration import pair_probability, probability, sigmoid
 from sdsd.reports.metrics import exam
 from sdsd.reports.metrics.calibration_fit import (
     NEVER,
@@ -19,6 +20,7 @@ from sdsd.reports.metrics.calibration_fit import (
     Answer,
     Evidence,
     Fit,
+    PairFit,
     calibrate,
     calibrate_pairs,
     draws,
@@ -30,7 +32,8 @@ from sdsd.reports.metrics.calibration_fit import (
     thresholds,
 )
 from sdsd.reports.metrics.exam import Judge, best, figures, summarise
-from sdsd.types import Calibration, Candidate, Critique, Verdict
+from sdsd.reports.metrics.figures import collect
+from sdsd.types import Calibration, Candidate, Critique, Record, Verdict
 from tests.factories import records
 
 EVIDENCE = st.floats(-60, 60).map(lambda x: round(x, 2))
@@ -399,17 +402,63 @@ def test_pairs_that_a_program_decides_say_nothing_of_the_critic() -> None:
     assert exam.evidence_in_pairs(made) == []
 
 
+def test_pairs_that_nothing_verifies_do_not_count() -> None:
+    def critique(nats: float, *, trusted: bool) -> Critique:
+        return Critique(tuple(
+            Verdict(p.id, nats < 0, "r", grounded=nats < 0, signal="contrast", contrast=nats,
+                    trusted=trusted)
+            for p in records.PRINCIPLES
+        ))  # fmt: skip
+
+    def made(*, trusted: bool) -> Record:
+        better = Candidate("Better.", critique(4.0, trusted=trusted))
+        found = critique(-3.0, trusted=trusted)
+        return replace(records.accepted(), critique=found, revisions=(), candidates=(better,))
+
+    result = summarise(Judge(), "m", answers([(-5.0, 5.0)] * 12), {}, precision=0.9)
+    both = [made(trusted=True), made(trusted=False)]
+    assert [len(record.pairs) for record in both] == [1, 1]
+    found = collect(both, (), Config(), ((), ()), exam=result)
+    assert (found.pairs, found.verified) == (2, 1)
+    assert found.precision == exam.expected_precision([Evidence(3.0, -4.0)], result)
+    assert collect(both[1:], (), Config(), ((), ()), exam=result).precision is None
+
+
 # -- pairs by their margin -----------------------------------------------------------------
 
 
 def test_margins_tell_pairs_apart_where_offsets_hide_the_replies() -> None:
     """Each item adds its own offset to both replies: alone they tell little, together much."""
-    given_answers = answers([(offset - 3.0, offset + 3.0) for offset in range(-40, 41, 4)])
+    halves = (1.0, 3.0, 9.0) * 7  # of the margins
+    offsets = range(-40, 41, 4)
+    given_answers = answers([(o - h, o + h) for o, h in zip(offsets, halves, strict=True)])
     alone = calibrate(given_answers, 0.9)
     both = calibrate_pairs(given_answers, alone, 0.9, trusted=True)
     assert alone.violated_from > 1
-    assert both.pair_from <= 1
+    assert both.pair_from == 0.9
     assert both.pair_slope > 5 * alone.slope
+    assert both.pair_mean == pytest.approx(26 / 3)
+    assert both.pair_most == 18.0
+
+
+@given(PAIRS, st.floats(0.51, 0.99))
+@settings(max_examples=30)
+def test_margins_settle_pairs_only_if_one_in_the_exam_reaches_the_wanted_precision(
+    pairs: Pairs, precision: float
+) -> None:
+    given_answers = answers(pairs)
+    found = calibrate_pairs(given_answers, calibrate(given_answers, 0.9), precision, trusted=True)
+    reached = max(pair_probability(found, a.margin) for a in given_answers)
+    assert found.pair_from == (precision if reached >= precision else 2.0)
+
+
+def test_a_margin_that_one_reply_has_half_of_the_time_settles_nothing() -> None:
+    """Nine of ten items are in order, but by no margin that those in the wrong order lack."""
+    given_answers = answers([(-1.0, 1.0)] * 27 + [(1.0, -1.0)] * 3)
+    found = calibrate_pairs(given_answers, calibrate(given_answers, 0.8), 0.8, trusted=True)
+    assert sigmoid(found.pair_slope * 2.0) > 0.85
+    assert pair_probability(found, 2.0) < 0.6
+    assert found.pair_from > 1
 
 
 def test_without_trust_no_margin_settles_anything() -> None:
@@ -420,16 +469,22 @@ def test_without_trust_no_margin_settles_anything() -> None:
 @given(PAIRS)
 @settings(max_examples=30)
 def test_margins_are_never_read_backwards(pairs: Pairs) -> None:
-    assert fit_margins(answers(pairs)) >= 0
-    swapped = [(violates, satisfies) for satisfies, violates in pairs]
-    assert min(fit_margins(answers(pairs)), fit_margins(answers(swapped))) == 0
+    found = fit_margins(answers(pairs))
+    swapped = fit_margins(answers([(violates, satisfies) for satisfies, violates in pairs]))
+    assert min(found.slope, swapped.slope) == 0
+    assert max(found.slope, swapped.slope) >= 0
+    assert found.mean == pytest.approx(-swapped.mean)
 
 
-def test_a_pair_settled_by_its_margin_is_true_if_it_is_the_right_way_round() -> None:
-    line = Calibration(0.0, 0.0, 2.0, -1.0, True, pair_slope=1.0, pair_from=0.9)
-    found = expected_precision([Evidence(5.0, 1.0, by_margin=True)], line, ())
+def test_a_pair_settled_by_its_margin_is_as_probable_as_its_margin_makes_it() -> None:
+    line = Calibration(
+        0.0, 0.0, 2.0, -1.0, True, pair_slope=2.0, pair_mean=2.0, pair_most=9.0, pair_from=0.9
+    )
+    pair = Evidence(5.0, 1.0, by_margin=True)
+    found = expected_precision([pair], line, [Fit(0.0, 0.0)] * 2, [PairFit(1.0, 2.0)] * 2)
     assert found is not None
-    assert round(found.value, 3) == 0.982
+    assert found.value == found.high == pair_probability(line, 4.0)
+    assert found.low < found.value
     alone = expected_precision([Evidence(5.0, 1.0)], line, ())
     assert alone is not None
     assert alone.value == 0.25

@@ -28,6 +28,28 @@ def probability(calibration: Calibration, evidence: float) -> float:
     return sigmoid(calibration.slope * evidence + calibration.intercept)
 
 
+def pair_probability(calibration: Calibration, margin: float) -> float:
+    """Return the probability that a pair is true, given its margin: the evidence in the reply that
+    was told to violate the principle, less that in the one that was told to satisfy it.
+
+    Whether a reply does as it was told is taken for even odds. Before the margin is seen, the pair
+    is therefore the right way round with probability 1/4, its replies are alike with 1/2, and it is
+    the wrong way round with 1/4. In these three cases the margin m is taken to be normal, with the
+    same variance v and the means d, 0 and -d, where d is the mean margin in the exam. Then the
+    log-odds of the first case against the last are s m, with the slope s = 2 d / v; and the density
+    of m in the first and in the last, over that in the second, is exp(s m / 2 - s d / 4) and
+    exp(-s m / 2 - s d / 4).
+
+    A margin wider than any in the exam adds nothing.
+    """
+    half = calibration.pair_slope * min(margin, calibration.pair_most) / 2
+    apart = calibration.pair_slope * calibration.pair_mean / 4
+    log_odds = (half - apart, math.log(2), -half - apart)
+    most = max(log_odds)  # so that nothing overflows
+    right, alike, wrong = (math.exp(x - most) for x in log_odds)
+    return right / (right + alike + wrong)
+
+
 def sigmoid(x: float) -> float:
     """Return 1 / (1 + exp(-x)), without overflow."""
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
@@ -70,7 +92,7 @@ class Settled(NamedTuple):
     rejected: Critique
     chosen: Critique
     probability: float
-    """That the pair is the right way round."""
+    """That both labels are right."""
 
 
 def settle(
@@ -78,9 +100,9 @@ def settle(
 ) -> Settled | None:
     """Return both critiques with the labels that their margin gives on the principle `target`.
 
-    Whether two replies to one message are the right way round is easier to tell than what either
-    is: what the message and the principle add to the evidence is the same in both. None if the
-    margin is too small for the wanted precision.
+    The margin between two replies to one message tells more than the evidence in either: what the
+    message and the principle add to the evidence is the same in both. None if the margin is too
+    narrow for the wanted precision.
     """
     before, after = (
         next(v for v in critique.verdicts if v.principle == target)
@@ -90,13 +112,12 @@ def settle(
         exact = before.confirmed and not (after.violated or after.undecided)
         return Settled(rejected, chosen, 1.0) if exact else None
     margin = evidence_of(before) - evidence_of(after)
-    probability = sigmoid(calibration.pair_slope * (margin - 2 * calibration.noise))
-    if probability < calibration.pair_from:
+    if pair_probability(calibration, margin - 2 * calibration.noise) < calibration.pair_from:
         return None
     return Settled(
         _labelled(rejected, before, violated=True),
         _labelled(chosen, after, violated=False),
-        round(sigmoid(calibration.pair_slope * margin), 4),
+        round(pair_probability(calibration, margin), 4),
     )
 
 

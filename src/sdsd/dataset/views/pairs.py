@@ -58,8 +58,8 @@ preference = View(
         Column("contrast_margin", c.REAL, "Likelihood contrast of the chosen turn minus that of "
                "the rejected one, in nats, for the target principle; null if not measured."),
         Column("probability", c.REAL, "Probability that the pair is true, by the critic's exam: "
-               "that the rejected turn violates the target principle and the chosen one does not, "
-               "or, for `contrast`, that the two are the right way round; null without an exam."),
+               "that the rejected turn violates the target principle and the chosen one does not; "
+               "null without an exam."),
         Column("verified_by", c.TEXTS, "The signals that confirm the pair: `verdict`, `contrast`, "
                "`program`; empty if no critic can be trusted to."),
         Column("warnings", c.TEXTS, "Rules of `docs/quality.md` that the revision breaks without "

@@ -20,7 +20,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd.hashing import hash64
-from sdsd.pipeline.calibration import Reading, probability, reading, sigmoid
+from sdsd.pipeline.calibration import (
+    Reading,
+    pair_probability,
+    probability,
+    reading,
+    sigmoid,
+)
 from sdsd.reports.stats import Interval, percentiles
 from sdsd.types import Calibration, StageUsage
 
@@ -64,6 +70,15 @@ class Fit(Struct, frozen=True, array_like=True):
 
     slope: float
     intercept: float
+
+
+class PairFit(Struct, frozen=True, array_like=True):
+    """What the margins between the two replies of items have shown."""
+
+    slope: float
+    """Log-odds of the right order per unit of margin; 0 if margins tell nothing."""
+    mean: float
+    """The mean margin."""
 
 
 class HeldOut(Struct, frozen=True):
@@ -187,27 +202,30 @@ def calibrate_pairs(
 ) -> Calibration:
     """Return a calibration that can settle pairs by the margin between their replies, too.
 
+    Every pair must reach the wanted precision by itself: a mean over the exam's margins would not
+    be the mean over a run's, which has pairs of two replies that are alike. If no margin in the
+    exam reaches it, none settles a pair.
+    """
+    margins, most = fit_margins(answers), max(answer.margin for answer in answers)
+    found = replace(found, pair_slope=margins.slope, pair_mean=margins.mean, pair_most=most)
+    if trusted and pair_probability(found, most) >= precision:
+        return replace(found, pair_from=precision)
+    return found
+
+
+def fit_margins(answers: Sequence[Answer], weights: Sequence[float] | None = None) -> PairFit:
+    """Return what the margins show; items count by their weights.
+
     A margin either way round is equally likely before it is seen, so the regression has no
     intercept: each item counts as its margin labelled 1, and as the opposite labelled 0.
     """
-    slope = fit_margins(answers)
-    if not (trusted and slope):
-        return replace(found, pair_slope=slope)
-    either_way = [sigmoid(slope * m * sign) for m in _margins(answers) for sign in (1, -1)]
-    from_, _ = thresholds(either_way, precision)
-    return replace(found, pair_slope=slope, pair_from=from_)
-
-
-def fit_margins(answers: Sequence[Answer], weights: Sequence[float] | None = None) -> float:
-    """Return the log-odds of the right order per unit of margin; 0 if margins tell nothing."""
     weights = [1.0] * len(answers) if weights is None else weights
-    margins = _margins(answers)
-    total = sum(weights)
-    spread = math.sqrt(
-        sum(w * m * m for m, w in zip(margins, weights, strict=True)) / (total or 1.0)
-    )
+    margins = [answer.margin for answer in answers]
+    total = sum(weights) or 1.0
+    mean = sum(w * m for m, w in zip(margins, weights, strict=True)) / total
+    spread = math.sqrt(sum(w * m * m for m, w in zip(margins, weights, strict=True)) / total)
     if spread < 1e-9:
-        return 0.0
+        return PairFit(0.0, mean)
     points = [
         (sign * m / spread, float(sign > 0), w / 2)
         for m, w in zip(margins, weights, strict=True)
@@ -215,14 +233,10 @@ def fit_margins(answers: Sequence[Answer], weights: Sequence[float] | None = Non
         for sign in (1, -1)
     ]
     slope, _ = _newton(points)
-    return max(slope, 0.0) / spread
+    return PairFit(max(slope, 0.0) / spread, mean)
 
 
-def _margins(answers: Sequence[Answer]) -> list[float]:
-    return [answer.margin for answer in answers]
-
-
-def pair_draws(answers: Sequence[Answer]) -> tuple[float, ...]:
+def pair_fits(answers: Sequence[Answer]) -> tuple[PairFit, ...]:
     """Return `fit_margins` on resamples of the items."""
     return tuple(fit_margins(answers, weights) for weights in resamples(len(answers), DRAWS))
 
@@ -289,18 +303,18 @@ def expected_precision(
     pairs: Sequence[Evidence],
     calibration: Calibration,
     drawn: Sequence[Fit],
-    drawn_pairs: Sequence[float] = (),
+    drawn_pairs: Sequence[PairFit] = (),
 ) -> Interval | None:
     """Return the share of pairs that are expected to be true, with its 95% interval.
 
     pairs        a critic's raw evidence in the replies of each pair
     drawn        `draws`: the interval is that of the calibration; the share of true pairs among a
                  few varies more, by about sqrt(p (1 - p) / pairs)
-    drawn_pairs  `pair_draws`, for pairs that were settled by their margin
+    drawn_pairs  `pair_fits`, for pairs that were settled by their margin
 
-    A pair whose replies were judged apart is true if the rejected one violates the principle and
-    the chosen one does not: its probability is the product. One that was settled by its margin is
-    true if it is the right way round. None without pairs.
+    A pair is true if the rejected reply violates the principle and the chosen one does not. If its
+    replies were judged apart, its probability is the product; if its margin has settled it, that is
+    `pair_probability`. None without pairs.
     """
     if not pairs:
         return None
@@ -309,10 +323,16 @@ def expected_precision(
         return sum(_true(pair, line) for pair in pairs) / len(pairs)
 
     value = mean(calibration)
-    slopes = drawn_pairs or [calibration.pair_slope] * len(drawn)
+    known = PairFit(calibration.pair_slope, calibration.pair_mean)
     others = (
-        replace(calibration, slope=f.slope, intercept=f.intercept, pair_slope=slope)
-        for f, slope in zip(drawn, slopes, strict=True)
+        replace(
+            calibration,
+            slope=line.slope,
+            intercept=line.intercept,
+            pair_slope=margins.slope,
+            pair_mean=margins.mean,
+        )
+        for line, margins in zip(drawn, drawn_pairs or [known] * len(drawn), strict=True)
     )
     ends = percentiles([value, *map(mean, others)]) or (value, value)
     return Interval(value, min(ends[0], value), max(ends[1], value))
@@ -320,5 +340,5 @@ def expected_precision(
 
 def _true(pair: Evidence, line: Calibration) -> float:
     if pair.by_margin:
-        return sigmoid(line.pair_slope * (pair.rejected - pair.chosen))
+        return pair_probability(line, pair.rejected - pair.chosen)
     return probability(line, pair.rejected) * (1 - probability(line, pair.chosen))

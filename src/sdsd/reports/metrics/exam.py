@@ -27,6 +27,7 @@ from sdsd.reports.metrics.calibration_fit import (
     Evidence,
     Fit,
     HeldOut,
+    PairFit,
     held_out,
     resamples,
 )
@@ -122,8 +123,8 @@ class JudgeResult(Struct, frozen=True, kw_only=True):
     """How to read its answers in a run; None for a judge that only compares."""
     draws: tuple[Fit, ...]
     """Calibrations of resampled items, for intervals of what is computed with them."""
-    pair_draws: tuple[float, ...] = ()
-    """The same for `Calibration.pair_slope`."""
+    pair_fits: tuple[PairFit, ...] = ()
+    """The same for the margins between two replies."""
     curves: Curves
     cost: StageUsage
     """Of all answers together."""
@@ -197,7 +198,7 @@ def summarise(
         subtlety=_grouped(answers, read, lambda a: a.subtle, compares),
         calibration=calibration,
         draws=calibration_fit.draws(answers) if alone else (),
-        pair_draws=calibration_fit.pair_draws(answers) if alone else (),
+        pair_fits=calibration_fit.pair_fits(answers) if alone else (),
         curves=_curves(answers, read) if alone else Curves(),
         cost=_total(answer.usage for answer in answers),
         answers=tuple(answers),
@@ -443,7 +444,7 @@ def expected_precision(pairs: Sequence[Evidence], result: JudgeResult) -> Interv
     if result.calibration is None:
         return None
     return calibration_fit.expected_precision(
-        pairs, result.calibration, result.draws, result.pair_draws
+        pairs, result.calibration, result.draws, result.pair_fits
     )
 
 
