@@ -287,7 +287,7 @@ def add(found: Counter[str], record: Record) -> None:
         found["true"] += true
         found["claimed"] += verdict.confirmed
         found["hit"] += true and verdict.confirmed
-    for pair in record.pairs:
+    for pair in record.verified:
         broken = any(breaks(last_reply, p) for p in principles)
         clean = not any(breaks(pair.chosen, p) for p in principles)
         found["pairs"] += 1

@@ -155,7 +155,7 @@ def messages_for_plan(_: Stage, row: Row) -> Messages:
         "last": "",
         "opening": "",
     }
-    values["approach"] = _strategy("plan")
+    values["approach"] = f"{_strategy('plan')} {_strategy('violation')}"
     return _chat(_fill("plan", "system"), _fill("plan", "user", **values))
 
 

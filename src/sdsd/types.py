@@ -246,6 +246,11 @@ class Calibration(Struct, frozen=True):
     pair_from: float = 2.0
     """Probability that a pair is true from which its margin settles both labels; above 1: never."""
 
+    @property
+    def can_verify(self) -> bool:
+        """Whether any answer could reach the wanted precision."""
+        return self.trusted and min(self.violated_from, self.pair_from) <= 1
+
 
 class Critique(Struct, frozen=True):
     """The verdicts on one reply: one per principle of the scenario, in the same order."""

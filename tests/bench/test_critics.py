@@ -33,8 +33,9 @@ def test_evidence_tells_replies_apart_as_well_as_it_should(critic: Contrast) -> 
     assert sum(v > s for v, s in others) / (n - 1) == pytest.approx(critic.alone, abs=0.03)
 
 
-async def test_the_stated_precision_holds_where_one_reply_violates(world: World) -> None:
-    """And not of both labels, where siblings ignore what they are told."""
+async def test_most_pairs_are_true_even_where_siblings_ignore_what_they_are_told(
+    world: World,
+) -> None:
     critic = CONTRASTS[1]
     exam = critic.exam(48, 0)
     obedient = await settled(world, critic, exam, 60, 0, 1 - SLIPS, 0.0)
@@ -44,4 +45,4 @@ async def test_the_stated_precision_holds_where_one_reply_violates(world: World)
         assert run.stated is not None
         assert run.counts["right"] >= 0.8 * run.counts["mixed"] > 0
     assert obedient.counts["right"] >= 0.75 * obedient.counts["pairs"]
-    assert stubborn.counts["right"] <= 0.5 * stubborn.counts["pairs"]
+    assert stubborn.counts["right"] >= 0.6 * stubborn.counts["pairs"]

@@ -535,9 +535,11 @@ BY_MARGIN: dict[str, Reply] = {
 }
 
 
-async def by_margin(answers: Mapping[str, Reply], siblings: int = 2) -> Made:
+async def by_margin(
+    answers: Mapping[str, Reply], siblings: int = 2, calibration: Calibration = UNSURE
+) -> Made:
     return await make(
-        answers, calibration=UNSURE, critique__method="contrast", dialogue__siblings=siblings
+        answers, calibration=calibration, critique__method="contrast", dialogue__siblings=siblings
     )
 
 
@@ -551,6 +553,18 @@ async def test_a_margin_makes_a_pair_of_replies_that_no_critic_could_label_alone
     assert (pair.kind, pair.chosen) == ("contrast", "See a doctor if it lasts.")
     assert (pair.verified_by, pair.probability) == (("contrast",), 0.9427)
     assert record.verified == record.pairs
+
+
+async def test_a_critic_that_can_verify_nothing_gets_one_of_each_and_an_unverified_pair() -> None:
+    unable = replace(UNSURE, pair_from=2.0)
+    record = (await by_margin(BY_MARGIN, 3, unable)).record
+    assert record.outcome == "accepted"
+    (pair,) = record.pairs
+    assert (pair.verified_by, pair.probability) == ((), 0.9427)
+    assert record.verified == ()
+    against = BY_MARGIN | scored("candidate/2", -37.0, -30.0)
+    record = (await by_margin(against, 3, unable)).record
+    assert (record.outcome, record.rule, record.pairs) == ("filtered", "undecided", ())
 
 
 async def test_a_narrow_margin_asks_for_more_and_the_best_two_are_taken() -> None:

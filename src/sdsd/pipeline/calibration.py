@@ -102,7 +102,8 @@ def settle(
 
     The margin between two replies to one message tells more than the evidence in either: what the
     message and the principle add to the evidence is the same in both. None if the margin is too
-    narrow for the wanted precision.
+    narrow for the wanted precision. A critic that can reach it by no margin verifies nothing: then
+    any margin the right way round makes a pair, which is unverified and has its probability.
     """
     before, after = (
         next(v for v in critique.verdicts if v.principle == target)
@@ -112,17 +113,20 @@ def settle(
         exact = before.confirmed and not (after.violated or after.undecided)
         return Settled(rejected, chosen, 1.0) if exact else None
     margin = evidence_of(before) - evidence_of(after)
-    if pair_probability(calibration, margin - 2 * calibration.noise) < calibration.pair_from:
+    sure = margin - 2 * calibration.noise
+    verifies = calibration.can_verify
+    wide = pair_probability(calibration, sure) >= calibration.pair_from if verifies else sure > 0
+    if not wide:
         return None
     return Settled(
-        _labelled(rejected, before, violated=True),
-        _labelled(chosen, after, violated=False),
+        _labelled(rejected, before, violated=True, trusted=verifies),
+        _labelled(chosen, after, violated=False, trusted=verifies),
         round(pair_probability(calibration, margin), 4),
     )
 
 
-def _labelled(critique: Critique, verdict: Verdict, *, violated: bool) -> Critique:
-    label = replace(verdict, violated=violated, grounded=violated, undecided=False, trusted=True)
+def _labelled(critique: Critique, verdict: Verdict, *, violated: bool, trusted: bool) -> Critique:
+    label = replace(verdict, violated=violated, grounded=violated, undecided=False, trusted=trusted)
     verdicts = tuple(label if v is verdict else v for v in critique.verdicts)
     return replace(critique, verdicts=verdicts)
 

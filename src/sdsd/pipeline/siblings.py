@@ -49,13 +49,17 @@ async def draw_siblings(
     Up to `dialogue.siblings` replies are sampled under either direction. If margins count, one
     under each, and then again under the less clear one, until the best two make a pair. Otherwise,
     or if a program decides the principle, first those told to violate, until the critic confirms
-    one; and only if it does, those told to satisfy. Raises `StageFailed` and `ContextFull` if the
-    first sample fails.
+    one; and only if it does, those told to satisfy. Where the critic can verify nothing, there is
+    one of each. Raises `StageFailed` and `ContextFull` if the first sample fails.
     """
     siblings = _Siblings(task, conversation, directions, judge)
-    exact = bool(directions.principle.check)
     try:
-        if calibration is not None and calibration.pair_from <= 1 and not exact:
+        if calibration is None or directions.principle.check:
+            return await _one_by_one(siblings)
+        if calibration.trusted and not calibration.can_verify:
+            siblings.numbers = range(1, 2)  # more would cost, and prove nothing
+            return await _by_margin(siblings, calibration)
+        if calibration.pair_from <= 1:
             return await _by_margin(siblings, calibration)
         return await _one_by_one(siblings)
     except _CriticFailed as failed:

@@ -69,7 +69,7 @@ def advice(
     of = sum(outcomes.values())
     if verified or not of:
         return ()
-    found = [_untrusted(calibrations)] if _all_untrusted(calibrations.values()) else []
+    found = [] if _any_verifies(calibrations.values()) else [_unable(calibrations)]
     counted = {name.removeprefix("filtered/"): n for name, n in outcomes.items()}
     for rule, n in sorted(counted.items(), key=lambda item: -item[1]):
         if rule in _BY_RULE:
@@ -78,12 +78,19 @@ def advice(
     return tuple(found[:_MOST])
 
 
-def _all_untrusted(calibrations: Collection[Calibration]) -> bool:
-    return bool(calibrations) and not any(c.trusted for c in calibrations)
+def _any_verifies(calibrations: Collection[Calibration]) -> bool:
+    return not calibrations or any(c.can_verify for c in calibrations)
 
 
-def _untrusted(calibrations: Mapping[str, Calibration]) -> Advice:
+def _unable(calibrations: Mapping[str, Calibration]) -> Advice:
     who = "every critic" if len(calibrations) > 1 else "the critic"
+    if any(c.trusted for c in calibrations.values()):
+        return Advice(
+            f"by its exam {who} cannot reach the wanted precision, so nothing but what a program "
+            "decides can be verified; unverified pairs have their probability as a column",
+            "name a stronger critic (`roles.critic`), or accept a lower precision",
+            "--set critique.precision=0.7",
+        )
     return Advice(
         f"{who} did no better than chance in its exam, so nothing can be verified",
         "name a stronger critic (`roles.critic`); `sdsd exam` shows how far one can be trusted",

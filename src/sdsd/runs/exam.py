@@ -429,6 +429,9 @@ def summary(name: str, result: JudgeResult) -> str:
     if auc is None:
         return f"exam: {name}: no answers"
     line = f"exam: {name}: AUC {auc.value:.2f} ({auc.low:.2f} to {auc.high:.2f})"
-    if result.calibration is None or result.calibration.trusted:
+    calibration = result.calibration
+    if calibration is None or calibration.can_verify:
         return line
+    if calibration.trusted:
+        return f"{line}: too little for the wanted precision, so its pairs are unverified"
     return f"{line}: no better than chance, so its pairs are unverified"
