@@ -346,9 +346,12 @@ def _print_pairs(record: Record) -> None:
         "revision": "the last revision",
         "on_policy": "another sample of the last reply",
     }
+    verified = record.verified
     for number, pair in enumerate(record.pairs, 1):
         head = f"\npair {number}: rejected is the last reply, chosen is {chosen[pair.kind]}"
         out.print(Text(head, style="bold green"))
+        likely = "" if pair.probability is None else f", true with probability {pair.probability}"
+        out.print(Text(f"{'verified' if pair in verified else 'unverified'}{likely}", style="dim"))
         out.print(Text(safe(pair.chosen)))
 
 

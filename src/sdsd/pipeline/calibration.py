@@ -16,6 +16,8 @@ from msgspec.structs import replace
 
 from sdsd.types import Calibration, Critique, Verdict
 
+_LIKELY = 0.5
+"""Probability from which a pair is made that a critic cannot verify."""
 _SURE = 1e-4
 """Probabilities are kept this far from 0 and 1 before their log-odds are taken."""
 
@@ -103,7 +105,7 @@ def settle(
     The margin between two replies to one message tells more than the evidence in either: what the
     message and the principle add to the evidence is the same in both. None if the margin is too
     narrow for the wanted precision. A critic that can reach it by no margin verifies nothing: then
-    any margin the right way round makes a pair, which is unverified and has its probability.
+    a pair that is likelier true than not is made, unverified and with its probability.
     """
     before, after = (
         next(v for v in critique.verdicts if v.principle == target)
@@ -113,10 +115,9 @@ def settle(
         exact = before.confirmed and not (after.violated or after.undecided)
         return Settled(rejected, chosen, 1.0) if exact else None
     margin = evidence_of(before) - evidence_of(after)
-    sure = margin - 2 * calibration.noise
     verifies = calibration.can_verify
-    wide = pair_probability(calibration, sure) >= calibration.pair_from if verifies else sure > 0
-    if not wide:
+    least = calibration.pair_from if verifies else _LIKELY
+    if pair_probability(calibration, margin - 2 * calibration.noise) < least:
         return None
     return Settled(
         _labelled(rejected, before, violated=True, trusted=verifies),
