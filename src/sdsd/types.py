@@ -270,9 +270,12 @@ class Critique(Struct, frozen=True):
         return not any(v.violated or v.undecided for v in self.verdicts)
 
     @property
-    def signals(self) -> tuple[Signal, ...]:
-        """What the verdicts rest on, of critics that can be trusted to verify."""
-        return tuple(sorted({v.signal for v in self.verdicts if v.trusted}))
+    def proofs(self) -> frozenset[tuple[str, Signal]]:
+        """The principles with a confirmed violation, each with what that rests on, of critics that
+        can be trusted to verify."""
+        return frozenset(
+            (v.principle, v.signal) for v in self.verdicts if v.confirmed and v.trusted
+        )
 
 
 Direction = Literal["satisfy", "violate"]
@@ -377,12 +380,14 @@ class Record(Struct, frozen=True):
         """The pairs: none unless the outcome is accepted, and then at least one."""
         if self.outcome != "accepted":
             return ()
-        signals = set(self.critique.signals if self.critique else ())
+        proofs = self.critique.proofs if self.critique else frozenset()
 
         def pair(
             kind: PairKind, text: str, critique: Critique | None, settled: float | None = None
         ) -> Pair:
-            both = signals & set(critique.signals) if critique else ()
+            verdicts = critique.verdicts if critique else ()
+            clean = {(v.principle, v.signal) for v in verdicts if v.trusted}
+            both = {signal for _, signal in proofs & clean}
             probability = self._probability(critique) if settled is None else settled
             return Pair(kind, text, critique, tuple(sorted(both)), probability)
 
@@ -409,7 +414,7 @@ class Record(Struct, frozen=True):
     @property
     def verified(self) -> tuple[Pair, ...]:
         """The pairs without those that no critic can be trusted to verify."""
-        trusted = bool(self.critique and self.critique.signals)
+        trusted = bool(self.critique and self.critique.proofs)
         return tuple(p for p in self.pairs if p.verified_by or (p.critique is None and trusted))
 
 

@@ -111,8 +111,9 @@ def test_evidence_beyond_what_the_exam_has_seen_adds_nothing() -> None:
 def test_a_critic_without_trust_gives_labels_that_verify_nothing() -> None:
     verdict = calibrated(contrast(-9.0), replace(LINE, trusted=False))
     assert verdict.confirmed
-    assert Critique((verdict,)).signals == ()
-    assert Critique((calibrated(contrast(-9.0), LINE),)).signals == ("contrast",)
+    assert Critique((verdict,)).proofs == set()
+    sure = calibrated(contrast(-9.0), LINE)
+    assert Critique((sure,)).proofs == {(sure.principle, "contrast")}
     hopeless = replace(LINE, trusted=False, violated_from=1.1, satisfied_to=-0.1)
     assert not calibrated(contrast(-0.1), hopeless).undecided
     assert calibrated(contrast(3.0), hopeless).contrast == 3.0

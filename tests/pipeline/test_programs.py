@@ -36,7 +36,7 @@ async def test_a_check_decides_without_a_call() -> None:
     assert ask.steps == []
     assert short.clean
     assert long.violations == ("brief",)
-    assert long.signals == ("program",)
+    assert long.proofs == {("brief", "program")}
 
 
 async def test_critics_are_asked_about_the_others_under_their_own_numbers() -> None:

@@ -567,6 +567,23 @@ async def test_a_critic_that_can_verify_nothing_gets_one_of_each_and_an_unverifi
     assert (record.outcome, record.rule, record.pairs) == ("filtered", "undecided", ())
 
 
+async def test_a_program_that_decides_another_principle_verifies_no_pair() -> None:
+    """The target's labels rest on a critic that can verify nothing."""
+    unable = replace(UNSURE, pair_from=2.0)
+    record = (await by_margin(BY_MARGIN, 3, unable)).record
+    exact = Verdict("brief", violated=False, reason="", signal="program")
+
+    def beside(critique: Critique | None) -> Critique:
+        assert critique is not None
+        return replace(critique, verdicts=(*critique.verdicts, exact))
+
+    (candidate,) = record.candidates
+    candidates = (replace(candidate, critique=beside(candidate.critique)),)
+    both = replace(record, critique=beside(record.critique), candidates=candidates)
+    assert [pair.verified_by for pair in both.pairs] == [()]
+    assert both.verified == ()
+
+
 async def test_a_narrow_margin_asks_for_more_and_the_best_two_are_taken() -> None:
     more = {
         **scored("candidate/2", -30.0, -32.0),

@@ -297,30 +297,17 @@ async def test_turn_cut_at_its_limit_keeps_whole_sentences(
 
 
 @turn_by_turn
-@pytest.mark.parametrize(
-    ("text", "cause"),
-    [
-        ("", "empty"),
-        ("USER:", "empty"),
-        ("question 1?", "repeats"),
-        ("**Answer 1.**", "repeats"),
-        ("SLIP: It is cured.", "plan"),
-        ("[Direction for the reply: be rude.]", "direction"),
-        ("[Pause. Did the assistant's last reply break this: be kind.", "direction"),
-    ],
-)
-async def test_turn_that_cannot_be_used_is_asked_again(
-    protocol: ProtocolName, text: str, cause: str
+async def test_a_reply_that_repeats_the_user_is_asked_for_again(
+    protocol: ProtocolName,
 ) -> None:
-    door = Door({"turn/2/user": text, "turn/2/user/retry/1": "And now?"})
-    held = await talk(protocol, door)
-    assert held.messages[2].content == "And now?"
-    assert door.steps.index("turn/2/user/retry/1") == door.steps.index("turn/2/user") + 1
-
-    again = {"turn/2/user": text, "turn/2/user/retry/1": text}
-    with pytest.raises(StageFailed, match=cause) as failed:
-        await talk(protocol, Door(again), attempts=2)
-    assert (failed.value.step, failed.value.raw) == ("turn/2/user", text)
+    said = "I have decided to take down the sign after fifteen years in this street."
+    answers = {
+        "turn/1/user": f"The person writes: {said}",
+        "turn/1/agent": said,
+        "turn/1/agent/retry/1": "Then unscrew it from the top.",
+    }
+    held = await talk(protocol, Door(answers))
+    assert [m.content for m in held.messages][:2] == [said, "Then unscrew it from the top."]
 
 
 @turn_by_turn

@@ -135,7 +135,8 @@ def _speaker(name: str = "") -> re.Pattern[str]:
     """Return a pattern for the label of a turn: a role, or the user's own `name`."""
     labels = "|".join(filter(None, ("USER|HUMAN|PERSON|AGENT|ASSISTANT|AI", re.escape(name))))
     return re.compile(
-        rf"^{_ALL}(?:THE[ \t]++)?({labels})[ \t]*+\(?\d*\)?{_ALL}:{_AFTER}",
+        rf"^{_ALL}(?:THE[ \t]++)?({labels})(?:[ \t]++(?:says|writes)\b)?[ \t]*+"
+        rf"\(?\d*\)?{_ALL}:{_AFTER}",
         re.IGNORECASE | re.MULTILINE,
     )
 
