@@ -69,10 +69,11 @@ def advice(
     of = sum(outcomes.values())
     if verified or not of:
         return ()
-    found = [] if _any_verifies(calibrations.values()) else [_unable(calibrations)]
+    able = _any_verifies(calibrations.values())
+    found = [] if able else [_unable(calibrations)]
     counted = {name.removeprefix("filtered/"): n for name, n in outcomes.items()}
     for rule, n in sorted(counted.items(), key=lambda item: -item[1]):
-        if rule in _BY_RULE:
+        if rule in _BY_RULE and (able or rule != "undecided"):  # else said already
             reason, remedy, options = _BY_RULE[rule]
             found.append(Advice(reason.format(n=n, of=of), remedy, options))
     return tuple(found[:_MOST])
