@@ -71,26 +71,11 @@ NOT_A_USER = frozenset({
 """Rules that show that a turn is not one that a user writes."""
 
 
-NOT_AN_AGENT = frozenset({"echo", "loop", "garbled", "marker"})
-"""Rules that show that a turn is not a reply."""
-
-
 def not_a_user(conversation: tuple[Message, ...], text: str, plan: Plan | None) -> str:
     """Return the rule that shows that no user says `text` next; empty if a user might."""
-    return _broken(NOT_A_USER, conversation, Message("user", text), plan)
-
-
-def not_an_agent(conversation: tuple[Message, ...], text: str, plan: Plan | None) -> str:
-    """Return the rule that shows that `text` is no reply; empty if it might be one."""
-    return _broken(NOT_AN_AGENT, conversation, Message("assistant", text), plan)
-
-
-def _broken(
-    rules: frozenset[str], conversation: tuple[Message, ...], turn: Message, plan: Plan | None
-) -> str:
-    whole = read_dialogue((*conversation, turn), plan, ())
-    broken = (rule for rule in sorted(rules) if len(conversation) in _CHECKS[rule](whole))
-    return next(broken, "")
+    whole = read_dialogue((*conversation, Message("user", text)), plan, ())
+    found = (rule for rule in sorted(NOT_A_USER) if len(conversation) in _CHECKS[rule](whole))
+    return next(found, "")
 
 
 def clean_exchanges(dialogue: Dialogue, findings: Sequence[Finding]) -> int:

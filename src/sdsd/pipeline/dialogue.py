@@ -255,11 +255,10 @@ def read_turn(
     return said
 
 
-def _require(speaker: Speaker, said: str, conversation: tuple[Message, ...], plan: Plan) -> None:
-    """Raise `Unparseable` if a program can tell that the speaker does not say this next."""
-    check = dialogue_rules.not_a_user if speaker == "user" else dialogue_rules.not_an_agent
-    if rule := check(conversation, said, plan):
-        raise Unparseable(f"no turn of the {speaker}: {dialogue_rules.RULES[rule]}")
+def _require_user(said: str, conversation: tuple[Message, ...], plan: Plan) -> None:
+    """Raise `Unparseable` if a program can tell that no user says this next."""
+    if rule := dialogue_rules.not_a_user(conversation, said, plan):
+        raise Unparseable(f"no user's turn: {dialogue_rules.RULES[rule]}")
 
 
 async def generate(
@@ -361,7 +360,8 @@ class OpenDialogue:
 
         def read(completion: Completion) -> str:
             said = read_turn(completion, task.plan, script, self._seen, conversation.cut, prefix)
-            _require(speaker, said, self.messages, task.plan)
+            if speaker == "user":
+                _require_user(said, self.messages, task.plan)
             return said
 
         request = conversation.turn(speaker, exchange, sample)
