@@ -112,7 +112,7 @@ def add(index: int, step: str, text: str) -> None:
 
 def block(text: str) -> str:
     """Return a text as a YAML block: one paragraph is folded, so that it can be read in a file."""
-    if len(text.split()) == text.count(" ") + 1:  # no line ends, no other white space
+    if " ".join(text.split()) == text:  # no line ends, no other white space
         lines, style = textwrap.wrap(text, 94, break_long_words=False, break_on_hyphens=False), ">-"
     else:
         lines, style = text.splitlines(), "|-"

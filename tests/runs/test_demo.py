@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import write_demo
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import sdsd
@@ -157,6 +157,7 @@ def test_a_writer_sees_the_records_of_the_run(inputs: Inputs, made: Run) -> None
 lines = st.text("abz .,:#'\"-[]{}|>é?!", max_size=250).map(str.strip)
 
 
+@example(":\n:  :")
 @given(st.lists(lines, min_size=1, max_size=4).map("\n".join).map(str.strip).filter(bool))
 def test_an_answer_is_written_as_it_was_given(text: str) -> None:
     assert yaml.safe_load(f"replies:\n  plan: {write_demo.block(text)}\n") == {
