@@ -72,10 +72,17 @@ NOT_A_USER = frozenset({
 
 
 def not_a_user(conversation: tuple[Message, ...], text: str, plan: Plan | None) -> str:
-    """Return the rule that shows that no user says `text` next; empty if a user might."""
+    """Return what shows that no user says `text` next; empty if a user might."""
     whole = read_dialogue((*conversation, Message("user", text)), plan, ())
-    found = (rule for rule in sorted(NOT_A_USER) if len(conversation) in _CHECKS[rule](whole))
-    return next(found, "")
+    return next((RULES[rule] for rule in sorted(NOT_A_USER) if _breaks_last(rule, whole)), "")
+
+
+def _breaks_last(rule: str, whole: DialogueText) -> bool:
+    """Whether the last turn breaks a rule."""
+    last = whole.turns[-1]
+    if breaks := _PREDICATES.get(rule):
+        return breaks(last, whole)
+    return last.index in _CHECKS[rule](whole)
 
 
 def clean_exchanges(dialogue: Dialogue, findings: Sequence[Finding]) -> int:
@@ -100,6 +107,8 @@ def _rule(meaning: str) -> Callable[[_Check], _Check]:
 
 
 _Predicate = Callable[[TurnText, DialogueText], bool]
+_PREDICATES: dict[str, _Predicate] = {}
+"""Those of the rules that decide on one turn at a time."""
 
 
 def _turn_rule(meaning: str) -> Callable[[_Predicate], _Predicate]:
@@ -113,6 +122,7 @@ def _turn_rule(meaning: str) -> Callable[[_Predicate], _Predicate]:
 
         check.__name__ = breaks.__name__
         _rule(meaning)(check)
+        _PREDICATES[breaks.__name__.strip("_")] = breaks
         return breaks
 
     return register
@@ -132,10 +142,10 @@ _ENOUGH = 20
 def _off_topic(whole: DialogueText) -> list[int]:
     """Only English conversations with a plan are judged, of two exchanges or more."""
     said = [turn for turn in whole.turns if turn.role != "system"]
-    if len(whole.subject) < 3 or len(said) < 4:
+    if len(said) < 4 or len(subject := whole.subject) < 3:
         return []
     stems = content_stems(word for turn in said for word in turn.between)
-    if len(stems) < _ENOUGH or not whole.subject.isdisjoint(stems):
+    if len(stems) < _ENOUGH or not subject.isdisjoint(stems):
         return []
     words = tuple(word for turn in said for word in turn.words)
     return [-1] if languages.of(" ".join(words), words) == "en" else []

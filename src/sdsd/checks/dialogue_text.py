@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -64,8 +65,18 @@ class DialogueText(Struct, frozen=True):
     """Runs of ten words of the plan and the principles, which no turn should repeat."""
     lines: frozenset[tuple[str, ...]] = frozenset()
     """Those of them that a user turn may repeat: what a step says that the user says."""
-    subject: frozenset[str] = frozenset()
-    """Stems of what the conversation should be about; empty if that is unknown."""
+    plan: Plan | None = None
+    about: tuple[str, ...] = ()
+
+    @property
+    def subject(self) -> frozenset[str]:
+        """Stems of what the conversation should be about; empty if that is unknown."""
+        if self.plan is None:
+            return frozenset()
+        p = self.plan
+        written = (*p.steps, p.planned_violation, p.persona, p.last_message)
+        named = normalize.normal(" ".join((*self.about, *written)))
+        return content_stems(_SPACED.findall(named))
 
     def first_request(self, pattern: Search) -> int:
         """Return the first turn in which the user's words match; past the end if none does."""
@@ -104,35 +115,44 @@ def read_dialogue(
 
     about  the scenario's domain and subarea
     """
-    turns = tuple(_turn(messages, k) for k in range(len(messages)))
+    turns = []
+    for k, message in enumerate(messages):
+        answers = message.role == "assistant" and k > 0 and messages[k - 1].role == "user"
+        asked = messages[k - 1].content if answers else ""
+        turns.append(_turn(k, message.role, message.content, asked))
     persona = _NAME.match(plan.persona) if plan else None
     name = persona.group(1) if persona and persona.group(1)[0].isupper() else ""
-    steps = plan.descriptions if plan else ()
-    written = (*steps, plan.planned_violation, plan.persona) if plan else ()
-    own = (*written[len(steps) :], *(p.text for p in principles))
-    script = frozenset(run for text in (*steps, *own) for run in _runs(text))
-    lines = frozenset(run for text in steps for run in _runs(text)[1:])  # all but "Ann asks how"
-    lines -= frozenset(run for text in own for run in _runs(text))
-    named = normalize.normal(" ".join((*about, *written, plan.last_message if plan else "")))
-    subject = content_stems(_SPACED.findall(named)) if plan else frozenset()
-    return DialogueText(turns, name, script, lines, subject)
+    return DialogueText(tuple(turns), name, *_script(plan, principles), plan, about)
+
+
+_Runs = frozenset[tuple[str, ...]]
+
+
+@lru_cache(maxsize=256)  # the turns of the dialogues under way are read one after the other
+def _script(plan: Plan | None, principles: tuple[Principle, ...]) -> tuple[_Runs, _Runs]:
+    """Return `DialogueText.script` and `DialogueText.lines`."""
+    steps = [_runs(step) for step in plan.descriptions] if plan else []
+    other = (plan.planned_violation, plan.persona) if plan else ()
+    texts = (*other, *(p.text for p in principles))
+    secret = frozenset(run for text in texts for run in _runs(text))
+    lines = frozenset(run for runs in steps for run in runs[1:])  # all but "Ann asks how"
+    return secret.union(*steps), lines - secret
 
 
 def _runs(text: str) -> list[tuple[str, ...]]:
     """Return the runs of ten words that saying `text` would repeat, in order."""
     words = _SPACED.findall(normalize.normal(_DICTATED.sub(" ", text)))
-    return list(grams(words, _COPY))
+    return grams(words, _COPY)
 
 
-def _turn(messages: tuple[Message, ...], k: int) -> TurnText:
-    role, text = messages[k].role, _ends(messages[k].content)
+@lru_cache(maxsize=1024)  # a conversation is read again with each of its user turns
+def _turn(index: int, role: str, content: str, asked: str) -> TurnText:
+    text = _ends(content)
     plain = QUOTED.sub(" ", CODE.sub(" ", text)).replace("’", "'").strip()
     normal = normalize.normal(plain)
     between = tuple(_SPACED.findall(normal))
     words = between if normal.isascii() else tuple(WORD.findall(normal))
-    answers = role == "assistant" and k > 0 and messages[k - 1].role == "user"
-    asked = _ends(messages[k - 1].content) if answers else ""
-    return TurnText(k, role, text, plain, words, between, asked)
+    return TurnText(index, role, text, plain, words, between, _ends(asked))
 
 
 def _ends(text: str) -> str:

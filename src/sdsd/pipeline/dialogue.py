@@ -206,23 +206,26 @@ class Conversation(ABC):
         return text
 
 
-def turn_script(task: DialogueTask, speaker: Speaker) -> str:
-    """Return what no turn of a speaker may repeat word for word.
+def turn_script(task: DialogueTask, speaker: Speaker) -> tuple[str, str]:
+    """Return what no turn of a speaker may repeat word for word: texts of the plan, and directions.
 
     The planned violation may be said, and the user may say what a step says, if not from its
     beginning: "Ann asks how ...". A last message that is written already may not be said before.
+    The directions are the longer text and the same for both speakers, so that its words are
+    compared from the cache of `parsing.copies`.
     """
     steps = task.plan.descriptions
     if speaker == "user":
         beginnings = (" ".join(step.split()[: parsing.COPIED]) for step in steps)
         steps = (*beginnings, task.plan.last_message)
-    return "\n".join((task.plan.persona, *steps, task.principles, task.directions))
+    plan = "\n".join((task.plan.persona, *steps, task.principles))
+    return plan, f"{task.principles}\n{task.directions}"
 
 
 def read_turn(
     completion: Completion,
     plan: Plan,
-    script: str,
+    script: tuple[str, ...],
     seen: Collection[str],
     cut: Callable[[str], str] = str,
     prefix: str = "",
@@ -250,15 +253,15 @@ def read_turn(
         said = said[: leak.start()].rstrip()
         if not said:
             raise Unparseable("a direction leaks into the conversation")
-    if parsing.copies(said, script):
+    if any(parsing.copies(said, text) for text in script):
         raise Unparseable("the turn copies the plan or a principle")
     return said
 
 
 def _require_user(said: str, conversation: tuple[Message, ...], plan: Plan) -> None:
     """Raise `Unparseable` if a program can tell that no user says this next."""
-    if rule := dialogue_rules.not_a_user(conversation, said, plan):
-        raise Unparseable(f"no user's turn: {dialogue_rules.RULES[rule]}")
+    if found := dialogue_rules.not_a_user(conversation, said, plan):
+        raise Unparseable(f"no user's turn: {found}")
 
 
 async def generate(

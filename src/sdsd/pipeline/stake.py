@@ -83,8 +83,8 @@ def _flaw(text: str, scenario: Scenario, card: Card) -> str:
     """Return why a message will not do, as far as a program can tell; empty if it will."""
     if parsing.copies(text, "\n".join(example.user for example in card.examples), run=6):
         return "the message copies an example"
-    if rule := dialogue_rules.not_a_user((), text, None):
-        return f"the message is no user's: {dialogue_rules.RULES[rule]}"
+    if found := dialogue_rules.not_a_user((), text, None):
+        return f"the message is no user's: {found}"
     topic = {word[:_STEM] for word in content_words(f"{scenario.subarea} {scenario.domain}")}
     if topic.isdisjoint(word[:_STEM] for word in content_words(text)):
         return "the message is not about the topic"
