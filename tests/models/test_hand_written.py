@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sdsd.config import ModelConfig
+from sdsd import config
 from sdsd.errors import ConfigError
 from sdsd.hashing import call_seed
 from sdsd.models.hand_written import BACKEND, HandWritten, file_name, is_hand_written, read
@@ -35,14 +35,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def test_a_reply_belongs_to_its_scenario_and_step(folder: Path) -> None:
-    model = HandWritten(ModelConfig(model="by-hand"), folder)
+    model = HandWritten(config.ModelConfig(model="by-hand"), folder)
     for step, text in (("plan", "no form"), ("plan/retry/1", "no form\nagain")):
         answer = await model.complete(REQUEST, call_seed(SEED, SCENARIO, step), 3)
         assert answer == Completion(text, model="by-hand")
 
 
 async def test_a_missing_reply_names_the_file(folder: Path) -> None:
-    model = HandWritten(ModelConfig(), folder)
+    model = HandWritten(config.ModelConfig(), folder)
     with pytest.raises(LookupError, match=r"no reply to this step in .*03\.yaml"):
         await model.complete(REQUEST, call_seed(SEED, SCENARIO, "stake"), 3)
     with pytest.raises(LookupError, match="for 1 dialogues only"):
@@ -65,6 +65,8 @@ def test_a_file_of_another_shape_is_refused_by_name(folder: Path, text: str, nam
 
 def test_only_its_backend_counts_as_written_by_hand() -> None:
     assert resolve(BACKEND, "backends") is HandWritten
-    by_hand, other = ModelConfig(backend=BACKEND), ModelConfig(model="hand-written")
-    assert is_hand_written([by_hand, by_hand])
-    assert not is_hand_written([by_hand, other])
+    written = {"model": "hand-written"}
+    by_hand, other = written | {"backend": BACKEND}, written | {"base_url": "http://127.0.0.1:1/v1"}
+    assert is_hand_written(config.load({"models": {"default": by_hand}}))
+    both = {"models": {"default": by_hand, "other": other}, "roles": {"critic": "other"}}
+    assert not is_hand_written(config.load(both))

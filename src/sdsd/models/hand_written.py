@@ -17,14 +17,13 @@ of scenario and step, so the seeds of the steps in a file say which of them a re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from sdsd.config import ModelConfig
+from sdsd.config import Config, ModelConfig
 from sdsd.errors import ConfigError
 from sdsd.hashing import call_seed
 from sdsd.models.base import Capabilities
@@ -78,9 +77,9 @@ class HandWritten:
         return Completion(reply, model=self.name)
 
 
-def is_hand_written(models: Sequence[ModelConfig]) -> bool:
-    """Return whether all that these models say was written by hand."""
-    return all(model.backend == BACKEND for model in models)
+def is_hand_written(config: Config) -> bool:
+    """Return whether all that the models of a run say was written by hand."""
+    return all(config.model_for(role).backend == BACKEND for role in config.role_models)
 
 
 def file_name(index: int) -> str:

@@ -62,7 +62,7 @@ def card(manifest: Manifest, config: Config, counts: Counts, figures: Figures) -
         steps=page.STEPS,
         share=_share,
         open=_is_open(manifest, config),
-        by_hand=_is_by_hand(config),
+        by_hand=is_hand_written(config),
         wrote=sorted(set(manifest.models.values())),
         own=_own(config),
         changed=settings(config),
@@ -84,7 +84,7 @@ def _head(manifest: Manifest, config: Config, counts: Counts, filled: dict[str, 
     if not _is_open(manifest, config):
         head["license_name"] = "terms-of-the-generating-models"
     # The language of other lists is unknown; affinities are not a text.
-    if replace(config.catalogue, affinities="") == CatalogueConfig() or _is_by_hand(config):
+    if replace(config.catalogue, affinities="") == CatalogueConfig() or is_hand_written(config):
         head["language"] = ["en"]
     # `datasets` refuses to load a split without rows, so an empty view is a file, but not listed.
     # The number of files is part of the pattern, so files of two exports never mix. The digest is
@@ -127,7 +127,7 @@ def _feature(kind: Any) -> dict[str, Any]:
 
 
 def _title(manifest: Manifest, config: Config) -> str:
-    if _is_by_hand(config):
+    if is_hand_written(config):
         return "A demonstration of sdsd: dialogues and revisions written by hand"
     return f"Dialogues and revisions by {PurePath(manifest.models['agent']).name}"
 
@@ -135,16 +135,12 @@ def _title(manifest: Manifest, config: Config) -> str:
 def _is_open(manifest: Manifest, config: Config) -> bool:
     """Whether known models with open weights wrote everything, or it was written by hand; otherwise
     the models' terms decide."""
-    if _is_by_hand(config):
+    if is_hand_written(config):
         return True
     known = all(name in _OPEN for name in manifest.models.values())
     models = [config.model_for(role) for role in config.role_models]
     served = any(model.urls or model.backend for model in models)
     return known and not served and not config.source.path
-
-
-def _is_by_hand(config: Config) -> bool:
-    return is_hand_written([config.model_for(role) for role in config.role_models])
 
 
 def _size_category(rows: int) -> str:

@@ -9,27 +9,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdsd.config import Config
 from sdsd.models.hand_written import FOLDER, is_hand_written
 from sdsd.runs.directory import RunDir
 from sdsd.runs.events import OnEvent
 from sdsd.runs.run import Run
 from sdsd.runs.runner import run
 
-DEFAULT_PATH = Path("runs/demo")
 
-
-def demo(path: Path | str = DEFAULT_PATH, *, on_event: OnEvent | None = None) -> Run:
+def demo(path: Path | str, *, on_event: OnEvent | None = None) -> Run:
     """Make the demonstration in a directory, or continue it.
 
     Raises `RunDirError` if the directory holds something else.
     """
     rundir = RunDir(Path(path))
-    if rundir.exists() and _is_demo(rundir.config()):
+    if rundir.exists() and is_hand_written(rundir.config()):
         # By its own configuration: the package may have moved since, and with it the catalogue.
         return run(rundir.path, on_event=on_event)
     return run(FOLDER / "config.yaml", out=rundir.path, on_event=on_event)
-
-
-def _is_demo(config: Config) -> bool:
-    return is_hand_written([config.model_for(role) for role in config.role_models])
