@@ -297,7 +297,9 @@ def add(found: Counter[str], record: Record) -> None:
         found["mixed"] += broken == clean
 
 
-COLUMNS = (
+Column = tuple[str, str, str, str]
+"""Heading, numerator, denominator, number format."""
+COLUMNS: tuple[Column, ...] = (
     ("precision", "hit", "claimed", ".0%"),
     ("recall", "hit", "true", ".0%"),
     ("rejected violates", "broken", "pairs", ".0%"),
@@ -307,7 +309,6 @@ COLUMNS = (
     ("calls per pair", "calls", "pairs", ".0f"),
     ("calls per correct pair", "calls", "right", ".0f"),
 )
-"""Heading, numerator, denominator, number format."""
 
 
 def row(arm: Arm, runs: Sequence[Counter[str]]) -> str:
@@ -317,6 +318,14 @@ def row(arm: Arm, runs: Sequence[Counter[str]]) -> str:
         for _, above, below, form in COLUMNS
     ]
     return f"| {arm.name} | {' | '.join(cells)} |"
+
+
+def shares(found: Counter[str], columns: Sequence[Column]) -> list[str]:
+    """Return the cells of a row, from the counts of all its runs together."""
+    return [
+        f"{found[above] / found[below]:{form}}" if found[below] else "-"
+        for _, above, below, form in columns
+    ]
 
 
 def spread(values: Sequence[float], form: str) -> str:
@@ -499,10 +508,7 @@ def stated_row(name: str, runs: Sequence[Stated]) -> str:
         spread([run.stated for run in made if run.stated is not None], ".0%"),
         spread([run.counts["right"] / run.counts["pairs"] for run in made], ".0%"),
         f"{sum(run.covers for run in made)} of {len(made)}",
-        *(
-            f"{total[above] / total[below]:{form}}" if total[below] else "-"
-            for _, above, below, form in STATED_COLUMNS
-        ),
+        *shares(total, STATED_COLUMNS),
     ]
     return f"| {name} | {' | '.join(cells)} |"
 

@@ -33,7 +33,16 @@ from collections import Counter
 
 from msgspec import Struct
 
-from critics import Contrast, Rates, Told, breaks, direction, without_checks
+from critics import (
+    Column,
+    Contrast,
+    Rates,
+    Told,
+    breaks,
+    direction,
+    shares,
+    without_checks,
+)
 from sdsd import config
 from sdsd.pipeline.method import PROMPTS, Method
 from sdsd.pipeline.prompts import load_prompt
@@ -242,7 +251,7 @@ def add(found: Counter[str], record: Record) -> None:
         found["true"] += violates and not breaks(pair.chosen, target)
 
 
-COLUMNS = (
+COLUMNS: tuple[Column, ...] = (
     ("pairs per dialogue", "pairs", "dialogues", ".2f"),
     ("true", "true", "pairs", ".0%"),
     ("calls per dialogue", "calls", "dialogues", ".1f"),
@@ -254,15 +263,6 @@ COLUMNS = (
     ("computed per true pair", "computed", "true", ",.0f"),
     ("written per true pair", "written", "true", ",.0f"),
 )
-"""Heading, numerator, denominator, number format."""
-
-
-def row(name: str, found: Counter[str]) -> str:
-    cells = (
-        f"{found[above] / found[below]:{form}}" if found[below] else "-"
-        for _, above, below, form in COLUMNS
-    )
-    return f"| {name} | {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -282,7 +282,7 @@ def main() -> None:
         print("| --- " * (len(COLUMNS) + 1) + "|")
         for way in WAYS:
             found = asyncio.run(made(world, way, talent, given.dialogues, given.blocks))
-            print(row(way.name, found), flush=True)
+            print(f"| {way.name} | {' | '.join(shares(found, COLUMNS))} |", flush=True)
             if found["failed"]:
                 print(f"  ({found['failed']} dialogues failed)")
 

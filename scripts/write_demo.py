@@ -19,7 +19,6 @@ import textwrap
 from pathlib import Path
 
 import yaml
-from msgspec.structs import replace
 
 from sdsd import config as configuration
 from sdsd.checks import dialogue_rules
@@ -28,7 +27,7 @@ from sdsd.models.hand_written import FOLDER, Replies
 from sdsd.pipeline.method import Method
 from sdsd.pipeline.record import make_record
 from sdsd.runs.inputs import Inputs, read_inputs
-from sdsd.types import Completion, PairKind, Record, Request, Scenario, StageUsage
+from sdsd.types import Completion, Record, Request, Scenario, StageUsage
 
 
 class UnansweredError(Exception):
@@ -56,15 +55,14 @@ class Answers:
 
 def method_of(inputs: Inputs) -> Method:
     """Return the method of the demonstration, as a run finds it."""
-    config, pairs = inputs.config, inputs.config.pairs
-    assert pairs != "auto"
-    kinds: tuple[PairKind, ...] = pairs
+    config = inputs.config
+    assert config.pairs != "auto"
     return Method(
         config,
         inputs.prompts,
         inputs.strategies,
         config.dialogue.protocol,
-        pairs=kinds,
+        pairs=config.pairs,
         cards=inputs.catalogue.cards,
         shared_chat=True,
     )
@@ -76,8 +74,7 @@ def replay(inputs: Inputs, index: int, replies: dict[str, str]) -> tuple[Record,
     Raises `UnansweredError` at the first request without an answer.
     """
     answers = Answers(replies)
-    method = replace(method_of(inputs), concurrent_verdicts=False)
-    record = asyncio.run(make_record(inputs.scenarios[index], answers, method))
+    record = asyncio.run(make_record(inputs.scenarios[index], answers, method_of(inputs)))
     return record, answers.asked
 
 

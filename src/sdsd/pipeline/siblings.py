@@ -57,10 +57,9 @@ async def draw_siblings(
         if calibration is None or directions.principle.check:
             return await _one_by_one(siblings)
         if calibration.trusted and not calibration.can_verify:
-            siblings.numbers = range(1, 2)  # more would cost, and prove nothing
-            return await _by_margin(siblings, calibration)
+            return await _by_margin(siblings, calibration, 1)  # more cost, and prove nothing
         if calibration.pair_from <= 1:
-            return await _by_margin(siblings, calibration)
+            return await _by_margin(siblings, calibration, task.config.siblings)
         return await _one_by_one(siblings)
     except _CriticFailed as failed:
         ended = siblings.clearest()
@@ -83,16 +82,18 @@ async def _one_by_one(siblings: _Siblings) -> Chosen:
     return Chosen(ended.text, ended.critique, siblings.others(ended))
 
 
-async def _by_margin(siblings: _Siblings, calibration: Calibration) -> Chosen:
+async def _by_margin(siblings: _Siblings, calibration: Calibration, most: int) -> Chosen:
     """Sample under both directions until the margin between the best two makes a pair.
 
-    After one of each, the direction is sampled again whose best reply shows it less clearly.
+    After one of each, the direction is sampled again whose best reply shows it less clearly; each
+    is sampled `most` times at most.
     """
-    left = {"violate": list(siblings.numbers), "satisfy": list(siblings.numbers)}
+    drawn = {"violate": 0, "satisfy": 0}
     direction: Direction = "violate"
     ended = best = None
-    while left[direction]:
-        await siblings.sample(direction, left[direction].pop(0))
+    while drawn[direction] < most:
+        drawn[direction] += 1
+        await siblings.sample(direction, drawn[direction])
         ended, best = siblings.extreme("violate", max), siblings.extreme("satisfy", min)
         if ended and best:
             settled = settle(ended.critique, best.critique, siblings.target, calibration)
@@ -101,7 +102,7 @@ async def _by_margin(siblings: _Siblings, calibration: Calibration) -> Chosen:
                 others = (chosen if c is best else c for c in siblings.others(ended))
                 return Chosen(ended.text, settled.rejected, tuple(others))
         direction = siblings.less_clear(ended, best)
-        if not left[direction]:
+        if drawn[direction] == most:
             direction = "violate" if direction == "satisfy" else "satisfy"
     assert ended is not None  # or the first sample has failed
     return Chosen(ended.text, ended.critique, siblings.others(ended))
@@ -192,7 +193,7 @@ async def _draw(
 ) -> str:
     """Sample one reply."""
     shown = (text for e in directions.examples for text in (e.satisfies, e.violates))
-    script = "\n".join((turn_script(task, "agent"), *shown))
+    script = (*turn_script(task, "agent"), "\n".join(shown))
     seen = {normalize.normal(message.content) for message in conversation}
     messages = directions.chat(direction, conversation)
     request: Request = task.request("agent", "agent_turn", messages, stop=RUNAWAY, top_p=TOP_P)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -69,18 +69,16 @@ def plan(text: str, exchanges: int) -> Plan:
     `Unparseable` if there is no step, or if all of them say the same.
     """
     text = _cut_after_plan(readable(text))
-    fields = [(m.group(1).upper(), body) for m, body in _labelled(_PLAN_LABEL, text) if body]
+    fields = _plan_fields(text)
     opening = next((body for label, body in fields if label == "OPENING"), "")
     fields = [(label, body) for label, body in fields if label != "OPENING"]
     has_violation = bool(fields) and fields[-1][0] in _VIOLATION_LABELS
-    persona = next((body for label, body in fields if label in ("PERSON", "USER")), "")
     steps = [body for label, body in fields if label.startswith("STEP")]
     if not steps:
         steps = [body for _, body in _labelled(_NUMBERED, text) if body]
     if not steps:
         raise Unparseable("no `STEP n:` line")
-    if len(steps) > 1 and len({normal(step) for step in steps}) == 1:
-        raise Unparseable("every step says the same")
+    _require_different(steps)
     planned_violation = fields[-1][1].splitlines()[0] if has_violation else steps[-1]
     words = unquoted(opening.splitlines()[0]).rstrip(" .…").split() if opening else []
     reply_prefix = " ".join(words[:_PREFIX_WORDS])
@@ -88,7 +86,7 @@ def plan(text: str, exchanges: int) -> Plan:
         text,
         steps=tuple(steps[:exchanges]),
         planned_violation=planned_violation,
-        persona=persona,
+        persona=_persona(fields),
         reply_prefix=reply_prefix,
     )
 
@@ -99,17 +97,30 @@ def lead_up(text: str, steps: int) -> tuple[str, tuple[str, ...]]:
     Raises `Unparseable` without a persona, without any step where some are wanted, or if all steps
     say the same.
     """
-    lines = [(m.group(1).upper(), body) for m, body in _labelled(_PLAN_LABEL, readable(text))]
-    fields = [(label, body.splitlines()[0].rstrip()) for label, body in lines if body]
-    persona = next((body for label, body in fields if label in ("PERSON", "USER")), "")
+    lines = _plan_fields(readable(text))
+    fields = [(label, body.splitlines()[0].rstrip()) for label, body in lines]
+    persona = _persona(fields)
     found = tuple(body for label, body in fields if label.startswith("STEP"))[:steps]
     if not persona:
         raise Unparseable("no `PERSON:` line")
     if steps and not found:
         raise Unparseable("no `STEP n:` line")
-    if len(found) > 1 and len({normal(step) for step in found}) == 1:
-        raise Unparseable("every step says the same")
+    _require_different(found)
     return persona, found
+
+
+def _plan_fields(text: str) -> list[tuple[str, str]]:
+    """Return the lines of a plan: labels in upper case, with what follows them."""
+    return [(m.group(1).upper(), body) for m, body in _labelled(_PLAN_LABEL, text) if body]
+
+
+def _persona(fields: Sequence[tuple[str, str]]) -> str:
+    return next((body for label, body in fields if label in ("PERSON", "USER")), "")
+
+
+def _require_different(steps: Sequence[str]) -> None:
+    if len(steps) > 1 and len({normal(step) for step in steps}) == 1:
+        raise Unparseable("every step says the same")
 
 
 def _cut_after_plan(text: str) -> str:
