@@ -79,12 +79,20 @@ class Stopped(SdsdError):
 class TransientError(Exception):
     """A failure that may pass: overload, a reset connection, a time-out.
 
-    `retry_after` is the delay that the server asked for, in seconds, or None.
+    `retry_after` is the delay that the server asked for, in seconds, or None. The message becomes
+    part of the data set if the request is abandoned, so it must not name the `server`: that is for
+    `with_server`, which is for the user's eyes only.
     """
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, message: str, retry_after: float | None = None, *, server: str = "") -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.server = server
+
+    @property
+    def with_server(self) -> str:
+        """The message, with the address of the server if it is known."""
+        return f"{self.server}: {self}" if self.server else str(self)
 
 
 class Busy(TransientError):

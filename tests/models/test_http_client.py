@@ -206,8 +206,9 @@ async def test_a_second_reply_is_never_taken_for_the_next_ones() -> None:
 )
 async def test_what_is_no_reply_may_pass(said: bytes, complaint: str) -> None:
     async with serving(Saying(said, close=True)) as port:
-        with pytest.raises(TransientError, match=rf"http://127.0.0.1:\d+/v1: .*{complaint}"):
+        with pytest.raises(TransientError, match=complaint) as caught:
             await ask(port)
+    assert caught.value.with_server == f"http://127.0.0.1:{port}/v1: {caught.value}"
 
 
 async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -359,5 +360,5 @@ async def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving(Saying(b"HTTP/1.1 407 No\r\nContent-Length: 0\r\n\r\n")) as way:
         monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{way}")
         async with Client("https://models.invalid/v1") as client:
-            with pytest.raises(TransientError, match=r"the proxy 127.0.0.1 answered 407"):
+            with pytest.raises(TransientError, match=r"the proxy answered 407"):
                 await client.request("POST", "/x")

@@ -216,9 +216,10 @@ def test_folding_leaves_the_rest_alone() -> None:
 
 @pytest.mark.parametrize("status", [408, 409, 425, 429, 500, 502, 503, 504, 520, 524, 529])
 async def test_overload_may_pass(status: int) -> None:
-    with pytest.raises(TransientError, match=rf"http://127.*HTTP {status}: busy") as caught:
+    with pytest.raises(TransientError, match=f"^HTTP {status}: busy") as caught:
         await asked(saying(status, "busy"))
     assert caught.value.retry_after is None
+    assert caught.value.with_server.startswith("http://127")
 
 
 @pytest.mark.parametrize(
@@ -324,8 +325,10 @@ async def bare(said: bytes | None) -> AsyncIterator[str]:
 )
 async def test_a_connection_that_breaks_may_pass(said: bytes) -> None:
     async with bare(said) as url, HttpModel("tiny", url) as model:
-        with pytest.raises(TransientError, match=r"http://127"):
+        with pytest.raises(TransientError) as caught:
             await model.complete(CHAT, 5)
+        assert caught.value.server == url
+        assert "127" not in str(caught.value)
 
 
 async def test_a_server_that_is_too_slow_may_pass() -> None:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
+import socket
 import ssl
 import urllib.request
 from collections import deque
@@ -122,6 +124,14 @@ class Client:
             if not (headers or root):
                 self._heads[method, path] = head
         data = b"%b%d\r\n\r\n%b" % (head, len(body), body)
+        try:
+            return await self._exchange(data)
+        except TransientError as error:
+            error.server = self.base_url
+            raise
+
+    async def _exchange(self, data: bytes) -> Reply:
+        """Send a request on an idle connection that is still open, or on a new one."""
         while self._idle:
             connection = self._idle.pop()
             try:
@@ -135,7 +145,7 @@ class Client:
         try:
             return await connection.exchange(data, self._timeouts)
         except _NoReply as error:
-            raise TransientError(f"{self.base_url}: {error}") from None
+            raise TransientError(str(error)) from None
         finally:
             self._keep(connection)
 
@@ -152,9 +162,9 @@ class Client:
                 connection = await self._opened()
         except TimeoutError:
             seconds = self._timeouts.connect
-            raise TransientError(f"{self.base_url}: no connection in {seconds:g} s") from None
+            raise TransientError(f"no connection in {seconds:g} s") from None
         except (OSError, _NoReply, UnicodeError) as error:
-            raise TransientError(f"{self.base_url}: cannot connect: {error}") from None
+            raise TransientError(f"cannot connect: {_reason(error)}") from None
         self._open.add(connection)
         return connection
 
@@ -164,7 +174,7 @@ class Client:
         if secure and self._tls is None:
             self._tls = ssl.create_default_context()
         via = self._proxy
-        make = lambda: _Connection(self.base_url, self._max_bytes)  # noqa: E731
+        make = lambda: _Connection(self._max_bytes)  # noqa: E731
         if via is None:
             _, connection = await loop.create_connection(make, host, port, ssl=self._tls)
             return connection
@@ -173,7 +183,7 @@ class Client:
             way = await connection.exchange(_tunnel(host, port, via), self._timeouts, tunnel=True)
             if way.status != 200:
                 connection.close()
-                raise OSError(f"the proxy {_host(via)} answered {way.status}")
+                raise TransientError(f"the proxy answered {way.status}")
             secured = await loop.start_tls(transport, connection, self._tls, server_hostname=host)  # type: ignore[arg-type]
             connection.connection_made(secured)  # type: ignore[arg-type]
         return connection
@@ -209,8 +219,8 @@ class _NoReply(Exception):
 class _Connection(asyncio.Protocol):
     """One connection; at most one exchange at a time."""
 
-    def __init__(self, name: str, max_bytes: int) -> None:
-        self._name, self._max_bytes = name, max_bytes
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._waiting: asyncio.Future[Reply] | None = None
@@ -257,9 +267,9 @@ class _Connection(asyncio.Protocol):
         now = loop.time()
         quiet = self._last_data + timeouts.idle if self._last_data else deadline
         if now >= deadline:
-            self._fail(TransientError(f"{self._name}: no complete reply in {timeouts.total:g} s"))
+            self._fail(TransientError(f"no complete reply in {timeouts.total:g} s"))
         elif now >= quiet:
-            self._fail(TransientError(f"{self._name}: silent for {timeouts.idle:g} s in a reply"))
+            self._fail(TransientError(f"silent for {timeouts.idle:g} s in a reply"))
         else:
             again = min(deadline, quiet, now + timeouts.idle)
             self._alarm = loop.call_at(again, self._check, deadline, timeouts)
@@ -289,7 +299,7 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             self.on_message_complete()  # the tunnel is open
         except httptools.HttpParserError as error:
-            self._fail(TransientError(f"{self._name}: not HTTP: {error}"))
+            self._fail(TransientError(f"not HTTP: {error}"))
             self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -301,7 +311,7 @@ class _Connection(asyncio.Protocol):
         elif self._bodied and not self._sized():
             self.on_message_complete()  # such a reply ends with the connection
         else:
-            self._fail(TransientError(f"{self._name}: the reply broke off{_because(error)}"))
+            self._fail(TransientError(f"the reply broke off{_because(error)}"))
 
     # -- called by the parser --------------------------------------------------------------
 
@@ -322,7 +332,7 @@ class _Connection(asyncio.Protocol):
         self._size += size
         if self._size > self._max_bytes:
             most = f"{self._max_bytes:,}"
-            self._fail(TransientError(f"{self._name}: a reply of more than {most} bytes"))
+            self._fail(TransientError(f"a reply of more than {most} bytes"))
             self.close()
 
     def on_message_complete(self) -> None:
@@ -345,7 +355,17 @@ class _Connection(asyncio.Protocol):
 
 
 def _because(error: Exception | None) -> str:
-    return f" ({error})" if error else ""
+    return f" ({_reason(error)})" if error else ""
+
+
+def _reason(error: Exception) -> str:
+    """Say what went wrong without the address, which the loop's own messages contain."""
+    number = getattr(error, "errno", None)
+    if isinstance(error, socket.gaierror | ssl.SSLError):
+        return str(error.strerror or error)
+    if number:
+        return os.strerror(number)
+    return "no address of its name answers" if type(error) is OSError else str(error)
 
 
 def _split(url: str) -> SplitResult:

@@ -163,7 +163,9 @@ class HttpModel:
             reply = decode_json(body, _decode)
             choice = reply.choices[0]
         except (ValueError, RecursionError, IndexError):
-            raise TransientError(f"{self.base_url}: not a completion: {body[:200]!r}") from None
+            raise TransientError(
+                f"not a completion: {body[:200]!r}", server=self.base_url
+            ) from None
         usage = reply.usage or _Usage()
         details = usage.prompt_tokens_details
         return Completion(
@@ -206,9 +208,9 @@ class HttpModel:
         said = body[:500].decode("utf-8", "replace")
         out_of_credit = b"insufficient_quota" in body  # OpenAI's code for it
         if status in _BUSY and not out_of_credit:
-            raise Busy(f"{self.base_url}: HTTP {status}: {said}", retry_after)
+            raise Busy(f"HTTP {status}: {said}", retry_after, server=self.base_url)
         if status in _MAY_PASS or (status >= 500 and status not in _BUSY):
-            raise TransientError(f"{self.base_url}: HTTP {status}: {said}", retry_after)
+            raise TransientError(f"HTTP {status}: {said}", retry_after, server=self.base_url)
         if status in _THIS_REQUEST:
             full = status in _TOO_LONG and any(word in said.casefold() for word in _CONTEXT_FULL)
             return Refusal(f"HTTP {status}", said, "context_full" if full else "rejected")
@@ -307,7 +309,7 @@ class HttpModel:
                 answer = await self.complete(Request("agent", 1, _PING), 0)
             except TransientError as error:
                 raise ServerGone(
-                    f"{error}; is the server running, and is `base_url` right?"
+                    f"{error.with_server}; is the server running, and is `base_url` right?"
                 ) from None
             if isinstance(answer, Completion):
                 return True

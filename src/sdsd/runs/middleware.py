@@ -129,7 +129,8 @@ def retry(
             now = clock()
             if now - max(answered_at[name], began) >= policy.outage:
                 raise ModelError(
-                    f"{role}: `{name}` has not answered for {policy.outage:g} s, last: {last}. "
+                    f"{role}: `{name}` has not answered for {policy.outage:g} s, last: "
+                    f"{last.with_server}. "
                     "Everything answered so far is kept; run the same command again to continue"
                 )
             answers_others = answered_at[name] > since  # while this request failed once more
