@@ -2,7 +2,7 @@
 
 SdsdError              the user must act: the message names the cause and the remedy
     ConfigError, CatalogueError, PromptError, SourceError, PluginError
-    WeightsError, ModelError (ServerGone), RunDirError
+    WeightsError, ModelError (ServerGone, Denied), RunDirError
     JournalError (Divergence, ReplayMiss)
     Stopped            the run was asked to stop
 TransientError (Busy)  a failed request that is retried, and leaves no trace in the journal
@@ -11,6 +11,11 @@ Unparseable            a reply without the requested shape: the step asks again
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sdsd.types import RefusalKind
 
 
 class SdsdError(Exception):
@@ -52,6 +57,22 @@ class ModelError(SdsdError):
 
 class ServerGone(ModelError):
     """A server could not be reached when the run started."""
+
+
+class Denied(ModelError):
+    """A server denied a request in a way that may mean this one or every one, such as HTTP 403.
+
+    If the model answers others, `cause` and `raw` are recorded as the request's `Refusal`, of
+    `kind`; otherwise the message, with its remedy, ends the run.
+    """
+
+    def __init__(
+        self, message: str, cause: str, raw: str = "", kind: RefusalKind = "rejected"
+    ) -> None:
+        super().__init__(message)
+        self.cause = cause
+        self.raw = raw
+        self.kind: RefusalKind = kind
 
 
 class RunDirError(SdsdError):

@@ -16,11 +16,11 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.errors import Busy, ModelError, ServerGone, TransientError
-from sdsd.models import scoring
+from sdsd.errors import ModelError, ServerGone, TransientError
+from sdsd.models import scoring, statuses
 from sdsd.models.base import Capabilities, Scoring
 from sdsd.models.concurrency import Gauges
-from sdsd.models.http_client import Client, Reply, Timeouts, decode_json
+from sdsd.models.http_client import Client, Timeouts, decode_json
 from sdsd.text.chat_format import Template, cut, marked
 from sdsd.types import Answer, Completion, Message, Refusal, Request
 
@@ -67,12 +67,6 @@ class _Reply(Struct):
 
 _decode = msgspec.json.Decoder(_Reply).decode
 _encode = msgspec.json.Encoder().encode
-_MAY_PASS = {408, 409, 425}
-"""Statuses below 500 that are worth a retry."""
-_BUSY = {429, 503, 529}
-"""Statuses of an overloaded server."""
-_THIS_REQUEST = {400, 413, 414, 422, 451}
-"""Statuses that reject one request. Any other concerns every request: address, key, credit."""
 MAX_SLOTS = 4096
 """A reported number of slots above this is ignored."""
 _TOP = 5
@@ -122,7 +116,7 @@ class HttpModel:
         path, body = self.encode(request, seed)
         reply = await self.client.request("POST", path, body)
         if reply.status != 200:
-            return self._refused(reply.status, reply.body, _retry_after(reply))
+            return self._refused(reply.status, reply.body, statuses.retry_after(reply))
         return self._answer(request, reply.body, time.perf_counter() - started)
 
     async def _score(self, request: Request) -> Answer:
@@ -132,7 +126,7 @@ class HttpModel:
         async def post(path: str, asked: Mapping[str, object]) -> Any:
             reply = await self.client.request("POST", path, _encode(asked), root=True)
             if reply.status != 200:
-                raise _Refused(self._refused(reply.status, reply.body, _retry_after(reply)))
+                raise _Refused(self._refused(reply.status, reply.body, statuses.retry_after(reply)))
             return decode_json(reply.body, msgspec.json.decode)
 
         messages = request.messages if can.system else folded(request.messages)
@@ -205,18 +199,8 @@ class HttpModel:
         return path, _encode(body)
 
     def _refused(self, status: int, body: bytes, retry_after: float | None) -> Refusal:
-        said = body[:500].decode("utf-8", "replace")
-        out_of_credit = b"insufficient_quota" in body  # OpenAI's code for it
-        if status in _BUSY and not out_of_credit:
-            raise Busy(f"HTTP {status}: {said}", retry_after, server=self.base_url)
-        if status in _MAY_PASS or (status >= 500 and status not in _BUSY):
-            raise TransientError(f"HTTP {status}: {said}", retry_after, server=self.base_url)
-        if status in _THIS_REQUEST:
-            full = status in _TOO_LONG and any(word in said.casefold() for word in _CONTEXT_FULL)
-            return Refusal(f"HTTP {status}", said, "context_full" if full else "rejected")
-        raise ModelError(
-            f"{self.base_url}: HTTP {status} for model `{self.name}`: {said}; check "
-            "`base_url`, `model` and the key (`sdsd doctor` shows what the server has)"
+        return statuses.refused(
+            status, body, where=self.base_url, model=self.name, retry_after=retry_after
         )
 
     # -- what the server can do ------------------------------------------------------------
@@ -331,9 +315,6 @@ class HttpModel:
         return cut(str(said["prompt"])) if said and "prompt" in said else None
 
 
-_TOO_LONG = {400, 413, 422}
-_CONTEXT_FULL = ("context", "max_new_tokens", "too long")
-"""How servers say that a prompt exceeds the context; no status code is reserved for that."""
 _PING = (Message("user", "Say yes."),)
 _ECHO = (Message("user", "Repeat these words, and nothing else: red lamp, green boat, blue chair"),)
 _GIVEN = ("red lamp, green boat, blue chair", "a cold soup of nine old wheels",
@@ -412,11 +393,3 @@ def folded(messages: tuple[Message, ...]) -> tuple[Message, ...]:
     if first.role != "system" or not rest:
         return messages
     return (Message(rest[0].role, f"{first.content}\n\n{rest[0].content}"), *rest[1:])
-
-
-def _retry_after(reply: Reply) -> float | None:
-    """Return the `Retry-After` header in seconds; None if it is missing or a date."""
-    try:
-        return max(0.0, float(reply.header("retry-after") or ""))
-    except ValueError:
-        return None
