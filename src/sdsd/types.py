@@ -346,6 +346,7 @@ class StageUsage(Struct, frozen=True):
     cached_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    reasoning_tokens: int = 0
 
 
 class Record(Struct, frozen=True):
@@ -444,11 +445,23 @@ class Request(Struct, frozen=True):
     purpose: Purpose = "probe"
 
 
+Finish = Literal["stop", "length", "refused", "error", "empty"]
+"""How a reply ended.
+
+stop     whole: the model ended it
+length   cut off at its token limit
+refused  withheld or broken off by the model or by a filter; `text` is what was said instead
+error    broken off by the server
+empty    whole, but without any text
+"""
+
+
 class Completion(Struct, frozen=True, tag="completion"):
     """One answer of a model, as the journal keeps it."""
 
     text: str
-    finish: Literal["stop", "length"] = "stop"
+    """What the model said, without its thinking and without the marks of its chat template."""
+    finish: Finish = "stop"
     model: str = ""
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -458,6 +471,12 @@ class Completion(Struct, frozen=True, tag="completion"):
     """Probability of each of `Request.choices` where the reply chose; empty if unknown."""
     logprob: float | None = None
     """Log probability (nats) of `Request.given`, summed over its tokens; None if none was given."""
+    thinking: str = ""
+    """What the model thought before it spoke, verbatim; for readers only, no stage sees it."""
+    reasoning_tokens: int = 0
+    """How many of the completion tokens were thinking."""
+    ending: str = ""
+    """The server's word for the ending, if it is an unknown one; the reply then counts as whole."""
 
 
 class Usage(Struct, frozen=True):

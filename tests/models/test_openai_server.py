@@ -283,7 +283,6 @@ async def test_only_a_status_that_can_mean_it_says_that_the_context_is_full() ->
         "{}",
         '{"choices": []}',
         '{"choices": {}}',
-        '{"error": {"message": "overloaded"}}',
         '{"choices": [{"text": "cut of',
         b"\xff\xfe\x00",
         "[" * 100_000,

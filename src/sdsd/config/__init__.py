@@ -8,7 +8,7 @@ JSON schema.
 from sdsd.config.checking import check_parts
 from sdsd.config.keys import is_execution
 from sdsd.config.loading import anchored, assignment, load, read
-from sdsd.config.model_schema import ModelConfig, PriceConfig
+from sdsd.config.model_schema import ModelConfig, PriceConfig, ThinkingMode
 from sdsd.config.schema import (
     EXCLUDED_RULES,
     TOP_P,
@@ -64,6 +64,7 @@ __all__ = [
     "ScenariosConfig",
     "SplitsConfig",
     "TargetsConfig",
+    "ThinkingMode",
     "Vote",
     "anchored",
     "assignment",

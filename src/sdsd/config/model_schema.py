@@ -16,6 +16,7 @@ from sdsd.config.fields import (
 )
 
 DEFAULT_MODEL = "qwen2.5-coder-1.5b"
+ThinkingMode = Literal["auto", "off", "on"]
 
 # One paragraph for each key, laid out by hand.
 # fmt: off
@@ -74,6 +75,12 @@ class ModelConfig(Section, frozen=True):
         "Fields to add to the body of every request: a provider's own switches, or sampling "
         "parameters such as `top_p` (0.95 for plans and turns unless set here), `top_k` and "
         "`min_p`.")] = {}
+    thinking: Annotated[ThinkingMode, identity(
+        "Whether the model thinks before it speaks: `on` or `off` where the server has a switch "
+        "for it, or `auto`, as the server does; see `docs/reasoning-models.md`.")] = "auto"
+    thinking_tokens: Annotated[int, identity(
+        "Tokens that a model which thinks may use for that, in addition to the `max_tokens` of its "
+        "plans, turns and verdicts.", ge=0, le=131_072)] = 2048
     parallel: Annotated[Natural, execution(
         "Most requests in flight at each server. 0: two per core, up to 16, for the embedded "
         "engine; for other servers the best number is found during the run.")] = 0

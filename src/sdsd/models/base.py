@@ -22,7 +22,7 @@ If it is an async context manager, it is entered before the first request and le
 
 from __future__ import annotations
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from msgspec import Struct
 
@@ -59,6 +59,12 @@ class Capabilities(Struct, frozen=True):
     """Requests may have `temperature` and `top_p`."""
     length_key: str = "max_tokens"
     """The field that limits the length of a reply."""
+    thinks: bool = False
+    """Replies begin with thinking, for which requests must leave room."""
+    thinking_opened: bool = False
+    """The chat template begins the thinking, so that replies hold only the mark of its end."""
+    thinking_fields: dict[str, Any] = {}
+    """Fields of the request body that switch thinking on or off, as configured."""
 
 
 @runtime_checkable

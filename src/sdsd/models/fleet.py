@@ -28,6 +28,7 @@ from sdsd.models.http_client import Client, Timeouts
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool
 from sdsd.models.rate_limits import RateLimit, RateLimits
+from sdsd.models.thinking import Thinking
 from sdsd.models.vllm import LaunchedModel
 from sdsd.text.normalize import valid_unicode
 from sdsd.types import ProtocolName, Role
@@ -313,6 +314,7 @@ class _Starting:
             extra_body=chosen.extra_body,
             timeouts=Timeouts(chosen.timeout),
         )
+        model.thinking = Thinking(chosen.thinking, chosen.thinking_tokens)
         return await self._stack.enter_async_context(model)
 
     @contextlib.asynccontextmanager

@@ -6,66 +6,25 @@ What a server supports is found by probing it, never by its brand.
 from __future__ import annotations
 
 import itertools
-import math
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Self
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd.errors import ModelError, ServerGone, TransientError
-from sdsd.models import scoring, statuses
+from sdsd.models import odd_replies, replies, scoring, statuses
 from sdsd.models.base import Capabilities, Scoring
 from sdsd.models.concurrency import Gauges
 from sdsd.models.http_client import Client, Timeouts, decode_json
+from sdsd.models.replies import Reading
+from sdsd.models.thinking import Thinking, find_thinking
 from sdsd.text.chat_format import Template, cut, marked
+from sdsd.text.thinking import opens_thinking
 from sdsd.types import Answer, Completion, Message, Refusal, Request
 
-
-class _Text(Struct):
-    content: str | None = None
-
-
-class _TokenProb(Struct):
-    token: str = ""
-    logprob: float = 0.0
-
-
-class _Token(_TokenProb):
-    top_logprobs: list[_TokenProb] | None = None
-
-
-class _Logprobs(Struct):
-    content: list[_Token] | None = None
-
-
-class _Choice(Struct):
-    text: str | None = None
-    message: _Text | None = None
-    finish_reason: str | None = None
-    logprobs: _Logprobs | None = None
-
-
-class _Details(Struct):
-    cached_tokens: int | None = 0
-
-
-class _Usage(Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    prompt_tokens_details: _Details | None = None
-
-
-class _Reply(Struct):
-    choices: list[_Choice]
-    usage: _Usage | None = None
-    model: str | None = ""
-
-
-_decode = msgspec.json.Decoder(_Reply).decode
 _encode = msgspec.json.Encoder().encode
 MAX_SLOTS = 4096
 """A reported number of slots above this is ignored."""
@@ -98,6 +57,8 @@ class HttpModel:
         self.base_url = base_url.rstrip("/")
         self.capabilities = capabilities
         self._extra = extra_body
+        self.thinking = Thinking()
+        """Whether and how much it shall think."""
         own = {"Content-Type": "application/json", **headers}
         if key:
             own["Authorization"] = f"Bearer {key}"
@@ -115,7 +76,7 @@ class HttpModel:
         started = time.perf_counter()
         path, body = self.encode(request, seed)
         reply = await self.client.request("POST", path, body)
-        if reply.status != 200:
+        if not _good(reply.status):
             return self._refused(reply.status, reply.body, statuses.retry_after(reply))
         return self._answer(request, reply.body, time.perf_counter() - started)
 
@@ -150,32 +111,32 @@ class HttpModel:
 
     def decode(self, request: Request, status: int, body: bytes) -> Answer:
         """Return the answer to `request` for a status and a body. Raises as `complete` does."""
-        return self._answer(request, body) if status == 200 else self._refused(status, body, None)
+        return self._answer(request, body) if _good(status) else self._refused(status, body, None)
 
     def _answer(self, request: Request, body: bytes, seconds: float = 0.0) -> Answer:
+        """Read the body of a good response; errors in it count as if their status had come."""
+        can = self.capabilities
+        reading = Reading(self._room(request), can.thinking_opened)
         try:
-            reply = decode_json(body, _decode)
-            choice = reply.choices[0]
-        except (ValueError, RecursionError, IndexError):
-            raise TransientError(
-                f"not a completion: {body[:200]!r}", server=self.base_url
-            ) from None
-        usage = reply.usage or _Usage()
-        details = usage.prompt_tokens_details
-        return Completion(
-            text=choice.text or (choice.message and choice.message.content) or "",
-            finish="length" if choice.finish_reason == "length" else "stop",
-            model=reply.model or "",
-            prompt_tokens=usage.prompt_tokens,
-            cached_tokens=(details and details.cached_tokens) or 0,
-            completion_tokens=usage.completion_tokens,
-            seconds=round(seconds, 4),
-            choice_probs=_choice_probs(request.choices, choice.logprobs) if request.choices else {},
-        )
+            return replies.read(body, request, reading, seconds)
+        except odd_replies.ErrorReply as error:
+            return self._refused(error.status, error.text.encode(), None)
+        except odd_replies.Unreadable as error:
+            said = f"not a completion: {error}: {body[:200]!r}"
+            raise TransientError(said, server=self.base_url) from None
+
+    def _room(self, request: Request) -> int:
+        """Return the tokens that a request leaves for thinking."""
+        if request.messages:
+            return self.thinking.tokens if self.capabilities.thinks else 0
+        return self.thinking.tokens if opens_thinking(request.prompt) else 0
 
     def encode(self, request: Request, seed: int) -> tuple[str, bytes]:
         can = self.capabilities
-        body: dict[str, Any] = {"model": self.name, can.length_key: request.max_tokens}
+        body: dict[str, Any] = {
+            "model": self.name,
+            can.length_key: request.max_tokens + self._room(request),
+        }
         if can.sampling:
             body["temperature"] = request.temperature
             body["top_p"] = request.top_p
@@ -195,6 +156,7 @@ class HttpModel:
         else:
             path = "/completions"
             body["prompt"] = request.prompt
+        body.update(can.thinking_fields)
         body.update(self._extra)
         return path, _encode(body)
 
@@ -224,6 +186,8 @@ class HttpModel:
         schema = chat and await self._can(Request("agent", 1, _PING, schema=_SHAPE))
         answer = await self._try(Request("agent", 1, _PING, choices=("yes",))) if chat else None
         logprobs = isinstance(answer, Completion) and bool(answer.choice_probs)
+        if chat:
+            await self._find_thinking()
         slots = await self._slots()
         way, noise = await self.find_scoring() if chat else ("", 0.0)
         self.capabilities = replace(
@@ -235,6 +199,22 @@ class HttpModel:
             noise=noise,
         )
         return self.capabilities
+
+    async def _find_thinking(self) -> None:
+        """Find out how the model thinks, and switch it as configured."""
+        before = self.capabilities
+
+        async def ask(request: Request, fields: dict[str, Any]) -> Answer | None:
+            self.capabilities = replace(before, thinking_fields=fields)
+            return await self._try(request)
+
+        found = await find_thinking(ask, self.thinking.mode)
+        self.capabilities = replace(
+            before,
+            thinks=found.thinks,
+            thinking_opened=found.opened,
+            thinking_fields=found.fields,
+        )
 
     async def find_scoring(self) -> tuple[Scoring, float]:
         """Find the way to score given text, with a pair of replies whose order is known; return it
@@ -315,6 +295,11 @@ class HttpModel:
         return cut(str(said["prompt"])) if said and "prompt" in said else None
 
 
+def _good(status: int) -> bool:
+    """Whether a response has a reply; 204 and 205 never have."""
+    return 200 <= status < 300 and status not in (204, 205)
+
+
 _PING = (Message("user", "Say yes."),)
 _ECHO = (Message("user", "Repeat these words, and nothing else: red lamp, green boat, blue chair"),)
 _GIVEN = ("red lamp, green boat, blue chair", "a cold soup of nine old wheels",
@@ -325,35 +310,6 @@ _DIALECTS: tuple[tuple[str, bool, bool], ...] = tuple(
     itertools.product(("max_tokens", "max_completion_tokens"), (True, False), (True, False))
 )
 """Request fields to try: (length key, with a seed, with temperature and top_p)."""
-
-
-def _choice_probs(words: Sequence[str], logprobs: _Logprobs | None) -> dict[str, float]:
-    """Return the probability of each of `words` where the reply last chose among them.
-
-    Normalised over these words; empty if unknown.
-    """
-    for token in reversed((logprobs and logprobs.content) or []):
-        if _bare(token.token) not in words:
-            continue
-        mass = dict.fromkeys(words, 0.0)
-        for other in _alternatives(token):
-            if _bare(other.token) in mass:
-                mass[_bare(other.token)] += math.exp(min(other.logprob, 0.0))
-        total = sum(mass.values())
-        return {word: round(share / total, 6) for word, share in mass.items()} if total else {}
-    return {}
-
-
-def _alternatives(token: _Token) -> Iterator[_TokenProb]:
-    """Yield the alternatives at a position, the chosen token among them."""
-    others = token.top_logprobs or []
-    yield from others
-    if all(other.token != token.token for other in others):
-        yield token
-
-
-def _bare(token: str) -> str:
-    return token.strip(' \n":,{}').casefold()
 
 
 _GAUGE = re.compile(

@@ -1,0 +1,220 @@
+"""Read replies: turn any 2xx body into a `Completion`, or say why it is none.
+
+    body -> strict decoder, or else the lenient reader -> text apart from thinking -> Completion
+
+Nearly every body is what the strict decoder expects. Whatever it refuses goes to
+`sdsd.models.odd_replies`, which reads what is needed of the variants that servers and gateways are
+known to send. How the reply ended is judged strictly: only known endings, with text, are whole.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import msgspec
+from msgspec import Struct
+
+from sdsd.models import odd_replies
+from sdsd.models.wire import Choice, Counts, Logprobs, Reply, Token, TokenProb
+from sdsd.text.thinking import Spoken, opens_thinking, spoken
+from sdsd.types import Completion, Finish, Request
+
+_decode = msgspec.json.Decoder(Reply).decode
+
+_WHOLE = {
+    "stop", "eos", "eos_token", "end_turn", "end_of_turn", "stop_sequence", "stop_token",
+    "complete", "completed", "finished", "finish", "end", "done", "",
+}  # fmt: skip
+_CUT = {
+    "length", "max_tokens", "max_token", "max_length", "max_new_tokens", "max_output_tokens",
+    "model_length", "model_context_window_exceeded", "context_length", "context_length_exceeded",
+    "context_window_exceeded", "token_limit", "length_limit", "length_capped", "truncated",
+    "incomplete", "limit",
+}  # fmt: skip
+_REFUSED = {
+    "content_filter", "content_filtered", "filtered", "filter", "safety", "image_safety", "refusal",
+    "refused", "recitation", "blocklist", "blocked", "prohibited_content", "spii", "sensitive",
+    "error_toxic", "toxic", "guardrail", "guardrails", "guardrail_intervened", "moderation",
+    "policy_violation", "language",
+}  # fmt: skip
+_BROKEN = {
+    "error", "failed", "failure", "network_error", "abort", "aborted", "cancel", "cancelled",
+    "canceled", "timeout", "insufficient_system_resource", "error_limit", "user_cancel",
+    "malformed_response",
+}  # fmt: skip
+_ENDINGS: dict[str, Finish] = {
+    **dict.fromkeys(_WHOLE, "stop"),
+    **dict.fromkeys(_CUT, "length"),
+    **dict.fromkeys(_REFUSED, "refused"),
+    **dict.fromkeys(_BROKEN, "error"),
+}
+"""What servers call the end of a reply, in the form that `_name` gives it."""
+_CHARS_PER_TOKEN, _SPARE_CHARS = 32, 4096
+"""A reply may be this long for each token that was asked for, and in any case."""
+
+
+class Reading(Struct, frozen=True):
+    """How replies of one model are read."""
+
+    room: int = 0
+    """Tokens that requests leave for thinking, in addition to `Request.max_tokens`."""
+    opened: bool = False
+    """Whether the chat template begins the thinking, so that replies hold only its end."""
+
+
+def read(
+    body: bytes, request: Request, reading: Reading = Reading(), seconds: float = 0.0
+) -> Completion:
+    """Return the completion in the body of a 2xx response.
+
+    seconds  from request to reply
+
+    Raises `odd_replies.Unreadable` with the reason, and `odd_replies.ErrorReply` if the body
+    reports an error instead.
+    """
+    try:
+        reply = _decode(body)
+        choice = reply.choices[0]
+        if reply.error or choice.error or (choice.message is None and choice.text is None):
+            raise ValueError("an error, or neither `message` nor `text`")
+    except (ValueError, IndexError, RecursionError) as error:
+        reply = odd_replies.recover(body, str(error))
+        choice = reply.choices[0]
+    # A prompt that ends with an opening mark begins the thinking itself.
+    opened = reading.opened if request.messages else opens_thinking(request.prompt)
+    text, thinking, closed, ended = _said(choice, opened)
+    finish, ending = _finish(choice, reply.usage, request.max_tokens + reading.room)
+    if ended and finish == "length":  # it had come to its end, and went on
+        finish = "stop"
+    if not closed and finish == "stop":
+        finish = "length"
+    used = _used(reply.usage, len(text), len(thinking))
+    text, thinking, whole = _bounded(text, thinking, used, request.max_tokens, reading.room)
+    if not whole and finish == "stop":
+        finish = "length"
+    if finish == "stop" and not text.strip():
+        finish = "empty"
+    return Completion(
+        text=text,
+        finish=finish,
+        model=reply.model or "",
+        prompt_tokens=used.prompt,
+        cached_tokens=used.cached,
+        completion_tokens=used.completion,
+        seconds=round(seconds, 4),
+        choice_probs=_choice_probs(request.choices, choice.logprobs) if request.choices else {},
+        thinking=thinking,
+        reasoning_tokens=used.reasoning,
+        ending=ending,
+    )
+
+
+def _said(choice: Choice, opened: bool) -> tuple[str, str, bool, bool]:
+    """Return text, thinking, whether that is closed, and whether a mark ended the text."""
+    message = choice.message
+    if message is None:
+        return _parts(spoken(choice.text or "", opened=opened))
+    apart = message.reasoning_content or message.reasoning or ""
+    content = message.content or choice.text or ""
+    if apart:  # a server that takes the thinking out has seen where it ends
+        inside = spoken(content)
+        thinking = f"{apart}\n{inside.thinking}" if inside.thinking else apart
+        return inside.text, thinking, inside.closed, inside.ended
+    return _parts(spoken(content or message.refusal or "", opened=opened and bool(content)))
+
+
+def _parts(found: Spoken) -> tuple[str, str, bool, bool]:
+    return found.text, found.thinking, found.closed, found.ended
+
+
+def _finish(choice: Choice, counts: Counts | None, most: int) -> tuple[Finish, str]:
+    """Return how the reply ended, and the server's word for it if that is unknown."""
+    if choice.message is not None and choice.message.refusal:
+        return "refused", ""
+    given = choice.finish_reason or ""
+    known = _ENDINGS.get(given) or _ENDINGS.get(_name(given))
+    # Without a word that is known, a reply as long as it may be has been cut.
+    if counts is not None and counts.completion_tokens >= most and not (given and known):
+        return "length", "" if known else given[:80]
+    return (known, "") if known else ("stop", given[:80])
+
+
+def _name(ending: str) -> str:
+    """Return an ending in the form of `_ENDINGS`: `FinishReason.MAX_TOKENS` is `max_tokens`."""
+    name = ending.strip().casefold().replace("-", "_").replace(" ", "_")
+    return name.rpartition(".")[2].removeprefix("finish_reason_")
+
+
+class _Used(Struct, frozen=True):
+    """Tokens used by one reply."""
+
+    prompt: int = 0
+    cached: int = 0
+    completion: int = 0
+    reasoning: int = 0
+
+
+def _used(counts: Counts | None, said: int, thought: int) -> _Used:
+    """Return the tokens used.
+
+    Thinking that the server does not count has the share of its characters. Some servers leave it
+    out of the completion tokens, which shows in their total.
+    """
+    if counts is None:
+        return _Used()
+    prompt, completion = counts.prompt_tokens, counts.completion_tokens
+    cached = counts.prompt_tokens_details and counts.prompt_tokens_details.cached_tokens
+    details = counts.completion_tokens_details
+    reasoning = (details and details.reasoning_tokens) or 0
+    if reasoning and counts.total_tokens == prompt + completion + reasoning:
+        completion += reasoning
+    elif thought and not reasoning:
+        reasoning = completion * thought // (thought + said)
+    return _Used(prompt, min(cached or 0, prompt), completion, min(reasoning, completion))
+
+
+def _bounded(text: str, thinking: str, used: _Used, most: int, room: int) -> tuple[str, str, bool]:
+    """Cut a reply that is longer than was asked for, as some servers ignore the limit.
+
+    Thinking has room of its own, so a text may also be too long because there was little of it.
+    """
+    spent = used.completion - used.reasoning
+    chars = most * _CHARS_PER_TOKEN + _SPARE_CHARS
+    if room and spent > most:
+        chars = min(chars, len(text) * most // spent)
+    whole = len(text) <= chars
+    thought = (most + room) * _CHARS_PER_TOKEN + _SPARE_CHARS
+    return text[:chars], thinking[:thought], whole
+
+
+# -- probabilities -------------------------------------------------------------------------
+
+
+def _choice_probs(words: Sequence[str], logprobs: Logprobs | None) -> dict[str, float]:
+    """Return the probability of each of `words` where the reply last chose among them.
+
+    Normalised over these words; empty if unknown.
+    """
+    for token in reversed((logprobs and logprobs.content) or []):
+        if _bare(token.token) not in words:
+            continue
+        mass = dict.fromkeys(words, 0.0)
+        for other in _alternatives(token):
+            if _bare(other.token) in mass and not math.isnan(other.logprob):
+                mass[_bare(other.token)] += math.exp(min(other.logprob, 0.0))
+        total = sum(mass.values())
+        return {word: round(share / total, 6) for word, share in mass.items()} if total else {}
+    return {}
+
+
+def _alternatives(token: Token) -> Iterator[TokenProb]:
+    """Yield the alternatives at a position, the chosen token among them."""
+    others = token.top_logprobs or []
+    yield from others
+    if all(other.token != token.token for other in others):
+        yield token
+
+
+def _bare(token: str) -> str:
+    return token.strip(' \n":,{}').casefold()

@@ -1,0 +1,173 @@
+"""Separate what a model thought from what it said, and end the text where its turn ends.
+
+Reasoning models think in the reply itself where the server does not remove it: between marks that
+differ from family to family, with the opening mark missing where the chat template has written it,
+or in channels. Servers that do not strip special tokens leave the template's marks in the text.
+"""
+
+from __future__ import annotations
+
+import re
+
+from msgspec import Struct
+
+from sdsd.text.template_marks import MARK
+
+_ANYWHERE = ("think", "thinking", "thought", "seed:think", "antthinking", "longcat_think")
+"""Tags that are thinking wherever they stand."""
+_AT_FIRST = ("thoughts", "reasoning", "reflection", "analysis", "scratchpad", "inner_monologue")
+"""Tags that are thinking where the reply begins with them; elsewhere they may be meant."""
+_SPECIAL = {
+    "[think]": "[/think]",
+    "◁think▷": "◁/think▷",
+    "<|think|>": "<|/think|>",
+    "<|start_thinking|>": "<|end_thinking|>",
+    "<|begin_of_thought|>": "<|end_of_thought|>",
+    "<|inner_prefix|>": "<|inner_suffix|>",
+    "<|channel>thought": "<channel|>",
+    "<unused94>": "<unused95>",
+}
+_CLOSED_BY = {f"<{tag}>": f"</{tag}>" for tag in (*_ANYWHERE, *_AT_FIRST)} | _SPECIAL
+"""By opening mark, the closing one; both in lower case."""
+_LONE = frozenset(f"</{tag}>" for tag in _ANYWHERE) | frozenset(_SPECIAL.values())
+"""Closing marks that end thinking which the chat template has begun."""
+_FIRST = frozenset(f"<{tag}>" for tag in _AT_FIRST)
+_CLOSING = frozenset(_CLOSED_BY.values())
+_UNQUOTED = "(?<![`\"'“])"
+"""A mark in quotation marks or code is spoken of, not used."""
+_THOUGHT = re.compile(
+    _UNQUOTED + "(?:" + "|".join(map(re.escape, (*_CLOSED_BY, *_CLOSED_BY.values()))) + ")",
+    re.IGNORECASE,
+)
+_CHANNEL = re.compile(
+    r"(?:<\|start\|>[^<]{0,40})?(?:<\|channel\|>|\A)\s*(analysis|commentary|final)\b[^<]{0,80}"
+    r"(?:<\|constrain\|>[^<]{0,40})?<\|message\|>"
+)
+_CHANNEL_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
+_STRIPPED = re.compile(r"\A\s*analysis(?=[A-Z\"'])")
+"""Channels of which a server has stripped the special tokens: `analysisWe ...assistantfinalHi`."""
+_NAMED = re.compile(r"\A\s*Here(?:'s| is) my thought process:")
+_ANSWER = re.compile(r"Here(?:'s| is) my response:")
+_TURN = re.compile(
+    r"\s*(?:(?:<\|(?:im_start|start|start_header_id|end_header_id|header_start|header_end|"
+    r"start_of_role|end_of_role|start_of_turn_token|chatbot_token|start_response|start_text|"
+    r"begin_of_\w+|message|assistant\w*|im_middle|channel)\|>|<start_of_turn>|<s>|<bos>|"
+    r"<｜assistant｜>|<｜begin▁of▁sentence｜>|\[\|assistant\|\]|\[/inst\]|<answer>)"
+    r"(?!\s*(?:user|system|human)\b)(?:\s*(?:assistant|model|bot|final)\b)?\s*)+",
+    re.IGNORECASE,
+)
+"""What opens the model's own turn."""
+_END = re.compile(f"{_UNQUOTED}(?:{MARK}|</answer>)", re.IGNORECASE)
+
+
+class Spoken(Struct, frozen=True):
+    """A reply, taken apart."""
+
+    text: str
+    thinking: str = ""
+    """Verbatim, with its marks."""
+    closed: bool = True
+    """False if the reply breaks off while the model thinks."""
+    ended: bool = False
+    """Whether a mark of the chat template ended the text."""
+
+
+def spoken(reply: str, *, opened: bool = False) -> Spoken:
+    """Return the text of a reply, apart from the thinking in it.
+
+    opened  whether the prompt has already begun the thinking
+
+    A reply without marks is returned as it is.
+    """
+    if not opened and not _suspicious(reply):
+        return Spoken(reply)
+    if "<|message|>" in reply:
+        text, thinking, closed = _by_channels(reply)
+    elif (begun := _STRIPPED.match(reply)) and not opened:
+        thought, found, text = reply.partition("assistantfinal")
+        thinking, closed = thought[begun.start() :] + found, bool(found)
+    elif _NAMED.match(reply):
+        found_answer = _ANSWER.search(reply)
+        cut = found_answer.end() if found_answer else len(reply)
+        thinking, text, closed = reply[:cut], reply[cut:], found_answer is not None
+    else:
+        text, thinking, closed = _by_marks(reply, opened=opened)
+    if thinking:
+        text = text.strip()
+    text, ended = _one_turn(text)
+    if not _THOUGHT.sub("", thinking).strip():  # marks around nothing: it has not thought
+        thinking = ""
+    return Spoken(text, thinking.strip(), closed, ended)
+
+
+def opens_thinking(prompt: str) -> bool:
+    """Whether a prompt ends with a mark that begins the model's thinking."""
+    return prompt.rstrip().casefold().endswith(tuple(_CLOSED_BY))
+
+
+def lacks_opening(thinking: str) -> bool:
+    """Whether thinking has a closing mark and no opening one: the prompt has begun it."""
+    mark = _THOUGHT.search(thinking)
+    return mark is not None and mark.group().casefold() in _CLOSING
+
+
+def _suspicious(reply: str) -> bool:
+    """Whether a reply may hold marks; quick, since every reply is asked."""
+    if "<" in reply or "[" in reply or "◁" in reply:
+        return True
+    return reply.lstrip().startswith(("analysis", "Here"))
+
+
+def _by_marks(reply: str, *, opened: bool) -> tuple[str, str, bool]:
+    """Return text and thinking of a reply with marks, and whether the last thinking is closed."""
+    text, thinking = "", ""
+    begun, closing = 0, _CLOSING if opened else frozenset[str]()
+    for mark in _THOUGHT.finditer(reply):
+        name, before = mark.group().casefold(), reply[begun : mark.start()]
+        if closing:
+            if name in closing:
+                thinking += reply[begun : mark.end()]
+                begun, closing = mark.end(), frozenset()
+        elif name in _CLOSED_BY:
+            if name in _FIRST and (text + before).strip():
+                continue
+            text += before
+            begun, closing = mark.start(), frozenset((_CLOSED_BY[name],))
+        elif name in _LONE:
+            if thinking and not reply[mark.end() :].strip():  # left over after the answer
+                text += before
+            else:
+                thinking, text = thinking + text + before + mark.group(), ""
+            begun = mark.end()
+    rest = reply[begun:]
+    return (text, thinking + rest, False) if closing else (text + rest, thinking, True)
+
+
+def _by_channels(reply: str) -> tuple[str, str, bool]:
+    """Return text and thinking of a reply in channels (OpenAI's harmony format)."""
+    said: list[str] = []
+    thought: list[str] = []
+    last = ""
+    begun = 0
+    for channel in _CHANNEL.finditer(reply):
+        if channel.start() < begun:
+            continue
+        end = _CHANNEL_END.search(reply, channel.end())
+        stop = end.start() if end else len(reply)
+        last = channel[1]
+        if last == "final":
+            said.append(reply[channel.end() : stop])
+        else:
+            thought.append(reply[channel.start() : stop])
+        begun = stop
+    if not last:
+        return reply, "", True
+    return "".join(said), "\n".join(thought), last == "final" or not thought
+
+
+def _one_turn(text: str) -> tuple[str, bool]:
+    """Return the text of the first turn in `text`, and whether a mark ended it."""
+    if opening := _TURN.match(text):
+        text = text[opening.end() :]
+    end = _END.search(text)
+    return (text[: end.start()].rstrip(), True) if end else (text, False)
