@@ -1,37 +1,43 @@
 """A lean HTTP/1.1 client for one address: keep-alive connections, time-outs, and nothing else.
 
 A model call is the hot path, and a general-purpose client would be most of its cost:
-`bench/driver_cost.py` compares this one with aiohttp. llhttp (`httptools`) parses; this module does
-only what a POST of JSON needs. No redirects, cookies or compression.
+`bench/http_clients.py` compares this one with others. llhttp (`httptools`) parses; this module does
+only what a POST of JSON needs. No cookies; a redirect is followed within the same server.
+
+Nothing that a server sends leaves this module before the secrets of the request are hidden in it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
-import os
-import socket
 import ssl
-import urllib.request
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Self, TypeVar
-from urllib.parse import SplitResult, unquote, urlsplit
 
 import httptools
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sdsd.errors import ModelError, TransientError
+from sdsd.models.addresses import Address, parse
+from sdsd.models.connection_faults import explained, reason
+from sdsd.models.proxies import proxy_for
 from sdsd.text.normalize import encodable
+from sdsd.text.secrets import Secrets, is_secret_name
 
 T = TypeVar("T")
 
 MAX_BYTES = 64 * 2**20
 """A longer reply is not a completion; it is refused before it fills the memory."""
 _SIZING = (b"content-length", b"transfer-encoding")
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_MOVED = {301, 302, 303, 307, 308}
+_SAME_METHOD = {307, 308}
+"""Redirects that keep the method and the body."""
+_MOST_REDIRECTS = 5
+_TLS_ALERT = b"\x15\x03"
 
 
 class Reply(Struct, frozen=True):
@@ -75,8 +81,12 @@ class Timeouts(Struct, frozen=True):
 class Client:
     """Sends requests to one `base_url`. An async context manager: it owns its connections.
 
+    key       the API key, sent as a bearer token; user info in `base_url` is sent instead of it, and
+              a header `Authorization` instead of both
+    secrets   what else no text may repeat: values that came from the environment
+
     It opens one connection per concurrent request; the caller limits their number. Every fault of
-    transport raises `TransientError`.
+    transport raises `TransientError`; a certificate that is refused raises `ModelError`.
     """
 
     def __init__(
@@ -85,13 +95,18 @@ class Client:
         headers: Mapping[str, str] = {},
         timeouts: Timeouts = Timeouts(),
         max_bytes: int = MAX_BYTES,
+        *,
+        key: str = "",
+        secrets: Iterable[str] = (),
     ) -> None:
-        self.base_url = base_url.rstrip("/")
-        self._address = _split(self.base_url)
+        self._address = parse(base_url)
+        self._proxy = proxy_for(self._address)
         self._timeouts = timeouts
-        self._proxy = _proxy(self._address)
         self._heads: dict[tuple[str, str], bytes] = {}
-        self._lines = self._constant_lines(headers)
+        self.secrets = self._known_secrets(headers, [key, *secrets])
+        self.base_url = self.secrets.hide(self._address.shown)
+        """As messages show it."""
+        self._lines = self._constant_lines(headers, key)
         self._max_bytes = max_bytes
         self._idle: deque[_Connection] = deque()
         self._open: set[_Connection] = set()
@@ -120,15 +135,24 @@ class Client:
         """Send one request to `path` below `base_url`; with `root`, below its part before `/v1`."""
         head = self._heads.get((method, path)) if not (headers or root) else None
         if head is None:
-            head = self._head(method, path, headers, root=root)
+            head = self._head(method, self._address.target(path, root=root), headers)
             if not (headers or root):
                 self._heads[method, path] = head
         data = b"%b%d\r\n\r\n%b" % (head, len(body), body)
         try:
-            return await self._exchange(data)
+            reply = self._without_secrets(await self._exchange(data))
+            if reply.status in _MOVED:
+                target = self._address.target(path, root=root)
+                reply = await self._followed(reply, method, target, body, headers)
         except TransientError as error:
             error.server = self.base_url
             raise
+        return reply
+
+    def _without_secrets(self, reply: Reply) -> Reply:
+        hide = self.secrets.hide_in_reply if reply.status == 200 else self.secrets.hide_in_error
+        body = hide(reply.body)
+        return reply if body is reply.body else replace(reply, body=body)
 
     async def _exchange(self, data: bytes) -> Reply:
         """Send a request on an idle connection that is still open, or on a new one."""
@@ -149,6 +173,30 @@ class Client:
         finally:
             self._keep(connection)
 
+    async def _followed(
+        self, reply: Reply, method: str, target: str, body: bytes, headers: Mapping[str, str]
+    ) -> Reply:
+        """Follow redirects within the same server; of any other, say where it leads."""
+        here, asked = self._address, target
+        for _ in range(_MOST_REDIRECTS):
+            if reply.status not in _MOVED:
+                return reply
+            try:
+                there = here.joined(target, reply.header("location") or "")
+            except ModelError as error:
+                return self._moved(reply, f"moved to {error}")
+            if there.origin != here.origin or not (reply.status in _SAME_METHOD or method == "GET"):
+                return self._moved(reply, _new_home(there, asked.removeprefix(here.target(""))))
+            target = f"{there.path}?{there.query}" if there.query else there.path
+            head = self._head(method, target, headers)
+            data = b"%b%d\r\n\r\n%b" % (head, len(body), body)
+            reply = self._without_secrets(await self._exchange(data))
+        return self._moved(reply, "redirects that do not end")
+
+    def _moved(self, reply: Reply, text: str) -> Reply:
+        """Return a redirect with what the user should know as its body."""
+        return replace(reply, body=self.secrets.hide(text).encode())
+
     def _keep(self, connection: _Connection) -> None:
         if connection.reusable:
             self._idle.append(connection)
@@ -164,35 +212,56 @@ class Client:
             seconds = self._timeouts.connect
             raise TransientError(f"no connection in {seconds:g} s") from None
         except (OSError, _NoReply, UnicodeError) as error:
-            raise TransientError(f"cannot connect: {_reason(error)}") from None
+            raise explained(error, self._address) from None
         self._open.add(connection)
         return connection
 
     async def _opened(self) -> _Connection:
-        loop, address = asyncio.get_running_loop(), self._address
-        host, port, secure = _host(address), _port(address), address.scheme == "https"
-        if secure and self._tls is None:
+        loop, server, proxy = asyncio.get_running_loop(), self._address, self._proxy
+        if server.secure and self._tls is None:
             self._tls = ssl.create_default_context()
-        via = self._proxy
+        name = server.host if server.secure else None
         make = lambda: _Connection(self._max_bytes)  # noqa: E731
-        if via is None:
-            _, connection = await loop.create_connection(make, host, port, ssl=self._tls)
+        if proxy is None:
+            _, connection = await loop.create_connection(
+                make, server.host, server.port, ssl=self._tls
+            )
             return connection
-        transport, connection = await loop.create_connection(make, _host(via), _port(via))
-        if secure:
-            way = await connection.exchange(_tunnel(host, port, via), self._timeouts, tunnel=True)
-            if way.status != 200:
+        if proxy.socks:
+            way = await proxy.connect(server)
+            _, connection = await loop.create_connection(
+                make, sock=way, ssl=self._tls, server_hostname=name
+            )
+            return connection
+        there = proxy.address
+        transport, connection = await loop.create_connection(make, there.host, there.port)
+        if server.secure:
+            asked = proxy.tunnel(server)
+            said = await connection.exchange(asked, self._timeouts, tunnel=True)
+            if said.status != 200:
                 connection.close()
-                raise TransientError(f"the proxy answered {way.status}")
-            secured = await loop.start_tls(transport, connection, self._tls, server_hostname=host)  # type: ignore[arg-type]
+                raise proxy.refusal(said.status)
+            secured = await loop.start_tls(transport, connection, self._tls, server_hostname=name)  # type: ignore[arg-type]
             connection.connection_made(secured)  # type: ignore[arg-type]
         return connection
 
-    def _constant_lines(self, headers: Mapping[str, str]) -> dict[str, str]:
-        host = self._address.netloc.rpartition("@")[2]
-        lines = {"Host": host, "Accept": "application/json", "User-Agent": "sdsd", **headers}
-        if self._proxy is not None and self._address.scheme == "http":
-            lines |= _proxy_authorization(self._proxy)
+    def _known_secrets(self, headers: Mapping[str, str], others: Iterable[str]) -> Secrets:
+        """Collect what is sent and must not come back."""
+        own = [value for name, value in headers.items() if is_secret_name(name)]
+        own += [value.rpartition(" ")[2] for value in own]  # of `Bearer <key>`
+        way = self._proxy.address.secrets if self._proxy is not None else []
+        return Secrets([*self._address.secrets, *way, *own, *others], self._address.private)
+
+    def _constant_lines(self, headers: Mapping[str, str], key: str) -> dict[str, str]:
+        """Return the headers of every request. The user's own come last, and win."""
+        lines = {"Host": self._address.authority, "Accept": "application/json"}
+        lines["User-Agent"] = "sdsd"
+        if authorization := self._address.basic or (f"Bearer {key}" if key else ""):
+            lines["Authorization"] = authorization
+        if self._proxy is not None and not (self._proxy.socks or self._address.secure):
+            lines |= self._proxy.authorization
+        given = {name.lower() for name in headers}
+        lines = {name: v for name, v in lines.items() if name.lower() not in given} | {**headers}
         for name, value in lines.items():
             if not f"{name}{value}".isprintable() or not value.isascii():
                 raise ModelError(
@@ -200,13 +269,10 @@ class Client:
                 )
         return lines
 
-    def _head(self, method: str, path: str, headers: Mapping[str, str], *, root: bool) -> bytes:
+    def _head(self, method: str, target: str, headers: Mapping[str, str]) -> bytes:
         """Return the request head up to the length of the body."""
-        address = self._address
-        base = address.path.removesuffix("/v1") if root else address.path
-        target = f"{base}{path}"
-        if self._proxy is not None and address.scheme == "http":
-            target = f"http://{address.netloc.rpartition('@')[2]}{target}"
+        if self._proxy is not None and not (self._proxy.socks or self._address.secure):
+            target = f"http://{self._address.authority}{target}"
         lines = {**self._lines, **headers}.items()
         shown = "".join(f"{name}: {value}\r\n" for name, value in lines)
         return f"{method} {target} HTTP/1.1\r\n{shown}Content-Length: ".encode()
@@ -299,7 +365,9 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             self.on_message_complete()  # the tunnel is open
         except httptools.HttpParserError as error:
-            self._fail(TransientError(f"not HTTP: {error}"))
+            tls = data.startswith(_TLS_ALERT)
+            hint = "; it speaks TLS: begin the address with https://" if tls else ""
+            self._fail(TransientError(f"not HTTP: {error}{hint}"))
             self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -355,58 +423,11 @@ class _Connection(asyncio.Protocol):
 
 
 def _because(error: Exception | None) -> str:
-    return f" ({_reason(error)})" if error else ""
+    return f" ({reason(error)})" if error else ""
 
 
-def _reason(error: Exception) -> str:
-    """Say what went wrong without the address, which the loop's own messages contain."""
-    number = getattr(error, "errno", None)
-    if isinstance(error, socket.gaierror | ssl.SSLError):
-        return str(error.strerror or error)
-    if number:
-        return os.strerror(number)
-    return "no address of its name answers" if type(error) is OSError else str(error)
-
-
-def _split(url: str) -> SplitResult:
-    """Split an address into its parts. Raises `ModelError` if it is invalid."""
-    try:
-        address = urlsplit(url)
-        address.port  # noqa: B018  (reading it validates it)
-    except ValueError as error:
-        raise ModelError(
-            f"{url}: not an address ({error}); write it like http://localhost:8000/v1"
-        ) from None
-    if address.scheme not in ("http", "https") or not address.hostname or not url.isprintable():
-        raise ModelError(f"{url}: not an address; write it like http://localhost:8000/v1")
-    return address
-
-
-def _host(address: SplitResult) -> str:
-    return address.hostname or ""
-
-
-def _port(address: SplitResult) -> int:
-    return address.port or (443 if address.scheme == "https" else 80)
-
-
-def _tunnel(host: str, port: int, proxy: SplitResult) -> bytes:
-    """Return the request that opens a tunnel through a proxy."""
-    lines = "".join(f"{k}: {v}\r\n" for k, v in _proxy_authorization(proxy).items())
-    return f"CONNECT {host}:{port} HTTP/1.1\r\nHost: {host}:{port}\r\n{lines}\r\n".encode()
-
-
-def _proxy_authorization(proxy: SplitResult) -> dict[str, str]:
-    if not proxy.username:
-        return {}
-    words = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()
-    return {"Proxy-Authorization": f"Basic {base64.b64encode(words).decode()}"}
-
-
-def _proxy(address: SplitResult) -> SplitResult | None:
-    """Return the environment's proxy for this address; None for loopback addresses."""
-    host = _host(address)
-    if host in _LOOPBACK or urllib.request.proxy_bypass(host):
-        return None
-    named = urllib.request.getproxies().get(address.scheme)
-    return _split(named if "//" in named else f"http://{named}") if named else None
+def _new_home(there: Address, path: str) -> str:
+    """Say where a server has moved, as the value that `base_url` should have."""
+    if base := there.shown_below(path):
+        return f"moved to another address: set `base_url` to {base}"
+    return f"moved to {there.shown}: if that is not a login page, set `base_url` accordingly"

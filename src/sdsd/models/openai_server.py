@@ -52,17 +52,17 @@ class HttpModel:
         extra_body: Mapping[str, Any] = {},
         timeouts: Timeouts = Timeouts(),
         capabilities: Capabilities = Capabilities(),
+        secrets: Sequence[str] = (),
     ) -> None:
+        """`secrets` are values in `headers` and `extra_body` that no text may repeat."""
         self.name = name
-        self.base_url = base_url.rstrip("/")
         self.capabilities = capabilities
         self._extra = extra_body
         self.thinking = Thinking()
         """Whether and how much it shall think."""
         own = {"Content-Type": "application/json", **headers}
-        if key:
-            own["Authorization"] = f"Bearer {key}"
-        self.client = Client(self.base_url, own, timeouts)
+        self.client = Client(base_url, own, timeouts, key=key, secrets=secrets)
+        self.base_url = self.client.base_url
 
     async def __aenter__(self) -> Self:
         return self
