@@ -8,7 +8,6 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -17,9 +16,11 @@ from msgspec.structs import replace
 from sdsd import config as configuration
 from sdsd import plugins
 from sdsd.config import Config, ModelConfig
+from sdsd.config.environment import Filled, fill
 from sdsd.errors import ConfigError, PluginError, ServerGone
 from sdsd.files import write_atomic
 from sdsd.models import chat_templates, llamacpp, vllm, weights
+from sdsd.models.addresses import parse
 from sdsd.models.base import Capabilities, Model, Served
 from sdsd.models.batch import BatchModel, Limits
 from sdsd.models.concurrency import Gauges
@@ -154,6 +155,8 @@ def fetch(config: Config, progress: Progress | None = None) -> dict[str, Path]:
         for name, chosen in used.items()
         if not (chosen.backend or chosen.launch or addresses(chosen))
     }
+    for name, chosen in used.items():
+        fill(chosen, name)  # a missing variable is found before anything is downloaded
     if embedded:
         llamacpp.require()
     return {name: weights.locate(model, progress) for name, model in embedded.items()}
@@ -167,13 +170,15 @@ def addresses(chosen: ModelConfig, env: Mapping[str, str] = os.environ) -> tuple
     """
     if chosen.urls or weights.is_file(chosen.model):
         return chosen.urls
-    named = env.get("OPENAI_BASE_URL") or (OPENAI if env.get("OPENAI_API_KEY") else "")
-    return (named,) if named else ()
+    if named := env.get("OPENAI_BASE_URL"):
+        parse(named, "OPENAI_BASE_URL")
+        return (named,)
+    return (OPENAI,) if env.get("OPENAI_API_KEY") else ()
 
 
 def key_for(chosen: ModelConfig, env: Mapping[str, str] = os.environ) -> str:
     """Return the API key for a model's servers; `HF_TOKEN` for the hub's router by default."""
-    hub = all(urlsplit(url).hostname == "router.huggingface.co" for url in chosen.urls)
+    hub = all(parse(url).host == "router.huggingface.co" for url in chosen.urls)
     if chosen.urls and hub and chosen.api_key_env == ModelConfig().api_key_env:
         return env.get("HF_TOKEN", "")
     return env.get(chosen.api_key_env, "")
@@ -250,13 +255,13 @@ class _Starting:
         self.hashes: dict[str, str] = {}
 
     async def add(self, name: str) -> None:
-        chosen = self._config.models[name]
-        if chosen.backend:
-            self.models[name] = [await self._plugged(chosen)]
-        elif chosen.launch:
-            self.models[name] = [await self._launched(chosen, self._folder / name)]
+        filled = fill(self._config.models[name], name)
+        if filled.model.backend:
+            self.models[name] = [await self._plugged(filled.model)]
+        elif filled.model.launch:
+            self.models[name] = [await self._launched(filled, self._folder / name)]
         else:
-            await self._reached(name, chosen)
+            await self._reached(name, filled)
 
     async def _plugged(self, chosen: ModelConfig) -> Model:
         """Create the user's own backend; enter it if it is an async context manager."""
@@ -274,19 +279,20 @@ class _Starting:
                 self._stack.push_async_exit(leave_blamed)
         return _model(model, f"`{chosen.backend}` returned")
 
-    async def _launched(self, chosen: ModelConfig, folder: Path) -> Model:
-        log = folder / "vllm.log"
+    async def _launched(self, filled: Filled, folder: Path) -> Model:
+        log, chosen = folder / "vllm.log", filled.model
         self._note(f"starting vLLM for {chosen.model}; its output is in {log}")
         launch = vllm.Launch(
             chosen.model, log, chosen.arguments, chosen.context, chosen.parallel,
             start_timeout=chosen.start_timeout,
         )  # fmt: skip
         server = await self._stack.enter_async_context(vllm.serve(launch, note=self._note))
-        model = await self._client(chosen, server.base_url, "")
+        model = await self._client(filled, server.base_url, os.environ.get(vllm.KEY, ""))
         await _probe([model], chosen, self._note)
         return LaunchedModel(model, server)
 
-    async def _reached(self, name: str, chosen: ModelConfig) -> None:
+    async def _reached(self, name: str, filled: Filled) -> None:
+        chosen = filled.model
         urls, key = addresses(chosen), key_for(chosen)
         if not urls:
             self.limits[name] = slots = chosen.parallel or llamacpp.default_slots()
@@ -297,15 +303,16 @@ class _Starting:
             )
             engine = llamacpp.serve(path, slots=slots, context=chosen.context, threads=threads)
             urls, key = (self._stack.enter_context(engine),), ""
-        servers = [await self._client(chosen, url, key) for url in urls]
+        servers = [await self._client(filled, url, key) for url in urls]
         await _probe(servers, chosen, self._note)
         self.limits.setdefault(name, servers[0].capabilities.slots)
         self.models[name] = servers
         if chosen.transport == "batch":
-            batches = self._batches(servers[0], chosen, self._folder / name)
+            batches = self._batches(servers[0], filled, urls[0], self._folder / name)
             self.served[name] = await self._stack.enter_async_context(batches)
 
-    async def _client(self, chosen: ModelConfig, url: str, key: str) -> HttpModel:
+    async def _client(self, filled: Filled, url: str, key: str) -> HttpModel:
+        chosen = filled.model
         model = HttpModel(
             chosen.model,
             url,
@@ -313,20 +320,22 @@ class _Starting:
             headers=chosen.headers,
             extra_body=chosen.extra_body,
             timeouts=Timeouts(chosen.timeout),
+            secrets=filled.secrets,
         )
         model.thinking = Thinking(chosen.thinking, chosen.thinking_tokens)
         return await self._stack.enter_async_context(model)
 
     @contextlib.asynccontextmanager
     async def _batches(
-        self, online: HttpModel, chosen: ModelConfig, folder: Path
+        self, online: HttpModel, filled: Filled, url: str, folder: Path
     ) -> AsyncIterator[BatchModel]:
-        """Return the batch API of the server that `online` speaks to."""
+        """Return the batch API of the server at `url`, to which `online` speaks."""
+        chosen = filled.model
         online.capabilities = _remembered(online.capabilities, folder / "capabilities.json")
-        headers = dict(chosen.headers)
-        if key := key_for(chosen):
-            headers["Authorization"] = f"Bearer {key}"
-        client = Client(online.base_url, headers, Timeouts(total=3600.0), max_bytes=2**30)
+        client = Client(
+            url, chosen.headers, Timeouts(total=3600.0), 2**30,
+            key=key_for(chosen), secrets=filled.secrets,
+        )  # fmt: skip
         batch = chosen.batch
         model = BatchModel(
             online,

@@ -81,8 +81,8 @@ class Timeouts(Struct, frozen=True):
 class Client:
     """Sends requests to one `base_url`. An async context manager: it owns its connections.
 
-    key       the API key, sent as a bearer token; user info in `base_url` is sent instead of it, and
-              a header `Authorization` instead of both
+    key       the API key, sent as a bearer token; user info in `base_url` is sent instead of it,
+              and a header `Authorization` instead of both
     secrets   what else no text may repeat: values that came from the environment
 
     It opens one connection per concurrent request; the caller limits their number. Every fault of
@@ -150,7 +150,7 @@ class Client:
         return reply
 
     def _without_secrets(self, reply: Reply) -> Reply:
-        hide = self.secrets.hide_in_reply if reply.status == 200 else self.secrets.hide_in_error
+        hide = self.secrets.hide_in_reply if reply.status < 300 else self.secrets.hide_in_error
         body = hide(reply.body)
         return reply if body is reply.body else replace(reply, body=body)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import msgspec
@@ -111,7 +111,9 @@ class HttpModel:
 
     def decode(self, request: Request, status: int, body: bytes) -> Answer:
         """Return the answer to `request` for a status and a body. Raises as `complete` does."""
-        return self._answer(request, body) if _good(status) else self._refused(status, body, None)
+        if _good(status):
+            return self._answer(request, body)
+        return self._refused(status, self.client.secrets.hide_in_error(body), None)
 
     def _answer(self, request: Request, body: bytes, seconds: float = 0.0) -> Answer:
         """Read the body of a good response; errors in it count as if their status had come."""
@@ -120,10 +122,13 @@ class HttpModel:
         try:
             return replies.read(body, request, reading, seconds)
         except odd_replies.ErrorReply as error:
-            return self._refused(error.status, error.text.encode(), None)
+            said = self.client.secrets.hide_in_error(error.text.encode())
+            return self._refused(error.status, said, None)
         except odd_replies.Unreadable as error:
-            said = f"not a completion: {error}: {body[:200]!r}"
-            raise TransientError(said, server=self.base_url) from None
+            said = self.client.secrets.hide_in_error(body)[:200]
+            raise TransientError(
+                f"not a completion: {error}: {said!r}", server=self.base_url
+            ) from None
 
     def _room(self, request: Request) -> int:
         """Return the tokens that a request leaves for thinking."""

@@ -49,7 +49,10 @@ os.killpg(0, signal.SIGKILL)  # orphaned engine processes still hold the GPU
 
 _FIXED = ("model", "host", "port", "uds", "served-model-name")
 """Options that decide the server's address and model name: chosen at launch."""
-_SECRET = ("api-key", "hf-token")
+KEY = "VLLM_API_KEY"
+"""The environment variable from which vLLM takes the key that it asks for."""
+_SECRET = {"api-key": KEY, "hf-token": "HF_TOKEN"}
+"""Options whose values anyone on the machine could see, and the variables to set instead."""
 _DYING = 5.0
 """Seconds an unhealthy server has to exit before it counts as up."""
 _TAIL = 1 << 16
@@ -119,7 +122,7 @@ def command(launch: Launch, port: int) -> list[str]:
     """Return the command line of a server on loopback.
 
     Raises `ConfigError` for an argument that would move the server away from `port` or rename its
-    model.
+    model, or that holds a secret.
     """
     given = [_option(a) for a in launch.arguments if a.startswith("--")]
     for name in given:
@@ -127,6 +130,11 @@ def command(launch: Launch, port: int) -> list[str]:
             raise ConfigError(
                 f"`arguments` has `--{name}`, which is chosen when the server is launched; "
                 "remove it, or start the server yourself and set `base_url`"
+            )
+        if variable := _SECRET.get(name):
+            raise ConfigError(
+                f"`arguments` has `--{name}`, which would show a secret to everybody on this "
+                f"machine; set the environment variable {variable} instead"
             )
     ours: dict[str, str] = {
         "generation-config": "vllm",  # else the repository's sampling defaults join ours
@@ -197,7 +205,7 @@ class Server:
         except TimeoutError:
             remedy = "if it was still loading or compiling, raise `start_timeout`"
             raise ModelError(
-                f"{_shown(self._line)}: not healthy after {self._launch.start_timeout:g} s; "
+                f"{shlex.join(self._line)}: not healthy after {self._launch.start_timeout:g} s; "
                 f"{_reason(process, remedy)}"
             ) from None
         self._up.set()
@@ -240,7 +248,7 @@ class Server:
             how = f"killed by signal {-process.code} ({signal.strsignal(-process.code)})"
         if process.code == -signal.SIGKILL:
             remedy = "unless someone killed it, this machine ran out of memory"
-        return f"{_shown(self._line)}: {how}; {_reason(process, remedy)}"
+        return f"{shlex.join(self._line)}: {how}; {_reason(process, remedy)}"
 
 
 @contextlib.asynccontextmanager
@@ -313,7 +321,7 @@ class _Process:
         self._grace = grace
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
-            output.write(f"$ {_shown(line)}\n".encode())
+            output.write(f"$ {shlex.join(line)}\n".encode())
             output.flush()
             self.begin = log.stat().st_size
             """Offset in the log at which its own lines begin."""
@@ -391,20 +399,6 @@ def _reason(process: _Process, remedy: str) -> str:
             break
     quoted = " | ".join(dict.fromkeys(said)) or "nothing"
     return f"its log says: {quoted}; {remedy}. Full log: {process.log}"
-
-
-def _shown(line: Sequence[str]) -> str:
-    """Return a command line as a shell takes it, with its secrets masked."""
-    shown, hide = [], False
-    for word in line:
-        name, is_set, _ = word.partition("=")
-        secret = word.startswith("--") and _option(word) in _SECRET
-        if hide:
-            shown.append("***")
-        else:
-            shown.append(f"{name}=***" if secret and is_set else word)
-        hide = secret and not is_set
-    return shlex.join(shown)
 
 
 def _free_port() -> int:
