@@ -6,17 +6,22 @@ import os
 import time
 from pathlib import Path
 
+PRIVATE = 0o600
+"""The mode of a file that may hold secrets: only its owner reads it."""
 
-def write_atomic(path: Path, data: bytes | str) -> None:
+
+def write_atomic(path: Path, data: bytes | str, *, private: bool = False) -> None:
     """Replace a file atomically: readers, and a crash, see the old content or the new.
 
-    Text is written as UTF-8; a lone surrogate becomes `?`.
+    Text is written as UTF-8; a lone surrogate becomes `?`. A `private` file is its owner's only.
     """
     if isinstance(data, str):
         data = data.encode("utf-8", "replace")
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as file:
+            if private:
+                temporary.chmod(PRIVATE)
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

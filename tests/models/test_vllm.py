@@ -202,7 +202,7 @@ async def test_arguments_that_vllm_does_not_know(program: str, log: Path) -> Non
 )
 def test_secrets_are_no_arguments(log: Path, argument: str, variable: str) -> None:
     with pytest.raises(ConfigError, match=variable) as error:
-        command(Launch("tiny", log, (argument, "hush")), 1)
+        vllm.command(Launch("tiny", log, (argument, "hush")), 1)
     assert "hush" not in str(error.value)
 
 

@@ -37,6 +37,8 @@ _MOVED = {301, 302, 303, 307, 308}
 _SAME_METHOD = {307, 308}
 """Redirects that keep the method and the body."""
 _MOST_REDIRECTS = 5
+_MOST_QUOTED = 2**16
+"""Bytes of the body of an error that are looked at."""
 _TLS_ALERT = b"\x15\x03"
 
 
@@ -150,8 +152,10 @@ class Client:
         return reply
 
     def _without_secrets(self, reply: Reply) -> Reply:
-        hide = self.secrets.hide_in_reply if reply.status < 300 else self.secrets.hide_in_error
-        body = hide(reply.body)
+        if reply.status < 300:
+            body = self.secrets.hide_in_reply(reply.body)
+        else:
+            body = self.secrets.hide_in_error(reply.body[:_MOST_QUOTED])
         return reply if body is reply.body else replace(reply, body=body)
 
     async def _exchange(self, data: bytes) -> Reply:

@@ -1,6 +1,6 @@
 """The layout of a run directory.
 
-config.yaml      the configuration, every key written out
+config.yaml      the configuration, every key written out; it and the next three are private
 manifest.json    what the run was made with: models, protocol, digests, versions
 inputs/          the prompts, strategies and catalogue of this run, named by their SHA-256
 journal.sqlite   every answer of every model (see `sdsd.runs.journal`)
@@ -105,7 +105,7 @@ class RunDir:
         self.check(config)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            write_atomic(self.config_file, configuration.dump(config).encode())
+            write_atomic(self.config_file, configuration.dump(config).encode(), private=True)
         except OSError as error:
             raise RunDirError(f"{self.path}: cannot be written: {error}") from None
 
@@ -125,9 +125,8 @@ class RunDir:
             )
 
     def remember(self, manifest: Manifest) -> None:
-        write_atomic(
-            self.manifest_file, msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-        )
+        data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
+        write_atomic(self.manifest_file, data, private=True)
 
     def keep_exam(self, data: bytes) -> None:
         """Write the result of the critics' exam."""
@@ -137,10 +136,10 @@ class RunDir:
 
     def keep_input(self, data: bytes, suffix: str) -> None:
         """Copy an input into `inputs/`, under its SHA-256."""
-        self.inputs.mkdir(exist_ok=True)
+        self.inputs.mkdir(0o700, exist_ok=True)
         path = self.input_path(hashlib.sha256(data).hexdigest(), suffix)
         if not path.exists():
-            write_atomic(path, data)
+            write_atomic(path, data, private=True)
 
     def input_path(self, digest: str, suffix: str) -> Path:
         return self.inputs / f"{digest}{suffix}"

@@ -158,7 +158,7 @@ class Journal:
                 _check_version(self._reader, path, readonly)
                 self._connection = opened.enter_context(_connect(path, readonly))
                 self._opened = opened.pop_all()
-        except sqlite3.Error as error:
+        except (OSError, sqlite3.Error) as error:
             raise JournalError(f"{path}: cannot be opened as a journal: {error}") from None
         self._queue: SimpleQueue[_Write | None] = SimpleQueue()
         self._broken: JournalError | None = None
@@ -424,15 +424,15 @@ def _resolve(futures: list[asyncio.Future[None]], error: JournalError | None) ->
 
 @contextlib.contextmanager
 def _connect(path: Path, readonly: bool) -> Iterator[sqlite3.Connection]:
-    mode = "ro" if readonly else "rwc"
-    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    if not readonly:
+        path.touch(0o600)  # only where it is new: servers' texts may hold what nobody knows of
+    uri = f"{path.absolute().as_uri()}?mode={'ro' if readonly else 'rwc'}"
     with contextlib.closing(
         sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
     ) as connection:
         connection.execute("PRAGMA busy_timeout = 10000")
         if not readonly:
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
         yield connection
 
 

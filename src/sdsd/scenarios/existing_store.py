@@ -18,6 +18,7 @@ import msgspec
 from msgspec.structs import replace
 
 from sdsd.errors import SourceError
+from sdsd.files import PRIVATE
 from sdsd.scenarios.existing import Skipped, SourceRow
 
 _SCHEMA = """
@@ -82,6 +83,7 @@ def store_rows(rows: Iterable[SourceRow | Skipped], path: Path) -> StoredRows:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.unlink(missing_ok=True)
+        temporary.touch(PRIVATE)
         with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as db:
             db.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {_SCHEMA} BEGIN")
             _write(rows, db)

@@ -102,28 +102,30 @@ def _forms(secret: str) -> bytes:
     head = _head(secret)
     # Runs of backslashes are one: how many there are depends on how often a text was quoted.
     found = b"".join(map(_escaped, re.sub(r"\\+", r"\\", head)))
+    if not _PLAIN.match(head):
+        found = rb"(?<!\\)" + found  # such a run is tried once, not from each of its characters
     if head != secret:
-        return found + rb"(?:[A-Za-z0-9_.~+/=%-]|\\+[/u])*+"
+        return found + rb"(?:[A-Za-z0-9_.~+/=%-]|\\+[/u]|&#\d+;)*+"
     if len(secret) < _SHORT:
         return rb"(?<![A-Za-z0-9])" + found + rb"(?![A-Za-z0-9])"
     return found
 
 
 def _escaped(char: str) -> bytes:
-    """Return a pattern for a character as it is, and as JSON, URLs and HTML escape it."""
+    """Return a pattern for a character as JSON, URLs and HTML escape it, and as it is."""
     if _PLAIN.fullmatch(char):
         return char.encode()
     if char == "\\":
-        return rb"(?:\\++(?:u005[cC])?|%5[cC])"
+        return rb"(?:\\(?:u005[cC])?|%5[cC]|&#0*92;)++"
     plain = char.encode("utf-8", "surrogatepass")
     units = char.encode("utf-16-be", "surrogatepass")
     hexes = [units[i : i + 2].hex().encode() for i in range(0, len(units), 2)]
     ways = [
-        re.escape(plain),
         rb"(?i:u" + rb"\\++u".join(hexes) + rb")",
         rb"(?i:" + b"".join(b"%%%02x" % byte for byte in plain) + rb")",
         rb"&#0*" + str(ord(char)).encode() + b";",
         re.escape(html.escape(char).encode()),
+        re.escape(plain),
     ]
     if char == " ":
         ways.append(rb"\+")
