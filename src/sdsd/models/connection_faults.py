@@ -53,7 +53,7 @@ def _remedy(error: ssl.SSLCertVerificationError) -> str:
         return "use a name in `base_url` that the certificate is for"
     named = os.environ.get("SSL_CERT_FILE", "")
     if named and not Path(named).is_file():
-        return f"SSL_CERT_FILE names {named}, which is no file"
+        return f"SSL_CERT_FILE names {named}, which is not a file"
     return (
         "if a private authority issued it, set SSL_CERT_FILE to that authority's certificate "
         "(a PEM file)"
