@@ -20,8 +20,11 @@ _EXPIRED, _NAME, _NUMBER = 10, 62, 64
 """OpenSSL's codes: the certificate has expired, or is for another name or number."""
 
 
-def explained(error: Exception, server: Address) -> TransientError | ModelError:
-    """Return the fault to raise for an error while connecting to a server."""
+def explained(error: Exception, server: Address, proxy: str = "") -> TransientError | ModelError:
+    """Return the fault to raise for an error while connecting to a server.
+
+    `proxy` is the variable that names the proxy, if there is one.
+    """
     if isinstance(error, ssl.SSLCertVerificationError):
         said = error.verify_message.rstrip(".")
         return ModelError(f"{server.shown}: its certificate is refused: {said}; {_remedy(error)}")
@@ -34,7 +37,8 @@ def explained(error: Exception, server: Address) -> TransientError | ModelError:
             "this process has no file descriptors left for connections: raise the limit "
             "(`ulimit -n 65536`), or lower `parallel`"
         )
-    return TransientError(f"cannot connect: {reason(error)}")
+    way = f" through the proxy of `{proxy}`" if proxy else ""
+    return TransientError(f"cannot connect{way}: {reason(error)}")
 
 
 def reason(error: Exception) -> str:

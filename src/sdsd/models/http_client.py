@@ -216,7 +216,8 @@ class Client:
             seconds = self._timeouts.connect
             raise TransientError(f"no connection in {seconds:g} s") from None
         except (OSError, _NoReply, UnicodeError) as error:
-            raise explained(error, self._address) from None
+            proxy = self._proxy.variable if self._proxy is not None else ""
+            raise explained(error, self._address, proxy) from None
         self._open.add(connection)
         return connection
 

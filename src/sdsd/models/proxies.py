@@ -73,7 +73,7 @@ class Proxy(Struct, frozen=True):
         try:
             connected: socket.socket = await socks.connect(server.host, server.port)
         except ProxyError as error:
-            raise ConnectionError(f"the proxy of `{self.variable}`: {error}") from None
+            raise ConnectionError(str(error)) from None
         return connected
 
 
