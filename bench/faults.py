@@ -46,7 +46,7 @@ from sdsd.models.base import Capabilities
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool
 from sdsd.pipeline.record import make_record
-from sdsd.runs import middleware
+from sdsd.runs import middleware, retries
 from sdsd.runs.ask import Ask
 from sdsd.runs.directory import RunDir
 from sdsd.runs.events import Began, Called, Event
@@ -456,9 +456,9 @@ def capped(log: Path, *, calls: int = 600, cap: int = 16, limit: int = 128) -> C
         async with HttpModel(DEFAULT_MODEL, url) as model:
             pool = Pool([model], limit=limit)
             async with pool.monitored(HttpModel.gauges):  # type: ignore[arg-type]
-                send = middleware.retry(
+                send = retries.retry(
                     middleware.to_models({"agent": pool}),
-                    {"agent": middleware.RetryPolicy()},
+                    {"agent": retries.RetryPolicy()},
                     {"agent": DEFAULT_MODEL},
                 )
                 asked = [

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sdsd.config import Config
 from sdsd.errors import (
-    Busy,
     Divergence,
-    ModelError,
     ReplayMiss,
     StageFailed,
     Stopped,
-    TransientError,
 )
 from sdsd.hashing import call_seed
 from sdsd.models.base import Capabilities
@@ -30,9 +24,9 @@ from sdsd.models.scripted import ScriptedModel
 from sdsd.runs import middleware
 from sdsd.runs.ask import Ask
 from sdsd.runs.journal import Journal, fingerprint
-from sdsd.runs.middleware import Call, RetryPolicy, Send
+from sdsd.runs.middleware import Call, Send
 from sdsd.runs.session import Needs, Stop, chain
-from sdsd.types import ROLES, Answer, Completion, Message, Refusal, Request, Role
+from sdsd.types import ROLES, Answer, Completion, Message, Refusal, Request
 
 NAMES: dict[str, str] = dict.fromkeys(ROLES, "model")
 REQUEST = Request("agent", 64, (Message("system", "Be brief."), Message("user", "Hello?")))
@@ -155,129 +149,6 @@ async def test_use_is_counted_by_stage_and_the_same_after_a_replay(journal: Jour
         "plan": (1, 5, 0.1),
         "turn": (2, 18, 0.2),
     }
-
-
-# -- retry ---------------------------------------------------------------------------------
-
-
-def retrying(
-    patience: RetryPolicy, *answers: Answer | Exception, **options: float
-) -> tuple[Send, list[Call], list[float]]:
-    """The retry skin around scripted answers, with the waits that it would have made.
-
-    Time passes only by waiting.
-    """
-    send, calls = answering(*answers)
-    waits: list[float] = []
-
-    async def sleep(seconds: float) -> None:
-        waits.append(seconds)
-
-    patient = dict.fromkeys(ROLES, patience)
-    names: dict[Role, str] = dict.fromkeys(ROLES, "model")
-    clock = lambda: sum(waits)  # noqa: E731
-    return middleware.retry(send, patient, names, sleep=sleep, clock=clock, **options), calls, waits
-
-
-async def test_a_fault_of_transport_is_tried_again() -> None:
-    fault = TransientError("reset")
-    send, calls, waits = retrying(RetryPolicy(), fault, fault, Completion("there"))
-    assert await send(CALL) == Completion("there")
-    assert len(calls) == 3
-    assert len(waits) == 2
-    assert {call.seed for call in calls} == {CALL.seed}
-
-
-@given(st.integers(0, 12), st.floats(0.01, 5), st.floats(5, 50))
-def test_waits_double_up_to_the_longest_and_lie_anywhere_below(
-    faults: int, first: float, longest: float
-) -> None:
-    async def go() -> list[float]:
-        answers = [TransientError("reset")] * faults
-        send, _, waits = retrying(
-            RetryPolicy(), *answers, Completion(""), first_wait=first, longest_wait=longest
-        )
-        await send(CALL)
-        return waits
-
-    waits = asyncio.run(go())
-    assert len(waits) == faults
-    bounds = [min(first * 2**k, longest) for k in range(faults)]
-    assert all(0 <= wait <= bound for wait, bound in zip(waits, bounds, strict=True))
-
-
-async def test_jitter_is_full() -> None:
-    """Over many calls the first wait falls everywhere between nothing and its bound."""
-    first: list[float] = []
-    for _ in range(200):
-        answers = (TransientError("reset"), Completion(""))
-        send, _, waits = retrying(RetryPolicy(), *answers, first_wait=1.0)
-        await send(CALL)
-        first += waits
-    assert min(first) < 0.2
-    assert max(first) > 0.8
-
-
-async def test_what_the_server_asks_to_wait_is_waited() -> None:
-    fault = TransientError("slow down", retry_after=42.0)
-    send, _, waits = retrying(RetryPolicy(), fault, fault, Completion(""))
-    await send(CALL)
-    assert all(42.0 <= wait < 45.0 for wait in waits)
-
-
-@pytest.mark.parametrize("fault", [TransientError("reset"), Busy("HTTP 503", retry_after=9.0)])
-async def test_a_model_that_answers_nobody_stops_the_run_after_the_outage(
-    fault: TransientError,
-) -> None:
-    send, calls, waits = retrying(RetryPolicy(retries=2, outage=300.0), *[fault] * 500)
-    with pytest.raises(ModelError) as caught:
-        await send(CALL)
-    assert f"agent: `model` has not answered for 300 s, last: {fault}" in str(caught.value)
-    assert "run the same command again" in str(caught.value)
-    assert 300.0 <= sum(waits) <= 331.0
-    assert len(calls) == len(waits) + 1 > 3
-
-
-async def test_a_request_that_fails_while_others_are_answered_is_given_up() -> None:
-    """One bad prompt ends its own dialogue, not the run; the fault is recorded as an answer."""
-    bad, good = CALL, replace(CALL, step="turn/1/user")
-    others: list[Answer] = []
-
-    async def answer(call: Call) -> Answer:
-        if call is bad:
-            raise TransientError("HTTP 500: assertion failed")
-        return Completion("there")
-
-    async def sleep(seconds: float) -> None:
-        others.append(await send(good))
-
-    patient = dict.fromkeys(ROLES, RetryPolicy(retries=4))
-    ticks = itertools.count()
-    send = middleware.retry(
-        answer, patient, dict.fromkeys(ROLES, "m"), sleep=sleep, clock=lambda: float(next(ticks))
-    )
-    refusal = await send(bad)
-    assert refusal == Refusal(
-        "no answer in 5 tries, while other requests were answered",
-        "HTTP 500: assertion failed",
-        "unanswered",
-    )
-    assert others == [Completion("there")] * 4
-
-
-async def test_being_busy_is_no_fault_of_a_request() -> None:
-    busy = [Busy("HTTP 429", retry_after=1.0)] * 50
-    send, calls, _ = retrying(RetryPolicy(retries=2), *busy, Completion("at last"))
-    assert await send(CALL) == Completion("at last")
-    assert len(calls) == 51
-
-
-@pytest.mark.parametrize("error", [ModelError("wrong key"), RuntimeError("a mistake")])
-async def test_nothing_else_is_tried_again(error: Exception) -> None:
-    send, calls, _ = retrying(RetryPolicy(), error)
-    with pytest.raises(type(error)):
-        await send(CALL)
-    assert len(calls) == 1
 
 
 # -- halt ----------------------------------------------------------------------------------

@@ -44,10 +44,10 @@ from faults import (
 )
 from sdsd.cli.app import main
 from sdsd.errors import ModelError, TransientError
-from sdsd.runs import middleware
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
-from sdsd.runs.middleware import Call, RetryPolicy
+from sdsd.runs.middleware import Call
+from sdsd.runs.retries import RetryPolicy, retry
 from sdsd.runs.verify import verify
 from sdsd.types import Answer, Completion, Request
 from simoptions import FaultKind
@@ -170,9 +170,7 @@ async def test_an_outage_is_no_fault_of_the_requests_that_meet_it() -> None:
         return Completion("at last")
 
     patience = RetryPolicy(retries=16, outage=600.0)
-    again = middleware.retry(
-        send, {"agent": patience}, {"agent": "model"}, sleep=time.sleep, clock=time
-    )
+    again = retry(send, {"agent": patience}, {"agent": "model"}, sleep=time.sleep, clock=time)
     assert await again(Call("s", "slow", request, 0, {})) == Completion("at last")
 
 

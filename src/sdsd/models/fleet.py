@@ -345,17 +345,21 @@ class _Starting:
             note=self._note,
             limits=Limits(max_requests=batch.max_requests, window=batch.window),
         )
-        async with client, model, asyncio.TaskGroup() as group:
 
-            async def close() -> None:
-                """Stop waiting for batches when the run stops: the next start collects them."""
-                if self._stopping is not None:
-                    await self._stopping.wait()
-                    await model.close()
+        async def close() -> None:
+            """Stop waiting for batches when the run stops: the next start collects them."""
+            if self._stopping is not None:
+                await self._stopping.wait()
+                await model.close()
 
-            closing = group.create_task(close())
-            yield model
-            closing.cancel()
+        async with client, model:
+            # Not a task group, which would wrap every error of the run in a group of its own.
+            closing = asyncio.create_task(close())
+            try:
+                yield model
+            finally:
+                closing.cancel()
+                await asyncio.gather(closing, return_exceptions=True)
 
 
 def _remembered(found: Capabilities, path: Path) -> Capabilities:

@@ -5,33 +5,25 @@ here wraps one `Send` in another:
 
     commit( until_stopped( from_caches( retry( to_models(models) ) ) ) )
 
-`sdsd.runs.session` puts them together; `sdsd.runs.ask.Ask` is what a stage calls.
+`retry` has a module of its own, `sdsd.runs.retries`. `sdsd.runs.session` puts them together;
+`sdsd.runs.ask.Ask` is what a stage calls.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
-import random
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.errors import (
-    Busy,
-    ModelError,
-    ReplayMiss,
-    Stopped,
-    TransientError,
-)
+from sdsd.errors import ReplayMiss, Stopped, TransientError
 from sdsd.models.base import Model
 from sdsd.plugins import blame
 from sdsd.runs.journal import Fingerprint, Journal
 from sdsd.text.normalize import valid_unicode
-from sdsd.types import Answer, Completion, Refusal, Request, Role
+from sdsd.types import Answer, Completion, Request, Role
 
 
 class Call(Struct, frozen=True):
@@ -81,72 +73,6 @@ def to_models(models: Mapping[Role, Model | Responder]) -> Send:
         return answer
 
     return send
-
-
-class RetryPolicy(Struct, frozen=True):
-    """How long to keep trying a role's model."""
-
-    retries: int = 16
-    """Retries before a request is abandoned while its model keeps answering others."""
-    outage: float = 600.0
-    """Seconds without any answer from a model before the run stops."""
-
-
-def retry(
-    send: Send,
-    policies: Mapping[Role, RetryPolicy],
-    names: Mapping[Role, str],
-    *,
-    first_wait: float = 0.5,
-    longest_wait: float = 30.0,
-    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    clock: Callable[[], float] = time.monotonic,
-) -> Send:
-    """Retry after transient errors, with exponential back-off and full jitter.
-
-    A request that keeps failing while its model answers others is itself at fault: it is abandoned
-    with a `Refusal`, which is recorded. A model that answers no request is down: requests wait for
-    it, and `ModelError` stops the run if it does not come back.
-
-    Waits are in seconds; a server's Retry-After is honoured. The jitter is the only deliberate
-    randomness in a run: it decides when a request is sent, never what.
-    """
-    answered_at: dict[str, float] = dict.fromkeys(names.values(), -math.inf)
-
-    async def again(call: Call) -> Answer:
-        role = call.request.role
-        name, policy = names[role], policies[role]
-        began = since = clock()
-        tries, wait = 0, first_wait
-        while True:
-            try:
-                answer = await send(call)
-            except TransientError as error:
-                last = error
-            else:
-                answered_at[name] = clock()
-                return answer
-            now = clock()
-            if now - max(answered_at[name], began) >= policy.outage:
-                raise ModelError(
-                    f"{role}: `{name}` has not answered for {policy.outage:g} s, last: "
-                    f"{last.with_server}. "
-                    "Everything answered so far is kept; run the same command again to continue"
-                )
-            answers_others = answered_at[name] > since  # while this request failed once more
-            if not isinstance(last, Busy) and (answers_others or not tries):
-                tries += 1
-                if tries > policy.retries and answers_others:
-                    cause = f"no answer in {tries} tries, while other requests were answered"
-                    return Refusal(cause, str(last), "unanswered")
-            if answers_others:  # the model does not need a long pause
-                wait = first_wait
-            since = now
-            pause = random.uniform(0, wait)  # noqa: S311
-            await sleep(pause if last.retry_after is None else last.retry_after + pause / 10)
-            wait = min(wait * 2, longest_wait)
-
-    return again
 
 
 def from_caches(send: Send, caches: Sequence[Journal]) -> Send:

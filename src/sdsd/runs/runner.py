@@ -19,7 +19,7 @@ import sdsd
 from sdsd import config as configuration
 from sdsd.config import Config, JudgeMethod
 from sdsd.config.manifest import Manifest
-from sdsd.errors import ConfigError, Divergence, RunDirError
+from sdsd.errors import ConfigError, Divergence, ModelError, RunDirError
 from sdsd.files import now
 from sdsd.models.base import Model
 from sdsd.models.fleet import fetch
@@ -89,7 +89,7 @@ def run(
     chosen, path = resolve(config, out, overrides)
     with shown_progress(on_event, progress) as emit, _launch(chosen, path, emit, models) as launch:
         if launch.anything_left():
-            with launch.caches(answer_caches) as caches:
+            with launch.caches(answer_caches) as caches, launch.published_anyway():
                 in_loop(launch.make(launch.fetch(), caches), launch.interrupt)
         launch.publish()
     return launch.result()
@@ -110,7 +110,8 @@ async def arun(
     chosen, path = resolve(config, out, overrides)
     with shown_progress(on_event, progress) as emit, _launch(chosen, path, emit, models) as launch:
         if launch.anything_left():
-            await launch.make(await asyncio.to_thread(launch.fetch))
+            with launch.published_anyway():
+                await launch.make(await asyncio.to_thread(launch.fetch))
         await asyncio.to_thread(launch.publish)
     return launch.result()
 
@@ -344,6 +345,16 @@ class Launch:
             self._note("writing the data set and the report")
         if new or not published(self._rundir, self._journal):
             publish(self._rundir, self._journal, self._inputs.catalogue)
+
+    @contextlib.contextmanager
+    def published_anyway(self) -> Iterator[None]:
+        """Publish what there is if a model stops the run: no start of it may lack its data."""
+        try:
+            yield
+        except ModelError:
+            if self._journal.finished():
+                self.publish()
+            raise
 
     def result(self) -> Run:
         """Return the run as it is now."""

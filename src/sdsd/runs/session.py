@@ -19,12 +19,14 @@ from sdsd.errors import Stopped
 from sdsd.models import fleet as fleets
 from sdsd.models.base import Model
 from sdsd.models.fleet import Fleet
+from sdsd.models.pool import Pool
 from sdsd.pipeline.local_critic import LocalCritic
 from sdsd.runs import middleware
 from sdsd.runs.budget import Account
 from sdsd.runs.events import Called, Noted, OnEvent
 from sdsd.runs.journal import Journal
-from sdsd.runs.middleware import Call, Responder, RetryPolicy, Send
+from sdsd.runs.middleware import Call, Responder, Send
+from sdsd.runs.retries import RetryPolicy, harmless, retry
 from sdsd.types import Answer, Completion, Role
 
 T = TypeVar("T")
@@ -128,8 +130,21 @@ def chain(
         outage = math.inf if model.transport == "batch" else model.outage
         policies[role] = RetryPolicy(model.retries, outage)
     names: dict[Role, str] = {role: model.name for role, model in models.items()}
-    send = middleware.to_models(models)
-    send = middleware.retry(send, policies, names, sleep=sleep)
+
+    async def check(call: Call) -> None:
+        model = models[call.request.role]
+        assert isinstance(model, Pool)
+        await model.complete(harmless(model.capabilities), 0, call.dialogue)
+
+    send = retry(
+        middleware.to_models(models),
+        policies,
+        names,
+        answered={usage.model for usage in needs.journal.usage()},
+        checks={model.name: check for model in models.values() if isinstance(model, Pool)},
+        note=lambda text: needs.on_event(Noted(text)),
+        sleep=sleep,
+    )
     if needs.answer_caches:
         send = middleware.from_caches(send, needs.answer_caches)
     send = middleware.until_stopped(send, stopping)
