@@ -11,7 +11,8 @@ A reply counts as *delivered* if the server wrote all of it and it is a completi
 not recorded is *lost*; recorded but never delivered is *invented*; there must be neither. A reply
 without text (`null-content`) is delivered and recorded, and its stage asks again with another seed,
 so the dialogue may differ from that of a run without faults. So may a dialogue with an abandoned
-request, which is recorded as failed and counted by cause below the table. No other dialogue may
+request (one that was denied three times, say), which is recorded as failed and counted by cause
+below the table. No other dialogue may
 differ.
 """
 
@@ -69,6 +70,8 @@ PLACES = 4
 """Slots of each server that is killed."""
 TIMED: tuple[FaultKind, ...] = ("hang", "drip")
 """Faults that end only by the client's time-out."""
+DENIALS: tuple[FaultKind, ...] = ("403", "404", "499", "204")
+"""Faults that become a request's own if they persist while others are answered."""
 QUICK: dict[str, Any] = {"instant": True, "blocks": 0, "violations": 0.6, "retry_after": 0.05}
 """Options of a simulator that answers instantly. Without a cache, no figure depends on order."""
 ENGINE: dict[str, Any] = {**QUICK, "instant": False, "time_scale": 0.2}
@@ -129,14 +132,15 @@ class Host:
         return self._simulator.stats()
 
     def probed(self, key: str = "") -> frozenset[str]:
-        """Return the digests of the requests by which a run probes the server."""
+        """Return the digests of the requests by which a run probes and checks the server."""
 
         async def probe() -> None:
             async with HttpModel(DEFAULT_MODEL, self.url, key=key) as model:
                 await model.probe()
 
         asyncio.run(probe())
-        return frozenset(line.digest for line in self.lines())
+        path, body = _WRITER.encode(retries.harmless(_WRITER.capabilities), 0)
+        return frozenset(line.digest for line in self.lines()) | {_digest(path, body)}
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -190,9 +194,9 @@ class _Posting(Ask):
 
     async def __call__(self, step: str, request: Request) -> Completion:
         path, body = _WRITER.encode(request, call_seed(self._run_seed, self.scenario, step))
-        digest = blake2b(b"/v1" + path.encode() + body, digest_size=8).hexdigest()
+        digest = _digest(path, body)
         answer = self.recorded[step].answer
-        if isinstance(answer, Refusal) and not answer.cause.startswith("HTTP "):
+        if isinstance(answer, Refusal) and answer.cause != "HTTP 400":
             self.given_up = True
         else:
             self.posts.append(Post(self._index, digest))
@@ -202,6 +206,11 @@ class _Posting(Ask):
 
 _WRITER = HttpModel(DEFAULT_MODEL, "http://127.0.0.1/v1", capabilities=Capabilities(schema=True))
 """Encodes requests as a run against the simulator does."""
+
+
+def _digest(path: str, body: bytes) -> str:
+    """Return the digest by which the server's log names a request."""
+    return blake2b(b"/v1" + path.encode() + body, digest_size=8).hexdigest()
 
 
 class Left(Struct, frozen=True):

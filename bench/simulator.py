@@ -13,11 +13,11 @@ prints its base URL once it listens, and runs until SIGTERM. A token is four cha
     POST /sim/reset     clears counters and cache; request numbers continue
     POST /sim/faults    {"kind": rate, ...} replaces the planned faults
 
-Kinds of faults, by what the client sees: `429` (with Retry-After), `429-bare`, `503`, `500`, `html`
-(status 200), `hang` (no answer), `reset-early` (before the first byte), and, after the engine has
-done its work: `reset` (in the middle of the body), `drip` and `slow-headers` (the response arrives
-a few bytes at a time), `truncated` (JSON that ends too early), `empty-choices`, `null-content`,
-`duplicate` (the response comes twice).
+Kinds of faults, by what the client sees: `429` (with Retry-After), `429-bare`, `503`, `500`, `403`,
+`404`, `499`, `204`, `html` (status 200), `hang` (no answer), `reset-early` (before the first byte),
+and, after the engine has done its work: `reset` (in the middle of the body), `drip` and
+`slow-headers` (the response arrives a few bytes at a time), `truncated` (JSON that ends too early),
+`empty-choices`, `null-content`, `duplicate` (the response comes twice).
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ from simwire import (
 )
 from simworld import chatml, kind_of_chat, kind_of_stream, reply, task
 
-_AT_ONCE = ("429", "429-bare", "503", "500", "html", "hang", "reset-early")
+_AT_ONCE = (
+    "429", "429-bare", "503", "500", "html", "hang", "reset-early", "403", "404", "499", "204",
+)  # fmt: skip
 """Faults that do not involve the engine."""
 _GRAIN = 10
 """Seconds covered by an entry of `Stats.series`."""

@@ -213,6 +213,8 @@ def failure(fault: str, retry_after: float) -> tuple[int, bytes]:
         page = b"<!DOCTYPE html><html><body><h1>We will be right back</h1></body></html>"
         return 200, head(200, len(page), "text/html") + page
     status = int(fault[:3])
+    if status == 204:
+        return status, head(status, 0)
     wait = {"Retry-After": f"{retry_after:g}"} if fault == "429" else {}
     data = encode(error(f"Simulated fault {fault}.", "simulated_fault", status))
     return status, head(status, len(data), headers=wait) + data

@@ -15,10 +15,18 @@ import msgspec
 import pytest
 
 import sdsd
-from sdsd.errors import JournalError, ModelError, Stopped, TransientError
+from sdsd.errors import Denied, JournalError, ModelError, Stopped, TransientError
+from sdsd.models import statuses
 from sdsd.models.base import Capabilities
 from sdsd.models.batch import BatchModel, Limits
-from sdsd.models.batch_api import BatchState, Sleep, Transport, custom_id, multipart
+from sdsd.models.batch_api import (
+    BatchState,
+    Sleep,
+    Transport,
+    custom_id,
+    multipart,
+    parse_line,
+)
 from sdsd.models.http_client import Reply
 from sdsd.models.scripted import ScriptedModel
 from sdsd.runs.events import Called, Event
@@ -75,12 +83,13 @@ def encode(request: Request, seed: int) -> tuple[str, bytes]:
 def decode(request: Request, status: int, body: bytes) -> Answer:
     if status == 400:
         return Refusal(f"HTTP {status}", body.decode())
-    if status == 429 or status >= 500:
-        raise TransientError(f"HTTP {status}")
     if status != 200:
-        raise ModelError(f"HTTP {status}")
-    reply = json.loads(body)
-    choice, usage = reply["choices"][0], reply["usage"]
+        return statuses.refused(status, body, where="http://a", model="tiny")
+    try:
+        reply = json.loads(body)
+        choice, usage = reply["choices"][0], reply["usage"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise TransientError(f"not a completion: {error!r}") from None
     return Completion(
         text=choice["message"]["content"] if request.messages else choice["text"],
         model=reply["model"],
@@ -373,6 +382,103 @@ async def test_a_request_without_a_line_is_a_fault_that_may_pass(place: Place) -
     assert isinstance(there, Completion)
     assert isinstance(missing, TransientError)
     assert "no line" in str(missing)
+
+
+# -- a line that never has an answer -------------------------------------------------------
+
+
+def spoiling(place: Place, name: str, body: object, status: int = 200) -> None:
+    """Let the line `name` come back like this, always."""
+    place.provider.fault = lambda asked: (status, body) if asked == name else None
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [(200, {"choices": []}), (200, "never JSON"), (200, None), (500, {"error": "x"}), (404, {})],
+)
+async def test_a_line_is_bought_three_times_at_most_and_then_denied_with_its_cause(
+    place: Place, status: int, body: object
+) -> None:
+    spoiling(place, bad := named(1, dialogue=1), body, status)
+    model = place.model()
+    fine, _ = await asyncio.gather(*(model.complete(CHAT, k, k) for k in range(2)),
+                                   return_exceptions=True)  # fmt: skip
+    assert isinstance(fine, Completion)
+    with pytest.raises(TransientError):
+        await model.complete(CHAT, 1, 1)
+    with pytest.raises(Denied, match="no answer in 3 batches, last: ") as caught:
+        await model.complete(CHAT, 1, 1)
+    assert caught.value.kind == "unanswered"
+    assert caught.value.raw
+    assert sum(bad in names for names in place.batches_sent) == 3
+
+
+async def test_no_start_buys_it_again(place: Place) -> None:
+    """Each life dies after one failure; the files remember the earlier ones, and the last one."""
+    spoiling(place, bad := named(1), {"choices": []})
+    for _ in range(2):
+        with pytest.raises(TransientError):
+            await place.model().complete(CHAT, 1)
+        life = place.model()  # reads the same failure again, for nothing
+        with pytest.raises(TransientError):
+            await life.complete(CHAT, 1)
+        with pytest.raises((TransientError, Denied)):
+            await life.complete(CHAT, 1)
+    for _ in range(3):
+        with pytest.raises(Denied):
+            await place.model().complete(CHAT, 1)
+    assert place.batches_sent == [[bad]] * 3
+
+
+async def test_once_its_failure_is_recorded_its_batch_is_forgotten(place: Place) -> None:
+    spoiling(place, named(1), {"choices": []})
+    model = place.model()
+    for _ in range(2):
+        with pytest.raises(TransientError):
+            await model.complete(CHAT, 1)
+    with pytest.raises(Denied):
+        await model.complete(CHAT, 1)
+    model.recorded(CHAT, 1)
+    assert place.noted == []
+
+
+async def test_a_provider_that_answers_nothing_stops_the_run(place: Place) -> None:
+    """Three batches of several requests: nothing is held against the requests themselves."""
+    place.provider.fault = lambda name: (500, {"error": "out of order"})
+    model = place.model()
+    for _ in range(2):
+        calls = (model.complete(CHAT, k, k) for k in range(2))
+        faults = await asyncio.gather(*calls, return_exceptions=True)
+        assert {type(fault) for fault in faults} == {TransientError}
+    calls = (model.complete(CHAT, k, k) for k in range(2))
+    for fault in await asyncio.gather(*calls, return_exceptions=True):
+        assert isinstance(fault, ModelError)
+        assert "3 batches in a row ended without any answer" in str(fault)
+        assert "out of order" in str(fault)
+
+
+async def test_a_body_in_a_string_is_read(place: Place) -> None:
+    reply = {"choices": [{"message": {"content": "Hi."}}], "model": "m",
+             "usage": {"prompt_tokens": 1, "completion_tokens": 1}}  # fmt: skip
+    spoiling(place, named(1), json.dumps(reply))
+    answer = await place.model().complete(CHAT, 1)
+    assert isinstance(answer, Completion)
+    assert answer.text == "Hi."
+
+
+@pytest.mark.parametrize(
+    ("line", "status", "fault"),
+    [
+        (b'{"custom_id": "a", "response": {"status_code": "200"}}', 200, ""),
+        (b'{"custom_id": "a", "response": {"body": {}}}', 200, ""),
+        (b'{"custom_id": "a", "error": "no such model"}', None, "no such model"),
+        (b'{"custom_id": "a", "error": {"code": 7, "message": "no"}}', None, "7: no"),
+    ],
+)
+def test_lines_of_other_providers_are_read(line: bytes, status: int | None, fault: str) -> None:
+    found = parse_line(line)
+    assert (found.response and found.response.status_code) == status
+    assert not fault or found.fault == fault
 
 
 async def test_lines_that_nobody_asked_for_are_left_out_with_a_note(place: Place) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import heapq
 import math
+import random
 from collections import OrderedDict
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sdsd.models.concurrency import INITIAL_LIMIT, RAMP, ConcurrencyController, Gauges
 from sdsd.models.rate_limits import PrioritySemaphore
@@ -44,7 +47,7 @@ class World:
 
     def run(self, dialogues: int, turns: int = 8, words: int = 60) -> float:
         """Seconds until all are done."""
-        ends: list[tuple[float, int, float, int]] = []
+        ends: list[tuple[float, int, float, int, int]] = []
         depth = dict.fromkeys(range(dialogues), 0)
         ready = list(range(dialogues))
         held: OrderedDict[int, int] = OrderedDict()
@@ -56,11 +59,12 @@ class World:
                 index = heapq.heappop(ready)
                 self.permits.busy += 1
                 self.peak = max(self.peak, self.permits.busy)
+                number = self.concurrency.sent()
                 if self.permits.busy > self._cap:
                     self.refused += 1
-                    self.concurrency.refused(1.0)
+                    self.concurrency.refused(number, 1.0)
                     self.permits.busy -= 1
-                    heapq.heappush(ends, (self.now + 1.0, -index - 1, 0.0, 0))
+                    heapq.heappush(ends, (self.now + 1.0, -index - 1, 0.0, 0, 0))
                     continue
                 heapq.heappush(
                     ends,
@@ -69,12 +73,13 @@ class World:
                         index,
                         self.now,
                         self.permits.busy,
+                        number,
                     ),
                 )
             if tick <= ends[0][0]:
                 self.now, tick = tick, tick + RAMP if self.concurrency.tick() else math.inf
                 continue
-            self.now, index, began, busy = heapq.heappop(ends)
+            self.now, index, began, busy, number = heapq.heappop(ends)
             if index < 0:
                 heapq.heappush(ready, -index - 1)
                 continue
@@ -93,7 +98,7 @@ class World:
                 seconds=self.now - began,
             )
             self.concurrency.answered(
-                index, "agent", answer, busy=busy, waited=began > since[index]
+                index, "agent", answer, number=number, busy=busy, waited=began > since[index]
             )
             self.permits.busy -= 1
             depth[index] += 1
@@ -131,17 +136,69 @@ def test_refusals_teach_what_the_server_holds(search: bool) -> None:
     world = World(lambda running: 0.2, search=search, most=128, cap=16)
     took = world.run(600, turns=1)
     assert took <= 1.15 * 600 * 0.2 / 16
-    assert world.refused < 40
+    assert world.refused < 80
     assert world.permits.limit in (16, 17)
+
+
+class Refusing:
+    """A controller of `most` permits on a clock of its own, and a server that refuses by chance."""
+
+    def __init__(self, most: int, seed: int = 0) -> None:
+        self.now = 0.0
+        self.permits = PrioritySemaphore(most)
+        self.concurrency = ConcurrencyController(
+            self.permits, most, search=False, clock=lambda: self.now
+        )
+        self._chance = random.Random(seed)
+        while self.concurrency.tick():  # under full load
+            self.permits.busy = self.permits.limit
+        self.permits.busy = 0
+
+    def burst(self, rate: float, *, shuffled: bool = False) -> None:
+        """Fill all permits at once; refusals come back at once, in any order, answers later."""
+        self.permits.busy = self.permits.limit
+        sent = [self.concurrency.sent() for _ in range(self.permits.busy)]
+        refused = [number for number in sent if self._chance.random() < rate]
+        if shuffled:
+            self._chance.shuffle(refused)
+        for number in refused:
+            self.concurrency.refused(number, 1.0)
+            self.permits.busy -= 1
+        self.now += 1.0
+        for number in sorted(set(sent) - set(refused)):
+            answer = Completion("", seconds=1.0)
+            self.concurrency.answered(
+                0, "agent", answer, number=number, busy=len(sent), waited=False
+            )
+            self.permits.busy -= 1
+
+
+@given(st.floats(0.0, 0.1), st.integers(0, 99), st.booleans())
+def test_refusals_at_random_cost_next_to_no_permits(rate: float, seed: int, mixed: bool) -> None:
+    server = Refusing(1000, seed)
+    limits = []
+    for _ in range(20):
+        server.burst(rate, shuffled=mixed)
+        limits.append(server.permits.limit)
+    assert min(limits) > 900
+
+
+def test_a_server_that_can_take_less_from_now_on_is_noticed_and_so_is_the_opposite() -> None:
+    server = Refusing(256)
+    server.burst(0.9)
+    assert server.permits.limit < 64
+    since = server.now
+    while server.permits.limit < 256:
+        server.burst(0.02)
+        assert server.now - since < 20.0  # one, two, four ... more each second
 
 
 def test_a_server_that_refuses_everything_is_left_alone_for_as_long_as_it_says() -> None:
     gate, now = PrioritySemaphore(8), [0.0]
     pace = ConcurrencyController(gate, 8, search=False, clock=lambda: now[0])
-    for _ in range(8):
-        gate.try_acquire()
-    for _ in range(8):
-        pace.refused(30.0)
+    numbers = [pace.sent() for _ in range(8) if gate.try_acquire()]
+    for number in numbers:
+        pace.refused(number, 30.0)
         gate.release()
     assert gate.limit == 1
     assert pace.pause == 30.0
@@ -168,7 +225,7 @@ def test_a_server_that_tells_its_cache_is_believed() -> None:
     pace.observe(Gauges(cache_tokens=8_000))
     for index in range(256):
         answer = Completion("", prompt_tokens=700, completion_tokens=20, seconds=1.0)
-        pace.answered(index, "agent", answer, busy=9, waited=False)
+        pace.answered(index, "agent", answer, number=pace.sent(), busy=9, waited=False)
     assert gate.limit == 10
 
 

@@ -96,7 +96,7 @@ async def test_a_server_that_fails_loses_its_dialogues_and_gets_new_ones_when_it
             await many.complete(REQUEST, 0, 1)
     await many.complete(REQUEST, 0, 1)
     assert second.dialogues == [1]
-    assert notes == ["http://server-0: does not answer; it is retried automatically"]
+    assert notes == ["http://server-0: does not answer (refused); it is retried automatically"]
     first.fault = None
     time.now += 1.0
     for k in range(2, 6):
@@ -118,6 +118,83 @@ async def test_with_no_server_left_it_says_when_to_come_again() -> None:
         await many.complete(REQUEST, 0, 1)
     assert caught.value.retry_after == pytest.approx(0.5)
     assert len(servers[0].dialogues) == len(servers[1].dialogues) == 5
+
+
+async def test_with_no_server_left_it_says_what_went_wrong_last() -> None:
+    (server,) = servers = fakes(1)
+    many = pool(servers, limit=8)
+    server.fault = TransientError("HTTP 502: bad gateway")
+    for k in range(5):
+        with pytest.raises(TransientError):
+            await many.complete(REQUEST, 0, k)
+    with pytest.raises(TransientError, match="no server answers, last: HTTP 502: bad gateway"):
+        await many.complete(REQUEST, 0, 9)
+
+
+async def test_a_server_that_comes_back_gets_dialogues_back_where_others_wait() -> None:
+    first, second = servers = fakes(2)
+    time = Time()
+    many = pool(servers, time, limit=2)
+    first.fault = TransientError("refused")
+    for k in range(5):
+        with pytest.raises(TransientError):
+            await many.complete(REQUEST, 0, 2 * k)
+    for k in range(8):
+        await many.complete(REQUEST, 0, k)  # all of them are at the second server now
+    assert set(second.dialogues) == set(range(8))
+    first.fault, first.dialogues = None, []
+    time.now += 20.0
+    second.hold = asyncio.Event()
+    tasks = [asyncio.create_task(many.complete(REQUEST, 0, k)) for k in range(8)]
+    await settled()
+    assert first.dialogues
+    second.hold.set()
+    await asyncio.gather(*tasks)
+    assert len(first.dialogues) + len(second.dialogues[8:]) == 8
+
+
+async def test_a_server_that_asks_for_a_long_wait_is_left_alone_while_there_are_others() -> None:
+    first, second = servers = fakes(2)
+    time = Time()
+    many = pool(servers, time, limit=8)
+    first.fault = Busy("daily limit", retry_after=3600.0)
+    with pytest.raises(Busy):
+        await many.complete(REQUEST, 0, 1)
+    await many.complete(REQUEST, 0, 1)
+    assert (first.dialogues, second.dialogues) == ([1], [1])
+    second.fault = Busy("daily limit", retry_after=7200.0)
+    for _ in range(2):
+        with pytest.raises(Busy, match="daily limit") as caught:
+            await many.complete(REQUEST, 0, 2)
+    assert caught.value.retry_after == pytest.approx(3600.0)  # the first one is back earlier
+    assert len(second.dialogues) == 2
+
+
+async def test_a_lone_long_wait_does_not_empty_the_only_server() -> None:
+    (server,) = servers = fakes(1)
+    many = pool(servers, limit=8)
+    server.fault = Busy("slow down", retry_after=3600.0)
+    with pytest.raises(Busy):
+        await many.complete(REQUEST, 0, 1)
+    server.fault = None
+    assert isinstance(await many.complete(REQUEST, 0, 2), Completion)
+
+
+async def test_a_dialogue_that_was_refused_makes_room_for_another_one() -> None:
+    (server,) = servers = fakes(1)
+    changes: list[None] = []
+    many = pool(servers, limit=8, changed=lambda: changes.append(None))
+    for k in range(8):
+        await many.complete(REQUEST, 0, k)
+    server.fault = Busy("503")
+    with pytest.raises(Busy):
+        await many.complete(REQUEST, 0, 3)
+    assert (many.capacity, len(changes)) == (9, 1)
+    server.fault = None
+    await many.complete(REQUEST, 0, 3)
+    assert many.capacity == 8
+    many.closed(3)
+    assert many.capacity == 8
 
 
 async def test_being_busy_is_no_failure() -> None:

@@ -87,6 +87,30 @@ async def test_denied_before_anything_was_answered_concerns_everybody() -> None:
     assert (world.tries, world.checks) == (1, 0)
 
 
+async def test_denied_first_of_all_while_others_are_in_flight_waits_for_them() -> None:
+    """A moderated prompt is denied at once, and answers take their time."""
+    world = World(DENIED, answered=False)
+    slow = asyncio.Event()
+
+    async def answer(call: Call) -> Answer:
+        if call is OTHER:
+            await slow.wait()
+        return await world._answer(call)
+
+    async def sleep(seconds: float) -> None:
+        world.now += seconds
+        if world.now > 60.0:
+            slow.set()
+        await asyncio.sleep(0)
+
+    send = retry(
+        answer, dict.fromkeys(ROLES, RetryPolicy()), dict.fromkeys(ROLES, "model"),
+        checks={"model": world._check}, sleep=sleep, clock=lambda: world.now,
+    )  # fmt: skip
+    refusal = Refusal("HTTP 403", "flagged", "rejected")
+    assert await asyncio.gather(send(OTHER), send(CALL)) == [HERE, refusal]
+
+
 async def test_denied_after_others_were_answered_in_this_start_is_its_own() -> None:
     world = World(DENIED, answered=False)
     assert await world.send(OTHER) == HERE

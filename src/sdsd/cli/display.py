@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from sdsd.types import Usage
 
 out = Console(highlight=False, markup=False)
+_CAUSES = 8
+"""Causes of failure that are listed, and dialogues of each."""
 
 
 def emit(value: object) -> None:
@@ -103,6 +105,9 @@ def _counts(status: RunStatus) -> str:
 def _print_outcomes(status: RunStatus) -> None:
     for name, count in sorted(status.outcomes.items()):
         out.print(f"  {count:>6}  {name}")
+    for cause, indexes in sorted(status.failures.items(), key=lambda f: -len(f[1]))[:_CAUSES]:
+        which = ", ".join(map(str, indexes[:_CAUSES])) + (", ..." if len(indexes) > _CAUSES else "")
+        out.print(f"          {len(indexes)} x {safe(cause)} (dialogue {which})", soft_wrap=True)
     for line in targets(status.targets):
         out.print(safe(line), soft_wrap=True)
 

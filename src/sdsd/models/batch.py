@@ -18,8 +18,10 @@ order of writes guarantees this:
    same step of the same run asks with the same id, finds the batch that holds it, and waits.
 5. The file stays until each answer is `recorded`: on the caller's disk, so that it is not asked for
    again. An answer that was returned but not recorded is read again from the provider's result
-   file. A failed line holds no answer: its request goes into a later batch, and if two files list
-   an id, the later one counts.
+   file.
+6. A line without a usable answer goes into a later batch, and if two files list an id, the later
+   one counts. The earlier file stays until the later one is written, which also says how often
+   the request has failed: at `_MOST` it is given up, so nothing is bought more often than that.
 
 One gap remains: a batch that the provider creates from a lost request more than `settle` seconds
 after it. The key is also sent as `Idempotency-Key`, for providers that honour it.
@@ -30,36 +32,39 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol, Self
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw
 from msgspec.structs import replace
 
-from sdsd.errors import ModelError, Stopped, TransientError
+from sdsd.errors import Denied, ModelError, Stopped, TransientError
 from sdsd.models.base import Capabilities
 from sdsd.models.batch_api import (
     ENDED,
-    ApiError,
     Batch,
     BatchState,
     Counts,
+    Limits,
     Provider,
     RequestLine,
     ResultLine,
     Sleep,
     StateFiles,
     Transport,
+    add_lines,
     custom_id,
-    parse_line,
+    refused,
 )
 from sdsd.types import Answer, Request
 
 _encode = msgspec.json.Encoder().encode
 _SEARCHES = 12
 """How often the provider's list is searched for a batch that may have been created."""
+_MOST = 3
+"""Batches that a request may be in; and batches in a row that may end without any answer."""
 
 
 class _Job:
@@ -77,6 +82,8 @@ class _Job:
         """The last progress that was noted."""
         self.status = ""
         """The provider's status once the batch has ended."""
+        self.answered = False
+        """Whether any of its lines has an answer."""
         self.result: asyncio.Future[dict[str, ResultLine]] = (
             asyncio.get_running_loop().create_future()
         )
@@ -92,26 +99,6 @@ class _Job:
         self.lines.append(line)
         self.size += len(line)
         self.open.add(name)
-
-
-class Limits(Struct, frozen=True):
-    """Sizes and times of batches. Times are seconds."""
-
-    gather: float = 2.0
-    """A batch is submitted after this long without a new request."""
-    max_requests: int = 50_000
-    """Requests per batch."""
-    max_bytes: int = 180_000_000
-    """Bytes of one batch's input. A longer request goes alone."""
-    window: str = "24h"
-    """The completion window, as the provider spells it."""
-    poll: float = 15.0
-    """First interval between two polls of a batch; grows by half each time."""
-    max_poll: float = 300.0
-    settle: float = 120.0
-    """Time in which a batch that may have been created must appear in the provider's list."""
-    retries: int = 20
-    """Retries of a request to the provider after a transient fault."""
 
 
 class Online(Protocol):
@@ -178,6 +165,12 @@ class BatchModel:
         """By `custom_id`, the batch that has, or will have, the answer."""
         self._gathering: dict[str, _Job] = {}
         """By endpoint, the batch that takes new requests."""
+        self._failures: dict[str, int] = {}
+        """By `custom_id`, in how many batches a request has failed."""
+        self._failed: dict[str, _Job] = {}
+        """By `custom_id`, the last batch that it failed in, until a later one is on disk."""
+        self._fruitless = 0
+        """Batches in a row that ended without any answer."""
         self._last = 0
         self._adopting: asyncio.Task[None] | None = None
         self._closed = False
@@ -192,6 +185,8 @@ class BatchModel:
         """See `sdsd.models.base.Model`. Takes as long as a batch does.
 
         Raises `Stopped` once the model is closed; the next start collects batches in progress.
+        Raises `TransientError` for a line without an answer, and `Denied` once that was the case in
+        `_MOST` batches.
         """
         await self._begin()
         path, body = self._encode(request, seed)
@@ -202,9 +197,28 @@ class BatchModel:
         result = await asyncio.shield(job.result)
         try:
             return self._answer(request, result.get(name), job)
-        except TransientError:
-            self._let_go(job, name)  # asked again, it goes into a later batch
-            raise
+        except (TransientError, Denied) as fault:
+            raise self._unusable(job, name, fault) from None
+
+    def _unusable(self, job: _Job, name: str, fault: Exception) -> Exception:
+        """Return the error for a line without an answer; asked again, it is in a later batch.
+
+        At the last failure the batch keeps the line, so that another start finds it and does not
+        buy it again.
+        """
+        line = job.result.result().get(name)
+        paid = line is not None and line.response is not None and line.response.status_code == 200
+        if job.status == "completed" and (paid or job.answered or len(job.state.names) == 1):
+            failures = job.state.failures.get(name, 0) + 1
+            if failures >= _MOST:
+                cause = f"no answer in {failures} batches"
+                message = f"{cause}, last: {fault}; nothing was answered yet, so it is not retried"
+                return Denied(message, cause, str(fault), "unanswered")
+            self._failures[name] = failures
+        if self._holding.get(name) is job:
+            del self._holding[name]
+            self._failed[name] = job
+        return fault if isinstance(fault, TransientError) else TransientError(str(fault))
 
     @property
     def capacity(self) -> int:
@@ -330,7 +344,12 @@ class BatchModel:
 
     async def _submit(self, job: _Job) -> None:
         """Have the provider create the batch, exactly once; see the module docstring."""
-        self._save(job, replace(job.state, names=tuple(sorted(job.open))))
+        names = tuple(sorted(job.open))
+        failures = {name: self._failures[name] for name in names if name in self._failures}
+        self._save(job, replace(job.state, names=names, failures=failures))
+        for name in names:
+            if (earlier := self._failed.pop(name, None)) is not None:
+                self._let_go(earlier, name)
         file_id = await self._provider.upload(job.lines)
         job.lines.clear()
         self._save(job, replace(job.state, file_id=file_id))
@@ -374,40 +393,50 @@ class BatchModel:
         job.status = batch.status
         if batch.status == "failed" and not batch.output_file_id:
             self._forget(job)  # nothing was generated, so there is nothing to continue from
-            raise ModelError(_refused(job.state, batch))
+            raise ModelError(refused(job.state, batch))
         lines: dict[str, ResultLine] = {}
-        for file in filter(None, (batch.output_file_id, batch.error_file_id)):
-            self._read(job, await self._provider.content(file), lines)
-        return lines
-
-    def _read(self, job: _Job, content: bytes, lines: dict[str, ResultLine]) -> None:
-        """Add the lines of a result file, except those that are unknown, unreadable or repeated."""
         ignored = 0
-        asked = set(job.state.names)
-        for text in filter(bytes.strip, content.split(b"\n")):
-            try:
-                line = parse_line(text)
-            except (ValueError, RecursionError):
-                ignored += 1
-                continue
-            if line.custom_id in lines or line.custom_id not in asked:
-                ignored += 1
-            else:
-                lines[line.custom_id] = line
+        for file in filter(None, (batch.output_file_id, batch.error_file_id)):
+            ignored += add_lines(lines, await self._provider.content(file), job.state)
         if ignored:
             self._note(
                 f"batch {job.state.number}: {ignored:,} lines of the result ignored: unknown, "
                 "unreadable or repeated"
             )
+        responses = [line.response for line in lines.values() if line.response is not None]
+        job.answered = any(response.status_code == 200 for response in responses)
+        self._require_some(job, lines)
+        return lines
+
+    def _require_some(self, job: _Job, lines: Mapping[str, ResultLine]) -> None:
+        """Raise `ModelError` if several batches in a row ended without any answer.
+
+        A batch of one request does not count: its fault may be the request's.
+        """
+        if job.answered:
+            self._fruitless = 0
+        elif len(job.state.names) > 1:
+            self._fruitless += 1
+        if self._fruitless < _MOST:
+            return
+        first = next(iter(lines.values()), None)
+        cause = "no lines" if first is None else first.fault
+        if first is not None and first.response is not None:
+            said = first.response.content[:300].decode("utf-8", "replace")
+            cause = f"HTTP {first.response.status_code}: {said}"
+        raise ModelError(
+            f"{self._fruitless} batches in a row ended without any answer, last: "
+            f"{job.status}, {cause}. Everything answered so far is kept; run the same command "
+            "again to continue"
+        )
 
     def _answer(self, request: Request, line: ResultLine | None, job: _Job) -> Answer:
         where = f"batch {job.state.number}, {job.status}"
         if line is None:
             raise TransientError(f"{where}: no line for this request")
         if line.response is None:
-            error = line.error or ApiError()
-            raise TransientError(f"{where}: {error.code}: {str(error.message)[:500]}")
-        return self._decode(request, line.response.status_code, bytes(line.response.body))
+            raise TransientError(f"{where}: {line.fault}")
+        return self._decode(request, line.response.status_code, line.response.content)
 
     def _note_progress(self, job: _Job, batch: Batch) -> None:
         state, counts = job.state, batch.request_counts or Counts()
@@ -418,21 +447,6 @@ class BatchModel:
             job.progress = text
             minutes = max(0.0, self._clock() - state.began) / 60
             self._note(f"batch {state.number}: {text}, {minutes:.0f} min")
-
-
-def _refused(state: BatchState, batch: Batch) -> str:
-    """Say why the provider refused a whole batch, and what to do."""
-    errors = (batch.errors and batch.errors.data) or [ApiError(message="no reason given")]
-    shown = "; ".join(
-        f"{e.code or 'error'}: {str(e.message)[:300]}" + (f" (line {e.line})" if e.line else "")
-        for e in errors[:3]
-    )
-    more = f", and {len(errors) - 3:,} more" if len(errors) > 3 else ""
-    return (
-        f"batch {state.number} ({state.batch_id}): the provider refused it: {shown}{more}; "
-        "none of it was generated. Fix the cause (if it is a limit on queued requests, wait for "
-        "other batches or lower `batch.max_requests`), then run the same command again"
-    )
 
 
 def _stopped() -> Stopped:

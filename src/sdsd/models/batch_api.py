@@ -57,14 +57,22 @@ class RequestLine(Struct):
 class Response(Struct):
     """The server's reply to one request of a batch."""
 
-    status_code: int
+    status_code: int = 200
     body: Raw = Raw(b"null")
+
+    @property
+    def content(self) -> bytes:
+        """The body as it would be online; some providers put it into a string."""
+        body = bytes(self.body)
+        if not body.startswith(b'"'):
+            return body
+        return msgspec.json.decode(body, type=str).encode("utf-8", "replace")
 
 
 class ApiError(Struct):
     """What went wrong with one request, or with the whole batch."""
 
-    code: str | None = None
+    code: str | int | None = None
     message: str | None = None
     line: int | None = None
 
@@ -74,7 +82,15 @@ class ResultLine(Struct):
 
     custom_id: str
     response: Response | None = None
-    error: ApiError | None = None
+    error: ApiError | str | None = None
+
+    @property
+    def fault(self) -> str:
+        """What went wrong, where there is no response."""
+        error = self.error or ApiError()
+        if isinstance(error, str):
+            return error[:500]
+        return f"{error.code}: {str(error.message)[:500]}"
 
 
 class _Errors(Struct):
@@ -119,7 +135,7 @@ class _Page(Struct):
 _created = msgspec.json.Decoder(_Created).decode
 _batch = msgspec.json.Decoder(Batch).decode
 _page = msgspec.json.Decoder(_Page).decode
-_line = msgspec.json.Decoder(ResultLine).decode
+_line = msgspec.json.Decoder(ResultLine, strict=False).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -147,6 +163,26 @@ def parse_line(line: bytes) -> ResultLine:
     return decode_json(line, _line)
 
 
+class Limits(Struct, frozen=True):
+    """Sizes and times of batches. Times are seconds."""
+
+    gather: float = 2.0
+    """A batch is submitted after this long without a new request."""
+    max_requests: int = 50_000
+    """Requests per batch."""
+    max_bytes: int = 180_000_000
+    """Bytes of one batch's input. A longer request goes alone."""
+    window: str = "24h"
+    """The completion window, as the provider spells it."""
+    poll: float = 15.0
+    """First interval between two polls of a batch; grows by half each time."""
+    max_poll: float = 300.0
+    settle: float = 120.0
+    """Time in which a batch that may have been created must appear in the provider's list."""
+    retries: int = 20
+    """Retries of a request to the provider after a transient fault."""
+
+
 # -- state on disk -------------------------------------------------------------------------
 
 
@@ -166,6 +202,8 @@ class BatchState(Struct, frozen=True):
     """The provider's id of the uploaded requests. Once it is set, the batch may exist."""
     batch_id: str = ""
     """The provider's id of the batch."""
+    failures: dict[str, int] = {}
+    """By `custom_id`, how often a request has failed in earlier batches."""
 
 
 class StateFiles:
@@ -217,6 +255,38 @@ def _sync(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def add_lines(lines: dict[str, ResultLine], content: bytes, state: BatchState) -> int:
+    """Add the lines of a result file; return how many are unknown, unreadable or repeated."""
+    ignored = 0
+    asked = set(state.names)
+    for text in filter(bytes.strip, content.split(b"\n")):
+        try:
+            line = parse_line(text)
+        except (ValueError, RecursionError):
+            ignored += 1
+            continue
+        if line.custom_id in lines or line.custom_id not in asked:
+            ignored += 1
+        else:
+            lines[line.custom_id] = line
+    return ignored
+
+
+def refused(state: BatchState, batch: Batch) -> str:
+    """Say why the provider refused a whole batch, and what to do."""
+    errors = (batch.errors and batch.errors.data) or [ApiError(message="no reason given")]
+    shown = "; ".join(
+        f"{e.code or 'error'}: {str(e.message)[:300]}" + (f" (line {e.line})" if e.line else "")
+        for e in errors[:3]
+    )
+    more = f", and {len(errors) - 3:,} more" if len(errors) > 3 else ""
+    return (
+        f"batch {state.number} ({state.batch_id}): the provider refused it: {shown}{more}; "
+        "none of it was generated. Fix the cause (if it is a limit on queued requests, wait for "
+        "other batches or lower `batch.max_requests`), then run the same command again"
+    )
 
 
 # -- the provider --------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 Four bounds apply, and the lowest one holds:
 
-* Refusals. HTTP 429 and similar mean too many requests. The limit falls to the number that the
-  server accepted, and rises again by one at a time, less often after each refusal.
+* Refusals. HTTP 429 and similar mean too many requests, if they are many: some servers refuse one
+  request in fifty whatever their load. Once too large a share is refused, the limit falls to the
+  number that the server accepted. It rises again by one, two, four ..., less often after each
+  rise that was too much.
 * The knee. Servers that queue instead of refusing (vLLM, SGLang, llama.cpp) never say no. The limit
   doubles while the tokens generated per second rise with it, and stays where they stop rising.
 * Memory. An open dialogue has its prefix in the server's cache. When replies show that prefixes of
@@ -16,7 +18,9 @@ Four bounds apply, and the lowest one holds:
 from __future__ import annotations
 
 import itertools
+import math
 import time
+from collections import deque
 from collections.abc import Callable
 
 from msgspec import Struct
@@ -79,16 +83,28 @@ class ConcurrencyController:
         self._answers = 0
         self._update()
 
+    def sent(self) -> int:
+        """Note that a request is being sent; return its number."""
+        return self._refusals.sent()
+
     def answered(
-        self, dialogue: int, role: Role, answer: Completion, *, busy: int, waited: bool
+        self,
+        dialogue: int,
+        role: Role,
+        answer: Completion,
+        *,
+        number: int,
+        busy: int,
+        waited: bool,
     ) -> None:
         """Learn from a completed request.
 
+        number   as `sent` returned it
         busy     requests in flight when it was sent, itself included
         waited   it queued for a permit first, so its prefix may have been evicted
         """
         permits, pressed = self._permits, self._pressed(busy)
-        self._refusals.accepted(pressed=pressed)
+        self._refusals.accepted(number, pressed=pressed)
         if self._knee and pressed and self._knee.limit == permits.limit:
             found = self._knee.answered(busy, answer.completion_tokens, answer.seconds)
             if found:
@@ -100,9 +116,9 @@ class ConcurrencyController:
                 self._memory.decide(permits.limit)
         self._update()
 
-    def refused(self, retry_after: float | None) -> None:
-        """Learn from a refusal: the server is overloaded."""
-        self._refusals.refused(self._permits.busy, retry_after)
+    def refused(self, number: int, retry_after: float | None) -> None:
+        """Learn from a refusal of the request that was sent as `number`."""
+        self._refusals.refused(number, self._permits.busy, retry_after)
         self._update()
 
     def observe(self, gauges: Gauges) -> None:
@@ -145,52 +161,98 @@ class ConcurrencyController:
 
 
 class _Refusals:
-    """The bound set by refusals: slow start, then additive increase.
+    """The bound set by refusals: slow start, then increase by doubling steps.
 
-    A refusal arrives at once, however long an answer takes. So until the first refusal the bound
-    doubles every `RAMP` seconds under full load, without waiting for answers.
+    A full server refuses most of what is sent, since every place that it has no room for is tried
+    again and again; at random, few are refused. A cumulative sum test (Page 1954) tells which: of
+    two hypotheses, that a request is refused with probability `_RARE` or `_OFTEN`, it adds up the
+    log likelihood ratio of the outcomes, at least 0, and decides at `_ALARM`. With `_RARE` it errs
+    once in more than e^`_ALARM` requests, and an error costs one place for some seconds.
+
+    Outcomes count in the order of sending. A refusal arrives at once, however long an answer takes;
+    so what was sent before a refused request and is still in flight counts as accepted, and the
+    limit doubles every `RAMP` seconds under full load without waiting for answers. As refusals may
+    overtake each other, what was accepted within `_LAG` seconds may take the sum below 0.
     """
 
     _SHORTEST, _LONGEST = 1.0, 15.0
+    _LAG = 0.2
+    _RARE, _OFTEN = 0.1, 0.5
+    _REFUSED = math.log(_OFTEN / _RARE)
+    _ACCEPTED = math.log((1 - _OFTEN) / (1 - _RARE))
+    _ALARM = 6.0
 
     def __init__(self, limit: int, clock: Clock) -> None:
         self.limit = limit
         self._clock = clock
+        self._sent = self._counted = 0
+        """The last request, and the last one whose outcome is in the sum."""
+        self._sum = 0.0
+        self._lately: deque[tuple[float, int]] = deque()
+        """When how many requests were counted as accepted, within `_LAG` seconds."""
+        self._late = 0
+        """Their number."""
         self._ever = False
         self._since = 0
         """Refusals since the last acceptance."""
         self._every = self._SHORTEST
         """Seconds between two attempts to raise the limit."""
+        self._step = 1
         self._next = 0.0
         self._raised = False
         self._paused = 0.0
 
-    def refused(self, busy: int, retry_after: float | None) -> None:
+    def sent(self) -> int:
+        self._sent += 1
+        return self._sent
+
+    def refused(self, number: int, busy: int, retry_after: float | None) -> None:
         now = self._clock()
         accepted = busy - 1  # all in flight but the refused one
-        self.limit = max(1, min(self.limit, accepted))
         if self._since and not accepted:  # not even one was accepted
             self._paused = max(self._paused, now + (retry_after or 0.0))
-        self._ever = True
         self._since += 1
+        self._count(number - 1)
+        ratio = self._REFUSED
+        if number <= self._counted:  # it had been counted as accepted
+            ratio -= self._ACCEPTED
+        self._counted = max(self._counted, number)
+        self._sum = min(self._sum + ratio, 2 * self._ALARM)
+        if self._sum < self._ALARM:
+            return
+        self.limit = max(1, min(self.limit, accepted))
+        self._ever = True
+        self._step = 1
         if self._raised:  # the last raise was too much
             self._every = min(self._every * 4, self._LONGEST)
             self._raised = False
         self._next = now + self._every
 
-    def accepted(self, *, pressed: bool) -> None:
+    def accepted(self, number: int, *, pressed: bool) -> None:
         self._since = 0
-        if not pressed:
+        self._count(number)
+        if not (pressed and self._ever and self._clock() >= self._next):
             return
-        if self._ever and self._clock() >= self._next:
-            if self._raised:  # and that was fine
-                self._every = max(self._every / 2, self._SHORTEST)
-            self.limit += 1
-            self._raised = True
-            self._next = self._clock() + self._every
+        if self._raised:  # and that was fine
+            self._every = max(self._every / 2, self._SHORTEST)
+            self._step *= 2
+        self.limit += self._step
+        self._raised = True
+        self._next = self._clock() + self._every
+
+    def _count(self, number: int) -> None:
+        """Count the requests up to `number` as accepted, unless their outcome is known."""
+        now = self._clock()
+        if fresh := max(0, number - self._counted):
+            self._lately.append((now, fresh))
+            self._late += fresh
+            self._counted = number
+        while self._lately and self._lately[0][0] < now - self._LAG:
+            self._late -= self._lately.popleft()[1]
+        self._sum = max(self._late * self._ACCEPTED, self._sum + fresh * self._ACCEPTED)
 
     def ramp(self, max_limit: int, *, pressed: bool) -> bool:
-        """Double until the first refusal; return whether that phase continues."""
+        """Double until the first alarm; return whether that phase continues."""
         if self._ever or self.limit >= max_limit:
             return False
         if pressed:

@@ -1,7 +1,8 @@
 """One model on one or more servers, each with its own permits, concurrency and circuit breaker.
 
-A dialogue stays with the server that has its prefix in its cache, and moves when that server fails.
-New dialogues go to the least loaded server.
+A dialogue stays with the server that has its prefix in its cache, and moves when that server fails,
+or when requests wait there and another has at most half its load. New dialogues go to the least
+loaded server.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ _POLL_STEP = 0.1
 """Seconds by which the interval between polls grows, up to `POLL`."""
 POLL = 1.0
 """Seconds between two polls of a server's metrics."""
+_LONG_WAIT = 60.0
+"""A server that asks for a longer wait is left alone, if there are others."""
 
 
 class Server:
@@ -44,6 +47,19 @@ class Server:
         self.concurrency = ConcurrencyController(
             self.permits, limit, search=search, note=note, changed=changed, clock=clock
         )
+
+        self.fault: TransientError | None = None
+        """The last one."""
+        self.rests_until = 0.0
+        """When it may be used again, as it said itself."""
+
+    def allows(self, now: float) -> bool:
+        """Return whether a request may be sent now."""
+        return now >= self.rests_until and self.breaker.allows()
+
+    def wait(self, now: float) -> float:
+        """Return the seconds until a request may be sent."""
+        return max(self.breaker.wait, self.rests_until - now)
 
     @property
     def load(self) -> float:
@@ -88,6 +104,9 @@ class Pool:
         self._requests, self._tokens = rates.requests, rates.tokens
         self._stopping = stopping
         self._note, self._sleep = note, sleep
+        self._changed, self._clock = changed, clock
+        self._resting: set[int] = set()
+        """Dialogues that were refused and have not asked again."""
 
     @property
     def name(self) -> str:
@@ -100,13 +119,16 @@ class Pool:
 
     @property
     def capacity(self) -> int:
-        return sum(server.permits.limit for server in self.servers)
+        """The permits, and half as many dialogues that wait without one after a refusal."""
+        permits = sum(server.permits.limit for server in self.servers)
+        return permits + min(len(self._resting), permits // 2)
 
     def recorded(self, request: Request, seed: int, dialogue: int) -> None:
         """Do nothing: no state depends on an answer being on disk."""
 
     def closed(self, dialogue: int) -> None:
         """Forget which server a finished dialogue is on."""
+        self._resting.discard(dialogue)
         if (home := self._homes.pop(dialogue, None)) is not None:
             home.concurrency.closed(dialogue)
 
@@ -116,18 +138,22 @@ class Pool:
             await self._requests.take()
         estimate = await self._reserve(request) if self._tokens is not None else 0.0
         server, waited = await self._acquire(dialogue)
-        busy = server.permits.busy
+        busy, number = server.permits.busy, server.concurrency.sent()
+        self._resting.discard(dialogue)
         server.breaker.begin()
         try:
             answer = await server.model.complete(request, seed, dialogue)
         except Busy as fault:
             server.breaker.answered()
-            server.concurrency.refused(fault.retry_after)
+            server.concurrency.refused(number, fault.retry_after)
+            self._rest(server, dialogue, fault)
             raise
-        except TransientError:
+        except TransientError as fault:
+            server.fault = fault
             if server.breaker.failed():
                 self._note(
-                    f"{_address(server.model)}: does not answer; it is retried automatically"
+                    f"{_address(server.model)}: does not answer ({fault}); it is retried "
+                    "automatically"
                 )
             raise
         except BaseException:
@@ -135,10 +161,11 @@ class Pool:
             raise
         else:
             server.breaker.answered()
+            server.rests_until = 0.0
             check_answer(answer, server.model)
             if isinstance(answer, Completion):
                 server.concurrency.answered(
-                    dialogue, request.role, answer, busy=busy, waited=waited
+                    dialogue, request.role, answer, number=number, busy=busy, waited=waited
                 )
                 if self._tokens is not None:
                     used = answer.prompt_tokens + answer.completion_tokens
@@ -146,6 +173,17 @@ class Pool:
             return answer
         finally:
             server.permits.release()
+
+    def _rest(self, server: Server, dialogue: int, fault: Busy) -> None:
+        """Let the dialogue's place go to another one while it waits; use other servers meanwhile.
+
+        They are used if the wait is long: a server that has reached its daily limit, say.
+        """
+        server.fault = fault
+        if len(self.servers) > 1 and (fault.retry_after or 0.0) > _LONG_WAIT:
+            server.rests_until = self._clock() + (fault.retry_after or 0.0)
+        self._resting.add(dialogue)
+        self._changed()
 
     async def _reserve(self, request: Request) -> float:
         """Reserve the tokens that the request may cost at most; return that estimate."""
@@ -172,7 +210,7 @@ class Pool:
             if self._stopping is not None and self._stopping.is_set():
                 server.permits.release()
                 raise Stopped("stopped")
-            if server.breaker.allows():
+            if server.allows(self._clock()):
                 return server, waited
             server.permits.release()  # it failed while this request waited
 
@@ -184,18 +222,30 @@ class Pool:
             raise
 
     def _home(self, dialogue: int) -> Server:
-        home = self._homes.get(dialogue)
-        if home is not None and home.breaker.allows():
+        home, now = self._homes.get(dialogue), self._clock()
+        stays = home is not None and home.allows(now)
+        if home is not None and stays and (home.load <= 1 or len(self.servers) == 1):
             return home
-        able = [server for server in self.servers if server.breaker.allows()]
+        able = [server for server in self.servers if server.allows(now)]
         if not able:
-            wait = min(server.breaker.wait for server in self.servers)
-            raise TransientError(f"{self.name}: no server answers", retry_after=max(wait, 0.05))
-        if home is not None:
-            home.concurrency.closed(dialogue)
+            raise self._none_left()
         chosen = min(able, key=lambda server: server.load)
+        if home is not None:
+            # Requests wait there: one with a lot of room, such as a server that has come back, is
+            # worth computing the prefix again.
+            if stays and chosen.load > home.load / 2:
+                return home
+            home.concurrency.closed(dialogue)
         self._homes[dialogue] = chosen
         return chosen
+
+    def _none_left(self) -> TransientError:
+        """Return an error that says when to try again, and what went wrong last."""
+        now = self._clock()
+        first = min(self.servers, key=lambda server: server.wait(now))
+        kind = Busy if isinstance(first.fault, Busy) else TransientError
+        last = f", last: {first.fault}" if first.fault else ""
+        return kind(f"{self.name}: no server answers{last}", max(first.wait(now), 0.05))
 
     @contextlib.asynccontextmanager
     async def monitored(

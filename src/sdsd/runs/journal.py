@@ -237,6 +237,11 @@ class Journal:
         rows = self._read("SELECT outcome, rule, count(*) FROM record GROUP BY outcome, rule")
         return {f"{outcome}/{rule}" if rule else outcome: n for outcome, rule, n in rows}
 
+    def failures(self) -> Iterator[Record]:
+        """Yield the records of the dialogues that failed, in order."""
+        rows = self._read("SELECT number FROM record WHERE outcome = 'failed' ORDER BY number")
+        return (found for (number,) in rows if (found := self.record(number)) is not None)
+
     def finished(self) -> int:
         """Count the records."""
         return sum(self.outcomes().values())

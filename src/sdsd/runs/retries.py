@@ -2,7 +2,7 @@
 
     fault              nothing answered in this run yet    the model has answered others
     -----------------  ----------------------------------  ------------------------------------
-    `Denied` (403...)  everybody: stop at once             asked `DENIALS` times, then its own
+    `Denied` (403...)  everybody: stop                     asked `DENIALS` times, then its own
     `TransientError`   everybody: wait, stop at `outage`   tried `retries` + 1 times, then its own
     `Busy`             everybody: wait, stop at `outage`   waited for, however many tries
     `ModelError`       the account: stop at once           the account: stop at once
@@ -73,6 +73,7 @@ class _Standing:
         self.ever = answered
         self.at = -math.inf
         """When it last answered."""
+        self.in_flight = 0
         self.checked = check is not None
         self._check, self._note = check, note
         self._checking: asyncio.Task[bool] | None = None
@@ -214,15 +215,24 @@ def retry(
         standing = standings[names[role]]
         attempts = _Attempts(call, standing, policies[role], clock())
         while True:
+            standing.in_flight += 1
             try:
                 answer = await send(call)
             except Denied as fault:
-                outcome = await attempts.denied(fault)
+                denied: Denied | None = fault
             except TransientError as fault:
-                outcome = await attempts.failed(fault, clock())
+                failed, denied = fault, None
             else:
                 standing.answered(clock())
                 return answer
+            finally:
+                standing.in_flight -= 1
+            if denied is None:
+                outcome = await attempts.failed(failed, clock())
+            else:
+                while standing.in_flight and not standing.ever:  # one of these may be answered
+                    await sleep(policies[role].first_wait)
+                outcome = await attempts.denied(denied)
             if isinstance(outcome, Refusal):
                 return outcome
             await sleep(outcome)

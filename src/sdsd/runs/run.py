@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import html
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,16 @@ class RunStatus(Struct, frozen=True):
     """The progress of each target cell; empty without targets."""
     advice: tuple[Advice, ...] = ()
     """Why there are no verified pairs, and what would help; empty if there are some."""
+    failures: dict[str, list[int]] = {}
+    """By cause, the dialogues that failed."""
+
+
+def _by_cause(failed: Iterable[Record]) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for record in failed:
+        cause = record.failure.cause if record.failure else "unknown"
+        found.setdefault(cause, []).append(record.scenario.index)
+    return found
 
 
 class PreferencePair(Struct, frozen=True):
@@ -200,6 +210,7 @@ class Run:
                 models=manifest.models if manifest else {},
                 targets=standings_of(inputs, journal) if inputs else (),
                 advice=advice(outcomes, journal.pairs(), manifest.calibrations if manifest else {}),
+                failures=_by_cause(journal.failures()),
             )
 
     def require_some(self) -> None:

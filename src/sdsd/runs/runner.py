@@ -19,7 +19,7 @@ import sdsd
 from sdsd import config as configuration
 from sdsd.config import Config, JudgeMethod
 from sdsd.config.manifest import Manifest
-from sdsd.errors import ConfigError, Divergence, ModelError, RunDirError
+from sdsd.errors import ConfigError, Divergence, ModelError, RunDirError, SdsdError
 from sdsd.files import now
 from sdsd.models.base import Model
 from sdsd.models.fleet import fetch
@@ -353,7 +353,8 @@ class Launch:
             yield
         except ModelError:
             if self._journal.finished():
-                self.publish()
+                with contextlib.suppress(SdsdError):  # the model's error is the one to be told
+                    self.publish()
             raise
 
     def result(self) -> Run:
