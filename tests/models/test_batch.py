@@ -18,9 +18,10 @@ import sdsd
 from sdsd.errors import Denied, JournalError, ModelError, Stopped, TransientError
 from sdsd.models import statuses
 from sdsd.models.base import Capabilities
-from sdsd.models.batch import BatchModel, Limits
+from sdsd.models.batch import BatchModel
 from sdsd.models.batch_api import (
     BatchState,
+    Limits,
     Sleep,
     Transport,
     custom_id,

@@ -108,7 +108,7 @@ async def test_denied_first_of_all_while_others_are_in_flight_waits_for_them() -
         checks={"model": world._check}, sleep=sleep, clock=lambda: world.now,
     )  # fmt: skip
     refusal = Refusal("HTTP 403", "flagged", "rejected")
-    assert await asyncio.gather(send(OTHER), send(CALL)) == [HERE, refusal]
+    assert list(await asyncio.gather(send(OTHER), send(CALL))) == [HERE, refusal]
 
 
 async def test_denied_after_others_were_answered_in_this_start_is_its_own() -> None:
@@ -272,7 +272,7 @@ async def test_a_wait_of_minutes_is_noted_once() -> None:
         world.own = None
 
     world.during = recover
-    assert await asyncio.gather(world.send(CALL), world.send(CALL)) == [HERE, HERE]
+    assert list(await asyncio.gather(world.send(CALL), world.send(CALL))) == [HERE, HERE]
     (note,) = world.notes
     assert note.startswith("`model` asks to wait 5 min 0 s (HTTP 429: slow down); waiting until ")
 
@@ -351,7 +351,7 @@ async def test_simultaneous_checks_are_one() -> None:
         send, dict.fromkeys(ROLES, RetryPolicy()), dict.fromkeys(ROLES, "m"),
         answered={"m"}, checks={"m": check},
     )  # fmt: skip
-    calls = [asyncio.create_task(again(CALL)) for _ in range(9)]
+    calls = [asyncio.ensure_future(again(CALL)) for _ in range(9)]
     await asyncio.sleep(0.01)
     assert asked == 1
     hold.set()

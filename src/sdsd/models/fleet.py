@@ -22,7 +22,8 @@ from sdsd.files import write_atomic
 from sdsd.models import chat_templates, llamacpp, vllm, weights
 from sdsd.models.addresses import parse
 from sdsd.models.base import Capabilities, Model, Served
-from sdsd.models.batch import BatchModel, Limits
+from sdsd.models.batch import BatchModel
+from sdsd.models.batch_api import Limits
 from sdsd.models.concurrency import Gauges
 from sdsd.models.downloads import Progress
 from sdsd.models.http_client import Client, Timeouts

@@ -13,7 +13,7 @@ to be told from a key that was just revoked, the model is asked something harmle
 does not answer that, the fault is not the request's, so it waits, up to `outage` seconds without
 any answer. If it does answer it when they are over, only this request is abandoned.
 
-What is abandoned becomes a `Refusal`, which is recorded, so the run goes on and ends.
+What is abandoned becomes a `Refusal`, which is recorded, so the run continues to its end.
 """
 
 from __future__ import annotations
