@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.server
 import json
 import os
 import re
@@ -16,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +49,7 @@ from sdsd.types import (
     Scenario,
     StageUsage,
 )
+from tests.stand_ins.collector import collector
 
 SECOND = 10**9
 AT = 1_800_000_000 * SECOND
@@ -698,33 +698,6 @@ def test_measurements_are_those_of_the_conventions() -> None:
     assert usage.data.data_points[0].explicit_bounds[:3] == (1, 4, 16)
 
 
-@contextlib.contextmanager
-def collector(status: int = 200) -> Iterator[tuple[str, list[tuple[str, str, bytes]]]]:
-    """An OTLP receiver on loopback: its address, and what was posted (path, type, body)."""
-    pytest.importorskip(OTLP)
-    posts: list[tuple[str, str, bytes]] = []
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            posts.append((self.path, self.headers["Content-Type"], body))
-            self.send_response(status)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: Any) -> None: ...
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}", posts
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
-
-
 def test_spans_and_metrics_arrive_over_a_socket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -763,6 +736,7 @@ def test_spans_and_metrics_arrive_over_a_socket(
 def test_a_collector_that_refuses_is_told_once_with_what_was_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip(OTLP)
     events = list[Event]()
     with collector(status=404) as (url, posts):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
@@ -783,6 +757,7 @@ def test_a_collector_that_refuses_is_told_once_with_what_was_lost(
 def test_a_sampler_leaves_dialogues_out_and_nothing_counts_as_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    pytest.importorskip(OTLP)
     events = list[Event]()
     with collector() as (url, posts):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)

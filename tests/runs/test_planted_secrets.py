@@ -1,0 +1,105 @@
+"""A server that repeats every secret of a run, and where none of them may be found afterwards."""
+
+from __future__ import annotations
+
+import base64
+import json
+import stat
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow.parquet as pq
+import pytest
+
+import sdsd
+from sdsd import config as configuration
+from sdsd.config.manifest import shown
+from sdsd.models.scripted import ScriptedModel
+from sdsd.runs.directory import RunDir
+from sdsd.runs.events import Event
+from sdsd.runs.hub import publishable
+from sdsd.runs.telemetry import CONTENT
+from tests.stand_ins import repeating_server
+from tests.stand_ins.collector import collector
+from tests.stand_ins.model_server import serving
+
+PLANTED = {
+    "PLANTED_KEY": "sk-plntd/0123456789+abcdef==",
+    "PLANTED_HEADER": "plntd-header-77c1",
+    "PLANTED_FIELD": 'plntd "field" 55a9',
+    "PLANTED_QUERY": "plntd&query=31f0",
+    "PLANTED_PASSWORD": "plntd:p@ss/word#8e2d",
+}
+HOST = "127.0.0.1:"
+
+
+def traces() -> list[str]:
+    """What would betray a secret, however it is quoted."""
+    basic = base64.b64encode(f"alice:{PLANTED['PLANTED_PASSWORD']}".encode()).decode()
+    found = [*PLANTED.values(), *map(quote, PLANTED.values()), basic]
+    return [*found, "plntd", "0123456789", "77c1", "55a9", "31f0", "8e2d"]
+
+
+def content(path: Path) -> bytes:
+    """All that a file says; Parquet is unpacked."""
+    if path.suffix == ".parquet":
+        return json.dumps(pq.read_table(path).to_pylist(), default=str).encode()
+    return path.read_bytes()
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("user", ["", "alice:${PLANTED_PASSWORD}@"])
+async def test_no_secret_is_found_anywhere(
+    user: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    monkeypatch.setenv(CONTENT, "true")
+    events: list[Event] = []
+    with collector() as (collecting, posts):
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collecting)
+        async with serving(repeating_server.app()) as url:
+            keys: dict[str, Any] = {
+                "model": "m",
+                "n": 12,
+                "critique": {"exam": 0},
+                "models": {"default": {
+                    "base_url": url.replace("//", f"//{user}") + "?code=${PLANTED_QUERY}",
+                    "api_key_env": "PLANTED_KEY",
+                    "headers": {"X-Own": "${PLANTED_HEADER}"},
+                    "extra_body": {"own": {"deep": ["${PLANTED_FIELD}"]}},
+                    "retries": 0,
+                }},
+            }  # fmt: skip
+            run = await sdsd.arun(keys, out=tmp_path / "run", on_event=events.append)
+            await sdsd.arun(tmp_path / "run", n=14, on_event=events.append)
+    texts = {str(p): content(p) for p in run.path.rglob("*") if p.is_file()}
+    texts |= {f"post {n}": post[2] for n, post in enumerate(posts)}
+    texts["events"] = repr(events).encode()
+    texts["terminal"] = "".join(capfd.readouterr()).encode()
+    rundir = RunDir(run.path)
+    manifest = rundir.manifest()
+    assert manifest is not None
+    published = configuration.dump(publishable(rundir.config(), 14))
+    texts["pushed"] = f"{published}{shown(manifest)}".encode()
+    found = {
+        (name, trace)
+        for name, text in texts.items()
+        for trace in traces()
+        if trace.encode() in text
+    }
+    assert not found
+    assert b"***" in texts[str(rundir.journal)]
+    data = [name for name in texts if "/data/" in name or name.endswith(".html")]
+    assert data
+    assert not [name for name in data if HOST.encode() in texts[name]]
+
+
+async def test_files_that_may_hold_secrets_are_private(tmp_path: Path) -> None:
+    run = await sdsd.arun({"n": 1}, out=tmp_path / "run", models={"default": ScriptedModel()})
+    rundir = RunDir(run.path)
+    private = [rundir.config_file, rundir.manifest_file, rundir.journal, *rundir.inputs.iterdir()]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
+    assert stat.S_IMODE(rundir.inputs.stat().st_mode) == 0o700
