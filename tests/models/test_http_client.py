@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import importlib.util
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +17,9 @@ from hypothesis import strategies as st
 
 from sdsd.errors import ModelError, TransientError
 from sdsd.models import http_client as module
+from sdsd.models.addresses import parse
 from sdsd.models.http_client import Client, Timeouts
+from sdsd.models.proxies import proxy_for
 
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-Name: a\r\n\r\nhi"
@@ -362,3 +366,204 @@ async def test_a_proxy_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
         async with Client("https://models.invalid/v1") as client:
             with pytest.raises(ModelError, match=r"the proxy answered 407; .*`https_proxy`"):
                 await client.request("POST", "/x")
+
+
+# -- addresses, redirects, and what comes back ------------------------------------------------
+
+
+async def requested(base: str, *replies: bytes, method: str = "POST", **keys: Any) -> Any:
+    """The reply to one request at an address below a server that gives `replies`; what it saw."""
+    server = Saying(*replies)
+    async with (
+        serving(server) as port,
+        Client(base.replace("HOST", f"127.0.0.1:{port}"), **keys) as client,
+    ):
+        reply = await client.request(method, "/x", b"{}")
+    return reply, server.requests, port
+
+
+def moved(status: int, to: str) -> bytes:
+    return f"HTTP/1.1 {status} M\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+@pytest.mark.parametrize(
+    ("base", "keys", "authorization"),
+    [
+        ("http://HOST/v1", {"key": "k"}, "Bearer k"),
+        ("http://alice:s3cret@HOST/v1", {}, "Basic YWxpY2U6czNjcmV0"),
+        ("http://alice:s3cret@HOST/v1", {"key": "k"}, "Basic YWxpY2U6czNjcmV0"),
+        ("http://a:b@HOST/v1", {"key": "k", "headers": {"authorization": "Own x"}}, "Own x"),
+    ],
+)
+async def test_one_authorization_is_sent(
+    base: str, keys: dict[str, Any], authorization: str
+) -> None:
+    _, requests, _ = await requested(base, OK, **keys)
+    head = requests[0].decode().lower()
+    assert head.count("authorization:") == 1
+    assert f"authorization: {authorization.lower()}\r\n" in head
+    assert "@" not in head
+
+
+@pytest.mark.parametrize(
+    ("status", "to", "method", "target"),
+    [
+        (307, "/v2/x", "POST", "/v2/x"),
+        (308, "/v1/x/", "POST", "/v1/x/"),
+        (308, "http://HOST/v1/x?a=b", "POST", "/v1/x?a=b"),
+        (301, "/v2/x", "GET", "/v2/x"),
+    ],
+)
+async def test_a_redirect_within_the_server_is_followed(
+    status: int, to: str, method: str, target: str
+) -> None:
+    server = Saying()
+    async with serving(server) as port, Client(f"http://127.0.0.1:{port}/v1") as client:
+        server._replies += [moved(status, to.replace("HOST", f"127.0.0.1:{port}")), OK]
+        reply = await client.request(method, "/x", b"{}")
+    assert (reply.status, reply.body) == (200, b"hi")
+    assert server.requests[1].startswith(f"{method} {target} HTTP/1.1".encode())
+    assert server.requests[1].endswith(b"\r\n\r\n{}")
+
+
+@pytest.mark.parametrize(
+    ("status", "to", "complaint"),
+    [
+        (308, "https://HOST/v1/x", "set `base_url` to https://HOST/v1"),
+        (301, "/new/v1/x", "set `base_url` to http://HOST/new/v1"),
+        (307, "http://other.example/v1/x?api=1", "to http://other.example/v1?api=1"),
+        (
+            302,
+            "https://sso.example/login?token=abc",
+            "moved to https://sso.example/login?token=***:",
+        ),
+        (302, "ftp://HOST/x", "not an address"),
+    ],
+)
+async def test_any_other_redirect_is_explained(status: int, to: str, complaint: str) -> None:
+    server = Saying()
+    async with serving(server) as port, Client(f"http://127.0.0.1:{port}/v1") as client:
+        server._replies.append(moved(status, to.replace("HOST", f"127.0.0.1:{port}")))
+        reply = await client.request("POST", "/x", b"{}")
+    assert reply.status == status
+    assert complaint.replace("HOST", f"127.0.0.1:{port}") in reply.body.decode()
+
+
+async def test_redirects_end() -> None:
+    reply, requests, _ = await requested("http://HOST/v1", *[moved(307, "/v1/x")] * 9)
+    assert (reply.body, len(requests)) == (b"redirects that do not end", 6)
+
+
+async def test_what_the_server_repeats_is_hidden() -> None:
+    echo = b"k=q1w2e3r4 and alice:s3cret"
+    for status in (200, 400, 500):
+        said = b"HTTP/1.1 %d S\r\nContent-Length: %d\r\n\r\n%b" % (status, len(echo), echo)
+        base = "http://alice:s3cret@HOST/v1?key=q1w2e3r4"
+        reply, _, _ = await requested(base, said)
+        assert reply.body == b"k=*** and alice:***"
+
+
+@pytest.mark.parametrize(
+    ("variables", "url", "through"),
+    [
+        ({"all_proxy": "http://p:1"}, "http://h/v1", "all_proxy"),
+        ({"ALL_PROXY": "p:1"}, "https://h/v1", "ALL_PROXY"),
+        ({"all_proxy": "http://p:1", "http_proxy": "http://q:2"}, "http://h/v1", "http_proxy"),
+        ({"https_proxy": "http://p:1"}, "http://h/v1", None),
+        ({"all_proxy": "http://p:1", "no_proxy": "h"}, "http://h/v1", None),
+        ({"all_proxy": "http://p:1", "no_proxy": "10.0.0.0/8"}, "http://10.1.2.3/v1", None),
+        ({"all_proxy": "http://p:1", "no_proxy": "10.0.0.0/8"}, "http://11.1.2.3/v1", "all_proxy"),
+        ({"all_proxy": "http://p:1", "no_proxy": "fd00::/8, x"}, "http://[fd00::1]/v1", None),
+        ({"all_proxy": "http://p:1", "no_proxy": "*"}, "http://h/v1", None),
+        ({"all_proxy": "http://p:1"}, "http://127.0.0.9/v1", None),
+        ({"all_proxy": "http://p:1"}, "http://[::1]/v1", None),
+        ({}, "http://h/v1", None),
+    ],
+)
+def test_the_proxy_that_the_environment_names(
+    variables: dict[str, str], url: str, through: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = proxy_for(parse(url))
+    assert (found and found.variable) == through
+
+
+@pytest.mark.parametrize(
+    ("proxy", "complaint"),
+    [
+        ("http://[::1", r"`ALL_PROXY`: http://\[::1: not an address"),
+        ("gopher://p:1", "`ALL_PROXY`: .*write it like http://proxy:3128 or socks5h://proxy:1080"),
+        ("https://p:1", "`ALL_PROXY`: .*by TLS are not supported"),
+        ("http://me:s3cr#t@p:1", r"`ALL_PROXY`: http://\*\*\*@p:1: not an address"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_named(
+    proxy: str, complaint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(ModelError, match=complaint) as error:
+        Client("http://models.invalid/v1")
+    assert "s3cr" not in str(error.value)
+
+
+async def test_a_socks_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """RFC 1928: greeting, password, request with the server's name, then the connection."""
+    monkeypatch.setenv("ALL_PROXY", "socks5h://me:s3cret@127.0.0.1:1")
+    if importlib.util.find_spec("python_socks") is None:
+        with pytest.raises(ModelError, match=r"`ALL_PROXY` names a SOCKS .*'sdsd\[socks\]'"):
+            Client("http://models.invalid/v1")
+        return
+    heard_of: list[bytes] = []
+
+    async def socks(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readexactly((await reader.readexactly(2))[1])
+        writer.write(b"\x05\x02")
+        heard_of.append(await reader.readexactly(2 + 2 + 1 + 6))
+        writer.write(b"\x01\x00")
+        heard_of.append(await reader.readexactly(5 + len("models.invalid") + 2))
+        writer.write(b"\x05\x00\x00\x01" + bytes(6))
+        heard_of.append(await heard(reader))
+        writer.write(OK)
+        await reader.read()
+
+    async with serving(socks) as port:
+        monkeypatch.setenv("ALL_PROXY", f"socks5h://me:s3cret@127.0.0.1:{port}")
+        async with Client("http://models.invalid:8000/v1") as client:
+            assert (await client.request("POST", "/x")).body == b"hi"
+    assert heard_of[0] == b"\x01\x02me\x06s3cret"
+    assert heard_of[1] == b"\x05\x01\x00\x03\x0emodels.invalid" + (8000).to_bytes(2, "big")
+    assert heard_of[2].startswith(b"POST /v1/x HTTP/1.1\r\n")
+
+
+async def test_a_server_without_tls() -> None:
+    async def plain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await writer.drain()
+
+    async with serving(plain) as port, Client(f"https://127.0.0.1:{port}/v1") as client:
+        with pytest.raises(ModelError, match=r"does not speak TLS.*http://"):
+            await client.request("POST", "/x")
+
+
+async def test_a_server_with_tls_at_an_address_without() -> None:
+    async with serving(Saying(b"\x15\x03\x01\x00\x02\x02\x50", close=True)) as port:
+        with pytest.raises(TransientError, match=r"not HTTP.*begin the address with https://"):
+            await ask(port)
+
+
+@pytest.mark.parametrize("named", ["", "missing.pem"])
+async def test_a_private_certificate(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate = Path(__file__).parents[1] / "data" / "models.invalid.pem"
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(certificate)
+    expected = "set SSL_CERT_FILE to"
+    if named:
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / named))
+        expected = r"SSL_CERT_FILE names .*missing\.pem, which is not a file"
+    async with serving(Saying(OK), theirs) as port, Client(f"https://127.0.0.1:{port}") as client:
+        with pytest.raises(ModelError, match=f"its certificate is refused: .*{expected}"):
+            await client.request("POST", "/x")
