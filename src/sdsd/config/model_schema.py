@@ -49,12 +49,15 @@ class ModelConfig(Section, frozen=True):
         "`base_url`, the name under which the server knows the model.")] = DEFAULT_MODEL
     base_url: Annotated[str | tuple[str, ...], execution(
         "The server, e.g. `http://localhost:8000/v1`, or a list of servers of the same model. "
-        "Empty: the embedded engine or, if `model` names no model file, `OPENAI_BASE_URL`.")] = ""
+        "Empty: the embedded engine or, if `model` names no model file, `OPENAI_BASE_URL`. User info "
+        "is sent as Basic authorization; a query string goes with every request; `${VAR}` is read "
+        "from the environment.")] = ""
     api_key_env: Annotated[str, execution(
         "The environment variable that holds the API key. The key itself is never written "
         "anywhere.")] = "OPENAI_API_KEY"
     headers: Annotated[dict[str, str], execution(
-        "HTTP headers to send with every request to `base_url`.")] = {}
+        "HTTP headers to send with every request to `base_url`. `${VAR}` is read from the "
+        "environment when the run starts, and never written anywhere.")] = {}
     chat_template: Annotated[FileName, execution(
         "Where to find the model's chat template, for `continuation` on servers that do not reveal "
         "it: a `.jinja` file, a `tokenizer_config.json`, or a directory with either.")] = ""
@@ -74,7 +77,7 @@ class ModelConfig(Section, frozen=True):
     extra_body: Annotated[dict[str, Any], identity(
         "Fields to add to the body of every request: a provider's own switches, or sampling "
         "parameters such as `top_p` (0.95 for plans and turns unless set here), `top_k` and "
-        "`min_p`.")] = {}
+        "`min_p`. `${VAR}` as in `headers`.")] = {}
     thinking: Annotated[ThinkingMode, identity(
         "Whether the model thinks before it speaks: `on` or `off` where the server has a switch "
         "for it, or `auto`, as the server does; see `docs/reasoning-models.md`.")] = "auto"
