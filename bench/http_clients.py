@@ -3,9 +3,9 @@
     python bench/http_clients.py [-n 4000] [--rounds 7] [--width 32]
 
 Every client posts the same bytes to the tests' instant stand-in, which is another process,
-`--width` requests at a time, and reads the replies; uvloop runs all of them. Only this process is measured.
-The clients take turns, so that a busy machine disturbs all alike: use the ratios. Clients that
-are not installed are left out. `ours, keyed` has four secrets to hide in each reply.
+`--width` requests at a time, and reads the replies; uvloop runs all of them. Only this process is
+measured. The clients take turns, so that a busy machine disturbs all alike: use the ratios. Clients
+that are not installed are left out. `ours, keyed` has four secrets to hide in each reply.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
 
 import uvloop
 
@@ -105,7 +104,7 @@ CLIENTS: dict[str, Callable[[AsyncExitStack, str], Awaitable[Post]]] = {
 
 
 async def cost(
-    make: Callable[[AsyncExitStack, str], Awaitable[Post]], url: str, given: Any
+    make: Callable[[AsyncExitStack, str], Awaitable[Post]], url: str, given: argparse.Namespace
 ) -> float:
     """Return the CPU microseconds per request."""
     left = iter(range(given.n))
@@ -120,8 +119,8 @@ async def cost(
         before = resource.getrusage(resource.RUSAGE_SELF)
         await asyncio.gather(*(worker() for _ in range(given.width)))
         after = resource.getrusage(resource.RUSAGE_SELF)
-    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return 1e6 * used / given.n
+    used: float = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return used * 1e6 / int(given.n)
 
 
 def main() -> None:

@@ -49,9 +49,9 @@ class ModelConfig(Section, frozen=True):
         "`base_url`, the name under which the server knows the model.")] = DEFAULT_MODEL
     base_url: Annotated[str | tuple[str, ...], execution(
         "The server, e.g. `http://localhost:8000/v1`, or a list of servers of the same model. "
-        "Empty: the embedded engine or, if `model` names no model file, `OPENAI_BASE_URL`. User info "
-        "is sent as Basic authorization; a query string goes with every request; `${VAR}` is read "
-        "from the environment.")] = ""
+        "Empty: the embedded engine or, if `model` names no model file, `OPENAI_BASE_URL`. User "
+        "info is sent as Basic authorization; a query string goes with every request; `${VAR}` is "
+        "read from the environment.")] = ""
     api_key_env: Annotated[str, execution(
         "The environment variable that holds the API key. The key itself is never written "
         "anywhere.")] = "OPENAI_API_KEY"
