@@ -79,3 +79,16 @@ def test_the_configuration_keeps_the_variable() -> None:
     fill(chosen.models["default"], "default", ENV)
     assert "${KEY}" in configuration.dump(chosen)
     assert "k-1" not in configuration.dump(chosen)
+
+
+def test_a_secret_that_changed_is_not_shown() -> None:
+    before, after = (
+        configuration.load({"model": "m", "models": {"default": {
+            "extra_body": {"api_key": key, "top_k": len(key)}
+        }}})
+        for key in ("old", "newer")
+    )  # fmt: skip
+    assert configuration.differences(after, before) == [
+        "models.default.extra_body.api_key: *** -> ***",
+        "models.default.extra_body.top_k: 3 -> 5",
+    ]

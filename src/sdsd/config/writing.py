@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from sdsd.config.keys import Key, is_execution, keys
 from sdsd.config.schema import Config
+from sdsd.text.secrets import HIDDEN, is_secret_name
 
 
 def tree(config: Config) -> dict[str, Any]:
@@ -38,7 +39,12 @@ def differences(ours: Config, theirs: Config) -> list[str]:
     """Return a line `key: theirs -> ours` for every key of identity that differs."""
     a, b = dict(flat(theirs)), dict(flat(ours))
     changed = [k for k in {**a, **b} if a.get(k) != b.get(k) and not is_execution(k)]
-    return [f"{k}: {a.get(k)!r} -> {b.get(k)!r}" for k in changed]
+    return [
+        f"{k}: {HIDDEN} -> {HIDDEN}"
+        if is_secret_name(k.rpartition(".")[2])
+        else f"{k}: {a.get(k)!r} -> {b.get(k)!r}"
+        for k in changed
+    ]
 
 
 def flat(value: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
