@@ -166,9 +166,9 @@ def undisturbed(folder: Path, n: int) -> Contents:
 
 
 def lucky(rate: float) -> int:
-    """Return a seed of the planned faults with which one of the requests 20 to 49 fails."""
+    """Return a seed of the planned faults with which one of the requests 50 to 79 fails."""
     seeds = range(1000)
-    return next(s for s in seeds if any(hash64(s, k) / 2**64 < rate for k in range(20, 50)))
+    return next(s for s in seeds if any(hash64(s, k) / 2**64 < rate for k in range(50, 80)))
 
 
 # -- what a run leaves behind --------------------------------------------------------------

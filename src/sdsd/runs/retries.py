@@ -36,8 +36,8 @@ Check = Callable[[Call], Awaitable[object]]
 """Asks the model of a call something harmless; raises if it does not answer."""
 DENIALS = 3
 """Times that a request is sent to a server that denies it and answers others."""
-_DOUBTS = 5
-"""Failed checks in a row after which a denial concerns everybody."""
+_DOUBTS = 8
+"""Failed checks in a row, and nothing else answered, after which a denial concerns everybody."""
 _LONG = 60.0
 """Seconds; longer waits are noted."""
 _FOREVER = 1e10
@@ -116,7 +116,7 @@ class _Attempts:
         self._tries = self._denials = self._doubts = 0
         self._wait = policy.first_wait
 
-    async def denied(self, fault: Denied) -> Refusal | float:
+    async def denied(self, fault: Denied, now: float) -> Refusal | float:
         """Return a pause before the next attempt, or the refusal if the fault is the request's.
 
         Raises `fault` if it concerns everybody.
@@ -124,11 +124,13 @@ class _Attempts:
         model = self._standing
         if not model.ever:
             raise fault
-        answers = await model.answers(self._call)
-        if answers:
+        # Answers to others do not confirm it: they may have been sent before a key was revoked.
+        others = model.at > self._since
+        self._since = now
+        if await model.answers(self._call):
             self._denials, self._doubts = self._denials + 1, 0
         elif model.checked:
-            self._doubts += 1
+            self._doubts = 1 if others else self._doubts + 1
         if self._doubts == _DOUBTS:
             raise fault
         if self._denials == DENIALS or not model.checked:  # a batch has tried it as often
@@ -232,7 +234,7 @@ def retry(
             else:
                 while standing.in_flight and not standing.ever:  # one of these may be answered
                     await sleep(policies[role].first_wait)
-                outcome = await attempts.denied(denied)
+                outcome = await attempts.denied(denied, clock())
             if isinstance(outcome, Refusal):
                 return outcome
             await sleep(outcome)
