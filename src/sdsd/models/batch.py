@@ -421,9 +421,6 @@ class BatchModel:
             return
         first = next(iter(lines.values()), None)
         cause = "no lines" if first is None else first.fault
-        if first is not None and first.response is not None:
-            said = first.response.content[:300].decode("utf-8", "replace")
-            cause = f"HTTP {first.response.status_code}: {said}"
         raise ModelError(
             f"{self._fruitless} batches in a row ended without any answer, last: "
             f"{job.status}, {cause}. Everything answered so far is kept; run the same command "

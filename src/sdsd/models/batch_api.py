@@ -86,7 +86,10 @@ class ResultLine(Struct):
 
     @property
     def fault(self) -> str:
-        """What went wrong, where there is no response."""
+        """What went wrong, in the provider's words."""
+        if self.response is not None:
+            said = self.response.content[:500].decode("utf-8", "replace")
+            return f"HTTP {self.response.status_code}: {said}"
         error = self.error or ApiError()
         if isinstance(error, str):
             return error[:500]
