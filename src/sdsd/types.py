@@ -83,6 +83,8 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
     """What the user must say or be, so that the principle can be violated at all."""
     why: str = ""
     """One sentence on why the principle matters, which the reviser reads."""
+    violation: str = ""
+    """What an assistant is told that shall violate it: "End your reply with a question."."""
     examples: tuple[Example, ...] = ()
 
 
@@ -266,8 +268,9 @@ class Critique(Struct, frozen=True):
 
     @property
     def clean(self) -> bool:
-        """Whether no verdict claims a violation, with or without evidence, or is undecided."""
-        return not any(v.violated or v.undecided for v in self.verdicts)
+        """Whether no verdict claims a violation, with or without evidence, and no critic was
+        undecided. What a program leaves open counts for nothing."""
+        return not any(v.violated or (v.undecided and v.signal != "program") for v in self.verdicts)
 
     @property
     def proofs(self) -> frozenset[tuple[str, Signal]]:

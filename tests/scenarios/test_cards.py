@@ -134,6 +134,26 @@ def by_bag_of_words(pairs: Sequence[Labelled]) -> list[Answer]:
     return found
 
 
+# -- how to violate a principle -----------------------------------------------------------------
+
+
+def test_every_card_says_what_to_do_and_not_what_to_break(catalogue: Catalogue) -> None:
+    """A principle that forbids and is to be broken is a double negative, which models miss."""
+    told = {name: card.violation for name, card in catalogue.cards.items()}
+    assert all(told.values())
+    assert len(set(told.values())) == len(told)
+    assert max(len(text.split()) for text in told.values()) <= 30
+    for name, text in told.items():
+        assert not re.search(r"\b(break|breaks|violate|violates|principle)\b", text), name
+
+
+def test_what_to_do_gives_away_no_example_of_its_card(catalogue: Catalogue) -> None:
+    for name, card in catalogue.cards.items():
+        told = set(runs_of(card.violation))
+        for example in card.examples:
+            assert told.isdisjoint(run_ for text in texts(example) for run_ in runs_of(text)), name
+
+
 # -- the exam is a secret --------------------------------------------------------------------
 
 
@@ -150,7 +170,12 @@ def test_no_exam_item_resembles_what_critics_are_shown_for_its_principle(
     for item in items:
         asked = {run_ for text in texts(item.pair) for run_ in runs_of(text)}
         card = catalogue.cards[item.principle.id]
-        said = (card.at_stake, card.why, *(text for e in card.examples for text in texts(e)))
+        said = (
+            card.at_stake,
+            card.why,
+            card.violation,
+            *(text for e in card.examples for text in texts(e)),
+        )
         assert asked.isdisjoint(run_ for text in said for run_ in runs_of(text)), item.id
 
 

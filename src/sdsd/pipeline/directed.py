@@ -29,11 +29,14 @@ class Directions(Struct, frozen=True):
     """Example pairs to show."""
     prompts: Prompt
     """The prompt file `directed`."""
+    violating: str = ""
+    """A system message in place of the prompt file's `violate`."""
 
     def chat(self, direction: Direction, conversation: tuple[Message, ...]) -> tuple[Message, ...]:
         """Return the chat in which the agent's reply to `conversation` follows `direction`."""
-        system = Message("system", self.prompts.fill(direction, principle=self.principle.text))
-        return (system, *self._shown(direction), *conversation)
+        told = self.violating if direction == "violate" else ""
+        told = told or self.prompts.fill(direction, principle=self.principle.text)
+        return (Message("system", told), *self._shown(direction), *conversation)
 
     def _shown(self, direction: Direction) -> Iterator[Message]:
         for example in self.examples:

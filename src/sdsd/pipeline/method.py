@@ -27,7 +27,10 @@ from sdsd.types import (
     StageUsage,
 )
 
-PROMPTS = ("plan", "transcript", "continuation", "chat", "roleplay", "review", "directed", "stake")
+PROMPTS = (
+    "plan", "stake", "transcript", "continuation", "chat", "roleplay",
+    "review", "directed", "siblings",
+)  # fmt: skip
 
 
 class Ask(Protocol):
@@ -78,11 +81,13 @@ class Method(Struct, frozen=True):
         """Return the directions under which siblings are sampled.
 
         They show other example pairs than the critic sees, as far as there are any: a reply that
-        was sampled in the very chats that it is judged by would look likelier than it is.
+        was sampled in the very chats that it is judged by would look likelier than it is. And they
+        tell what to do rather than what to break, which small models follow more often.
         """
-        pairs = self.cards.get(principle.id, Card()).examples
-        shown = pairs[self.config.critique.examples :] or pairs
-        return Directions(principle, shown, self.prompts["directed"])
+        card = self.cards.get(principle.id, Card())
+        shown = card.examples[self.config.critique.examples :] or card.examples
+        told = card.violation and self.prompts["siblings"].fill("violate", violation=card.violation)
+        return Directions(principle, shown, self.prompts["directed"], told)
 
     @property
     def panel(self) -> Panel:

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from sdsd.checks import decided
 from sdsd.scenarios import affinities as affinity_files
@@ -25,7 +26,7 @@ from sdsd.types import Card, Domain, Example, Framing, Goal, Message, Principle,
 
 PACKAGED = Path(__file__).parent / "data"
 _USER = "user"
-_OF_CARD = ("at_stake", "why", "examples")
+_OF_CARD = ("at_stake", "why", "violation", "examples")
 _OPTIONAL = ("framing", "check")
 """Family, category and kind of entries that state none."""
 
@@ -45,6 +46,11 @@ class Catalogue(Struct, frozen=True):
     def digest(self) -> str:
         """SHA-256 of the content, independent of files, formats and comments."""
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()
+
+    @property
+    def decidable(self) -> Catalogue:
+        """The catalogue with those principles alone that a program decides."""
+        return replace(self, principles=tuple(p for p in self.principles if p.check))
 
     @property
     def fields(self) -> dict[str, tuple[Domain, ...]]:
@@ -109,6 +115,7 @@ class _Principle(_Shape, frozen=True):
     check: str = ""
     at_stake: str = ""
     why: str = ""
+    violation: str = ""
     examples: tuple[ExampleEntry, ...] = ()
 
 
@@ -202,11 +209,12 @@ def _rows(
 def _card(entry: Entry) -> Card | None:
     """Return what a principle's entry says apart from the principle itself; None if nothing."""
     shaped = entry.convert(_Principle)
-    if not (shaped.at_stake or shaped.why or shaped.examples):
+    said = {key: getattr(shaped, key) for key in ("at_stake", "why", "violation")}
+    if not (any(said.values()) or shaped.examples):
         return None
+    texts = {key: entry.text(text, key) for key, text in said.items() if text}
     examples = tuple(example_at(entry, e, "examples", k) for k, e in enumerate(shaped.examples))
-    at_stake = entry.text(shaped.at_stake, "at_stake") if shaped.at_stake else ""
-    return Card(at_stake, entry.text(shaped.why, "why") if shaped.why else "", examples)
+    return Card(**texts, examples=examples)
 
 
 def example_at(entry: Entry, example: ExampleEntry, *place: Key) -> Example:
