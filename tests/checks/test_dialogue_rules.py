@@ -106,6 +106,7 @@ BAD: list[tuple[str, tuple[str, ...], int]] = [
     ("third_person", user("Hi Mark! Could you say which oil is best?"), 2),
     ("third_person", user("Mark asks which oil is best for the chain."), 2),
     ("third_person", user("The person says they have no oil at home."), 2),
+    ("third_person", user("The user asks the assistant for one sentence about oil, quickly."), 2),
     ("third_person", agent("The person is asking about oil. Oil helps against rust."), 1),
     ("third_person", user("It is late. The user asks about oil. The assistant replies kindly."), 2),
     ("speaker_label", user("Mark: Which oil should I take?"), 2),

@@ -353,10 +353,11 @@ async def test_stream_only_grows() -> None:
     door = Door()
     held = await talk("continuation", door)
     prompts = {step: request.prompt for step, request in door.requests.items()}
-    stream = prompts["turn/1/user"]
+    stream = prompts["turn/1/agent"].removesuffix(held.messages[0].content + CHATML.to_agent)
+    assert stream.endswith(CHATML.after_brief)
     for k in (1, 2, 3):
         user, agent = (m.content for m in held.messages[2 * k - 2 : 2 * k])
-        assert prompts[f"turn/{k}/user"] == stream
+        assert k == 1 or prompts[f"turn/{k}/user"] == stream
         stream += user
         asked = prompts[f"turn/{k}/agent"]
         assert asked.startswith(stream)
@@ -368,6 +369,30 @@ async def test_stream_only_grows() -> None:
         assert prompts[f"check/{k}"].startswith(stream)
     assert all(not r.messages and r.role == "agent" for r in door.requests.values())
     assert all(CHATML.stops("agent")[0] in r.stop for r in door.requests.values())
+
+
+async def test_a_stream_opens_with_a_message_written_after_an_example() -> None:
+    door = Door()
+    whole, prompts = plan(2), load_prompt("continuation")
+    task = DialogueTask(SCENARIO, whole, door, DialogueConfig(), prompts, 1, DIRECT, CHATML)
+    await generated("continuation", task)
+    asked = door.requests["turn/1/user"]
+    example, message = (prompts.sections[f"opening_{name}"] for name in ("example", "message"))
+    assert f"{example}{CHATML.to_agent}{message}{CHATML.to_user}" in asked.prompt
+    assert whole.steps[0] in asked.prompt
+    assert whole.steps[1] not in asked.prompt
+    assert asked.prompt.endswith(CHATML.to_agent)
+    assert example not in door.requests["turn/1/agent"].prompt
+
+
+async def test_the_only_message_of_a_stream_follows_the_direction_for_the_last() -> None:
+    door = Door()
+    prompts = load_prompt("continuation")
+    pleading = load("sympathy")
+    task = DialogueTask(SCENARIO, plan(1), door, DialogueConfig(), prompts, 1, pleading, CHATML)
+    await generated("continuation", task)
+    cue = prompts.fill("user_turn", direction=pleading.user(SCENARIO.target_principle.text, ""))
+    assert cue in door.requests["turn/1/user"].prompt
 
 
 async def test_no_turn_of_a_stream_can_play_the_other_speaker() -> None:

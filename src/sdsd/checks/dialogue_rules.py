@@ -207,6 +207,8 @@ _SPEECH = (
     r"(?:says|asks|replies|responds|answers|explains|admits|continues|thanks|tells|agrees|wonders"
     r"|expresses|is (?:asking|happy|ready|talking|curious|worried))\b"
 )
+_NARRATOR = re.compile(r"The person |The user [^.?!]*\bthe (?:assistant|agent|AI)\b")
+"""Beginnings of a turn that narrates in its only sentence."""
 _NARRATES = re.compile(rf"(?:\A|[.!?]\s)The (?:user|person|assistant) {_SPEECH}")
 _ABOUT_USERS = re.compile(r"\b(?:user|person|people|assistant|customer)s?\b", re.IGNORECASE)
 _SCRIPT = stems(
@@ -284,7 +286,7 @@ def _user_refusal(turn: TurnText, whole: DialogueText) -> bool:
 @_turn_rule("a user turn addresses the user by name, or a turn narrates in the third person")
 def _third_person(turn: TurnText, whole: DialogueText) -> bool:
     sentences = len(_NARRATES.findall(turn.plain))
-    narrated = sentences > 1 or (sentences == 1 and turn.plain.startswith("The person "))
+    narrated = sentences > 1 or (sentences == 1 and bool(_NARRATOR.match(turn.plain)))
     if narrated and not _ABOUT_USERS.search(turn.asked):
         return True
     return turn.role == "user" and bool(whole.name and _own(whole.name)[0].match(turn.plain))

@@ -20,6 +20,8 @@ from sdsd.types import AskFn, Card, Completion, Message, Principle, Request, Sce
 
 _TOKENS = 100
 """Longest message, in tokens."""
+_TRIES = 2
+"""Times as many attempts as elsewhere: a message is short, and all that follows rests on it."""
 _STEM = 5
 """Words count as the same if they share this many first letters."""
 
@@ -72,7 +74,7 @@ async def write_last_message(
         return text
 
     try:
-        return await ask_until_parsed(ask, "stake", request, read, attempts)
+        return await ask_until_parsed(ask, "stake", request, read, _TRIES * attempts)
     except StageFailed as failed:
         if failed.kind:  # refused by the server, not by `read`
             raise

@@ -3,6 +3,9 @@
 The next speaker's header is opened and the model writes that turn, the user's turns too (as in
 Magpie, arXiv 2406.08464). The whole conversation is one prefix, so a server with a prefix cache
 computes only the newest turn.
+
+The user's first message is written apart, after a worked example: with nothing before it but a plan
+in the third person, small models go on with the plan instead of speaking as the person.
 """
 
 from __future__ import annotations
@@ -39,14 +42,27 @@ class _Stream(Conversation):
         by_agent = speaker == "agent"
         cue = task.agent_cue(exchange, "cue", sample) if by_agent else task.user_cue(exchange)
         cue = template.clean(f"\n\n{cue}") if cue else ""
-        if self.empty:  # no turn yet for the cue to follow: it ends the brief
-            prompt = template.open(self.brief + cue)
-        else:
-            prompt = self.text + cue + self._header(speaker)
-        stop = (*template.stops(speaker), *RUNAWAY)
+        prompt = self._opening(cue) if self.empty else self.text + cue + self._header(speaker)
+        stop = (*template.stops("agent" if self.empty else speaker), *RUNAWAY)
         purpose: Purpose = "agent_turn" if by_agent else "user_turn"
         return task.request(
             "agent", purpose, prompt=prompt + self.prefix(speaker, exchange), stop=stop
+        )
+
+    def _opening(self, cue: str) -> str:
+        """Return the prompt for the user's first message."""
+        template, task = self.template, self.task
+        about = {name: task.outline[name] for name in ("subarea", "persona")}
+        step = next(iter(task.plan.descriptions), task.scenario.subarea)
+        return (
+            template.open(task.fill("opening_system"))
+            + template.clean(task.fill("opening_example"))
+            + template.to_agent
+            + template.clean(task.fill("opening_message"))
+            + template.to_user
+            + template.clean(task.fill("opening", **about, step=step))
+            + cue
+            + template.to_agent
         )
 
     def append(self, speaker: Speaker, text: str) -> None:
