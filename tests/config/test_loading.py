@@ -332,6 +332,7 @@ IDENTITY: dict[str, Any] = {
     **{
         f"catalogue.{name}": "mine.yaml" for name in ("topics", "principles", "goals", "affinities")
     },
+    "catalogue.scope": "decidable",
     "scenarios.principles": [1, 2],
     "scenarios.exchanges": [1, 2],
     "scenarios.strategies": ["subtle"],

@@ -92,6 +92,9 @@ class CatalogueConfig(Section, frozen=True):
     affinities: Annotated[FileName, identity(
         "A file, or a directory of files, of what goes with what: principles with fields, goals "
         "and strategies; see `docs/catalogue.md`.")] = ""
+    scope: Annotated[Literal["auto", "all", "decidable"], identity(
+        "Which principles to use: `all`, or those that a program decides. `auto`: all, unless by "
+        "its exam no critic of the run can verify any other of the packaged principles.")] = "auto"
 
 
 class SourceConfig(Section, frozen=True):
@@ -360,6 +363,8 @@ class PromptsConfig(Section, frozen=True):
         "The critic's and the reviser's requests, which begin alike.")] = ""
     directed: Annotated[FileName, identity(
         "The two opposite directions about a principle, of `contrast`.")] = ""
+    siblings: Annotated[FileName, identity(
+        "Tells the agent how to violate a principle, for `contrast` pairs.")] = ""
     stake: Annotated[FileName, identity(
         "Asks for the user's last message, in which the target principle is at stake.")] = ""
 

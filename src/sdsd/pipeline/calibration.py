@@ -10,6 +10,7 @@ is undecided.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal, NamedTuple
 
 from msgspec.structs import replace
@@ -69,6 +70,14 @@ def evidence_of(verdict: Verdict) -> float:
         return 1.0 if verdict.violated else -1.0
     p = min(max(verdict.probability, _SURE), 1 - _SURE)
     return math.log(p / (1 - p))
+
+
+def can_verify(calibrations: Mapping[str, Calibration]) -> bool:
+    """Return whether any critic could reach the wanted precision; so it is assumed without an exam.
+
+    calibrations  by critic
+    """
+    return not calibrations or any(c.can_verify for c in calibrations.values())
 
 
 Reading = Literal["violated", "satisfied", "undecided"]

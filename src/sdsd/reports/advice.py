@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from msgspec import Struct
 
+from sdsd.pipeline.calibration import can_verify
 from sdsd.types import Calibration
 
 
@@ -69,7 +70,7 @@ def advice(
     of = sum(outcomes.values())
     if verified or not of:
         return ()
-    able = _any_verifies(calibrations.values())
+    able = can_verify(calibrations)
     found = [] if able else [_unable(calibrations)]
     counted = {name.removeprefix("filtered/"): n for name, n in outcomes.items()}
     for rule, n in sorted(counted.items(), key=lambda item: -item[1]):
@@ -77,10 +78,6 @@ def advice(
             reason, remedy, options = _BY_RULE[rule]
             found.append(Advice(reason.format(n=n, of=of), remedy, options))
     return tuple(found[:_MOST])
-
-
-def _any_verifies(calibrations: Collection[Calibration]) -> bool:
-    return not calibrations or any(c.can_verify for c in calibrations)
 
 
 def _unable(calibrations: Mapping[str, Calibration]) -> Advice:

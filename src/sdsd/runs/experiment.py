@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sdsd import config as configuration
 from sdsd.config import Config
@@ -101,10 +102,18 @@ def load(path: Path, changes: Mapping[str, Any] = {}) -> Experiment:
             )
         anchored = configuration.anchored(base, path.parent, str(path))
         mine = configuration.anchored(own or {}, path.parent, str(path))
-        found[name] = configuration.load(_merged(anchored, mine), changes)
+        found[name] = _shared(configuration.load(_merged(anchored, mine), changes))
     _check(found, path)
     labels = tree.get("labels")
     return Experiment(found, read_labels(path.parent / str(labels)) if labels else {})
+
+
+def _shared(config: Config) -> Config:
+    """Return an arm's configuration with nothing that depends on its own critic's exam, which the
+    scenarios would then follow."""
+    if config.catalogue.scope != "auto":
+        return config
+    return replace(config, catalogue=replace(config.catalogue, scope="all"))
 
 
 def _check(arms: Mapping[str, Config], path: Path) -> None:

@@ -7,7 +7,7 @@ change a run part-way through; `differences` says what has changed outside in th
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from sdsd.config.manifest import Manifest
 from sdsd.config.schema import PROTOCOLS
 from sdsd.dataset.extensions import validate
 from sdsd.errors import ConfigError, PluginError, PromptError, RunDirError, SdsdError
+from sdsd.pipeline.calibration import can_verify
 from sdsd.pipeline.method import PROMPTS, Method, Start
 from sdsd.pipeline.prompts import load_prompt
 from sdsd.pipeline.versions import VERSIONS
@@ -34,7 +35,7 @@ from sdsd.scenarios.existing_store import StoredRows
 from sdsd.scenarios.sampler import Scenarios
 from sdsd.scenarios.strategies import Strategy, load_strategies
 from sdsd.text.prompt_files import Prompt
-from sdsd.types import Scenario
+from sdsd.types import Calibration, Scenario
 
 STRATEGY = "strategy/"
 """Before a strategy's name where prompts and strategies are listed together."""
@@ -129,7 +130,15 @@ def keep_inputs(inputs: Inputs, rundir: RunDir) -> None:
 def _catalogue(config: Config) -> Catalogue:
     chosen = config.catalogue
     lists = (chosen.topics, chosen.principles, chosen.goals, chosen.affinities)
-    return catalogues.load(*(Path(p) if p else None for p in lists))
+    catalogue = catalogues.load(*(Path(p) if p else None for p in lists))
+    if chosen.scope != "decidable":
+        return catalogue
+    if not catalogue.decidable.principles:
+        raise ConfigError(
+            "`catalogue.scope` is `decidable`, but no principle has a `check`; give one a check "
+            "(see docs/catalogue.md), or use `all`"
+        )
+    return catalogue.decidable
 
 
 def _checked(
@@ -153,6 +162,28 @@ def check_files(export: ExportConfig) -> None:
         for name in names:
             if not name.startswith("hf:") and not Path(name).exists():
                 raise ConfigError(f"`export.{key}`: {name}: no such file; check the path")
+
+
+def verifiable(inputs: Inputs, calibrations: Mapping[str, Calibration]) -> Inputs:
+    """Return the inputs of a run with the principles that its critics can verify.
+
+    Where no critic can verify anything by its exam, a pair is verified only if a program decides
+    its principle: dialogues on others would be paid for in vain. Principles that the user brought
+    stay as they are, and so do named quotas and what comes from a source.
+
+    calibrations  by critic; empty without an exam
+    """
+    config, decidable = inputs.config, inputs.catalogue.decidable
+    if (
+        config.catalogue.scope != "auto"
+        or config.catalogue.principles
+        or config.source.path
+        or config.targets.cells
+        or can_verify(calibrations)
+        or len(decidable.principles) < config.scenarios.principles[1]
+    ):
+        return inputs
+    return _checked(config, decidable, inputs.prompts, inputs.strategies)
 
 
 # -- what a run starts from --------------------------------------------------------------------
@@ -193,7 +224,7 @@ def versions_of_parts(inputs: Inputs) -> dict[str, str]:
 
 def differences(inputs: Inputs, manifest: Manifest) -> Iterator[str]:
     """Yield a line for everything outside the run's directory that has changed since it began."""
-    for name, gone in chain(_changed_prompts(inputs), _changed_lists(inputs)):
+    for name, gone in chain(_changed_prompts(inputs), _changed_lists(inputs, manifest)):
         if gone:
             yield f"{name} is gone or cannot be read; the run continues {_WITH_COPY}"
         else:
@@ -250,9 +281,10 @@ def _readable_strategies(names: Iterable[str]) -> dict[str, Strategy]:
     return found
 
 
-def _changed_lists(inputs: Inputs) -> Iterator[tuple[str, bool]]:
+def _changed_lists(inputs: Inputs, manifest: Manifest) -> Iterator[tuple[str, bool]]:
     try:
-        now = _catalogue(inputs.config)
+        outside = replace(inputs, catalogue=_catalogue(inputs.config))
+        now = verifiable(outside, manifest.calibrations).catalogue
     except SdsdError:
         yield "the catalogue", True
         return

@@ -39,6 +39,7 @@ from sdsd.runs.inputs import (
     keep_inputs,
     sourced,
     start_of,
+    verifiable,
     versions_of_parts,
 )
 from sdsd.runs.journal import Journal
@@ -324,6 +325,18 @@ class Launch:
         self._emit(self._beginning(capacity(), manifest))
         await drive(indexes, work, done, capacity, fleet.changed, stopping)
 
+    def _verifiable(self, calibrated: Mapping[str, Calibration]) -> Inputs:
+        """Return the inputs with the principles that the critics can verify; say if some are left
+        out."""
+        found = verifiable(self._inputs, calibrated)
+        n, of = len(found.catalogue.principles), len(self._inputs.catalogue.principles)
+        if n < of:
+            self._note(
+                f"no critic of this run can verify its own verdicts: it uses the {n} of {of} "
+                "principles that a program decides (all: `--set catalogue.scope=all`)"
+            )
+        return found
+
     async def _exam(self, session: Session) -> ExamResult | None:
         """Return the exam of the run's critics, and keep it in the run; None if none is wanted."""
         wanted = self._inputs.config.critique.exam
@@ -395,6 +408,7 @@ class Launch:
         exam = await self._exam(session)
         method = judge_method(inputs.config, exam, scoring=bool(critic.scoring))
         calibrated = calibrations(exam, inputs.config) if exam else {}
+        inputs = self._inputs = self._verifiable(calibrated)
         reviewing = {name for role, name in fleet.roles.items() if role not in _WRITERS}
         manifest = Manifest(
             sdsd=sdsd.__version__,
@@ -450,7 +464,7 @@ def pair_kinds(
     trusted = not calibrated or any(c.trusted for c in calibrated.values())
     if trusted and (method == "verdict" or config.critique.critics):
         return ("revision", "on_policy")
-    return ("contrast", "revision") if config.source.path else ("contrast",)
+    return ("contrast", "revision") if config.source.path else ("contrast", "on_policy")
 
 
 def _require_same_models(path: Path, before: Mapping[Role, str], now: Mapping[Role, str]) -> None:
