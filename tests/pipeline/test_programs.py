@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import pytest
+
 from sdsd.config import CriticConfig, CritiqueConfig
 from sdsd.pipeline.critique import Panel, judge
 from sdsd.pipeline.prompts import load_prompt
-from sdsd.types import Completion, Message, Principle, Request, Turn
+from sdsd.types import Calibration, Completion, Message, Principle, Request, Turn
 
 BRIEF = Principle("brief", "Answer in five words or fewer.", "f", "form", check="max_words 5")
+AS_MANY = Principle("as-many", "List as many as asked.", "f", "form", check="as_many_as_asked")
 KIND = Principle("kind", "Be kind.", "f", "respect")
 CHAT = (Message("user", "How do I boil an egg?"),)
 SHORT, LONG = "Ten minutes in boiling water.", "Put it into boiling water and wait for ten minutes."
@@ -24,9 +29,11 @@ class Asked:
         return Completion("REASON: fine\nQUOTE: none\nVIOLATED: no\nSEVERITY: none")
 
 
-def panel(critics: dict[str, CriticConfig] = {}) -> Panel:
-    config = CritiqueConfig(critics=critics)
-    return Panel(config, load_prompt("review"), 1, directed=load_prompt("directed"))
+def panel(
+    critics: dict[str, CriticConfig] = {}, calibrations: Mapping[str, Calibration] = {}
+) -> Panel:
+    config, directed = CritiqueConfig(critics=critics), load_prompt("directed")
+    return Panel(config, load_prompt("review"), 1, directed=directed, calibrations=calibrations)
 
 
 async def test_a_check_decides_without_a_call() -> None:
@@ -55,3 +62,30 @@ async def test_several_critics_do_not_vote_on_what_is_decided() -> None:
     assert ask.steps == ["critique/1/a", "critique/1/b"]
     assert [vote.principle for vote in found.votes] == ["kind", "kind"]
     assert found.violations == ("brief",)
+
+
+ABLE = Calibration(1.0, 0.0, violated_from=0.9, satisfied_to=0.1, trusted=True)
+UNABLE = Calibration(1.0, 0.0, violated_from=2.0, satisfied_to=-1.0, trusted=True)
+
+
+@pytest.mark.parametrize(
+    ("calibrations", "steps"),
+    [({}, ["critique/1"]), ({"": ABLE}, ["critique/1"]), ({"": UNABLE}, [])],
+)
+async def test_what_a_check_leaves_open_is_asked_of_those_who_can_verify(
+    calibrations: Mapping[str, Calibration], steps: list[str]
+) -> None:
+    ask = Asked()
+    turn = Turn(CHAT, LONG)  # no number of things was asked for
+    await judge(turn, (AS_MANY,), ask, "critique", panel(calibrations=calibrations), "any")
+    assert ask.steps == steps
+
+
+async def test_what_a_check_leaves_open_is_no_verdict_and_blocks_no_other() -> None:
+    unable = panel(calibrations={"": UNABLE})
+    rejected = await judge(Turn(CHAT, LONG), (AS_MANY, BRIEF), Asked(), "critique", unable, "any")
+    chosen = await judge(Turn(CHAT, SHORT), (AS_MANY, BRIEF), Asked(), "candidate", unable, "any")
+    assert [v.undecided for v in chosen.verdicts] == [True, False]
+    assert chosen.clean
+    assert rejected.violations == ("brief",)
+    assert rejected.proofs == {("brief", "program")}

@@ -171,11 +171,24 @@ async def test_sampling_goes_on_until_one_is_confirmed() -> None:
 
 @pytest.mark.parametrize("siblings", [1, 2, 4])
 async def test_where_nothing_is_violated_no_satisfying_reply_is_drawn(siblings: int) -> None:
-    drawn = table({text: judged(other=True) for text in "abcd"[:siblings]})
+    drawn = table(dict.fromkeys("abcd"[:siblings], GOOD))
     chosen = await drawn.chosen(siblings)
     assert list(drawn.asked) == [f"violate/{k}" for k in range(1, siblings + 1)]
     assert chosen.text == "a"
     assert len(chosen.others) == siblings - 1
+
+
+async def test_where_the_target_is_satisfied_the_violation_of_another_principle_will_do() -> None:
+    other = judged(other=True)
+    drawn = table({"a": GOOD, "b": other, "c": judged(-9.0)}, {"d": other, "e": GOOD})
+    chosen = await drawn.chosen()
+    assert list(drawn.asked) == ["violate/1", "violate/2", "violate/3", "satisfy/1", "satisfy/2"]
+    assert (chosen.text, chosen.critique) == ("b", other)
+
+
+async def test_a_violation_of_the_target_goes_before_that_of_another_principle() -> None:
+    drawn = table({"a": judged(other=True), "b": BAD}, {"c": GOOD})
+    assert (await drawn.chosen()).text == "b"
 
 
 async def test_satisfying_samples_have_the_same_limit() -> None:
@@ -278,6 +291,30 @@ async def test_where_the_critic_fails_the_clearest_so_far_ends_the_dialogue(
     chosen = await table(violating, satisfying).chosen()
     assert (chosen.text, chosen.failure) == (text, fault)
     assert (chosen.critique, chosen.others) == (None, ())
+
+
+# -- what they are told ----------------------------------------------------------------------
+
+
+def directions(card: Card) -> Directions:
+    prompts = {name: load_prompt(name) for name in PROMPTS}
+    method = Method(config.load({}), prompts, STRATEGIES, "chat", cards={"honest": card})
+    return method.directions(SCENARIO.target_principle)
+
+
+def test_a_card_that_says_how_to_violate_is_followed_word_for_word() -> None:
+    told = directions(Card(violation="Promise the moon.", examples=(EXAMPLE,)))
+    system, *rest = told.chat("violate", SAID)
+    assert "Promise the moon." in system.content
+    assert SCENARIO.target_principle.text not in system.content
+    plain = directions(Card(examples=(EXAMPLE,)))
+    assert rest == list(plain.chat("violate", SAID)[1:])
+    assert told.chat("satisfy", SAID) == plain.chat("satisfy", SAID)
+
+
+def test_without_one_the_principle_is_to_be_broken() -> None:
+    system = directions(Card(examples=(EXAMPLE,))).chat("violate", SAID)[0]
+    assert SCENARIO.target_principle.text in system.content
 
 
 # -- through the pipeline --------------------------------------------------------------------
@@ -493,7 +530,7 @@ async def test_what_holds_of_every_dialogue_with_siblings(index: int, siblings: 
     assert all(n <= siblings for n in drawn.values())
     assert record.critique is not None
     target = record.scenario.target_principle.id
-    violated = target in record.critique.violations
+    violated = bool(record.critique.violations)
     assert violated == bool(drawn["satisfy"])
     assert (record.outcome == "accepted") <= violated
     for candidate in record.candidates:

@@ -20,7 +20,7 @@ from sdsd.checks.decided import decide
 from sdsd.config import CriticConfig, CritiqueConfig, JudgeMethod, Vote
 from sdsd.errors import Unparseable
 from sdsd.pipeline import local_critic
-from sdsd.pipeline.calibration import calibrated
+from sdsd.pipeline.calibration import calibrated, can_verify
 from sdsd.pipeline.directed import Directions, likelihood_contrast
 from sdsd.pipeline.retry import ask_until_parsed, gather
 from sdsd.pipeline.vote import combine
@@ -87,6 +87,11 @@ class Panel(Struct, frozen=True):
             return principles[:1]
         return principles
 
+    @property
+    def can_verify(self) -> bool:
+        """Whether any critic could reach the wanted precision; so it is assumed without an exam."""
+        return can_verify(self.calibrations)
+
     def directions(self, principle: Principle, examples: int) -> Directions:
         """Return the two directions about a principle, with up to `examples` of its pairs."""
         shown = self.cards.get(principle.id, Card()).examples[:examples]
@@ -126,12 +131,13 @@ async def judge(
     stage  prefix of the step names: `critique`, `recheck/1`
     vote   how several critics' verdicts on a principle become one
 
-    Where a principle has a check that decides, no critic is asked. A claim whose quotation is not
+    Where a principle has a check that decides, no critic is asked; and where the check leaves it
+    open, none that can verify nothing. A claim whose quotation is not
     in the reply is asked for again. If the last attempt still cannot quote, the claim is kept but
     not `grounded`. Raises `StageFailed`.
     """
     critics, judged = panel.critics, panel.judged(principles)
-    decided = {p.id: found for p in principles if (found := _by_program(turn, p))}
+    decided = {p.id: found for p in principles if (found := _by_program(turn, p, panel))}
     open_ones = [(n, p) for n, p in enumerate(judged, 1) if p.id not in decided]
     jobs = [
         partial(_verdict, turn, principle, ask, _step(stage, number, name), panel, name)
@@ -151,14 +157,16 @@ async def judge(
     return Critique(verdicts, tuple(said) if panel.config.critics else ())
 
 
-def _by_program(turn: Turn, principle: Principle) -> Verdict | None:
-    """Return the verdict of the principle's own check; None if it has none, or if the check leaves
-    it open."""
+def _by_program(turn: Turn, principle: Principle, panel: Panel) -> Verdict | None:
+    """Return the verdict of the principle's own check; None if the critics are to be asked."""
     if not principle.check:
         return None
     decided = decide(principle.check, turn.conversation, turn.reply)
-    if decided is None:
+    if decided is None and panel.can_verify:
         return None
+    if decided is None:
+        reason = f"left open by the check `{principle.check}`, and no critic could verify it"
+        return Verdict(principle.id, False, reason, signal="program", undecided=True, trusted=False)
     return Verdict(
         principle.id,
         decided.violated,

@@ -73,11 +73,8 @@ async def _make(work: _Work) -> tuple[Outcome, str]:
     if config.adherence and work.plan:
         panel = work.method.panel
         work.plan_adherence = await judge_plan_adherence(last, work.plan, work.ask, panel)
-    if work.critique.clean:
-        return "filtered", "no_violation"
     if not work.critique.violations:
-        claimed = any(verdict.violated for verdict in work.critique.verdicts)
-        return "filtered", "unsupported_violation" if claimed else "undecided"
+        return "filtered", _why_none(work.critique)
     outcome: Outcome = "filtered"
     rule = "no_satisfying_reply"
     if "revision" in work.method.pairs:
@@ -85,6 +82,13 @@ async def _make(work: _Work) -> tuple[Outcome, str]:
     if work.record("accepted").pairs:  # whatever happens to the revision
         return "accepted", ""
     return outcome, rule
+
+
+def _why_none(critique: Critique) -> str:
+    """Return the rule for a last reply with no confirmed violation."""
+    if any(verdict.violated for verdict in critique.verdicts):
+        return "unsupported_violation"
+    return "undecided" if any(v.undecided for v in critique.verdicts) else "no_violation"
 
 
 async def _plan_and_generate(work: _Work) -> None:

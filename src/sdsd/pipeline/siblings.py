@@ -67,13 +67,17 @@ async def draw_siblings(
 
 
 async def _one_by_one(siblings: _Siblings) -> Chosen:
-    """Sample until the critic confirms a violation, then until it finds a reply clean."""
+    """Sample until the critic confirms a violation, then until it finds a reply clean.
+
+    The violation is to be one of the target principle; where none is, that of another principle of
+    the dialogue makes as good a pair.
+    """
     for number in siblings.numbers:
         reply = await siblings.sample("violate", number)
         if reply and siblings.target in reply.critique.violations:
             break
     ended = siblings.clearest()
-    if ended and siblings.target in ended.critique.violations:
+    if ended and ended.critique.violations:
         for number in siblings.numbers:
             reply = await siblings.sample("satisfy", number)
             if reply and reply.critique.clean:
@@ -152,10 +156,10 @@ class _Siblings:
     def clearest(self) -> Candidate | None:
         """Return the clearest violation of the samples told to violate; None if there are none."""
 
-        def clarity(candidate: Candidate) -> tuple[bool, float]:
-            verdict = self._verdict(candidate)
+        def clarity(candidate: Candidate) -> tuple[bool, bool, float]:
+            verdict, any_confirmed = self._verdict(candidate), bool(candidate.critique.violations)
             evidence = verdict.contrast if verdict.contrast is not None else 0.0
-            return verdict.confirmed, (verdict.probability or 0.0) - evidence
+            return verdict.confirmed, any_confirmed, (verdict.probability or 0.0) - evidence
 
         return max(self._under("violate"), key=clarity, default=None)
 
