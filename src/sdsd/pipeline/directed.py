@@ -34,9 +34,9 @@ class Directions(Struct, frozen=True):
 
     def chat(self, direction: Direction, conversation: tuple[Message, ...]) -> tuple[Message, ...]:
         """Return the chat in which the agent's reply to `conversation` follows `direction`."""
-        told = self.violating if direction == "violate" else ""
-        told = told or self.prompts.fill(direction, principle=self.principle.text)
-        return (Message("system", told), *self._shown(direction), *conversation)
+        system = self.violating if direction == "violate" else ""
+        system = system or self.prompts.fill(direction, principle=self.principle.text)
+        return (Message("system", system), *self._shown(direction), *conversation)
 
     def _shown(self, direction: Direction) -> Iterator[Message]:
         for example in self.examples:

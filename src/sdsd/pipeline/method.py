@@ -86,8 +86,10 @@ class Method(Struct, frozen=True):
         """
         card = self.cards.get(principle.id, Card())
         shown = card.examples[self.config.critique.examples :] or card.examples
-        told = card.violation and self.prompts["siblings"].fill("violate", violation=card.violation)
-        return Directions(principle, shown, self.prompts["directed"], told)
+        system = card.violation and self.prompts["siblings"].fill(
+            "violate", violation=card.violation
+        )
+        return Directions(principle, shown, self.prompts["directed"], system)
 
     @property
     def panel(self) -> Panel:

@@ -74,7 +74,7 @@ async def _make(work: _Work) -> tuple[Outcome, str]:
         panel = work.method.panel
         work.plan_adherence = await judge_plan_adherence(last, work.plan, work.ask, panel)
     if not work.critique.violations:
-        return "filtered", _why_none(work.critique)
+        return _without_violation(work.critique)
     outcome: Outcome = "filtered"
     rule = "no_satisfying_reply"
     if "revision" in work.method.pairs:
@@ -84,11 +84,13 @@ async def _make(work: _Work) -> tuple[Outcome, str]:
     return outcome, rule
 
 
-def _why_none(critique: Critique) -> str:
-    """Return the rule for a last reply with no confirmed violation."""
+def _without_violation(critique: Critique) -> tuple[Outcome, str]:
+    """Return how a dialogue ends whose last reply has no confirmed violation."""
     if any(verdict.violated for verdict in critique.verdicts):
-        return "unsupported_violation"
-    return "undecided" if any(v.undecided for v in critique.verdicts) else "no_violation"
+        return "filtered", "unsupported_violation"
+    if any(verdict.undecided for verdict in critique.verdicts):
+        return "filtered", "undecided"
+    return "filtered", "no_violation"
 
 
 async def _plan_and_generate(work: _Work) -> None:
