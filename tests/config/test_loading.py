@@ -50,7 +50,11 @@ FAULTS = {
     "{targets: {pairs: 1}, source: {path: x}}": "`targets` decide which dialogues are made",
     "attempts: 10": "`attempts`: Expected `int` <= 9",
     "dialogue: {temperature: 2.1}": "`dialogue.temperature`: Expected `float` <= 2.0",
-    "dialogue: {temperature: .nan}": "`dialogue.temperature`: Expected `float`, got `null`",
+    # numbers that a run's own files cannot hold
+    "dialogue: {temperature: .nan}": "`dialogue.temperature` must be a finite number, not nan",
+    "models: {big: {timeout: .inf}}": "`models.big.timeout` must be a finite number, not inf",
+    "models: {big: {extra_body: {x: [1, -.inf]}}}": "`models.big.extra_body.x.1` must be a finite",
+    "budget: {money: 1e999}": "`budget.money` must be a finite number, not inf",
     "models: {big: {timeout: 0}}": "`models.big.timeout`: Expected `float` > 0.0",
     "scenarios: {exchanges: [0, 2]}": "`scenarios.exchanges[0]`: Expected `int` >= 1",
     "models: {big: {parallel: -1}}": "`models.big.parallel`: Expected `int` >= 0",
@@ -64,11 +68,21 @@ FAULTS = {
     "models: {'': {}}": "`models` has the name ``",
     # no mapping, or no YAML
     "- n": "must be a mapping of keys",
-    "n: 1\nseed: [": ":2: ",
-    "n: 1\n\nseed: a: b": ":3: mapping values are not allowed here",
-    "n: 2020-13-45": ": month must be in 1..12",
-    "models: {default: {extra_body: &a {x: *a}}}": ": maximum recursion depth",
-    "? [1, 2]\n: x": "found unhashable key",
+    "n: 1\nseed: [": ":3: ",
+    "n: 1\n\nseed: a: b": ":3: mapping values are not allowed in this context",
+    "n: 2020-13-45": ":1: '2020-13-45' is not of the type timestamp (month must be in 1..12)",
+    "models: {default: {extra_body: &a {x: *a}}}": ":1: aliases are not read; write the value out",
+    "? [1, 2]\n: x": ":1: a key must be text",
+    "seed: !!python/name:os.system ''": ":1: the tag ",
+    "[" * 50_000: ":1: nested more than 32 deep",
+    "n: 1\n---\nn: 2": ":2: a second document in one file",
+    # the same thing said twice
+    "n: 1\nseed: 2\nn: 3": ":3: the key 'n' occurs twice, first on line 1",
+    "models:\n  a: {}\n  b: {}\n  a: {}": ":4: the key 'a' occurs twice, first on line 2",
+    "models:\n  big:\n    headers: {x: a, y: b, x: c}": ":3: the key 'x' occurs twice, first on li",
+    "models: {}\nn: 5\n'models':\n  judge: {}": ":3: the key 'models' occurs twice",
+    "targets:\n  cells: {1: 2, '1': 3}": ":2: the key '1' occurs twice",
+    "model: a\nmodels: {default: {model: b}}": "both `model` and `models.default.model` name the",
 }
 
 
@@ -88,8 +102,35 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         config.load(tmp_path)
     (tmp_path / "latin.yaml").write_bytes(b"model: caf\xe9")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    wrong = r"latin\.yaml:1: the byte 0xe9 is not UTF-8 \(byte 11 of its line\); save the file"
+    with pytest.raises(ConfigError, match=wrong):
         config.load(tmp_path / "latin.yaml")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_says_how_to_read_a_file(encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_bytes("model: café\r\nn: 5\r\n".encode(encoding))
+    loaded = config.load(path)
+    assert (loaded.models["default"].model, loaded.n) == ("café", 5)
+
+
+def test_a_number_may_have_an_exponent() -> None:
+    timeout = config.load({}, dict([config.assignment("models.default.timeout=1e3")]))
+    assert timeout.models["default"].timeout == 1000.0
+    assert config.load({}, dict([config.assignment("n=2E2")])).n == 200
+    assert config.assignment("x='1e3'") == ("x", "1e3")
+
+
+def test_what_only_looks_like_a_number_is_still_text_after_a_dump(tmp_path: Path) -> None:
+    written = config.load({"models": {"default": {"headers": {"1e3": "5e10", "x": "1.e5"}}}})
+    (tmp_path / "config.yaml").write_text(config.dump(written), "utf-8")
+    assert config.load(tmp_path / "config.yaml") == written
+
+
+def test_a_number_that_no_file_can_hold_is_refused_from_a_program_too() -> None:
+    with pytest.raises(ConfigError, match="`models.default.timeout` must be a finite number"):
+        config.load({}, {"models.default.timeout": float("inf")})
 
 
 @given(st.text("nsed:model-[]{}'\"&*!|>%@`,? \n\t01.#~=\\\x00\ud800é", max_size=40))

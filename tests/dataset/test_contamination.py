@@ -98,12 +98,22 @@ def zipped(path: Path) -> None:
 
 
 def prose(path: Path) -> None:
-    path.write_bytes(b"\xef\xbb\xbfExam \xff\n\n" + QUESTION.replace(" ", "\n").encode() + b"\n")
+    path.write_bytes(b"\xef\xbb\xbfExam \xc3\xa9\n\n" + QUESTION.replace(" ", "\n").encode() + b"\n")
+
+
+def table(path: Path) -> None:
+    path.write_text(f'id;question\n1;"{QUESTION}"\n', "utf-8")
+
+
+def recoded(path: Path) -> None:
+    path.write_bytes(f"\n{QUESTION}\n".encode("utf-16"))
 
 
 @pytest.mark.parametrize(
-    ("name", "write"), [("a.parquet", parquet), ("a.json.gz", zipped), ("a.TXT", prose)]
-)
+    ("name", "write"),
+    [("a.parquet", parquet), ("a.json.gz", zipped), ("a.TXT", prose), ("a.csv", table),
+     ("b.tsv", table), ("b.txt", recoded)],
+)  # fmt: skip
 def test_files_of_every_kind_are_read_alone_and_in_a_directory(
     tmp_path: Path, name: str, write: Any
 ) -> None:
@@ -203,6 +213,25 @@ def test_a_set_that_cannot_be_found_is_an_error(tmp_path: Path, name: str) -> No
     (tmp_path / "notes.docx").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"export\.contamination\.sets: .*" + name[:3]):
         contamination(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "wrong"),
+    [
+        ("a.docx", b"PK", "cannot read files of type '.docx'; use one of .parquet, .jsonl"),
+        ("a.txt", "\nEin Café\n".encode("latin-1"), "a.txt:2: the byte 0xe9 is not UTF-8"),
+        ("a.txt", "Ein Café".encode("utf-16-le"), "a.txt:1: the byte 0x00 is not UTF-8"),
+        ("a.csv", "q\nEin Café\n".encode("cp1252"), "a.csv:2: the byte 0xe9 is not UTF-8"),
+        ("a.json", '["Café"]'.encode("latin-1"), "a.json:1: the byte 0xe9 is not UTF-8"),
+    ],
+)
+def test_a_set_that_would_never_match_is_an_error(
+    tmp_path: Path, name: str, data: bytes, wrong: str
+) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(ConfigError) as fault:
+        contamination(tmp_path / name)
+    assert wrong in str(fault.value)
 
 
 def test_a_set_without_texts_is_an_error(tmp_path: Path) -> None:

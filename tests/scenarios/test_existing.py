@@ -235,16 +235,48 @@ def test_flags_mean_something_only_beside_the_other_published_columns(tmp_path: 
 def test_every_suffix(suffix: str, tmp_path: Path) -> None:
     rows = [{"messages": PAIR}] * 3
     path = tmp_path / f"chats{suffix}"
+    separator = "\t" if ".tsv" in suffix else ","
     if suffix == ".parquet":
         parquet(path, rows, group=2)
     else:
         one_by_one = "\n".join(map(json.dumps, rows))
+        if suffix[:4] in (".csv", ".tsv"):
+            line = separator.join(["Is it safe?", "Always."])
+            one_by_one = "\n".join([f"prompt{separator}response", *[line] * 3])
         data = json.dumps(rows).encode() if suffix in (".json", ".json.gz") else one_by_one.encode()
         path.write_bytes(gzip.compress(data) if suffix.endswith(".gz") else data)
     found = list(read(str(path)))
     assert [said(given) for given in found if isinstance(given, SourceRow)] == [PLAIN] * 3
     rowed = suffix in (".parquet", ".json", ".json.gz")
-    assert found[2].origin == f"{path.name}:{'row 3' if rowed else 3}"
+    third = "row 3" if rowed else 4 if suffix[:4] in (".csv", ".tsv") else 3
+    assert found[2].origin == f"{path.name}:{third}"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".jsonl.gz"])
+def test_a_byte_order_mark_says_how_to_read_rows(
+    suffix: str, encoding: str, tmp_path: Path
+) -> None:
+    text = "prompt,response\nCafé?,Ja.\n" if suffix == ".csv" else (
+        '{"prompt": "Café?", "response": "Ja."}\n')  # fmt: skip
+    data = text.encode(encoding)
+    path = tmp_path / f"rows{suffix}"
+    path.write_bytes(gzip.compress(data) if suffix.endswith(".gz") else data)
+    (given,) = read(str(path))
+    assert isinstance(given, SourceRow)
+    assert said(given) == [("user", "Café?"), ("assistant", "Ja.")]
+
+
+def test_tables_as_spreadsheets_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    cell = json.dumps(PAIR).replace('"', '""')
+    path.write_text(f'id;messages\r\n1;"{cell}"\r\n\r\n2;"{cell}"\r\n', "utf-8")
+    found = [row for row in read(str(path)) if isinstance(row, SourceRow)]
+    assert [said(row) for row in found] == [PLAIN, PLAIN]
+    path.write_text('prompt,response\n"Is it\nsafe?","Always, ""always""."\n', "utf-8")
+    (given,) = read(str(path))
+    assert isinstance(given, SourceRow)
+    assert said(given) == [("user", "Is it\nsafe?"), ("assistant", 'Always, "always".')]
 
 
 def test_blank_lines_a_byte_order_mark_and_capitals_are_fine(tmp_path: Path) -> None:
@@ -354,9 +386,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "no-such.jsonl: no such file; check the path" in refused(str(tmp_path / "no-such.jsonl"))
     assert "no .parquet files here; name a file" in refused(str(tmp_path))
     assert "no such file" in refused("a\0b")
-    path = tmp_path / "chats.csv"
+    path = tmp_path / "chats.xlsx"
     path.write_text("a,b", "utf-8")
-    assert "cannot read files of type '.csv'; use one of .parquet, .jsonl" in refused(str(path))
+    assert "cannot read files of type '.xlsx'; use one of .parquet, .jsonl" in refused(str(path))
     where = jsonl(tmp_path / "chats.jsonl", [{"messages": PAIR}])
     assert "a single file has no splits; leave out 'train'" in refused(where, split="train")
 
@@ -371,7 +403,13 @@ CUT_SHORT = gzip.compress(b"{}" * 999, mtime=0)[:-9]  # the same bytes in every 
         ("a.jsonl.gz", b"not gzip", "cannot be read: Not a gzipped file"),
         ("a.jsonl.gz", CUT_SHORT, "cannot be read: Compressed file ended"),
         ("a.jsonl", b'\n{"messages": [', "a.jsonl:2: bad JSON: "),
-        ("a.jsonl", b"\n\xff\xfe", "a.jsonl:2: the byte 0xff is not UTF-8; save the file as UTF-8"),
+        ("a.jsonl", b"\n\xff\xfe", "a.jsonl:2: the byte 0xff is not UTF-8 (byte 1 of its line); sa"),
+        ("a.jsonl", '{"plan": "x"}'.encode("utf-16-le"), "a.jsonl:1: the byte 0x00 is not UTF-8"),
+        ("a.jsonl", b"\xff\xfe{", "cannot be read: "),
+        ("a.csv", b"plan\ncaf\xe9\n", "a.csv:2: the byte 0xe9 is not UTF-8 (byte 4 of its line)"),
+        ("a.csv", b"plan,plan\n1,2\n", "a.csv:1: the column 'plan' occurs twice; rename one"),
+        ("a.csv", b"plan,goal\nyes, no, 3\n", "a.csv:2: 3 cells under 2 column names; put quotes"),
+        ("a.csv", b'plan\n"never closed\n', "a.csv:2: bad CSV: unexpected end of data; correct"),
         ("a.jsonl", b"[" * 100_000, "a.jsonl:1: bad JSON: "),
         ("a.jsonl", b"[1, 2]", "a.jsonl:1: expected an object, found a list; write one object"),
         ("a.jsonl", b"null", "a.jsonl:1: expected an object, found null"),
@@ -379,7 +417,7 @@ CUT_SHORT = gzip.compress(b"{}" * 999, mtime=0)[:-9]  # the same bytes in every 
         ("a.json", b'[{"plan": "x"}', "a.json:1: bad JSON: Expecting ',' delimiter"),
         ("a.json", b'[{"plan": "x"},\n {"plan": tru', "a.json:2: bad JSON: Expecting value"),
         ("a.json", b'[{"plan": "x"}] x', "a.json:1: bad JSON: Extra data"),
-        ("a.json", b"[\xff]", "cannot be read: "),
+        ("a.json", b"[\xff]", "a.json:1: the byte 0xff is not UTF-8"),
         ("a.json", b"[" * 100_000, "a.json:1: bad JSON: "),
         ("a.json", b'{"data": [{"plan": "x"}]}', "no `plan` or `steps` or `messages` among the"),
     ],

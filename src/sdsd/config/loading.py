@@ -6,6 +6,7 @@ Every error names the file, the key and the remedy.
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,10 @@ from sdsd.config.keys import Key, keys, walk
 from sdsd.config.model_schema import ModelConfig
 from sdsd.config.schema import Config
 from sdsd.errors import ConfigError
+from sdsd.text import encodings, yaml_files
+from sdsd.text.encodings import NotText
 from sdsd.text.prompt_files import is_path
+from sdsd.text.yaml_files import YamlError
 
 T = TypeVar("T")
 
@@ -34,7 +38,9 @@ def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] =
     where = str(source) if isinstance(source, Path) else "configuration"
     tree = read(source) if isinstance(source, Path) else dict(source or {})
     tree = anchored(tree, source.parent if isinstance(source, Path) else Path(), where)
+    _check_named_once(tree, where)
     tree = anchored(_overridden(tree, overrides), Path(), where)
+    _check_finite(tree, "", where)
     if isinstance(tree.get("models"), dict):
         tree["models"] = {"default": {}, **tree["models"]}
         for name, model in tree["models"].items():  # one by one, so that an error names its key
@@ -64,46 +70,29 @@ def assignment(text: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise ConfigError(f"--set {text}: must be key=value, e.g. dialogue.protocol=roleplay")
     try:
-        return key.strip(), _yaml(value)
-    except ValueError:
-        raise ConfigError(f"--set {text}: the value is not YAML") from None
+        return key.strip(), yaml_files.parse(value)
+    except YamlError as error:
+        raise ConfigError(f"--set {text}: the value is not YAML: {error.problem}") from None
 
 
 def read(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML file. Raises `ConfigError` that names file and line."""
     try:
-        text = path.read_text("utf-8")
+        tree = yaml_files.parse(encodings.decode(path.read_bytes()))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; `sdsd init` writes one to start from") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    try:
-        tree = _yaml(text)
-    except ValueError as error:
-        raise ConfigError(f"{path}{error}; correct the YAML there") from None
+    except NotText as error:
+        raise ConfigError(f"{path}:{error.line}: {error}; {encodings.REMEDY}") from None
+    except YamlError as error:
+        wrong = f"{path}:{error.line}: {error.problem}"
+        raise ConfigError(f"{wrong}; correct the YAML there") from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; check the path") from None
     if tree is None:
         return {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: must be a mapping of keys; see docs/configuration.md")
     return tree
-
-
-def _yaml(text: str) -> Any:
-    """Parse YAML into what JSON can hold: dates, and numbers used as keys, become text.
-
-    Raises `ValueError`, whatever is wrong, with the message `:line: problem`.
-    """
-    import yaml
-
-    try:
-        return msgspec.json.decode(msgspec.json.encode(yaml.safe_load(text)))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise ValueError(f"{line}: {getattr(error, 'problem', None) or 'not YAML'}") from None
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        # For example a 13th month, a list as a key, or a value that contains itself.
-        raise ValueError(f": {error}") from None
 
 
 def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
@@ -153,6 +142,25 @@ def _set(tree: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
     below = tree.get(head)
     inner = _set(below if isinstance(below, dict) else {}, rest, value) if rest else value
     return {**tree, head: inner}
+
+
+def _check_named_once(tree: Mapping[str, Any], where: str) -> None:
+    """Refuse two names for the default model, of which one would win in silence."""
+    models = tree.get("models")
+    default = models.get("default") if isinstance(models, Mapping) else None
+    if "model" in tree and isinstance(default, Mapping) and "model" in default:
+        raise ConfigError(
+            f"{where}: both `model` and `models.default.model` name the model; remove one of them"
+        )
+
+
+def _check_finite(tree: Any, key: str, where: str) -> None:
+    """Refuse infinity and what is not a number: YAML and Python have them, a run's files do not."""
+    if isinstance(tree, float) and not math.isfinite(tree):
+        raise ConfigError(f"{where}: `{key}` must be a finite number, not {tree}")
+    items = tree.items() if isinstance(tree, Mapping) else ()
+    for name, value in (*items, *enumerate(tree if isinstance(tree, list | tuple) else ())):
+        _check_finite(value, f"{key}.{name}" if key else str(name), where)
 
 
 def _typed(tree: Any, kind: type[T], prefix: str, where: str) -> T:

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from sdsd.config.keys import Key, is_execution, keys
 from sdsd.config.schema import Config
+from sdsd.text import yaml_files
 from sdsd.text.secrets import HIDDEN, is_secret_name
 
 
@@ -23,10 +24,7 @@ def tree(config: Config) -> dict[str, Any]:
 
 def dump(config: Config) -> str:
     """Return the configuration as YAML, with every key written out."""
-    import yaml
-
-    text: str = yaml.safe_dump(tree(config), sort_keys=False)
-    return text
+    return yaml_files.dump(tree(config))
 
 
 def digest(config: Config) -> str:

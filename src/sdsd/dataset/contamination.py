@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from sdsd.config import ContaminationConfig
 from sdsd.errors import ConfigError, SourceError
 from sdsd.scenarios.existing_files import SUFFIXES, rows
+from sdsd.text.encodings import REMEDY, NotText, as_utf8, lines
 from sdsd.text.word_runs import WORD, HashedText, bitmap, contains, ordered
 
 _LEAST = 5
@@ -95,6 +96,8 @@ def _texts(where: str) -> Iterator[str]:
                 yield from _inside(row)
         except SourceError as error:
             raise _error(str(error)) from None
+        except NotText as error:
+            raise _error(f"{path}:{error.line}: {error}; {REMEDY}") from None
 
 
 def _files(where: str) -> list[Path]:
@@ -106,18 +109,25 @@ def _files(where: str) -> list[Path]:
     files = [path for path in found if path.name.lower().endswith(_KNOWN) and path.is_file()]
     if not files:
         known = ", ".join(_KNOWN)
-        raise _error(f"{where}: neither a file of type {known} nor a directory with one")
+        if root.is_file():
+            wrong = f"cannot read files of type {root.suffix!r}; use one of {known}"
+        elif root.is_dir():
+            wrong = f"no file in this directory is of type {known}"
+        else:
+            wrong = "no such file or directory; check the path"
+        raise _error(f"{where}: {wrong}")
     return files
 
 
 def _paragraphs(path: Path) -> Iterator[str]:
     """Yield the blocks between blank lines, because a run of words may cross a line break."""
     try:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            for blank, lines in groupby(file, key=str.isspace):
+        with path.open("rb") as file:
+            texts = (text for _, text in lines(as_utf8(file)))
+            for blank, block in groupby(texts, key=str.isspace):
                 if not blank:
-                    yield "".join(lines)
-    except OSError as error:
+                    yield "".join(block)
+    except (OSError, UnicodeDecodeError) as error:
         raise _error(f"{path}: cannot be read: {error}; check the file") from None
 
 

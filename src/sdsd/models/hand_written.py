@@ -27,6 +27,7 @@ from sdsd.config import Config, ModelConfig
 from sdsd.errors import ConfigError
 from sdsd.hashing import call_seed
 from sdsd.models.base import Capabilities
+from sdsd.text import yaml_files
 from sdsd.types import Answer, Completion, Outcome, PairKind, Request
 
 FOLDER = Path(__file__).parents[1] / "demo"
@@ -100,6 +101,4 @@ def _replies(path: Path) -> Replies:
 
 
 def _yaml(path: Path) -> Any:
-    import yaml
-
-    return yaml.safe_load(path.read_bytes())
+    return yaml_files.parse(path.read_text("utf-8"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,14 +18,16 @@ import msgspec
 from msgspec import Struct
 
 from sdsd.errors import CatalogueError
+from sdsd.text import yaml_files
+from sdsd.text.encodings import REMEDY, NotText, decode
+from sdsd.text.yaml_files import YamlError
 
 if TYPE_CHECKING:
-    from yaml import Event, Node, YAMLError
+    from yaml import Node
 
 EXTENSIONS = (".yaml", ".yml", ".jsonl")
 LISTS = ("fields", "principles", "goals", "affinities")
 """Names of the lists, for files that hold several."""
-_DEEPEST = 8
 
 Key = str | int
 Shape = TypeVar("Shape", bound=Struct)
@@ -152,11 +154,9 @@ def _text(path: Path) -> str:
         wrong = f"cannot read files of type {path.suffix!r}"
         raise _error(path, wrong, f"use one of {', '.join(EXTENSIONS)}")
     try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        place = f"{path}:{raw.count(bytes([10]), 0, error.start) + 1}"
-        wrong = f"the byte 0x{raw[error.start]:02x} is not UTF-8"
-        raise _error(place, wrong, "save the file as UTF-8") from error
+        text = decode(raw)
+    except NotText as error:
+        raise _error(f"{path}:{error.line}", str(error), REMEDY) from None
     if control := _CONTROL.search(text):
         place = f"{path}:{text.count(chr(10), 0, control.start()) + 1}"
         wrong = f"the file has the control character {control[0]!a}"
@@ -216,46 +216,13 @@ def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _yaml(path: Path, text: str) -> Entry:
-    import yaml
-
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        _check_nesting(yaml.parse(text, Loader=loader))
-        root = yaml.compose(text, Loader=loader)
-        value = _plain(root) if root else None
-    except (yaml.YAMLError, ValueError) as error:
-        line, wrong = 1, " ".join(str(error).split())
-        if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-            line, wrong = error.problem_mark.line + 1, str(error.problem)
+        root = yaml_files.compose(text)
+    except YamlError as error:
         remedy = "correct it here or just above; a text that has ': ' or ' #' needs quotes"
-        raise _error(f"{path}:{line}", f"bad YAML: {wrong}", remedy) from error
+        raise _error(f"{path}:{error.line}", f"bad YAML: {error.problem}", remedy) from error
+    value = _plain(root) if root else None
     return Entry(path, value, lambda *keys: _line(root, keys))
-
-
-def _check_nesting(events: Iterable[Event]) -> None:
-    """Refuse what could crash `yaml.compose`, which recurses in C, or make values endless.
-
-    Also refuses a second document, for which `compose` has no clear message.
-    """
-    import yaml
-
-    depth = documents = 0
-    for event in events:
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        documents += isinstance(event, yaml.DocumentStartEvent)
-        if documents > 1:
-            raise _yaml_error("a second document in one file", event)
-        if isinstance(event, yaml.AliasEvent):
-            raise _yaml_error("aliases are not read", event)
-        if depth > _DEEPEST:
-            raise _yaml_error("nested too deeply", event)
-
-
-def _yaml_error(problem: str, where: Any) -> YAMLError:
-    import yaml
-
-    return yaml.MarkedYAMLError(problem=problem, problem_mark=where.start_mark)
 
 
 def _plain(node: Node) -> Any:
@@ -267,14 +234,7 @@ def _plain(node: Node) -> Any:
     if not isinstance(node, yaml.MappingNode):
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         return node.value if kind == "str" else _SCALARS.get(kind, b"")
-    values: dict[str, Any] = {}
-    for key, value in node.value:
-        if not isinstance(key, yaml.ScalarNode):
-            raise _yaml_error("a key must be text", key)
-        if key.value in values:
-            raise _yaml_error(f"the key {key.value[:60]!r} occurs twice", key)
-        values[key.value] = _plain(value)
-    return values
+    return {key.value: _plain(value) for key, value in node.value}
 
 
 def _line(root: Node | None, keys: tuple[Key, ...]) -> int:

@@ -1,13 +1,13 @@
 """The files of a source: found or downloaded, and read row by row.
 
-Parquet and JSON lines stream; a JSON list is read at once. `existing` interprets the rows; a file
-that cannot be read is an error that names the place.
+Parquet, JSON lines and CSV stream; a JSON list is read at once. `existing` interprets the rows; a
+file that cannot be read is an error that names the place.
 """
 
 from __future__ import annotations
 
+import csv
 import glob
-import gzip
 import io
 import itertools
 import json
@@ -15,15 +15,19 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from gzip import GzipFile
 from pathlib import Path
-from typing import IO, Any, NamedTuple, cast
+from typing import IO, Any, NamedTuple
 
 from sdsd.errors import SourceError
+from sdsd.text import encodings
+from sdsd.text.encodings import REMEDY, NotText, as_utf8, decode
 from sdsd.text.normalize import valid_unicode
 
-SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz", ".json.gz")
+_TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+SUFFIXES = (".parquet", *_TEXTS, *(f"{suffix}.gz" for suffix in _TEXTS))
 _LINE = 1 << 26
-"""Bytes of one line of JSON, at most: bounds the memory that a file without line ends takes."""
+"""Bytes of one line, at most: bounds the memory that a file without line ends takes."""
 _LIST = 1 << 30
 """Bytes of a `.json` file, at most, because it is read at once."""
 _BATCH = 256
@@ -139,14 +143,16 @@ def rows(path: Path, name: str, columns: Collection[str]) -> Iterator[tuple[Plac
     import pyarrow as pa
 
     kind = path.name.lower()
-    read = _json if kind.removesuffix(".gz").endswith(".json") else _lines
+    read = _READERS[Path(kind.removesuffix(".gz")).suffix]
     try:
-        if kind.endswith(".parquet"):
+        if read is None:
             yield from _parquet(path, name, columns)
         else:
             with path.open("rb") as raw:
-                zipped = gzip.GzipFile(fileobj=raw) if kind.endswith(".gz") else raw
-                yield from read(cast(IO[bytes], zipped), path, name)
+                plain = GzipFile(fileobj=raw) if kind.endswith(".gz") else raw
+                yield from read(as_utf8(plain), path, name)
+    except NotText as error:
+        raise Place(path, name, error.line).error(str(error), REMEDY) from None
     except (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError) as error:
         why = " ".join(str(error).split())[:300]
         remedy = "check the file, or write or download it again"
@@ -175,11 +181,9 @@ def _lines(file: IO[bytes], path: Path, name: str) -> Iterator[tuple[Place, Any]
             raise place.error(f"more than {_LINE:,} bytes", "write one object per line")
         if not line.strip():
             continue
+        text = decode(line, number)
         try:
-            value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError as error:
-            wrong = f"the byte 0x{error.object[error.start]:02x} is not UTF-8"
-            raise place.error(wrong, "save the file as UTF-8") from None
+            value = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise place.error(f"bad JSON: {error}", "write one object per line") from None
         yield place, value
@@ -190,7 +194,7 @@ def _json(file: IO[bytes], path: Path, name: str) -> Iterator[tuple[Place, Any]]
     data = file.read(_LIST + 1)
     if len(data) > _LIST:
         raise Place(path, name, 1).error(f"more than {_LIST:,} bytes", "write it as JSON lines")
-    text = data.decode("utf-8-sig")
+    text = decode(data)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -202,3 +206,35 @@ def _json(file: IO[bytes], path: Path, name: str) -> Iterator[tuple[Place, Any]]
         return
     for number, row in enumerate(value if isinstance(value, list) else [value], 1):
         yield Place(path, name, f"row {number}"), row
+
+
+def _table(file: IO[bytes], path: Path, name: str) -> Iterator[tuple[Place, Any]]:
+    """Yield the rows below a line of column names, as texts, by column.
+
+    What separates the cells (a comma, semicolon or tab) is seen in the line of names.
+    """
+    texts = (text for _, text in encodings.lines(file, _LINE + 1))
+    heading = next(texts, "")
+    separator = max(",;\t", key=heading.count)
+    csv.field_size_limit(_LINE)
+    table = csv.reader(itertools.chain([heading], texts), delimiter=separator, strict=True)
+    try:
+        names = next(table, [])
+        if repeated := [column for column, n in Counter(names).items() if n > 1]:
+            wrong = f"the column {repeated[0][:60]!r} occurs twice"
+            raise Place(path, name, 1).error(wrong, "rename one of them")
+        for row in table:
+            place = Place(path, name, table.line_num)
+            if row and len(row) != len(names):
+                wrong = f"{len(row)} cells under {len(names)} column names"
+                raise place.error(wrong, "put quotes around a cell that has the separator")
+            if row:
+                yield place, dict(zip(names, row, strict=True))
+    except csv.Error as error:
+        wrong = f"bad CSV: {error}"
+        raise Place(path, name, table.line_num).error(wrong, "correct the file") from None
+
+
+_READERS = {".parquet": None, ".jsonl": _lines, ".ndjson": _lines, ".json": _json,
+            ".csv": _table, ".tsv": _table}  # fmt: skip
+"""By type of file; Parquet is not read as a stream of bytes."""

@@ -19,8 +19,9 @@ import msgspec
 from msgspec import Meta, Struct
 
 from sdsd.errors import PromptError
-from sdsd.text import prompt_files
+from sdsd.text import prompt_files, yaml_files
 from sdsd.text.prompt_files import Prompt
+from sdsd.text.yaml_files import YamlError
 
 PACKAGED = Path(__file__).parent / "data" / "strategies"
 ALL = "all"
@@ -118,8 +119,6 @@ def _packaged(name: str) -> Strategy:
 
 def read(path: Path, name: str = "") -> Strategy:
     """Read a strategy from its file, under `name` if the file is called something else."""
-    import yaml
-
     file = prompt_files.read(path)
     unknown = file.sections.keys() - {*_SLOTS, "settings"}
     if unknown or "plan" not in file.sections:
@@ -134,9 +133,9 @@ def read(path: Path, name: str = "") -> Strategy:
                 f"placeholders here: {', '.join(sorted(known))}"
             )
     try:
-        values = yaml.safe_load(file.sections.get("settings", "")) or {}
+        values = yaml_files.parse(file.sections.get("settings", "")) or {}
         settings = msgspec.convert(values, Settings)
-    except (yaml.YAMLError, msgspec.ValidationError) as error:
+    except (YamlError, msgspec.ValidationError) as error:
         raise PromptError(f"{path}: `## settings`: {error}; see docs/strategies.md") from None
     meaning = " ".join(file.text.partition("\n## ")[0].split())
     return Strategy(name or path.stem, meaning, file, settings)

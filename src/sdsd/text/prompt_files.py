@@ -15,6 +15,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from sdsd.errors import PromptError
+from sdsd.text.encodings import REMEDY, NotText, decode
 
 _SECTION = re.compile(r"^## +(\w+) *$", re.MULTILINE)
 _SLOT = re.compile(r"\{\{ *(\w+) *\}\}")
@@ -40,8 +41,10 @@ class Prompt(Struct, frozen=True):
 def read(path: Path) -> Prompt:
     """Read one file. Raises `PromptError`."""
     try:
-        text = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = decode(path.read_bytes()).replace("\r\n", "\n").replace("\r", "\n")
+    except NotText as error:
+        raise PromptError(f"{path}:{error.line}: {error}; {REMEDY}") from None
+    except (OSError, ValueError) as error:
         raise PromptError(f"{path}: cannot be read ({error}); give a UTF-8 text file") from None
     _, *rest = _SECTION.split(text)
     if not rest:
