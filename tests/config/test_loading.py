@@ -129,7 +129,7 @@ def test_what_only_looks_like_a_number_is_still_text_after_a_dump(tmp_path: Path
 
 
 def test_a_number_that_no_file_can_hold_is_refused_from_a_program_too() -> None:
-    with pytest.raises(ConfigError, match="`models.default.timeout` must be a finite number"):
+    with pytest.raises(ConfigError, match=r"`models\.default\.timeout` must be a finite"):
         config.load({}, {"models.default.timeout": float("inf")})
 
 

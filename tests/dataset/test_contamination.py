@@ -98,7 +98,9 @@ def zipped(path: Path) -> None:
 
 
 def prose(path: Path) -> None:
-    path.write_bytes(b"\xef\xbb\xbfExam \xc3\xa9\n\n" + QUESTION.replace(" ", "\n").encode() + b"\n")
+    path.write_bytes(
+        b"\xef\xbb\xbfExam \xc3\xa9\n\n" + QUESTION.replace(" ", "\n").encode() + b"\n"
+    )
 
 
 def table(path: Path) -> None:
@@ -220,7 +222,7 @@ def test_a_set_that_cannot_be_found_is_an_error(tmp_path: Path, name: str) -> No
     [
         ("a.docx", b"PK", "cannot read files of type '.docx'; use one of .parquet, .jsonl"),
         ("a.txt", "\nEin Café\n".encode("latin-1"), "a.txt:2: the byte 0xe9 is not UTF-8"),
-        ("a.txt", "Ein Café".encode("utf-16-le"), "a.txt:1: the byte 0x00 is not UTF-8"),
+        ("a.txt", "Ein Kaffee".encode("utf-16-le"), "a.txt:1: the byte 0x00 is not UTF-8"),
         ("a.csv", "q\nEin Café\n".encode("cp1252"), "a.csv:2: the byte 0xe9 is not UTF-8"),
         ("a.json", '["Café"]'.encode("latin-1"), "a.json:1: the byte 0xe9 is not UTF-8"),
     ],

@@ -403,7 +403,11 @@ CUT_SHORT = gzip.compress(b"{}" * 999, mtime=0)[:-9]  # the same bytes in every 
         ("a.jsonl.gz", b"not gzip", "cannot be read: Not a gzipped file"),
         ("a.jsonl.gz", CUT_SHORT, "cannot be read: Compressed file ended"),
         ("a.jsonl", b'\n{"messages": [', "a.jsonl:2: bad JSON: "),
-        ("a.jsonl", b"\n\xff\xfe", "a.jsonl:2: the byte 0xff is not UTF-8 (byte 1 of its line); sa"),
+        (
+            "a.jsonl",
+            b"\n\xff\xfe",
+            "a.jsonl:2: the byte 0xff is not UTF-8 (byte 1 of its line); sa",
+        ),
         ("a.jsonl", '{"plan": "x"}'.encode("utf-16-le"), "a.jsonl:1: the byte 0x00 is not UTF-8"),
         ("a.jsonl", b"\xff\xfe{", "cannot be read: "),
         ("a.csv", b"plan\ncaf\xe9\n", "a.csv:2: the byte 0xe9 is not UTF-8 (byte 4 of its line)"),
@@ -541,9 +545,15 @@ def test_every_reason_is_met_and_documented() -> None:
             "among the columns: 'text'; rename a column to one of messages, co",
         ),
         (
-            {"text": "Hi"},
+            {"texts": "Hi"},
             "messages",
-            "no `messages` or `conversation` or `prompt` among the columns",
+            "no `messages` or `conversation` or `prompt` or `text` or `data` among the columns",
+        ),
+        ({"question": "Hi"}, "preference", "no `rejected` or `rejected_response` or `chosen` or"),
+        (
+            {"question": "Hi"},
+            "instruction",
+            "or `completion` or `response` or `output` or `answer`",
         ),
         ({}, "sharegpt", "no `conversations` among the columns: none; name the kind"),
         (
@@ -555,11 +565,6 @@ def test_every_reason_is_met_and_documented() -> None:
             {"messages": {"role": "user"}},
             "auto",
             "`messages` must be a list of turns, not an object",
-        ),
-        (
-            {"prompt": "Hi", "completion": "Ho"},
-            "messages",
-            "`prompt` must be a list of turns, not text",
         ),
         ({"messages": ["Hi"]}, "auto", "a turn must be an object, not text; write turns as"),
         (

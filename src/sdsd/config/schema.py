@@ -42,7 +42,10 @@ MODEL_NAME = re.compile(r"[A-Za-z0-9_-]+")
 """Names under `models` and `critique.critics`. No dots: they separate the parts of a key."""
 
 JudgeMethod = Literal["verdict", "contrast"]
-SourceKind = Literal["auto", "messages", "sharegpt", "sdsd-dialogues", "sdsd-revisions", "plans"]
+SourceKind = Literal[
+    "auto", "messages", "sharegpt", "preference", "instruction", "sdsd-dialogues",
+    "sdsd-revisions", "plans",
+]  # fmt: skip
 Vote = Literal["any", "majority", "all", "weighted"]
 
 # One paragraph for each key, laid out by hand.
@@ -101,8 +104,8 @@ class SourceConfig(Section, frozen=True):
     """Existing dialogues or plans to start from; see `docs/start-anywhere.md`."""
 
     path: Annotated[FileName, identity(
-        "A file or directory (Parquet, JSONL, JSON), `hf:org/name`, or a run directory. Empty: "
-        "start from the catalogue.")] = ""
+        "A file or directory (Parquet, JSONL, JSON, CSV), `hf:org/name`, or a run directory. "
+        "Empty: start from the catalogue.")] = ""
     kind: Annotated[SourceKind, identity(
         "The layout of its rows. `auto`: inferred from their columns.")] = "auto"
     split: Annotated[str, identity("The split to read, if there are several.")] = ""
@@ -271,7 +274,7 @@ class ContaminationConfig(Section, frozen=True):
     """Evaluation sets that no training data may repeat."""
 
     sets: Annotated[tuple[FileName, ...], execution(
-        "Files or directories (Parquet, JSONL, JSON, text); every text in them counts.")] = ()
+        "Files or directories (Parquet, JSONL, JSON, CSV, text); every text in them counts.")] = ()
     words: Annotated[int, execution(
         "A dialogue that shares this many consecutive words with an evaluation set is left out.",
         ge=3)] = 13

@@ -8,7 +8,9 @@ Nothing is dropped silently. A damaged file, or one without the stated layout, i
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,6 +19,7 @@ from msgspec import Struct
 
 from sdsd.config.schema import SourceKind
 from sdsd.errors import Unparseable
+from sdsd.scenarios import existing_shapes as shapes
 from sdsd.scenarios.existing_files import Download, Place, fetch_dataset, find, rows
 from sdsd.text import normalize, parsing
 from sdsd.types import Message
@@ -25,8 +28,12 @@ T = TypeVar("T")
 Kind = SourceKind
 """The layout of the rows of a source.
 
-messages        a list of {role, content}, under `messages`, `conversation` or `prompt`
+messages        a list of {role, content}, under `messages`, `conversation`, `data` or `prompt`; or
+                a transcript under `text`
 sharegpt        a list of {from, value}, under `conversations`
+preference      two replies to one prompt, of which the worse is taken: `rejected`, or two columns
+                and which is better
+instruction     a prompt (`prompt`, `question`, `instruction`, ...) and a reply to it
 sdsd-dialogues  the columns of `allenai/sdsd-dialogues`
 sdsd-revisions  the columns of `allenai/sdsd-revisions`
 plans           a plan alone: `plan`, or `persona`, `steps` and `planned_violation`
@@ -92,13 +99,11 @@ def read(
 
 
 def _read(path: Path, name: str, kind: Kind) -> Iterator[SourceRow | Skipped]:
-    for place, row in rows(path, name, _COLUMNS):
+    for place, row in shapes.threads(rows(path, name, _COLUMNS)):
         yield source_row(place, row, kind)
 
 
-_CHATS = ("messages", "conversation", "prompt")
-_REPLIES = ("rejected", "completion")
-"""The end of the chat that a `prompt` begins."""
+_CHATS = (*shapes.CHATS, "prompt", "text", "data")
 _PLANS = ("plan", "steps")
 _SHARED = ("domain", "subarea", "principle", "goal", "messages")
 _NEEDED: dict[Kind, tuple[str, ...]] = {
@@ -106,9 +111,15 @@ _NEEDED: dict[Kind, tuple[str, ...]] = {
     "sdsd-dialogues": (*_SHARED, "is_violation", "is_truncated"),
     "sdsd-revisions": (*_SHARED, "plan", "critique", "violations", "revision"),
 }
-_ANY_OF: dict[Kind, tuple[str, ...]] = {"messages": _CHATS, "plans": (*_PLANS, "messages")}
+_ANY_OF: dict[Kind, tuple[tuple[str, ...], ...]] = {
+    "messages": (_CHATS,),
+    "preference": (shapes.PREFERENCES,),
+    "instruction": (shapes.PROMPTS, shapes.REPLIES),
+    "plans": ((*_PLANS, "messages"),),
+}
+"""Of each of these groups, a row needs one column."""
 _COLUMNS = {
-    *_CHATS, *_REPLIES, *_PLANS, *itertools.chain(*_NEEDED.values()),
+    *shapes.COLUMNS, *_CHATS, *_PLANS, *itertools.chain(*_NEEDED.values()),
     "persona", "planned_violation", "field", "principles",
 }  # fmt: skip
 
@@ -148,20 +159,34 @@ def _kind(place: Place, row: dict[str, Any], kind: Kind) -> Kind:
     """Return `kind` if the row has its columns; for `auto`, the first kind whose columns it has."""
     remedy = "name the kind of the rows, or rename the columns"
     if kind == "auto":
-        order: tuple[Kind, ...] = ("sdsd-revisions", "sdsd-dialogues", "sharegpt")
+        order: tuple[Kind, ...] = ("sdsd-revisions", "sdsd-dialogues")
         for known in order:
             if row.keys() >= set(_NEEDED[known]):
                 return known
-        chat = any(key in row for key in _CHATS[:2]) or isinstance(row.get("prompt"), list)
-        kind = "messages" if chat else "plans"
+        kind = _recognised(row)
         remedy = f"rename a column to one of {', '.join((*_CHATS, 'conversations', *_PLANS))}"
-    missing = [key for key in _NEEDED.get(kind, ()) if key not in row]
-    any_of = _ANY_OF.get(kind, ())
-    if missing or (any_of and not any(key in row for key in any_of)):
-        wanted = " or ".join(f"`{key}`" for key in missing[:1] or any_of)
+    needed = [(key,) for key in _NEEDED.get(kind, ())]
+    for keys in (*needed, *_ANY_OF.get(kind, ())):
+        if any(key in row for key in keys):
+            continue
+        wanted = " or ".join(f"`{key}`" for key in keys)
         found = ", ".join(sorted(map(repr, row)))[:200] or "none"
         raise place.error(f"no {wanted} among the columns: {found}", remedy)
     return kind
+
+
+def _recognised(row: dict[str, Any]) -> Kind:
+    """Return the kind of a row that has not the columns of a published one."""
+    if shapes.is_preference(row):
+        return "preference"
+    if "conversations" in row:
+        return "sharegpt"
+    if any(key in row for key in shapes.CHATS) or isinstance(row.get("prompt"), list):
+        return "messages"
+    if shapes.is_instruction(row):
+        return "instruction"
+    chat = shapes.is_transcript(row.get("text")) or shapes.alternating(row.get("data"))
+    return "messages" if chat else "plans"
 
 
 class _Row(Struct, frozen=True):
@@ -173,7 +198,8 @@ class _Row(Struct, frozen=True):
 
     def read(self) -> SourceRow:
         turns = list(self.turns())
-        plan = self.plan() or _joined(text for role, text in turns if role == "system")
+        system = dict.fromkeys(text for role, text in turns if role == "system")
+        plan = self.plan() or _joined(system)
         messages = () if self.kind == "plans" else _conversation(turns)
         if self.kind == "plans" and not plan:
             raise _Unusable("no plan")
@@ -210,18 +236,21 @@ class _Row(Struct, frozen=True):
         """Return the list of turns; of `plans`, only what may have the plan as a system turn."""
         if self.kind == "plans":
             return [] if any(key in self.columns for key in _PLANS) else self.turn_list("messages")
-        if self.kind == "sharegpt":
-            return self.turn_list("conversations")
-        key = next((key for key in _CHATS if key in self.columns), "messages")
-        reply = next((k for k in _REPLIES if key == "prompt" and k in self.columns), "")
-        return self.turn_list(key) + (self.turn_list(reply) if reply else [])
+        keys = ("conversations",) if self.kind == "sharegpt" else shapes.CHATS
+        key = next((key for key in keys if key in self.columns), "")
+        if key and self.kind not in ("preference", "instruction"):
+            return self.turn_list(key)
+        if self.kind == "messages" and "prompt" not in self.columns:
+            data = shapes.alternating(self.columns.get("data"))
+            return data or shapes.turns(self.text("text"), "user")
+        return shapes.exchange({name: _listed(value) for name, value in self.columns.items()})
 
     def turn_list(self, key: str) -> list[Any]:
-        value = self.columns.get(key, [])
+        value = _listed(self.columns.get(key, []))
         if not isinstance(value, list):
             wrong = f"`{key}` must be a list of turns, not {_named(value)}"
             raise self.place.error(wrong, "write turns as {role, content}")
-        return value
+        return shapes.chat(self.columns, value)
 
     def content(self, content: object) -> str:
         """Return a turn's text; a list of parts is joined if all of them are text."""
@@ -299,6 +328,14 @@ def _conversation(turns: list[tuple[str, str]]) -> tuple[Message, ...]:
     if not messages:
         raise _Unusable("no user turn that the assistant answers")
     return tuple(messages)
+
+
+def _listed(value: Any) -> Any:
+    """Return the list that a text is in JSON, as in a cell of a table; any other value as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            return json.loads(value)
+    return value
 
 
 def _line(text: str) -> str:

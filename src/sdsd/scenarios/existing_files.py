@@ -150,7 +150,8 @@ def rows(path: Path, name: str, columns: Collection[str]) -> Iterator[tuple[Plac
         else:
             with path.open("rb") as raw:
                 plain = GzipFile(fileobj=raw) if kind.endswith(".gz") else raw
-                yield from read(as_utf8(plain), path, name)
+                with as_utf8(plain) as file:
+                    yield from read(file, path, name)
     except NotText as error:
         raise Place(path, name, error.line).error(str(error), REMEDY) from None
     except (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError) as error:

@@ -7,6 +7,7 @@ data, and a text in another encoding would never match anything.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import tempfile
 from collections.abc import Iterator
 from functools import partial
@@ -59,19 +60,21 @@ def lines(file: IO[bytes], limit: int = -1) -> Iterator[tuple[int, str]]:
         yield number, decode(line, number)
 
 
-def as_utf8(file: BufferedReader | GzipFile) -> IO[bytes]:
-    """Return the file from its beginning as UTF-8: itself, or a copy if its mark says UTF-16 or 32.
+@contextlib.contextmanager
+def as_utf8(file: BufferedReader | GzipFile) -> Iterator[IO[bytes]]:
+    """Yield the file from its beginning as UTF-8: itself, or a copy if its mark says UTF-16 or 32.
 
     Raises `UnicodeDecodeError` if it is not what its mark says.
     """
     name = _encoding(file.peek(4))
     if name.startswith("utf-8"):
-        return cast(IO[bytes], file)
-    copy = tempfile.TemporaryFile()
-    for text in codecs.iterdecode(iter(partial(file.read, _CHUNK), b""), name):
-        copy.write(text.encode())
-    copy.seek(0)
-    return copy
+        yield cast(IO[bytes], file)
+        return
+    with tempfile.TemporaryFile() as copy:
+        for text in codecs.iterdecode(iter(partial(file.read, _CHUNK), b""), name):
+            copy.write(text.encode())
+        copy.seek(0)
+        yield copy
 
 
 def _encoding(beginning: bytes) -> str:
