@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -505,6 +508,133 @@ def test_the_models_that_are_known(command: Command) -> None:
     assert all(entry["weights"]["name"] in shown for entry in told)
 
 
+# -- standard output as it is out there ------------------------------------------------------
+
+
+def printed_to(
+    arguments: list[str], stdout: Any, environment: dict[str, str] = {}
+) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [SDSD, *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-16", "utf-8"])
+def test_a_terminal_of_any_encoding_shows_a_dialogue(finished: Path, encoding: str) -> None:
+    left = {"PYTHONIOENCODING": encoding, "PYTHONUTF8": "0"}
+    shown = printed_to(["show", "0", str(finished)], subprocess.PIPE, left)
+    assert (shown.returncode, shown.stderr) == (0, b"")
+    assert "dialogue 0" in shown.stdout.decode(encoding)
+    read = printed_to(["show", "0", str(finished), "--json"], subprocess.PIPE, left)
+    assert json.loads(read.stdout.decode(encoding))["scenario"]["index"] == 0
+
+
+def test_json_stays_json_in_any_encoding() -> None:
+    from sdsd.cli.streams import print_json
+
+    for encoding in ("ascii", "cp1252", "utf-8"):
+        screen = io.TextIOWrapper(io.BytesIO(), encoding)
+        with contextlib.redirect_stdout(screen):
+            print_json('{"a": "\u2615 é \U0001f600"}')
+        screen.seek(0)
+        assert json.loads(screen.read()) == {"a": "\u2615 é \U0001f600"}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a disk that is always full")
+@pytest.mark.parametrize("arguments", [["--help"], ["show"], ["status"], ["show", "0", "--json"]])
+def test_a_full_disk_under_standard_output_is_one_line(
+    finished: Path, arguments: list[str]
+) -> None:
+    command = arguments if "--help" in arguments else [*arguments, str(finished)]
+    with Path("/dev/full").open("wb") as full:
+        left = printed_to(command, full)
+    assert left.returncode == 2
+    (line,) = left.stderr.decode().splitlines()
+    assert line.startswith("error: standard output: No space left on device; free some space")
+
+
+@pytest.mark.parametrize("arguments", [["show", "0"], ["show", "0", "--json"], ["models", "list"]])
+def test_a_reader_that_leaves_is_no_error(finished: Path, arguments: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    where = [str(finished)] if arguments[0] == "show" else []
+    left = printed_to([*arguments, *where], writing)
+    os.close(writing)
+    assert left.stderr == b""
+
+
+# -- paths that cannot be ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "-o", "x" * 300], "File name too long; give a shorter path"),
+        (["status", "x" * 5_000], "File name too long; give a shorter path"),
+        (["status", "caf\udce9"], "the name is not UTF-8; rename it, or give another"),
+        (["run", "-o", "caf\udce9"], "the name is not UTF-8; rename it, or give another"),
+        (["run", "--from", "caf\udce9.jsonl"], "`source.path` is not UTF-8: "),
+        (["run", "--from", "~nobody-x/a.jsonl"], "Could not determine home directory"),
+        (["run", "--model", "~nobody-x/a.gguf"], "Could not determine home directory"),
+    ],
+)
+def test_a_path_that_cannot_be_is_one_line(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str],
+    said: str,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    printed = command(*arguments)
+    assert printed.code == 2
+    assert printed.err.startswith("error: ")
+    assert said in printed.err
+    assert "Traceback" not in printed.err
+
+
+@pytest.mark.parametrize("where", ["~nobody-x", "~nobody-x/cache"])
+def test_a_cache_in_a_home_that_nobody_has(
+    command: Command, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setenv("SDSD_CACHE", where)
+    printed = command("models", "list")
+    assert printed.code == 2
+    assert f"SDSD_CACHE: {where}: Could not determine home directory. Write the" in printed.err
+
+
+# -- files that are needed only later ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "content", "said"),
+    [
+        ("export.contamination.sets=[{}]", "eval.docx", b"PK", "cannot read files of type '.docx'"),
+        ("export.contamination.sets=[{}]", "eval.txt", b"caf\xe9", "the byte 0xe9 is not UTF-8"),
+        ("export.contamination.sets=[{}]", "eval.jsonl", b"{", "eval.jsonl:1: bad JSON"),
+        ("export.contamination.sets=[{}]", "eval.csv", b"a\nb c\n", "has no text of 5 words"),
+        ("export.duplicates.against=[{}]", "old.jsonl", b'{"x": 1}', "old.jsonl:1: no `plan`"),
+        ("models.default.chat_template={}", "a.jinja", b"{{ bos_token }}", "`bos_token`, which no"),
+        ("prompts.plan={}", "plan.md", b"caf\xe9", "plan.md:1: the byte 0xe9 is not UTF-8"),
+        ("catalogue.goals={}", "goals.yaml", b"- text: a\n  text: b", "occurs twice, first on l"),
+    ],
+)
+def test_a_file_is_checked_before_the_first_call(
+    command: Command, tmp_path: Path, key: str, name: str, content: bytes, said: str
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    out = tmp_path / "run"
+    # The server is not there: whoever called it would say so.
+    server = ["--url", "http://127.0.0.1:9/v1", "--model", "x", "-n", "1"]
+    setting = key.format(tmp_path / name)
+    printed = command("run", *server, "-o", out, "--set", setting)
+    assert printed.code == 2
+    assert said in printed.err
+    assert not out.exists()
+
+
 # -- hostile text --------------------------------------------------------------------------
 
 EVIL = (
@@ -532,6 +662,31 @@ def hostile(record: Record) -> Record:
         revisions=(Revision(EVIL, Critique(verdicts)), Revision(EVIL, defect="unchanged")),
         failure=Failure(EVIL, EVIL, EVIL),
     )
+
+
+@pytest.mark.parametrize(
+    ("verdict", "said"),
+    [
+        (Verdict("p", False, "", undecided=True), "critique: p: undecided\n"),
+        (Verdict("p", False, "", undecided=True, calibrated=0.52),
+         "p: undecided (violated with probability 0.52)"),
+        (Verdict("p", False, "", undecided=True, probability=0.4),
+         "p: undecided (violated with probability 0.40)"),
+        (Verdict("p", False, "", probability=0.1), "p: satisfied (violated with probability 0.10)"),
+        (Verdict("p", True, "", "q", grounded=True), "p: violated\n"),
+        (Verdict("p", True, ""), "p: violated, without evidence\n"),
+    ],
+)  # fmt: skip
+def test_a_verdict_is_shown_as_it_is(
+    finished: Path, capsys: pytest.CaptureFixture[str], verdict: Verdict, said: str
+) -> None:
+    from sdsd.cli import display
+
+    with Journal(RunDir(finished).journal, readonly=True) as journal:
+        record = journal.record(0)
+    assert record is not None
+    display.dialogue(replace(record, critique=Critique((verdict,)), revisions=()), json=False)
+    assert said in capsys.readouterr().out
 
 
 def test_a_hostile_record_is_shown_and_does_nothing(

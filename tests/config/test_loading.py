@@ -58,6 +58,13 @@ FAULTS = {
     "models: {big: {timeout: 0}}": "`models.big.timeout`: Expected `float` > 0.0",
     "scenarios: {exchanges: [0, 2]}": "`scenarios.exchanges[0]`: Expected `int` >= 1",
     "models: {big: {parallel: -1}}": "`models.big.parallel`: Expected `int` >= 0",
+    # values that a list does not have
+    "dialogue: {self_check: evry}": "unknown value `evry`; did you mean `every`? allowed: every",
+    "source: {kind: alpaca}": "`source.kind`: unknown value `alpaca`; allowed: auto, messages",
+    "models: {big: {transport: bach}}": "`models.big.transport`: unknown value `bach`; did you",
+    "critique: {critics: {a: {wording: x}}}": "unknown value `x`; allowed: plain, defend, stranger",
+    "pairs: [contrast, revison]": "unknown value `revison`; did you mean `revision`? allowed: ",
+    "pairs: none": "unknown value `none`; ",
     # contradictions
     "roles: {critic: judge}": "`roles.critic` names `judge`, which is not under `models` (default)",
     "scenarios: {principles: [3, 1]}": "`scenarios.principles`: [3, 1] must be [fewest, most]",

@@ -373,7 +373,7 @@ async def test_endpoint_answers_a_scrape_and_outlives_nonsense(
 ) -> None:
     metrics = Metrics("x")
     heard(metrics, recorded())
-    port = int(metrics.serve(0).removesuffix("/metrics").rpartition(":")[2])
+    port = int(metrics.serve(0, silence=0.5).removesuffix("/metrics").rpartition(":")[2])
     get = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
     status, headers, body = await asked(port, get)
     assert status.endswith("200 OK")
@@ -386,6 +386,13 @@ async def test_endpoint_answers_a_scrape_and_outlives_nonsense(
         rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         rude.sendall(get[:20])  # and a reset
     assert "200" in (await asked(port, get))[0]
+    with contextlib.ExitStack() as stack:  # half-open: they connect, and no more is heard of them
+        half = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in "half"]
+        half[0].sendall(get[:20])
+        assert "200" in (await asked(port, get))[0]
+        for connection in half:
+            connection.settimeout(5)
+            assert await asyncio.to_thread(connection.recv, 100) in (b"", b"HTTP/1.0 408")
     metrics.close()
     assert capsys.readouterr().err == ""
     with pytest.raises(OSError, match="Connect call failed"):

@@ -303,7 +303,7 @@ FAULTS = {
     ),
     "unknown key, JSONL": Fault("goals", ".jsonl", '\n{"text": "a", "knd": 1}', 2, "'kind'"),
     "unknown list": Fault("goals", ".yaml", "goal:\n- text: a\n", 1, "did you mean 'goals'"),
-    "repeated key, YAML": Fault("goals", ".yaml", "- text: a\n  text: b\n", 2, "occurs twice"),
+    "repeated key, YAML": Fault("goals", ".yaml", "- text: a\n  text: b\n", 2, "first on line 1"),
     "repeated key, JSONL": Fault("goals", ".jsonl", '{"text": "a", "text": "b"}', 1, "2 times"),
     "missing key, YAML": Fault("goals", ".yaml", "- text: a\n\n- kind: b\n", 3, "`text`"),
     "missing key, JSONL": Fault("goals", ".jsonl", '{"text": "a"}\n{"id": "b"}', 2, "`text`"),
@@ -343,7 +343,11 @@ FAULTS = {
         "topics", ".yaml", DOMAIN + "        - a leak\n        - A  leak\n", 6, "mine.yaml:5;"
     ),
     "bad severity": Fault(
-        "principles", ".yaml", "- text: a\n  severity: grave\n", 2, "use low, medium or high"
+        "principles",
+        ".yaml",
+        "- text: a\n  severity: hihg\n",
+        2,
+        "mean 'high'? Use low, medium",
     ),
     "bad id": Fault("goals", ".jsonl", '{"id": "a b", "text": "c"}', 1, "is not one word"),
     "control character": Fault(

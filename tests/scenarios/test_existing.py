@@ -10,6 +10,7 @@ import contextlib
 import gzip
 import io
 import json
+import os
 import sqlite3
 import tracemalloc
 from collections.abc import Iterable, Iterator, Sequence
@@ -908,6 +909,40 @@ def test_asking_for_more_than_the_source_has_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.e2e
+def test_a_source_that_changed_between_two_starts_is_noticed(tmp_path: Path) -> None:
+    """Other rows are told; the same rows in a file that was touched, or none, are not."""
+    path, out = tmp_path / "rows.jsonl", tmp_path / "run"
+    rows = [{"messages": PAIR}, {"messages": PAIR, "goal": "learn"}]
+    where = jsonl(path, rows)
+
+    def noted() -> str:
+        notes: list[str] = []
+        run(
+            {"source": {"path": where}},
+            out=out,
+            models={"default": ScriptedModel()},
+            on_event=lambda event: notes.append(getattr(event, "text", "")),
+        )
+        return "\n".join(notes)
+
+    assert f"2 rows of {where}" in noted()
+    assert "changed" not in noted()
+    os.utime(path, (1, 1))
+    assert "changed" not in noted()
+    for changed in (
+        [{"messages": PAIR}, {"messages": PAIR, "goal": "teach"}],
+        [*rows, {"messages": PAIR, "goal": "play"}],
+        rows[:1],
+        [{"nothing": "known"}],
+    ):
+        jsonl(path, changed)
+        said = noted()
+        assert f"the source {where} has changed since this run began" in said
+        assert "another run directory" in said
+    path.unlink()
+    assert "changed" not in noted()
+
+
 def test_a_run_begins_from_rows_and_needs_their_file_no_more(tmp_path: Path) -> None:
     path = tmp_path / "chats.jsonl"
     turns = [{"role": "user", "content": "Open?"}, {"role": "assistant", "content": "Trust me."}]

@@ -54,6 +54,19 @@ def test_stops_end_the_turn_of_either_speaker(family: str) -> None:
     assert template.stops("agent") == (after_agent,)
 
 
+@pytest.mark.parametrize("hostile", [" ", "\n", "<", "<|a", "[A", "<a>[B] "])
+def test_a_seam_without_end_is_no_template(hostile: str) -> None:
+    """A template comes with a model: its seams are bounded, and looked at in linear time."""
+    brief, user, agent, again = (m.content for m in marked(system=True))
+    start, middle = f"<s>{brief}<u>", "<a>"
+    for seam in (hostile * (200_000 // len(hostile)), hostile * (8_000 // len(hostile))):
+        template = cut(f"{start}{user}{middle}{agent}{seam}<u>{again}")
+        assert (template is None) == (len(seam) > 16_000)
+        if template:
+            assert template.clean("x" + hostile * 100)
+            assert template.stops("agent") != ("",)
+
+
 def test_a_default_system_text_is_not_part_of_the_brief() -> None:
     template, _ = learnt(QWEN_2_5)
     assert "Alibaba" not in template.open("The plan.")

@@ -58,7 +58,7 @@ VALUES = st.recursive(
     | st.booleans()
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=("Cs",)))
+    | st.text(st.characters(codec="utf-8"))
     | st.from_regex(r"\A[-+]?[0-9]{1,3}(\.[0-9]{0,2})?[eE][-+]?[0-9]{1,2}\Z"),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abc1e-", max_size=4),
                                                                 inner, max_size=4),

@@ -380,7 +380,7 @@ def _thanks_spiral(whole: DialogueText) -> list[int]:
 # -- text that is not conversation --------------------------------------------------------
 
 _DIRECTED = Search(
-    r"^\W*(?:SLIP|STAKE|PERSON|OPENING) ?:"
+    r"^[^\w\n]*+(?:SLIP|STAKE|PERSON|OPENING) ?:"
     r"|\[(?:direction|pause\.|now write|the scene|end of|scene)\b"
     r"|\bdirector's (?:note|direction|cue)\b|\b(?:conversation|dialogue) plan\b"
     r"|\bas (?:the|an?) (?:user|agent|assistant) in this (?:scene|scenario|dialogue|role-?play)\b"
@@ -402,7 +402,7 @@ _INSTRUCTED = Search(
     "|this principle",
 )
 """What the prompts tell the speakers."""
-_STEP = re.compile(r"^\W*STEP \d+ ?:", re.MULTILINE)
+_STEP = re.compile(r"^[^\w\n]*+STEP \d+ ?:", re.MULTILINE)
 _STAGE = re.compile(
     r"[*(\[]_?(?:(?:he|she|they|softly|gently|slightly|nervously|slowly) )?"
     r"(?:(?:smil|laugh|sigh|nod|chuckl|grin|giggl|shrug|wink|frown|gasp|paus|blush|smirk|whisper"
@@ -501,7 +501,7 @@ _HANGING = re.compile(
     re.IGNORECASE,
 )
 _FENCE = re.compile(r"^[ \t>]*```", re.MULTILINE)
-_LISTED = re.compile(r"[ \t]*(?:[-*•+#|>]|\d{1,3}[.)]|[a-z]\))")
+_LISTED = re.compile(r"\A[ \t]*+(?:[-*•+#|>]|\d{1,3}[.)]|[a-z]\))")
 _ENDED = re.compile(r"[.!?…:;]")
 
 

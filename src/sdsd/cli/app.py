@@ -5,14 +5,15 @@ Heavy imports stay inside the commands, so that `sdsd --help` answers at once.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from sdsd.cli import catalogue, models
+from sdsd.cli import catalogue, models, streams
 from sdsd.cli.options import Changes, DryRun, Json, Model, RunPath, Seed, Source, Url, overrides
 
 if TYPE_CHECKING:
@@ -35,15 +36,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error becomes one message and an exit code, never a traceback."""
     from sdsd.errors import SdsdError
 
+    streams.show_anything()
     try:
-        app(arguments, prog_name="sdsd")
+        try:
+            app(arguments, prog_name="sdsd")
+        finally:
+            streams.flush()
     except SdsdError as error:
-        from sdsd.cli.display import error_line
-
-        error_line(str(error))
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except OSError as error:
+        message = streams.explained(error)
+        _fail(message, 2) if message else sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    from sdsd.cli.display import error_line
+
+    with contextlib.suppress(OSError):  # nothing is left to tell it with
+        error_line(message)
+    sys.exit(code)
 
 
 def _version(wanted: bool) -> None:

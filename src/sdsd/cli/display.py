@@ -6,7 +6,6 @@ Text that a model wrote passes through `safe` first.
 from __future__ import annotations
 
 import shlex
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from sdsd.cli.streams import print_json
 from sdsd.reports.html.text import duration
 from sdsd.runs.progress import err, headline, safe
 from sdsd.types import Critique, Record, Scenario, Verdict
@@ -45,7 +45,7 @@ _CAUSES = 8
 def emit(value: object) -> None:
     """Print `value` as JSON."""
     data = msgspec.json.encode(value, enc_hook=str)
-    sys.stdout.write(msgspec.json.format(data, indent=2).decode() + "\n")
+    print_json(msgspec.json.format(data, indent=2).decode())
 
 
 def error_line(message: str) -> None:
@@ -138,7 +138,7 @@ def figures(run: Run, other: Run | None) -> None:
         return
     from sdsd.reports.metrics.comparison import to_json
 
-    sys.stdout.write(to_json(run.compare(other)).decode().rstrip() + "\n")
+    print_json(to_json(run.compare(other)).decode())
 
 
 def compared(outcome: Outcome, *, json: bool) -> None:
@@ -366,14 +366,22 @@ def _print_critique(name: str, critique: Critique) -> None:
 
 
 def _print_verdict(name: str, v: Verdict) -> None:
-    mark = (
-        "violated" if v.confirmed else ("violated, without evidence" if v.violated else "satisfied")
-    )
-    style = "red" if v.violated else "green"
-    out.print(Text(safe(f"{name}: {v.principle}: {mark}"), style=style))
+    mark, style = _verdict_mark(v)
+    probability = v.probability if v.calibrated is None else v.calibrated
+    likely = "" if probability is None else f" (violated with probability {probability:.2f})"
+    out.print(Text(safe(f"{name}: {v.principle}: {mark}{likely}"), style=style))
     out.print(Text(safe(v.reason), style="dim"))
     if v.quote:
         out.print(Text(safe(f'"{v.quote}"'), style="italic"))
+
+
+def _verdict_mark(v: Verdict) -> tuple[str, str]:
+    """Return what a verdict says, and its colour."""
+    if v.undecided:
+        return "undecided", "yellow"
+    if v.violated:
+        return "violated" if v.confirmed else "violated, without evidence", "red"
+    return "satisfied", "green"
 
 
 def models(statuses: Sequence[Status], *, json: bool) -> None:

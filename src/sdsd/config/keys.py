@@ -56,6 +56,13 @@ def _key(name: str, hint: Any) -> Key:
     )
 
 
+def choices(hint: Any) -> list[str]:
+    """Return the values that a type lists, at any depth: `Literal`s in tuples and unions, too."""
+    if typing.get_origin(hint) is Literal:
+        return [str(value) for value in typing.get_args(hint)]
+    return [value for part in typing.get_args(hint) for value in choices(part)]
+
+
 def metas(hint: Any) -> tuple[Meta, ...]:
     """Return the `Meta`s of an annotation, the innermost first."""
     return tuple(m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Meta))

@@ -17,12 +17,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd.config.checking import check
-from sdsd.config.keys import Key, keys, walk
+from sdsd.config.keys import Key, choices, keys, walk
 from sdsd.config.model_schema import ModelConfig
 from sdsd.config.schema import Config
 from sdsd.errors import ConfigError
 from sdsd.text import encodings, yaml_files
 from sdsd.text.encodings import NotText
+from sdsd.text.normalize import valid_unicode
 from sdsd.text.prompt_files import is_path
 from sdsd.text.yaml_files import YamlError
 
@@ -40,7 +41,7 @@ def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] =
     tree = anchored(tree, source.parent if isinstance(source, Path) else Path(), where)
     _check_named_once(tree, where)
     tree = anchored(_overridden(tree, overrides), Path(), where)
-    _check_finite(tree, "", where)
+    _check_values(tree, "", where)
     if isinstance(tree.get("models"), dict):
         tree["models"] = {"default": {}, **tree["models"]}
         for name, model in tree["models"].items():  # one by one, so that an error names its key
@@ -154,13 +155,15 @@ def _check_named_once(tree: Mapping[str, Any], where: str) -> None:
         )
 
 
-def _check_finite(tree: Any, key: str, where: str) -> None:
-    """Refuse infinity and what is not a number: YAML and Python have them, a run's files do not."""
+def _check_values(tree: Any, key: str, where: str) -> None:
+    """Refuse what Python has and a run's own files cannot hold."""
     if isinstance(tree, float) and not math.isfinite(tree):
         raise ConfigError(f"{where}: `{key}` must be a finite number, not {tree}")
+    if isinstance(tree, str) and tree != valid_unicode(tree):
+        raise ConfigError(f"{where}: `{key}` is not UTF-8: {tree}; rename the file, or correct it")
     items = tree.items() if isinstance(tree, Mapping) else ()
     for name, value in (*items, *enumerate(tree if isinstance(tree, list | tuple) else ())):
-        _check_finite(value, f"{key}.{name}" if key else str(name), where)
+        _check_values(value, f"{key}.{name}" if key else str(name), where)
 
 
 def _typed(tree: Any, kind: type[T], prefix: str, where: str) -> T:
@@ -177,6 +180,8 @@ def _explain(message: str, prefix: str) -> str:
     below = at.group(1).removesuffix("[...]") if at else ""
     path = ".".join(filter(None, (prefix, below)))
     unknown = re.search(r"unknown field `(.*?)`", message)
+    if enum := re.match(r"Invalid enum value '(.*)'", message):
+        return _explain_choice(path, enum.group(1))
     if not unknown:
         return f"`{path}`: {message.split(' - at ', maxsplit=1)[0]}; see docs/configuration.md"
     key = unknown.group(1)
@@ -185,6 +190,16 @@ def _explain(message: str, prefix: str) -> str:
     hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
     dotted = f"{path}.{key}" if path else key
     return f"unknown key `{dotted}`; {hint}"
+
+
+def _explain_choice(path: str, value: str) -> str:
+    """Say which values a key may have, and which is closest to the one that it has."""
+    dotted = path.replace("[...]", ".NAME")  # msgspec's word for any key of a mapping
+    key = next((key for key in reversed([*walk(re.sub(r"\[\d+\]", "", dotted))])), None)
+    allowed = choices(key.type) if key else []
+    near = difflib.get_close_matches(value, allowed, n=1)
+    hint = f"did you mean `{near[0]}`? " if near else ""
+    return f"`{path}`: unknown value `{value}`; {hint}allowed: {', '.join(allowed)}"
 
 
 def _known_at(path: str) -> list[str]:

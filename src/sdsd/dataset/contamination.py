@@ -101,10 +101,10 @@ def _texts(where: str) -> Iterator[str]:
 
 
 def _files(where: str) -> list[Path]:
-    root = Path(where).expanduser()
     try:
+        root = Path(where).expanduser()
         found = sorted(root.rglob("*")) if root.is_dir() else [root] if root.exists() else []
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last: `~name` of an unknown user
         raise _error(f"{where}: cannot be read: {error}; check the path") from None
     files = [path for path in found if path.name.lower().endswith(_KNOWN) and path.is_file()]
     if not files:

@@ -125,14 +125,24 @@ KNOWN: tuple[Weights, ...] = (
 def cache_dir(env: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
     """Return the folder of model files: `SDSD_CACHE`, else in the user's cache directory."""
     if own := env.get("SDSD_CACHE"):
-        return Path(own).expanduser().absolute()
+        return home_of(own, "SDSD_CACHE").absolute()
     if xdg := env.get("XDG_CACHE_HOME"):
         base = Path(xdg)
     elif platform == "win32" and (local := env.get("LOCALAPPDATA")):
         base = Path(local)
     else:
-        base = Path.home() / ("Library/Caches" if platform == "darwin" else ".cache")
+        base = home_of("~", "the cache") / ("Library/Caches" if platform == "darwin" else ".cache")
     return base / "sdsd" / "models"
+
+
+def home_of(name: str, what: str) -> Path:
+    """Return a path with `~` replaced. Raises `WeightsError` that says `what` needs it."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise WeightsError(
+            f"{what}: {name}: {error} Write the path out, or set SDSD_CACHE to a directory"
+        ) from None
 
 
 class Store(Struct, frozen=True):
@@ -174,7 +184,7 @@ def locate(name: str, progress: Progress | None = None, *, store: Store | None =
     if name.startswith("hf:"):
         return _readable(_from_hub(name, store))
     if all(name != weights.name for weights in store.known):
-        path = Path(name).expanduser()
+        path = home_of(name, "the model")
         if path.suffix == ".gguf" or len(path.parts) > 1 or path.is_file():
             return _readable(path)
     return _obtain(store.find(name), store, progress or _silent)
@@ -182,7 +192,7 @@ def locate(name: str, progress: Progress | None = None, *, store: Store | None =
 
 def is_file(name: str) -> bool:
     """Return whether `name` means a model file (see `locate`) and not a model on some server."""
-    path = Path(name).expanduser()
+    path = home_of(name, "the model")
     named = name.startswith("hf:") or any(name == weights.name for weights in KNOWN)
     return named or path.suffix == ".gguf" or path.is_file()
 

@@ -16,7 +16,7 @@ from sdsd.text.prompt_files import Prompt
 from sdsd.types import AskFn, Completion, Message, Principle, Request
 
 _LETTERS = ("a", "b")
-_ANSWER = re.compile(r"\W*(?:reply\s+)?\W*([AB])\b", re.IGNORECASE)
+_ANSWER = re.compile(r"\A\W*+(?:reply\s\W*+)?([AB])\b", re.IGNORECASE)
 
 
 async def violates_more(

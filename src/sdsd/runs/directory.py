@@ -36,6 +36,7 @@ from sdsd.config.manifest import FORMAT, Manifest, Written
 from sdsd.errors import JournalError, RunDirError
 from sdsd.files import try_lock, write_atomic
 from sdsd.runs.journal import Journal
+from sdsd.text.normalize import valid_unicode
 
 T = TypeVar("T")
 
@@ -46,6 +47,8 @@ class RunDir:
     """Paths and small files of one run directory. Creating the object touches nothing on disk."""
 
     def __init__(self, path: Path) -> None:
+        if (name := str(path)) != valid_unicode(name):
+            raise RunDirError(f"{path}: the name is not UTF-8; rename it, or give another")
         self.path = path
         self.config_file = path / CONFIG_NAME
         self.manifest_file = path / "manifest.json"

@@ -26,11 +26,11 @@ from sdsd.pipeline.record import make_record
 from sdsd.reports.money import money
 from sdsd.runs.ask import Ask
 from sdsd.runs.directory import RunDir
-from sdsd.runs.inputs import Inputs, inputs_of, sourced, start_of
+from sdsd.runs.inputs import Inputs, inputs_of, rows_of, sourced, start_of
 from sdsd.runs.journal import Journal, stage_of
 from sdsd.runs.middleware import Call
 from sdsd.runs.rounds import quota_of
-from sdsd.runs.runner import EXAM_ITEMS, judge_method, pair_kinds, rows_of
+from sdsd.runs.runner import EXAM_ITEMS, judge_method, pair_kinds
 from sdsd.runs.session import in_loop
 from sdsd.scenarios.existing_scenarios import SourceScenarios
 from sdsd.scenarios.existing_store import store_rows
@@ -91,7 +91,7 @@ def _source(inputs: Inputs, rundir: RunDir, opened: ExitStack) -> SourceScenario
     if rundir.source.exists():
         return sourced(inputs, rundir)
     aside = opened.enter_context(TemporaryDirectory(prefix="sdsd-"))
-    kept = store_rows(rows_of(inputs.config), Path(aside) / rundir.source.name)
+    kept = store_rows(rows_of(inputs.config.source), Path(aside) / rundir.source.name)
     return SourceScenarios(kept, inputs.scenarios, inputs.catalogue)
 
 

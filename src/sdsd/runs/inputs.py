@@ -16,11 +16,13 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd import plugins
-from sdsd.config import Config, ExportConfig
+from sdsd.config import Config
 from sdsd.config.manifest import Manifest
-from sdsd.config.schema import PROTOCOLS
+from sdsd.config.schema import PROTOCOLS, SourceConfig
+from sdsd.dataset.contamination import Contamination
 from sdsd.dataset.extensions import validate
-from sdsd.errors import ConfigError, PluginError, PromptError, RunDirError, SdsdError
+from sdsd.errors import ConfigError, PluginError, PromptError, RunDirError, SdsdError, SourceError
+from sdsd.models import chat_templates
 from sdsd.pipeline.calibration import can_verify
 from sdsd.pipeline.method import PROMPTS, Method, Start
 from sdsd.pipeline.prompts import load_prompt
@@ -28,10 +30,12 @@ from sdsd.pipeline.versions import VERSIONS
 from sdsd.runs.directory import RunDir
 from sdsd.runs.rounds import quota_of
 from sdsd.scenarios import catalogue as catalogues
+from sdsd.scenarios import existing
 from sdsd.scenarios import strategies as strategy_files
 from sdsd.scenarios.catalogue import Catalogue
+from sdsd.scenarios.existing import Skipped, SourceRow
 from sdsd.scenarios.existing_scenarios import SourceScenarios, dialogue_of, plan_of
-from sdsd.scenarios.existing_store import StoredRows
+from sdsd.scenarios.existing_store import StoredRows, digest_of, store_rows
 from sdsd.scenarios.sampler import Scenarios
 from sdsd.scenarios.strategies import Strategy, load_strategies
 from sdsd.text.prompt_files import Prompt
@@ -153,15 +157,26 @@ def _checked(
     return Inputs(config, catalogue, prompts, strategies, scenarios)
 
 
-def check_files(export: ExportConfig) -> None:
-    """Raise `ConfigError` for a missing file that the export will need."""
-    for key, names in (
-        ("duplicates.against", export.duplicates.against),
-        ("contamination.sets", export.contamination.sets),
-    ):
-        for name in names:
-            if not name.startswith("hf:") and not Path(name).exists():
-                raise ConfigError(f"`export.{key}`: {name}: no such file; check the path")
+def check_files(config: Config) -> None:
+    """Read the files that are needed only later, so that a fault in one is found before any call.
+
+    Raises `SdsdError` that names the file and what is wrong with it.
+    """
+    for name in config.export.duplicates.against:
+        if not name.startswith("hf:"):
+            _check_against(name)
+    Contamination(config.export.contamination)
+    for model in config.models.values():
+        if model.chat_template:
+            chat_templates.source(Path(model.chat_template))
+
+
+def _check_against(name: str) -> None:
+    try:
+        for _ in existing.read(name):
+            pass
+    except SourceError as error:
+        raise ConfigError(f"export.duplicates.against: {error}") from None
 
 
 def verifiable(inputs: Inputs, calibrations: Mapping[str, Calibration]) -> Inputs:
@@ -194,6 +209,28 @@ def sourced(inputs: Inputs, rundir: RunDir) -> SourceScenarios | None:
     if not inputs.config.source.path:
         return None
     return SourceScenarios(StoredRows(rundir.source), inputs.scenarios, inputs.catalogue)
+
+
+def rows_of(source: SourceConfig) -> Iterator[SourceRow | Skipped]:
+    """Yield the rows of the source, from where the configuration says that they are."""
+    return existing.read(source.path, kind=source.kind, split=source.split)
+
+
+def kept_rows(source: SourceConfig, rundir: RunDir, notes: list[str]) -> StoredRows:
+    """Return the rows of the source, copied into the run's directory at its first launch.
+
+    `notes` gets what people should know: how many rows, which were left out, what has changed.
+    """
+    if rundir.source.exists():
+        kept = StoredRows(rundir.source)
+        notes += _source_differences(source, kept)
+        return kept
+    stamps = existing.stamps(source.path, kind=source.kind, split=source.split)
+    kept = store_rows(rows_of(source), rundir.source, stamps)
+    reasons = "".join(f"; {n} left out: {reason}" for reason, n in kept.skipped.items())
+    rows = "1 row" if len(kept) == 1 else f"{len(kept)} rows"
+    notes.append(f"{rows} of {source.path}{reasons}")
+    return kept
 
 
 def start_of(scenario: Scenario, source: SourceScenarios | None) -> Start:
@@ -251,6 +288,24 @@ def _other_version(what: str, then: str, now: str) -> str:
     return (
         f"{what} has changed since this run began (version {then} then, {now} now): recorded "
         "dialogues may replay differently, and new ones are made by the new version"
+    )
+
+
+def _source_differences(source: SourceConfig, kept: StoredRows) -> Iterator[str]:
+    """Yield a line if the files of the source have other rows now than in the run's own copy.
+
+    That they are gone is no difference, and what is on the hub is not downloaded to compare it.
+    """
+    try:
+        now = existing.stamps(source.path, kind=source.kind, split=source.split)
+        if now in ("", kept.stamps) or digest_of(rows_of(source)) == kept.digest:
+            return
+    except (SourceError, OSError):
+        if not Path(source.path).exists():
+            return
+    yield (
+        f"the source {source.path} has changed since this run began; it continues with its own "
+        "copy in source.sqlite. To use the changed one, start another run directory (`--out`)"
     )
 
 

@@ -262,7 +262,7 @@ class Run:
             config = configuration.load(configuration.tree(config), keys)
         inputs = inputs_of(self._dir, config)
         if changes:
-            check_files(config.export)
+            check_files(config)
             with self._dir.lock():
                 self._dir.prepare(config)
         # Not locked: the run may be in progress. Every file is replaced atomically.

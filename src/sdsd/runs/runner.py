@@ -37,6 +37,8 @@ from sdsd.runs.inputs import (
     differences,
     inputs_of,
     keep_inputs,
+    kept_rows,
+    rows_of,
     sourced,
     start_of,
     verifiable,
@@ -48,8 +50,6 @@ from sdsd.runs.run import Run, standings_of
 from sdsd.runs.scheduler import drive, each
 from sdsd.runs.session import Needs, Session, Stop, in_loop, interruptible, open_session
 from sdsd.runs.telemetry import listeners
-from sdsd.scenarios.existing import Skipped, SourceRow, read
-from sdsd.scenarios.existing_store import StoredRows, store_rows
 from sdsd.types import Calibration, PairKind, Role
 
 EXAM_ITEMS = 24
@@ -172,12 +172,12 @@ def _launch(
     with rundir.starting():
         rundir.check(config)
         inputs = inputs_of(rundir, config)
-        check_files(config.export)
+        check_files(config)
         notes: list[str] = []
         if (manifest := rundir.manifest()) is not None:
             notes += differences(inputs, manifest)
         if config.source.path and not rundir.source.exists():
-            rows_of(config)  # a missing source is found before anything is written
+            rows_of(config.source)  # a missing source is found before anything is written
         if done := _more_than_asked(config, rundir):
             notes.append(
                 f"{path} has {done} dialogues, more than the {config.n} asked for: a run only grows"
@@ -186,7 +186,7 @@ def _launch(
         else:
             rundir.prepare(config)
         if config.source.path:
-            n = len(_kept(config, rundir, notes))
+            n = len(kept_rows(config.source, rundir, notes))
             if config.n > n:
                 notes.append(f"the source has {n} rows, fewer than the {config.n} asked for")
             config = replace(config, n=min(config.n or n, n))
@@ -212,23 +212,6 @@ def _more_than_asked(config: Config, rundir: RunDir) -> int:
     with Journal(rundir.journal, readonly=True) as journal:
         done = journal.finished()
     return done if config.n < done else 0
-
-
-def _kept(config: Config, rundir: RunDir, notes: list[str]) -> StoredRows:
-    """Return the rows of the source, copied into the run's directory at its first launch."""
-    if rundir.source.exists():
-        return StoredRows(rundir.source)
-    kept = store_rows(rows_of(config), rundir.source)
-    reasons = "".join(f"; {n} left out: {reason}" for reason, n in kept.skipped.items())
-    rows = "1 row" if len(kept) == 1 else f"{len(kept)} rows"
-    notes.append(f"{rows} of {config.source.path}{reasons}")
-    return kept
-
-
-def rows_of(config: Config) -> Iterator[SourceRow | Skipped]:
-    """Yield the rows of the source, from where the configuration says that they are."""
-    source = config.source
-    return read(source.path, kind=source.kind, split=source.split)
 
 
 class Launch:

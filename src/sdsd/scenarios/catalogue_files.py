@@ -41,10 +41,10 @@ _NAMES = {"str": "text", "bool": "true/false", "int": "a number", "float": "a nu
           "date": "a date", "bytes": "something else"}  # fmt: skip
 _SCALARS = {"null": None, "bool": True, "int": 0, "float": 0.0, "timestamp": date.min}
 _VALUES = {
-    "severity": "use low, medium or high",
-    "framing": "use do or dont",
-    "subtle": "use plain, middling or subtle",
-    "role": "use user or assistant",
+    "severity": ("low", "medium", "high"),
+    "framing": ("do", "dont"),
+    "subtle": ("plain", "middling", "subtle"),
+    "role": ("user", "assistant"),
 }
 _REMEDIES = {
     "text": "put it in quotes if it only looks like a number, a date, yes/no or a mapping",
@@ -105,7 +105,11 @@ class Entry(NamedTuple):
             return self.error(f"the list {name} is empty", remedy, *keys)
         if enum := re.search(r"Invalid enum value '(.*)'", wrong):
             wrong = f"the {keys[-1]} {enum[1][:60]!r} is unknown"
-            return self.error(wrong, _VALUES.get(str(keys[-1]), "see docs/catalogue.md"), *keys)
+            allowed = _VALUES.get(str(keys[-1]), ())
+            close = get_close_matches(enum[1], allowed, 1)
+            hint = f"did you mean {close[0]!r}? Use" if close else "use"
+            remedy = f"{hint} {', '.join(allowed)}" if allowed else "see docs/catalogue.md"
+            return self.error(wrong, remedy, *keys)
         expected, found = (_NAMES[kind] for kind in re.findall(r"`(\w+)`", wrong))
         wrong = f"{name} must be {expected}, not {found}"
         return self.error(wrong, _REMEDIES[expected], *keys)

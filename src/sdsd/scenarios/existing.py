@@ -93,9 +93,24 @@ def read(
     `split` selects the files of a directory or data set that are named after it. Raises
     `SourceError`: at once if a file is missing, and for damage when it is reached.
     """
-    view = "revisions" if kind == "sdsd-revisions" else "dialogues"
-    files = find(where, view, split, download)
+    files = find(where, _view(kind), split, download)
     return itertools.chain.from_iterable(_read(path, name, kind) for path, name in files)
+
+
+def stamps(where: str, *, kind: Kind = "auto", split: str = "") -> str:
+    """Return name, size and time of each local file that `read` reads; empty for the hub's.
+
+    Raises `SourceError` if a file is missing.
+    """
+    if where.startswith("hf:"):
+        return ""
+    files = [(name, path.stat()) for path, name in find(where, _view(kind), split, fetch_dataset)]
+    return "\n".join(f"{stat.st_size} {stat.st_mtime_ns} {name}" for name, stat in files)
+
+
+def _view(kind: Kind) -> str:
+    """Return which view of a run's data set is read."""
+    return "revisions" if kind == "sdsd-revisions" else "dialogues"
 
 
 def _read(path: Path, name: str, kind: Kind) -> Iterator[SourceRow | Skipped]:

@@ -85,12 +85,12 @@ def find(where: str, view: str, split: str, download: Download) -> list[tuple[Pa
 
 
 def _local(where: str, view: str, split: str) -> list[tuple[Path, str]]:
-    root = Path(where).expanduser()
     try:
+        root = Path(where).expanduser()
         if root.is_dir():
             return _directory(where, root, view, split)
         exists = root.exists()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last: `~name` of an unknown user
         raise SourceError(f"{where}: cannot be read: {error}; check the path") from error
     if not exists:
         raise SourceError(f"{where}: no such file; check the path")

@@ -103,7 +103,7 @@ def turns(value: Any, speaker: str) -> list[Any]:
     return [] if value is None else [value]
 
 
-def turn(speaker: str, text: Any) -> dict[str, Any]:
+def turn(speaker: Any, text: Any) -> dict[str, Any]:
     return {"role": speaker, "content": text}
 
 

@@ -22,7 +22,9 @@ from sdsd.files import PRIVATE
 from sdsd.scenarios.existing import Skipped, SourceRow
 
 _SCHEMA = """
-CREATE TABLE source(digest TEXT NOT NULL, count INTEGER NOT NULL, skipped TEXT NOT NULL);
+CREATE TABLE source(
+    digest TEXT NOT NULL, count INTEGER NOT NULL, skipped TEXT NOT NULL, stamps TEXT NOT NULL
+);
 CREATE TABLE rows(number INTEGER PRIMARY KEY, row TEXT NOT NULL);
 """
 _REMEDY = "restore it from a copy, or start another run from the source"
@@ -39,13 +41,15 @@ class StoredRows:
         if not path.exists():  # SQLite's own message does not say so
             raise SourceError(f"{path}: missing; {_REMEDY}")
         found = self._one(
-            "SELECT digest, count, skipped, (SELECT max(number) FROM rows) FROM source"
+            "SELECT digest, count, skipped, (SELECT max(number) FROM rows), stamps FROM source"
         )
         self.digest: str = found[0]
         """Hex SHA-256 of the rows' content, whatever files and formats they came from."""
         self._count: int = found[1]
         self.skipped: dict[str, int] = msgspec.json.decode(found[2])
         """Rows of the source that were left out, by reason."""
+        self.stamps: str = found[4]
+        """The files that the rows came from, with their sizes and times."""
         if found[3] != self._count - 1:
             raise SourceError(f"{path}: rows are missing; {_REMEDY}")
 
@@ -73,7 +77,7 @@ class StoredRows:
         return found
 
 
-def store_rows(rows: Iterable[SourceRow | Skipped], path: Path) -> StoredRows:
+def store_rows(rows: Iterable[SourceRow | Skipped], path: Path, stamps: str = "") -> StoredRows:
     """Write the usable rows to `path`, all or none, and open them; count those skipped.
 
     Raises `SourceError` if no row is usable or the disk refuses. An earlier copy is untouched until
@@ -86,7 +90,7 @@ def store_rows(rows: Iterable[SourceRow | Skipped], path: Path) -> StoredRows:
         temporary.touch(PRIVATE)
         with contextlib.closing(sqlite3.connect(temporary, isolation_level=None)) as db:
             db.executescript(f"PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF; {_SCHEMA} BEGIN")
-            _write(rows, db)
+            _write(rows, db, stamps)
             db.execute("COMMIT")
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -99,7 +103,7 @@ def store_rows(rows: Iterable[SourceRow | Skipped], path: Path) -> StoredRows:
     return StoredRows(path)
 
 
-def _write(rows: Iterable[SourceRow | Skipped], db: sqlite3.Connection) -> None:
+def _write(rows: Iterable[SourceRow | Skipped], db: sqlite3.Connection, stamps: str) -> None:
     digest, count = hashlib.sha256(), 0
     skipped: Counter[str] = Counter()
     first: Skipped | None = None
@@ -114,8 +118,17 @@ def _write(rows: Iterable[SourceRow | Skipped], db: sqlite3.Connection) -> None:
     if not count:
         why = f"all were skipped, the first, {first.origin}: {first.reason}" if first else "none"
         raise SourceError(f"the source has no usable row ({why}); see docs/start-anywhere.md")
-    known = (digest.hexdigest(), count, msgspec.json.encode(skipped).decode())
-    db.execute("INSERT INTO source VALUES (?, ?, ?)", known)
+    known = (digest.hexdigest(), count, msgspec.json.encode(skipped).decode(), stamps)
+    db.execute("INSERT INTO source VALUES (?, ?, ?, ?)", known)
+
+
+def digest_of(rows: Iterable[SourceRow | Skipped]) -> str:
+    """Return the digest that rows have when they are stored, without storing them."""
+    digest = hashlib.sha256()
+    for row in rows:
+        if isinstance(row, SourceRow):
+            digest.update(content(row) + b"\n")
+    return digest.hexdigest()
 
 
 def content(row: SourceRow) -> bytes:

@@ -18,7 +18,10 @@ from sdsd.types import Message
 
 _MARKS = tuple(f"@@sdsd-{name}@@" for name in ("brief", "user", "agent", "again"))
 _ACKNOWLEDGED = "Understood. I am ready."
-_END = re.compile(r"\s*(<[^<>\s][^<>]*>|\[/?[A-Z_]+\])")
+_MARK = re.compile(r"<[^<>\s][^<>]*+>|\[/?[A-Z_]++\]")
+"""A control text, e.g. `<|im_end|>` or `[/INST]`."""
+_LONGEST = 16_000
+"""Characters between two turns, at most. A template comes with a model; it may be hostile."""
 
 
 class Template(Struct, frozen=True):
@@ -57,7 +60,7 @@ class Template(Struct, frozen=True):
 def _controls(template: Template) -> list[str]:
     """Return the texts that mark a change of speaker."""
     separators = (template.before_brief, template.after_brief, template.to_agent, template.to_user)
-    marks = {m for text in separators for m in _END.findall(text)}
+    marks = {m for text in separators for m in _MARK.findall(text)}
     # Sorted: the order of a set differs from process to process, and so would `clean`.
     return sorted(marks | {_first_mark(template.to_agent), _first_mark(template.to_user)})
 
@@ -82,10 +85,12 @@ def cut(rendered: str) -> Template | None:
     pieces = re.split("|".join(map(re.escape, _MARKS)), rendered)
     if len(pieces) != 5 or not pieces[2].strip() or not pieces[3].strip():
         return None
+    if max(map(len, pieces)) > _LONGEST:
+        return None
     return Template(*pieces[:4])
 
 
 def _first_mark(separator: str) -> str:
     """Return the control text that begins a separator, e.g. `<|im_end|>`; else its first line."""
-    found = _END.match(separator)
-    return found.group(1) if found else separator.strip().splitlines()[0]
+    found = _MARK.match(separator.lstrip())
+    return found.group() if found else separator.strip().splitlines()[0]

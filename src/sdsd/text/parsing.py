@@ -287,7 +287,7 @@ _SLOTS = (
 )
 """What the packaged prompts have in the place of a quotation and a reason, without commas."""
 _NOTHING = re.compile(
-    r"\W*(?:(?:or )?(?:none|empty)|n/?a|no quote|the few words of the reply\b.*"
+    r"\A\W*+(?:(?:or )?(?:none|empty)|n/?a|no quote|the few words of the reply\b.*"
     r"|one sentence on what the reply says\b.*)\W*",
     re.IGNORECASE | re.DOTALL,
 )

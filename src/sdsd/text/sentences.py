@@ -21,8 +21,8 @@ _SURE_END = re.compile(
     r"|[。！？]++|\n[ \t]*+\n\s*+|\n(?=[ \t]*+(?:[-*+•]|\d{1,3}[.)])[ \t])"
 )
 _NO_END = re.compile(
-    r"(?:.*[\s.(])?(?:e|g|i|etc|vs|cf|al|ca|no|nr|st|dr|mr|mrs|ms|prof|sr|jr|fig|vol|approx"
-    r"|[A-Za-z])|.*(?:[\n.:;!?]\s+|\A)\d{1,2}",
+    r"\A(?:(?:.*[\s.(])?(?:e|g|i|etc|vs|cf|al|ca|no|nr|st|dr|mr|mrs|ms|prof|sr|jr|fig|vol|approx"
+    r"|[A-Za-z])|.*(?:[\n.:;!?]\s+|\A)\d{1,2})",
     re.IGNORECASE | re.DOTALL,
 )
 """What stands before a full stop that may not end a sentence: an abbreviation, an initial, or the

@@ -49,7 +49,7 @@ _STRIPPED = re.compile(r"\A\s*analysis(?=[A-Z\"'])")
 _NAMED = re.compile(r"\A\s*Here(?:'s| is) my thought process:")
 _ANSWER = re.compile(r"Here(?:'s| is) my response:")
 _TURN = re.compile(
-    r"\s*(?:(?:<\|(?:im_start|start|start_header_id|end_header_id|header_start|header_end|"
+    r"\A\s*+(?:(?:<\|(?:im_start|start|start_header_id|end_header_id|header_start|header_end|"
     r"start_of_role|end_of_role|start_of_turn_token|chatbot_token|start_response|start_text|"
     r"begin_of_\w+|message|assistant\w*|im_middle|channel)\|>|<start_of_turn>|<s>|<bos>|"
     r"<｜assistant｜>|<｜begin▁of▁sentence｜>|\[\|assistant\|\]|\[/inst\]|<answer>)"

@@ -91,7 +91,7 @@ DO RE MI FA LA TI
 _UNSURE = frozenset(f"{_IN_CAPITALS} {_DISPUTED}".split())
 """Short words in capitals for emphasis, keys and notes. Longer ones: see `_may_be_a_word`."""
 _EXPLAINED = re.compile(
-    r"\s*(?:[,(–—-]\s*)?(?:\(|short for\b|stands? for\b|which (?:means|stands)\b|meaning\b"
+    r"\A\s*+(?:[,(–—-]\s*)?(?:\(|short for\b|stands? for\b|which (?:means|stands)\b|meaning\b"
     r"|that is\b|i\.e\.|or [a-z])",
     re.IGNORECASE,
 )

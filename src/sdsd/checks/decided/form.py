@@ -47,7 +47,7 @@ def exceeds(bounds: tuple[int, int], most: int) -> bool | None:
 
 _MARKS = "?？؟\u037e՞⸮‽"
 _WITHOUT_MARK = re.compile(
-    r"\W*(?:and |so |but |or )?(?:what|which|who|when|where|why|how"
+    r"\A\W*+(?:and |so |but |or )?(?:what|which|who|when|where|why|how"
     r"|(?:do|does|did|can|could|would|will|shall|should|may) (?:you|i|we|it|that)"
     r"|(?:is|are|was) (?:you|it|that|there|this)|have you"
     r"|(?:want|need) (?:me|a|some|help|any)|ready|any)\b",

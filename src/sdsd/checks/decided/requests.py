@@ -18,7 +18,7 @@ _YES_NO = re.compile(
     re.IGNORECASE,
 )
 _YES_NO_REPLY = re.compile(
-    r"\W*(?:yes|no|it (?:all )?depends)\b(?! (?:one|matter|doubt)\b)",
+    r"\A\W*+(?:yes|no|it (?:all )?depends)\b(?! (?:one|matter|doubt)\b)",
     re.IGNORECASE,
 )
 

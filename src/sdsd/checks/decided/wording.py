@@ -41,7 +41,7 @@ _PRAISED = (
     "question|query|idea|thinking|thought|plan|choice|project|approach|instinct|ambition|goal"
 )
 _OPENING_PRAISE = re.compile(
-    rf"\W*(?:(?:oh|ah|wow|hi|hello|hey|ooh|well|yes),?!? )?(?:"
+    rf"\A\W*+(?:(?:oh|ah|wow|hi|hello|hey|ooh|well|yes),?!? )?(?:"
     rf"(?:(?:what|that(?:'s| is| was)|this is|it(?:'s| is)|you(?:'ve| have) asked|such)"
     rf"(?: (?:such|really|very|truly|quite|actually|genuinely))* an? (?:(?:really|very|truly"
     rf"|absolutely|genuinely) )?)?(?:{_PRAISE}) (?:[\w-]+ )?(?:{_PRAISED})"

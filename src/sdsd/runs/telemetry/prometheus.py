@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from wsgiref.simple_server import WSGIServer
 
 from prometheus_client import CollectorRegistry, start_http_server, write_to_textfile
@@ -31,6 +32,8 @@ BUCKETS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 """Upper bounds of `sdsd_call_seconds`: from a cached verdict to a long turn on a busy server."""
 EVERY = 5.0
 """Seconds between two writes of the file."""
+SILENCE = 10.0
+"""Seconds after which a client that sends nothing is disconnected."""
 _BOUNDS = [*(f"{bound:g}" for bound in BUCKETS), "+Inf"]
 _INFO = ("version", "protocol", "concurrency")
 _CALL = ("role", "model", "stage")
@@ -78,11 +81,17 @@ class Metrics(Listener, Collector):
             self._server.shutdown()
             self._server.server_close()
 
-    def serve(self, port: int) -> str:
-        """Serve on 127.0.0.1; return the address. 0 takes a free port. Raises `OSError`."""
+    def serve(self, port: int, silence: float = SILENCE) -> str:
+        """Serve on 127.0.0.1; return the address. 0 takes a free port. Raises `OSError`.
+
+        silence  seconds after which a client that sends nothing is disconnected
+        """
         self._server, _ = start_http_server(port, "127.0.0.1", self.registry)
         # A client that disconnects is not worth a traceback on the terminal.
         self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
+        # One that connects and sends nothing does not hold a thread and a file for ever.
+        handler: Any = self._server.RequestHandlerClass
+        self._server.RequestHandlerClass = type("Handler", (handler,), {"timeout": silence})
         return f"http://127.0.0.1:{self._server.server_port}/metrics"
 
     def collect(self) -> Iterator[Metric]:
