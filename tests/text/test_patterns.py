@@ -19,19 +19,21 @@ import sdsd
 
 PIECES = (
     " ", "\n", " \n", "\t", "\r\n", "a", "A", "1", "a ", "A ", "1 ", "a\n", "Aa ", "a, ", ".", "a.",
-    "A.", "1.", "1,", "!", "?", "'", '"', "`", "*", "_", "-", "=", "#", "[", "{", "(", "<", "|", ":",
-    ",", "\u201c", "\u2019", "\u3002", "é", "中", "a'", "a-", "1:", "- ", "* ", "**", "##", "> ",
-    "I am ", "the user ", "you ", "not ", "STEP 1 ", "VIOLATION ", '{"', "```", "https://", "[.", "…",
-    "<a", "[A", "\x1b[", "%", "\\",
+    "A.", "1.", "1,", "!", "?", "'", '"', "`", "*", "_", "-", "=", "#", "[", "{", "(", "<", "|",
+    ":", ",", "\u201c", "\u2019", "\u3002", "é", "中", "a'", "a-", "1:", "- ", "* ", "**", "##",
+    "> ", "I am ", "the user ", "you ", "not ", "STEP 1 ", "VIOLATION ", '{"', "```", "https://",
+    "[.", "…", "<a", "[A", "\x1b[", "%", "\\",
 )  # fmt: skip
 LONG = 2_000
 """Characters; a quadratic search of this many takes milliseconds, a linear one microseconds."""
 MEASURABLE = 0.004
 """Seconds of CPU time."""
-BOUNDED = {
-    "sdsd.text.sentences._NO_END": "is given nine characters",
+FULL = {
+    "sdsd.text.sentences._NO_END",
+    "sdsd.runs.hub._REPO",
+    "sdsd.text.yaml_files._EXPONENT",
 }
-"""Patterns whose text is short whatever a model writes."""
+"""Patterns that are only matched in full, with a short text or in linear time."""
 
 
 def patterns() -> dict[re.Pattern[str], str]:
@@ -77,14 +79,13 @@ def slow(pattern: re.Pattern[str]) -> Iterator[str]:
                 yield piece
 
 
-@pytest.mark.parametrize("pattern", [r"\s*x", r"^\W*STEP", r"(a|aa)+b", r"\w*:"])
+@pytest.mark.parametrize("pattern", [r"\s*x", r"^\W*STEP", r"(?:a|1)*x", r"\w*:"])
 def test_a_slow_pattern_is_found(pattern: str) -> None:
     assert next(slow(re.compile(pattern, re.MULTILINE)), None) is not None
 
 
-@pytest.mark.slow
 def test_every_pattern_takes_linear_time() -> None:
     known = patterns()
     assert len(known) > 150
     found = {name: piece for pattern, name in known.items() for piece in slow(pattern)}
-    assert found.keys() <= BOUNDED.keys(), found
+    assert found.keys() <= FULL, found

@@ -67,7 +67,7 @@ def test_a_copy_of_a_packaged_prompt_takes_its_place(name: str, tmp_path: Path) 
             "## system\nx\n## user\n{{gaol}}",
             "`{{gaol}}` in `## user` .*goal, last, opening, others",
         ),
-        (b"## system\n\xff", "cannot be read"),
+        (b"## system\n\xff", ":2: the byte 0xff is not UTF-8"),
     ],
 )
 def test_a_fault_in_ones_own_file_is_named(text: str | bytes, said: str, tmp_path: Path) -> None:

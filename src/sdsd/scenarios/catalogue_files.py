@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
@@ -108,11 +108,15 @@ class Entry(NamedTuple):
             allowed = _VALUES.get(str(keys[-1]), ())
             close = get_close_matches(enum[1], allowed, 1)
             hint = f"did you mean {close[0]!r}? Use" if close else "use"
-            remedy = f"{hint} {', '.join(allowed)}" if allowed else "see docs/catalogue.md"
+            remedy = f"{hint} {_either(allowed)}" if allowed else "see docs/catalogue.md"
             return self.error(wrong, remedy, *keys)
         expected, found = (_NAMES[kind] for kind in re.findall(r"`(\w+)`", wrong))
         wrong = f"{name} must be {expected}, not {found}"
         return self.error(wrong, _REMEDIES[expected], *keys)
+
+
+def _either(values: Sequence[str]) -> str:
+    return " or ".join(filter(None, (", ".join(values[:-1]), values[-1])))
 
 
 def _dotted(keys: tuple[Key, ...]) -> str:
