@@ -5,7 +5,8 @@ SdsdError              the user must act: the message names the cause and the re
     WeightsError, ModelError (ServerGone, Denied), RunDirError
     JournalError (Divergence, ReplayMiss)
     Stopped            the run was asked to stop
-TransientError (Busy)  a failed request that is retried, and leaves no trace in the journal
+TransientError         a failed request that is retried, and leaves no trace in the journal
+    Busy, Unreachable, Malformed
 StageFailed            one dialogue failed: recorded as data, and the run continues
 Unparseable            a reply without the requested shape: the step asks again
 """
@@ -118,6 +119,14 @@ class TransientError(Exception):
 
 class Busy(TransientError):
     """The server is overloaded or a rate limit is reached: fewer requests at once help."""
+
+
+class Unreachable(TransientError):
+    """No connection could be opened, or what answers does not speak HTTP."""
+
+
+class Malformed(TransientError):
+    """A reply with a good status that cannot be read."""
 
 
 class Unparseable(ValueError):

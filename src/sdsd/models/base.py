@@ -1,6 +1,6 @@
 """The contract of a model, which answers requests. The sibling modules implement it.
 
-openai_server   any OpenAI-compatible server
+openai_server   any OpenAI-compatible server; `probing` finds out what it supports
 pool            the same model on one or more servers, with limits and load balancing
 batch           a provider's batch API: answers in bulk, hours later, for less
 llamacpp        starts the embedded engine, which is then such a server
@@ -46,19 +46,26 @@ class Capabilities(Struct, frozen=True):
     schema: bool = False
     """Replies can be constrained by a JSON schema."""
     logprobs: bool = False
-    """Chats return token probabilities."""
+    """Chats return the probabilities of a token and of its alternatives."""
+    alternatives: int = 5
+    """Alternatives per token to ask for."""
     scoring: Scoring = ""
     """How the log probability of a given reply is found; see `sdsd.models.scoring`."""
     noise: float = 0.0
     """How much that log probability differed between two tries of the same text, in nats."""
     slots: int = 0
     """Requests answered at once, if the server reports it; 0: unknown."""
-    seed: bool = True
-    """Requests may have a sampling seed."""
-    sampling: bool = True
-    """Requests may have `temperature` and `top_p`."""
+    metrics: bool = True
+    """It reports its load (`/metrics`)."""
+    refused: dict[str, str] = {}
+    """Fields of requests that it does not take (`temperature`, `top_p`, `seed`, `stop`) and that
+    are left out, each with what it said."""
+    coldest: float = 0.0
+    """The lowest `temperature` that it takes; lower ones are raised to it."""
     length_key: str = "max_tokens"
     """The field that limits the length of a reply."""
+    least_tokens: int = 0
+    """The least that it takes as that limit; lower ones are raised to it."""
     thinks: bool = False
     """Replies begin with thinking, for which requests must leave room."""
     thinking_opened: bool = False

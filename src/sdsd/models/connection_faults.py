@@ -11,7 +11,7 @@ import socket
 import ssl
 from pathlib import Path
 
-from sdsd.errors import Busy, ModelError, TransientError
+from sdsd.errors import Busy, ModelError, TransientError, Unreachable
 from sdsd.models.addresses import Address
 
 _NO_FILES = {errno.EMFILE, errno.ENFILE}
@@ -38,7 +38,7 @@ def explained(error: Exception, server: Address, proxy: str = "") -> TransientEr
             "(`ulimit -n 65536`), or lower `parallel`"
         )
     way = f" through the proxy of `{proxy}`" if proxy else ""
-    return TransientError(f"cannot connect{way}: {reason(error)}")
+    return Unreachable(f"cannot connect{way}: {reason(error)}")
 
 
 def reason(error: Exception) -> str:

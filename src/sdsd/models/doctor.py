@@ -9,29 +9,35 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sdsd import config as configuration
 from sdsd.config import Config
-from sdsd.errors import SdsdError, TransientError
-from sdsd.models import fleet, llamacpp, weights
+from sdsd.errors import ModelError, SdsdError, TransientError
+from sdsd.models import fleet, llamacpp, probing, weights
 from sdsd.models.base import Capabilities, Model
 from sdsd.models.downloads import Progress
+from sdsd.models.model_list import served, some
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool, check_answer
 from sdsd.models.vllm import LaunchedModel
 from sdsd.plugins import blamed
-from sdsd.types import Answer, Completion, Message, Request
+from sdsd.types import Answer, Completion, Message, Refusal, Request
 
 _TRIAL_TOKENS = 24
 _MAX_PARALLEL = 32
 """Most requests at once in the second speed trial."""
-_SHOWN = 5
+_REPLY_TOKENS = 48
+_OUTAGE = 20.0
+"""Seconds for which a server that does not answer is waited for."""
+_WAITS, _LONGEST_WAIT = (0.5, 1.0, 2.0), 10.0
+"""Seconds before a request is repeated."""
 _SHORT, _LONG = 80, 400
 """Repetitions in the prompts sent twice; some providers cache from 1,024 tokens on."""
 _PATIENCE = 5.0
@@ -55,17 +61,35 @@ def examine(
 ) -> list[Diagnosis]:
     """Examine this machine; with a configuration or overrides also start or reach the models.
 
-    Whatever goes wrong is a diagnosis that is not `ok`.
+    Whatever goes wrong is a diagnosis that is not `ok`, and does not lose the others.
     """
     found = [*_machine()]
     if path is None and not overrides:
         return found
     try:
-        config = configuration.load(path, overrides)
-        found += asyncio.run(_models(config, fleet.fetch(config, progress)))
-    except (SdsdError, TransientError) as error:
-        found.append(Diagnosis("model", str(error), ok=False))
+        config = _impatient(configuration.load(path, overrides))
+        asyncio.run(_models(config, fleet.fetch(config, progress), found))
+    except Exception as error:  # a doctor must not die of what it is to find
+        found.append(Diagnosis("model", _reason(error), ok=False))
     return found
+
+
+def _impatient(config: Config) -> Config:
+    """Return the configuration with models that are not waited for as long as in a run."""
+    models = {
+        name: replace(model, outage=min(model.outage, _OUTAGE))
+        for name, model in config.models.items()
+    }
+    return replace(config, models=models)
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the first cause of an error says."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, TransientError):
+        return error.with_server
+    return str(error) if isinstance(error, SdsdError) else f"{type(error).__name__}: {error}"
 
 
 def _machine() -> Iterator[Diagnosis]:
@@ -81,9 +105,8 @@ def _machine() -> Iterator[Diagnosis]:
     yield Diagnosis("sqlite", sqlite3.sqlite_version, ok=sqlite3.sqlite_version_info >= (3, 35))
 
 
-async def _models(config: Config, files: Mapping[str, Path]) -> list[Diagnosis]:
+async def _models(config: Config, files: Mapping[str, Path], found: list[Diagnosis]) -> None:
     """Examine every model of a configuration, one after the other."""
-    found: list[Diagnosis] = []
     note = lambda text: found.append(Diagnosis("engine", text))  # noqa: E731
     with tempfile.TemporaryDirectory() as folder:
         async with fleet.start(config, files, note, Path(folder)) as started:
@@ -94,38 +117,63 @@ async def _models(config: Config, files: Mapping[str, Path]) -> list[Diagnosis]:
                     )
                     found.append(Diagnosis("model", f"`{name}`, for {roles}"))
                 if isinstance(pool, Pool):
-                    found += await _examined(pool)
+                    await _examine(pool, found)
             found.append(Diagnosis("auto", f"chooses `{started.protocol(config)}`", ok=True))
-    return found
 
 
-async def _examined(pool: Pool) -> list[Diagnosis]:
+async def _examine(pool: Pool, found: list[Diagnosis]) -> None:
     """Find out what one model's servers support, and how fast the first one is."""
     models = [server.model for server in pool.servers]
     models = [model.model if isinstance(model, LaunchedModel) else model for model in models]
-    found, first, can = [], models[0], pool.capabilities
+    first, can = models[0], pool.capabilities
     for model in models:
         if isinstance(model, HttpModel):
             found.append(Diagnosis("reachable", model.base_url, ok=True))
-            if names := await _names(model):
-                found.append(Diagnosis("serves", ", ".join(names)))
-    missing = [key for key, has in (("temperature", can.sampling), ("seed", can.seed)) if not has]
-    fields = f"{can.length_key}" + (f", without {' and '.join(missing)}" if missing else "")
+            if names := await served(model):
+                found.append(Diagnosis("serves", some(names)))
     found += [
-        Diagnosis("chat", _yes(can.chat), ok=can.chat),
+        await _tried("chat", _chat(first)) if can.chat else Diagnosis("chat", "no", ok=False),
         Diagnosis("completions", _yes(can.completions)),
         Diagnosis("template", _yes(can.template is not None)),
         Diagnosis("system turn", _yes(can.system)),
         Diagnosis("JSON schema", _yes(can.schema)),
         Diagnosis("logprobs", _yes(can.logprobs)),
         Diagnosis("scores given text", _scoring(can)),
-        Diagnosis("seed", await _seed(first)),
-        Diagnosis("limits", f"{fields}; {can.slots or 'an unknown number of'} requests at once"),
+        *([Diagnosis("refuses", _refused(can))] if probing.left_out(can) else []),
+        await _tried("sampling", _sampling(first)),
+        Diagnosis("limits", f"{can.length_key}; {can.slots or 'an unknown number of'} at once"),
     ]
     if isinstance(first, HttpModel):
-        found.append(Diagnosis("metrics", _yes(await first.gauges() is not None)))
-    found.append(Diagnosis("prefix cache", await _prefix_cache(first)))
-    return found + await _speed(first, min(pool.capacity, _MAX_PARALLEL))
+        found.append(await _tried("n", _several(first)))
+        found.append(Diagnosis("metrics", _yes(can.metrics)))
+    found.append(await _tried("prefix cache", _prefix_cache(first)))
+    for many in sorted({1, min(pool.capacity, _MAX_PARALLEL)}):
+        found.append(await _tried("speed", _speed(first, many)))
+
+
+async def _tried(name: str, check: Awaitable[Diagnosis | str]) -> Diagnosis:
+    """Return the finding of a check, or what it failed of."""
+    try:
+        finding = await check
+    except (SdsdError, TransientError) as error:
+        return Diagnosis(name, _reason(error), ok=False)
+    return Diagnosis(name, finding) if isinstance(finding, str) else finding
+
+
+async def _chat(model: Model) -> Diagnosis:
+    """Look at the text of a reply, not only at its status."""
+    answer = await _answer(model, Request("agent", _REPLY_TOKENS, probing.QUESTION))
+    if isinstance(answer, Refusal):
+        return Diagnosis("chat", f"refused: {answer.cause}: {answer.raw}", ok=False)
+    if not answer.text.strip():
+        cut = f", {answer.completion_tokens} tokens long" if answer.completion_tokens else ""
+        return Diagnosis("chat", f"answers without any text ({answer.finish}{cut})", ok=False)
+    return Diagnosis("chat", f"yes: {answer.text.strip()[:60]!r}", ok=True)
+
+
+def _refused(can: Capabilities) -> str:
+    """Say what requests do without, in the server's own words."""
+    return f"requests have {', '.join(probing.left_out(can))} ({probing.quoted(can)})"
 
 
 def _scoring(can: Capabilities) -> str:
@@ -135,35 +183,30 @@ def _scoring(can: Capabilities) -> str:
     return f"by {can.scoring}; the same text twice differs by {can.noise:g} nats"
 
 
-async def _names(model: HttpModel) -> list[str]:
-    """Return the first few names of models that the server lists."""
+async def _sampling(model: Model) -> str:
+    """Test seed and temperature: the same text twice, and another text with another seed?"""
+    request = replace(_request("Invent a name for a boat.", 24), temperature=1.0)
+    texts = [(await _reply(model, request, seed)).text for seed in (1, 1, 2, 3)]
+    if not all(texts):
+        return "unknown: replies without text"
+    if len(set(texts)) == 1:
+        return "without effect: every seed gives the same text, even at temperature 1"
+    if "seed" in model.capabilities.refused:
+        return "replies differ, and no seed is accepted"
+    if texts[0] != texts[1]:
+        return "replies differ, also with the same seed"
+    return "the same seed gives the same text, another seed another"
+
+
+async def _several(model: HttpModel) -> str:
+    """Whether a request can ask for several replies (`n`), which nothing here needs."""
+    path, body = model.encode(_request("Invent a name for a boat.", 24), 1)
+    asked = msgspec.json.decode(body, type=dict[str, object]) | {"n": 2}
+    reply = await model.client.request("POST", path, msgspec.json.encode(asked))
     try:
-        reply = await model.client.request("GET", "/models")
-        found = msgspec.json.decode(reply.body, type=_Listing).data
-    except (TransientError, msgspec.DecodeError, UnicodeDecodeError):
-        return []
-    names = [entry.id for entry in found]
-    return names if len(names) <= _SHOWN else [*names[:_SHOWN], f"and {len(names) - _SHOWN} more"]
-
-
-class _Listed(Struct):
-    id: str
-
-
-class _Listing(Struct):
-    data: list[_Listed] = []
-
-
-async def _seed(model: Model) -> str:
-    """Test the seed: the same text twice, and another text with another seed?"""
-    if not model.capabilities.seed:
-        return "not accepted"
-    request = _request("Invent a name for a boat.", 12)
-    one, again, other = [await _answer(model, request, seed) for seed in (1, 1, 2)]
-    if one != again and getattr(one, "text", "") != getattr(again, "text", ""):
-        return "accepted, but the same seed gives different texts"
-    same = getattr(one, "text", "") == getattr(other, "text", "")
-    return "accepted; other seeds gave the same text" if same else "gives the same text again"
+        return _yes(len(msgspec.json.decode(reply.body)["choices"]) == 2)
+    except (ValueError, KeyError, TypeError):
+        return "no"
 
 
 async def _prefix_cache(model: Model) -> str:
@@ -182,20 +225,41 @@ async def _prefix_cache(model: Model) -> str:
     return "not reported"
 
 
-async def _speed(model: Model, parallel: int) -> list[Diagnosis]:
-    """Tokens per second of one request, and of `parallel` at once."""
-    found = []
-    for many in sorted({1, parallel}):
-        requests = [_request(f"Count upwards from {k}.", _TRIAL_TOKENS) for k in range(many)]
-        begun = time.perf_counter()
-        replies = await asyncio.gather(*(_answer(model, r) for r in requests))
-        tokens = sum(r.completion_tokens for r in replies if isinstance(r, Completion))
-        rate = tokens / (time.perf_counter() - begun)
-        found.append(Diagnosis("speed", f"{rate:,.1f} tokens/s with {many} at once"))
-    return found
+async def _speed(model: Model, many: int) -> str:
+    """Tokens per second of `many` requests at once, and how many of them are refused."""
+    requests = [_request(f"Count upwards from {k}.", _TRIAL_TOKENS) for k in range(many)]
+    begun = time.perf_counter()
+    replies = await asyncio.gather(*(_once(model, r) for r in requests), return_exceptions=True)
+    seconds = time.perf_counter() - begun
+    failed = [reply for reply in replies if isinstance(reply, BaseException)]
+    for error in failed:
+        if not isinstance(error, TransientError):
+            raise error
+    tokens = sum(r.completion_tokens for r in replies if isinstance(r, Completion))
+    speed = f"{tokens / seconds:,.1f} tokens/s with {many} at once"
+    if not failed:
+        return speed
+    return f"{speed}, of which it answers {many - len(failed)}; the others: {failed[0]}"
+
+
+async def _reply(model: Model, request: Request, seed: int = 0) -> Completion:
+    answer = await _answer(model, request, seed)
+    if isinstance(answer, Refusal):
+        raise ModelError(f"refused: {answer.cause}: {answer.raw}")
+    return answer
 
 
 async def _answer(model: Model, request: Request, seed: int = 0) -> Answer:
+    """Ask a few times: the server may be busy."""
+    for wait in _WAITS:
+        try:
+            return await _once(model, request, seed)
+        except TransientError as error:
+            await asyncio.sleep(min(error.retry_after or wait, _LONGEST_WAIT))
+    return await _once(model, request, seed)
+
+
+async def _once(model: Model, request: Request, seed: int = 0) -> Answer:
     with blamed(f"model `{model.name}`", "a test request", TransientError):
         answer = await model.complete(request, seed)
     check_answer(answer, model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from sdsd.config import Config, ModelConfig
 from sdsd.config.environment import Filled, fill
 from sdsd.errors import ConfigError, PluginError, ServerGone
 from sdsd.files import write_atomic
-from sdsd.models import chat_templates, llamacpp, vllm, weights
+from sdsd.models import chat_templates, llamacpp, probing, vllm, weights
 from sdsd.models.addresses import parse
 from sdsd.models.base import Capabilities, Model, Served
 from sdsd.models.batch import BatchModel
@@ -289,7 +290,7 @@ class _Starting:
         )  # fmt: skip
         server = await self._stack.enter_async_context(vllm.serve(launch, note=self._note))
         model = await self._client(filled, server.base_url, os.environ.get(vllm.KEY, ""))
-        await _probe([model], chosen, self._note)
+        await _probe([model], chosen, self._note, self._stopping)
         return LaunchedModel(model, server)
 
     async def _reached(self, name: str, filled: Filled) -> None:
@@ -305,7 +306,7 @@ class _Starting:
             engine = llamacpp.serve(path, slots=slots, context=chosen.context, threads=threads)
             urls, key = (self._stack.enter_context(engine),), ""
         servers = [await self._client(filled, url, key) for url in urls]
-        await _probe(servers, chosen, self._note)
+        await _probe(servers, chosen, self._note, self._stopping)
         self.limits.setdefault(name, servers[0].capabilities.slots)
         self.models[name] = servers
         if chosen.transport == "batch":
@@ -375,27 +376,32 @@ def _remembered(found: Capabilities, path: Path) -> Capabilities:
     return found
 
 
-async def _probe(servers: Sequence[HttpModel], chosen: ModelConfig, note: Note) -> None:
+async def _probe(
+    servers: Sequence[HttpModel], chosen: ModelConfig, note: Note, stopping: asyncio.Event | None
+) -> None:
     """Probe the first server that answers, and assume that the others are like it."""
-    for server in servers:
+    # One that is loading is waited for only if no other is ready.
+    patience = (chosen.outage,) if len(servers) == 1 else (0.0, chosen.outage)
+    for outage, server in itertools.product(patience, servers):
         try:
-            can = await server.probe()
+            can = await probing.probe(server, outage=outage, note=note, stopping=stopping)
             break
         except ServerGone as gone:
             fault = gone
-            if len(servers) > 1:
+            if not outage:
                 note(str(gone))
     else:
         raise fault
-    found = None
     if chosen.chat_template:
-        found = chat_templates.learn(Path(chosen.chat_template))
-    elif can.completions and can.template is None:
-        found = await chat_templates.from_server(server.post, chosen.model)
-    if found is not None:
-        can = replace(can, template=found[0], system=found[1])
+        template, system = chat_templates.learn(Path(chosen.chat_template))
+        can = replace(can, template=template, system=system)
     for other in servers:
         other.capabilities = can
+    if changes := probing.left_out(can):
+        note(
+            f"requests to `{chosen.model}` are sent with {', '.join(changes)}, which changes what "
+            f"it writes: its server refuses them ({probing.quoted(can)})"
+        )
 
 
 def protocols(config: Config) -> tuple[ProtocolName, ...]:

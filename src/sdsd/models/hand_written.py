@@ -56,7 +56,7 @@ class HandWritten:
 
     def __init__(self, config: ModelConfig, folder: Path = FOLDER) -> None:
         self.name = config.model
-        self.capabilities = Capabilities(sampling=False)
+        self.capabilities = Capabilities()
         self._folder = folder / "replies"
         seed = _yaml(folder / "config.yaml")["seed"]
         self._by_seed = {

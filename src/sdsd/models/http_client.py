@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.errors import ModelError, TransientError
+from sdsd.errors import ModelError, TransientError, Unreachable
 from sdsd.models.addresses import Address, parse
 from sdsd.models.connection_faults import explained, reason
 from sdsd.models.proxies import proxy_for
@@ -214,7 +214,7 @@ class Client:
                 connection = await self._opened()
         except TimeoutError:
             seconds = self._timeouts.connect
-            raise TransientError(f"no connection in {seconds:g} s") from None
+            raise Unreachable(f"no connection in {seconds:g} s") from None
         except (OSError, _NoReply, UnicodeError) as error:
             proxy = self._proxy.variable if self._proxy is not None else ""
             raise explained(error, self._address, proxy) from None
@@ -372,7 +372,7 @@ class _Connection(asyncio.Protocol):
         except httptools.HttpParserError as error:
             tls = data.startswith(_TLS_ALERT)
             hint = "; it speaks TLS: begin the address with https://" if tls else ""
-            self._fail(TransientError(f"not HTTP: {error}{hint}"))
+            self._fail(Unreachable(f"not HTTP: {error}{hint}"))
             self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
