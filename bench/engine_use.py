@@ -22,6 +22,7 @@ from schedule import Posts, bare
 from sdsd.models import llamacpp, weights
 from sdsd.models.base import Capabilities
 from sdsd.models.openai_server import HttpModel
+from sdsd.models.probing import probe
 from sdsd.runs.events import Began, Event, Recorded
 from sdsd.types import Answer, Request
 
@@ -60,7 +61,7 @@ def run(url: str, name: str, can: Capabilities, n: int, slots: int) -> tuple[flo
 
 async def probed(name: str, url: str) -> Capabilities:
     async with HttpModel(name, url) as model:
-        return await model.probe()
+        return await probe(model)
 
 
 def main() -> None:

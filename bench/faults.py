@@ -46,6 +46,7 @@ from sdsd.hashing import call_seed, hash64
 from sdsd.models.base import Capabilities
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool
+from sdsd.models.probing import probe
 from sdsd.pipeline.record import make_record
 from sdsd.runs import middleware, retries
 from sdsd.runs.ask import Ask
@@ -134,11 +135,11 @@ class Host:
     def probed(self, key: str = "") -> frozenset[str]:
         """Return the digests of the requests by which a run probes and checks the server."""
 
-        async def probe() -> None:
+        async def ask() -> None:
             async with HttpModel(DEFAULT_MODEL, self.url, key=key) as model:
-                await model.probe()
+                await probe(model)
 
-        asyncio.run(probe())
+        asyncio.run(ask())
         path, body = _WRITER.encode(retries.harmless(_WRITER.capabilities), 0)
         return frozenset(line.digest for line in self.lines()) | {_digest(path, body)}
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import sdsd
 from sdsd.errors import ModelError, TransientError
 from sdsd.models.openai_server import HttpModel
+from sdsd.models.probing import probe
 from sdsd.models.scripted import CHATML
 from sdsd.text import parsing
 from sdsd.types import Completion, Message, Refusal, Request
@@ -573,7 +574,7 @@ async def test_the_client_of_the_package_reads_it() -> None:
         serving(Options(instant=True, max_context=80)) as simulator,
         HttpModel("m", simulator.url) as model,
     ):
-        can = await model.probe()
+        can = await probe(model)
         assert (can.chat, can.completions, can.system, can.schema) == (True, True, True, True)
         assert can.template == CHATML
         done = await model.complete(Request("agent", 20, (Message("user", "Hello."),)), 1)
@@ -587,7 +588,7 @@ async def test_the_client_of_the_package_reads_it() -> None:
         HttpModel("m", simulator.url) as model,
     ):
         with pytest.raises(ModelError, match="HTTP 404"):
-            await model.probe()
+            await probe(model)
 
 
 # -- replies -------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from sdsd import run
 from sdsd.errors import WeightsError
 from sdsd.models import llamacpp, weights
 from sdsd.models.openai_server import HttpModel
+from sdsd.models.probing import probe
 from sdsd.runs.events import Called, Event
 from sdsd.runs.run import Run
 from sdsd.types import Completion, Message, Request
@@ -46,7 +47,7 @@ def base_url() -> Iterator[str]:
 
 async def test_it_is_found_out_what_the_engine_can_do(base_url: str) -> None:
     async with HttpModel(NAME, base_url) as model:
-        can = await model.probe()
+        can = await probe(model)
     assert (can.chat, can.completions, can.schema, can.system) == (True, True, True, True)
     assert can.template is not None
     assert can.template.to_agent == "<|im_end|>\n<|im_start|>assistant\n"
@@ -54,7 +55,7 @@ async def test_it_is_found_out_what_the_engine_can_do(base_url: str) -> None:
 
 async def test_a_conversation_that_grows_is_one_prefix(base_url: str) -> None:
     async with HttpModel(NAME, base_url) as model:
-        template = (await model.probe()).template
+        template = (await probe(model)).template
         assert template is not None
         stream = template.open("A short chat about lighthouses. " * 12)
         for speaker, seam in (("user", template.to_agent), ("agent", template.to_user)) * 2:
@@ -71,7 +72,7 @@ async def test_the_same_seed_gives_the_same_words_and_a_schema_holds(base_url: s
     words = Request("agent", 16, (Message("user", "Name a colour."),), temperature=1.0)
     held = Request("critic", 32, (Message("user", "True?"),), schema=schema)
     async with HttpModel(NAME, base_url) as model:
-        await model.probe()
+        await probe(model)
         first, second, constrained = [
             await model.complete(request, seed=7) for request in (words, words, held)
         ]

@@ -17,12 +17,10 @@ from aiohttp import web
 
 from sdsd.errors import ModelError, TransientError
 from sdsd.models.base import Capabilities
-from sdsd.models.concurrency import Gauges
 from sdsd.models.http_client import Timeouts
-from sdsd.models.openai_server import HttpModel, folded, gauges
-from sdsd.models.scripted import CHATML
+from sdsd.models.openai_server import HttpModel, folded
 from sdsd.types import Answer, Completion, Message, Refusal, Request
-from tests.stand_ins.model_server import StandIn, chatml, serving
+from tests.stand_ins.model_server import StandIn, serving
 
 CHAT = Request("agent", 32, (Message("system", "Be brief."), Message("user", "Hello?")))
 RAW = Request("agent", 32, prompt="Once upon", stop=("\n",))
@@ -336,113 +334,10 @@ async def test_a_server_that_is_too_slow_may_pass() -> None:
             await model.complete(CHAT, 5)
 
 
-# -- probing -------------------------------------------------------------------------------
-
-
-def server(
-    *,
-    raw: bool = True,
-    renders: Callable[[list[Message]], str] | None = chatml,
-    system: bool = True,
-    schema: bool = True,
-) -> tuple[web.Application, list[dict[str, Any]]]:
-    """A server with some of the routes and abilities there are, and the chats it received."""
-    chats: list[dict[str, Any]] = []
-
-    async def chat(http: web.Request) -> web.Response:
-        body = await http.json()
-        chats.append(body)
-        if "response_format" in body and not schema:
-            return web.Response(status=400, text="response_format is not supported")
-        if body["messages"][0]["role"] == "system" and not system:
-            return web.Response(status=400, text="System role not supported")
-        return web.Response(text=reply())
-
-    async def complete(http: web.Request) -> web.Response:
-        return web.Response(text=reply(choices=[{"text": "x", "finish_reason": "length"}]))
-
-    async def apply(http: web.Request) -> web.Response:
-        assert renders is not None
-        messages = [Message(**m) for m in (await http.json())["messages"]]
-        if messages[0].role == "system" and not system:
-            return web.Response(status=500, text="System role not supported")
-        return web.json_response({"prompt": renders(messages)})
-
-    app = web.Application()
-    app.router.add_post("/v1/chat/completions", chat)
-    if raw:
-        app.router.add_post("/v1/completions", complete)
-    if renders:
-        app.router.add_post("/apply-template", apply)
-    return app, chats
-
-
-async def probed(app: web.Application) -> Capabilities:
-    async with serving(app) as url, HttpModel("tiny", url) as model:
-        found = await model.probe()
-        assert model.capabilities == found
-        return found
-
-
-async def test_a_server_that_can_do_everything() -> None:
-    can = await probed(server()[0])
-    assert can == Capabilities(completions=True, template=CHATML, system=True, schema=True)
-
-
-async def test_a_server_that_only_chats() -> None:
-    can = await probed(server(raw=False, renders=None, schema=False)[0])
-    assert can == Capabilities(completions=False, template=None, system=True, schema=False)
-
-
-async def test_a_server_that_shows_no_template_is_asked_whether_it_takes_a_system_turn() -> None:
-    for system in (True, False):
-        can = await probed(server(renders=None, system=system)[0])
-        assert can == Capabilities(completions=True, system=system, schema=True)
-
-
-async def test_a_server_whose_template_refuses_a_system_turn() -> None:
-    app, chats = server(system=False)
-    async with serving(app) as url, HttpModel("gemma", url) as model:
-        can = await model.probe()
-        assert (can.chat, can.completions, can.system) == (True, True, False)
-        assert can.template is not None  # learnt from the form without one
-        chats.clear()
-        assert isinstance(await model.complete(CHAT, 5), Completion)
-    assert [m["role"] for m in chats[0]["messages"]] == ["user"]
-
-
-async def test_a_template_that_drops_the_system_turn_counts_as_one_that_refuses_it() -> None:
-    app, _ = server(renders=lambda messages: chatml(m for m in messages if m.role != "system"))
-    can = await probed(app)
-    assert not can.system
-    assert can.template is not None
-
-
-async def test_a_template_that_cannot_be_cut_is_none() -> None:
-    can = await probed(server(renders=lambda messages: messages[-1].content)[0])
-    assert can.template is None
-    can = await probed(server(renders=lambda messages: "")[0])
-    assert can.template is None
-
-
-async def test_a_server_that_is_not_there() -> None:
-    async with bare(b"") as url:
-        pass  # gone again
-    async with HttpModel("tiny", url) as model:
-        with pytest.raises(ModelError, match=r"is the server running, and is `base_url` right"):
-            await model.probe()
-
-
 @pytest.mark.parametrize("address", ["http://", "no address at all", "http://[::1", "ftp://x/v1"])
 def test_an_address_that_is_none(address: str) -> None:
     with pytest.raises(ModelError, match="not an address"):
         HttpModel("tiny", address)
-
-
-async def test_a_server_that_does_not_know_the_model() -> None:
-    async with answered_by(saying(404, "model `tiny` not found")) as model:
-        with pytest.raises(ModelError, match=r"HTTP 404 for model `tiny`"):
-            await model.probe()
 
 
 # -- in a run ------------------------------------------------------------------------------
@@ -534,58 +429,3 @@ def test_logprobs_are_asked_for_where_they_are_known_and_wanted() -> None:
     for can, request, asked in ((True, JUDGE, True), (False, JUDGE, False), (True, CHAT, False)):
         model.capabilities = Capabilities(logprobs=can)
         assert ("logprobs" in json.loads(model.encode(request, 1)[1])) == asked
-
-
-# -- servers with wordings of their own ----------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("refused", "length_key", "seed", "sampling"),
-    [
-        (set(), "max_tokens", True, True),
-        ({"seed"}, "max_tokens", False, True),
-        ({"max_tokens"}, "max_completion_tokens", True, True),
-        ({"max_tokens", "temperature"}, "max_completion_tokens", True, False),
-        ({"seed", "top_p", "max_tokens"}, "max_completion_tokens", False, False),
-    ],
-)
-async def test_fields_that_a_server_refuses_are_left_out(
-    refused: set[str], length_key: str, seed: bool, sampling: bool
-) -> None:
-    async def picky(http: web.Request) -> web.Response:
-        if http.path != "/v1/chat/completions":
-            return web.Response(status=404)
-        if refused & (await http.json()).keys():
-            return web.json_response({"error": "unsupported parameter"}, status=400)
-        return web.Response(text=reply())
-
-    async with answered_by(picky) as model:
-        can = await model.probe()
-        assert (can.chat, can.completions) == (True, False)
-        assert (can.length_key, can.seed, can.sampling) == (length_key, seed, sampling)
-        assert isinstance(await model.complete(CHAT, 5), Completion)
-
-
-METRICS = """
-# HELP vllm:num_requests_running Number of requests in model execution batches.
-# TYPE vllm:num_requests_running gauge
-vllm:num_requests_running{engine="0",model_name="m"} 12.0
-vllm:num_requests_running{engine="1",model_name="m"} 3.0
-vllm:num_requests_waiting{engine="0",model_name="m"} 1e1
-vllm:cache_config_info{block_size="16",engine="0",num_gpu_blocks="2048",other="x"} 1.0
-"""
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        (METRICS, Gauges(15.0, 10.0, 32768)),
-        ('sglang:num_running_reqs 4\nsglang:num_queue_reqs{a="b"} 2.0\n', Gauges(4.0, 2.0)),
-        ("llamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n", Gauges(1.0, 0.0)),
-        ("python_info 1\n", None),
-        ("", None),
-        ("vllm:num_requests_running{ NaN\nvllm:num_requests_running ..\n", None),
-    ],
-)
-def test_what_servers_tell_about_themselves(text: str, found: Gauges | None) -> None:
-    assert gauges(text) == found

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from sdsd.errors import Busy
 from sdsd.models.base import Capabilities, Scoring
 from sdsd.models.openai_server import HttpModel
+from sdsd.models.probing import probe
 from sdsd.types import Completion, Message, Refusal, Request
 from tests.stand_ins.model_server import StandIn, chatml, serving
 from tests.stand_ins.scoring import LIKELY, UNLIKELY, Language, LlamaCpp, Vllm, expected
@@ -53,13 +54,13 @@ async def test_a_reply_is_scored_by_the_sum_over_its_own_tokens(server: Any, way
 @pytest.mark.parametrize(("server", "way"), SERVERS, ids=[way for _, way in SERVERS])
 async def test_the_probe_finds_the_way(server: Any, way: Scoring) -> None:
     async with serving(server.app()) as url, HttpModel("tiny", url) as model:
-        found, noise = await model.find_scoring()
-    assert (found, noise) == (way, 0.0)
+        can = await probe(model)
+    assert (can.scoring, can.noise) == (way, 0.0)
 
 
 async def test_a_server_that_only_chats_cannot_score() -> None:
     async with serving(StandIn().app()) as url, HttpModel("tiny", url) as model:
-        can = await model.probe()
+        can = await probe(model)
         answer = await model.complete(ASKED, 0)
     assert can.scoring == ""
     assert isinstance(answer, Refusal)
@@ -93,7 +94,7 @@ async def test_a_server_that_ranks_the_wrong_way_round_is_not_trusted() -> None:
     server = LlamaCpp()
     server.language = Reversed()
     async with serving(server.app()) as url, HttpModel("tiny", url) as model:
-        assert await model.find_scoring() == ("", 0.0)
+        assert (await probe(model)).scoring == ""
 
 
 async def test_a_busy_server_is_asked_again_later() -> None:

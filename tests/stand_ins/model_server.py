@@ -25,6 +25,8 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
+from sdsd.models import thinking
+from sdsd.models.probing import BEGINNING, ECHO, QUESTION
 from sdsd.models.scripted import ScriptedModel
 from sdsd.pipeline.prompts import load_prompt
 from sdsd.types import Completion, Message, Purpose, Request, Role
@@ -38,7 +40,7 @@ class Line(Struct, frozen=True):
     seed: int
     life: str
     probe: bool
-    """A request of one token, which only asks what the server can do."""
+    """A request that only asks what the server can do."""
 
 
 def read_log(path: Path) -> list[Line]:
@@ -65,6 +67,12 @@ def asked_for(messages: tuple[Message, ...], prompt: str) -> tuple[Role, Purpose
     return "agent", "transcript" if "USER turns and" in last else "agent_turn"
 
 
+def is_probe(messages: tuple[Message, ...], prompt: str) -> bool:
+    """Whether a request only asks what the server can do, by its text."""
+    questions = (*QUESTION, *ECHO, *thinking.QUESTION)
+    return prompt == BEGINNING or messages[-1:] in [(question,) for question in questions]
+
+
 def chatml(messages: Iterable[Message]) -> str:
     """The messages in the ChatML format, opened for the assistant."""
     turns = (f"<|im_start|>{m.role}\n{m.content}<|im_end|>\n" for m in messages)
@@ -76,6 +84,7 @@ class _Chat(Struct):
     prompt: str = ""
     max_tokens: int = 16
     seed: int = 0
+    response_format: dict[str, Any] | None = None
 
 
 class StandIn:
@@ -101,7 +110,7 @@ class StandIn:
 
     def _note(self, event: Literal["asked", "sent"], number: int, life: str, chat: _Chat) -> None:
         if self._log is not None:
-            line = Line(event, number, chat.seed, life, chat.max_tokens == 1)
+            line = Line(event, number, chat.seed, life, is_probe(chat.messages, chat.prompt))
             os.write(self._log, msgspec.json.encode(line) + b"\n")
 
     async def _complete(self, http: web.Request) -> web.Response:
@@ -111,7 +120,9 @@ class StandIn:
         self._note("asked", number, life, chat)
         if self._log is None:
             self.requests.append(msgspec.json.decode(body))
-        if self._latency and chat.max_tokens > 1:  # from half of it to one and a half, by seed
+        if self._latency and not is_probe(
+            chat.messages, chat.prompt
+        ):  # from half of it to one and a half, by seed
             await asyncio.sleep(self._latency * (0.5 + chat.seed % 101 / 100))
         role, purpose = asked_for(chat.messages, chat.prompt)
         request = Request(
@@ -119,11 +130,14 @@ class StandIn:
         )
         done = await self._model.complete(request, chat.seed)
         assert isinstance(done, Completion)
+        text = done.text
+        if chat.response_format and is_probe(chat.messages, chat.prompt):
+            text = '{"a": true}'
         words: dict[str, Any] = {"finish_reason": "stop", "index": 0}
         if chat.messages:
-            words["message"] = {"role": "assistant", "content": done.text}
+            words["message"] = {"role": "assistant", "content": text}
         else:
-            words["text"] = done.text
+            words["text"] = text
         usage = {
             "prompt_tokens": done.prompt_tokens,
             "completion_tokens": done.completion_tokens,

@@ -40,6 +40,10 @@ def expected(text: str, prompt: str) -> float:
     return sum(language.logprob(token, prompt) for token in language.ids(text))
 
 
+async def _chat(_: web.Request) -> web.Response:
+    return web.json_response({"choices": [{"message": {"content": "Red."}}]})
+
+
 class LlamaCpp:
     """`/apply-template`, `/tokenize` and `/completion` as llama.cpp has them."""
 
@@ -52,6 +56,7 @@ class LlamaCpp:
 
     def app(self) -> web.Application:
         app = web.Application()
+        app.router.add_post("/v1/chat/completions", _chat)
         app.router.add_post("/apply-template", self._template)
         app.router.add_post("/tokenize", self._tokenize)
         app.router.add_post("/completion", self._complete)
@@ -94,6 +99,7 @@ class Vllm:
 
     def app(self) -> web.Application:
         app = web.Application()
+        app.router.add_post("/v1/chat/completions", _chat)
         app.router.add_post("/tokenize", self._tokenize)
         app.router.add_post("/v1/completions", self._complete)
         return app
@@ -101,10 +107,10 @@ class Vllm:
     async def _tokenize(self, http: web.Request) -> web.Response:
         body = await http.json()
         if "messages" in body:
-            assert body["add_generation_prompt"] is True
             text = chatml(Message(**m) for m in body["messages"])
+            if not body["add_generation_prompt"]:
+                text = text.removesuffix("<|im_start|>assistant\n")
         else:
-            assert body["add_special_tokens"] is False
             text = body["prompt"]
         ids = self.language.ids(text)
         return web.json_response({"tokens": ids, "count": len(ids)})

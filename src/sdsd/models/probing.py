@@ -22,7 +22,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd.config import TOP_P
-from sdsd.errors import Busy, ModelError, TransientError
+from sdsd.errors import Busy, Denied, ModelError, TransientError
 from sdsd.models import chat_templates, metrics, scoring
 from sdsd.models.base import Capabilities, Scoring
 from sdsd.models.model_list import listing
@@ -147,6 +147,9 @@ class _Probe:
             nonlocal denied
             try:
                 return await self._model.complete(request, 0)
+            except Denied as error:
+                denied = error
+                return Refusal(error.cause, error.raw)
             except ModelError as error:
                 denied = error
                 return Refusal(str(error))
@@ -160,7 +163,8 @@ class _Probe:
         answer = await self._server.answer(first)
         if isinstance(answer, Completion):
             return True
-        if denied is None and await self._reworded(request, answer):
+        wording = denied is None or isinstance(denied, Denied)
+        if wording and await self._reworded(request, answer):
             return True
         self._know(chat=False)
         if await self._can(Request("agent", _TOKENS, prompt=BEGINNING)):

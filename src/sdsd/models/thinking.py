@@ -20,7 +20,7 @@ from sdsd.types import Answer, Completion, Message, Request
 Ask = Callable[[Request, dict[str, Any]], Awaitable[Answer | None]]
 """Sends a request with additional fields in its body; None if it fails."""
 
-_QUESTION = (Message("user", "Which is larger, 9.8 or 9.11? Answer with that number alone."),)
+QUESTION = (Message("user", "Which is larger, 9.8 or 9.11? Answer with that number alone."),)
 _TOKENS, _MORE_TOKENS = 192, 2048
 """For the answer; and again if it was cut, which may have been in unmarked thinking."""
 _TEMPLATE = ("enable_thinking", "thinking")
@@ -83,7 +83,7 @@ def _seen(answer: Answer | None, fields: dict[str, Any]) -> Found:
 
 
 async def _answer(ask: Ask, fields: dict[str, Any]) -> Answer | None:
-    answer = await ask(Request("agent", _TOKENS, _QUESTION, temperature=0.0), fields)
+    answer = await ask(Request("agent", _TOKENS, QUESTION, temperature=0.0), fields)
     if isinstance(answer, Completion) and answer.finish == "length" and not thinks(answer):
-        answer = await ask(Request("agent", _MORE_TOKENS, _QUESTION, temperature=0.0), fields)
+        answer = await ask(Request("agent", _MORE_TOKENS, QUESTION, temperature=0.0), fields)
     return answer
