@@ -41,6 +41,8 @@ class Manifest(Struct, frozen=True, kw_only=True):
     """The protocol chosen when the run began; it does not change afterwards."""
     template: Template | None = None
     """The parts of the chat template that `continuation` writes between turns."""
+    left_out: dict[str, tuple[str, ...]] = {}
+    """By model name, what its requests lack or have changed because its server refuses it."""
     schema: bool = False
     """Whether the critic's server constrains replies to a JSON schema."""
     shared: bool = False
@@ -72,6 +74,7 @@ def shown(manifest: Manifest) -> Manifest:
         manifest,
         models={role: nameable(name) for role, name in manifest.models.items()},
         weights={nameable(name): digest for name, digest in manifest.weights.items()},
+        left_out={nameable(name): fields for name, fields in manifest.left_out.items()},
     )
 
 

@@ -50,6 +50,7 @@ def provenance(manifest: Manifest, config: Config) -> dict[bytes, bytes]:
         "models": manifest.models,
         "weights": manifest.weights,
         "protocol": manifest.protocol,
+        **({"left_out": manifest.left_out} if manifest.left_out else {}),
         "settings": settings(config),
         "extensions": versions(config.export),
     }

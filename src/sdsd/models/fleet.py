@@ -61,6 +61,12 @@ class Fleet(Struct, frozen=True):
         """Requests that all servers together accept: the useful number of open dialogues."""
         return sum(pool.capacity for pool in self.pools.values())
 
+    @property
+    def left_out(self) -> dict[str, tuple[str, ...]]:
+        """By model name, what its requests lack or have changed because its server refuses it."""
+        found = {pool.name: probing.left_out(pool.capabilities) for pool in self.pools.values()}
+        return {name: fields for name, fields in found.items() if fields}
+
     def closed(self, dialogue: int) -> None:
         """Release what the models hold for a finished dialogue."""
         for pool in self.pools.values():

@@ -73,9 +73,9 @@ async def probe(
 
 def left_out(can: Capabilities) -> tuple[str, ...]:
     """Return what requests to a server lack or have changed because of what it refuses."""
-    changed = [f"no `{field}`" for field in sorted(can.refused)]
+    changed = [f"no {field}" for field in sorted(can.refused)]
     if can.coldest:
-        changed.append(f"`temperature` {can.coldest:g} instead of 0")
+        changed.append(f"temperature {can.coldest:g} instead of 0")
     return tuple(changed)
 
 
@@ -254,11 +254,11 @@ class _Probe:
         return isinstance(answer, Completion) and answer.text.lstrip().startswith("{")
 
     async def _logprobs(self) -> None:
-        """Find out whether replies have the probabilities of enough tokens to weigh a yes and a no,
+        """Find out whether replies have the probabilities of enough tokens to tell a yes from a no,
         whatever the token that was sampled."""
         request = Request("critic", _TOKENS, QUESTION, temperature=0.0, choices=("yes", "no"))
 
-        async def weighed(alternatives: int) -> int | Refusal:
+        async def alternatives_of(alternatives: int) -> int | Refusal:
             with self._assuming(logprobs=True, alternatives=alternatives):
                 path, body = self._model.encode(request, 0)
             reply = await self._model.client.request("POST", path, body)
@@ -267,7 +267,7 @@ class _Probe:
 
         most = self._model.capabilities.alternatives
         for alternatives in (most, 2):
-            found = await self._server.attempt(partial(weighed, alternatives))
+            found = await self._server.attempt(partial(alternatives_of, alternatives))
             if isinstance(found, int):
                 self._know(logprobs=found > 1, alternatives=alternatives if found > 1 else most)
                 return
@@ -316,12 +316,12 @@ class _Places(Struct):
     content: list[Any] | None = None
 
 
-class _Weighed(Struct):
+class _Probable(Struct):
     logprobs: _Places | None = None
 
 
 class _Reply(Struct):
-    choices: list[_Weighed] = []
+    choices: list[_Probable] = []
 
 
 def _alternatives(body: bytes) -> int:

@@ -106,7 +106,8 @@ class PatientServer:
 
     async def _explained(self, last: TransientError) -> str:
         asked = f"; it asks to wait for {last.retry_after:g} s" if last.retry_after else ""
-        return f"{last.with_server}{await listing(self._model)}{asked}"
+        said = " ".join(last.with_server.split())
+        return f"{said}{await listing(self._model)}{asked}"
 
     async def _pause(self, last: TransientError, wait: float) -> None:
         seconds = random.uniform(wait / 2, wait)  # noqa: S311

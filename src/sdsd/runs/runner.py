@@ -385,6 +385,9 @@ class Launch:
         old = self._rundir.manifest()
         if old is not None:
             _require_same_models(self._rundir.path, old.models, session.names)
+            if not session.fleet.left_out.items() <= old.left_out.items():  # another server's
+                old = replace(old, left_out=old.left_out | session.fleet.left_out)
+                self._rundir.remember(old)
             return old
         inputs, fleet = self._inputs, session.fleet
         agent, critic = fleet.models["agent"].capabilities, fleet.models["critic"].capabilities
@@ -406,6 +409,7 @@ class Launch:
             weights=fleet.weights,
             protocol=fleet.protocol(inputs.config),
             template=agent.template,
+            left_out=fleet.left_out,
             schema=critic.schema,
             shared=len(reviewing) == 1,
             method=method,
