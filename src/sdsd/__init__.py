@@ -23,8 +23,10 @@ if TYPE_CHECKING:
         Busy,
         CatalogueError,
         ConfigError,
+        Denied,
         Divergence,
         JournalError,
+        Malformed,
         ModelError,
         PluginError,
         PromptError,
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
         Stopped,
         TransientError,
         Unparseable,
+        Unreachable,
         WeightsError,
     )
     from sdsd.models.base import Capabilities, Model
@@ -72,9 +75,9 @@ _NAMES = {
     "sdsd.dataset.trainer_formats": "Format",
     "sdsd.dataset.view": "View",
     "sdsd.errors": (
-        "Busy CatalogueError ConfigError Divergence JournalError ModelError PluginError "
-        "PromptError ReplayMiss RunDirError SdsdError ServerGone SourceError StageFailed Stopped "
-        "TransientError Unparseable WeightsError"
+        "Busy CatalogueError ConfigError Denied Divergence JournalError Malformed ModelError "
+        "PluginError PromptError ReplayMiss RunDirError SdsdError ServerGone SourceError "
+        "StageFailed Stopped TransientError Unparseable Unreachable WeightsError"
     ),
     "sdsd.models.base": "Capabilities Model",
     "sdsd.models.scripted": "ScriptedModel",
@@ -105,6 +108,7 @@ __all__ = [
     "ConfigError",
     "Critic",
     "Critique",
+    "Denied",
     "Dialogue",
     "DialogueProtocol",
     "DialogueTask",
@@ -114,6 +118,7 @@ __all__ = [
     "Fetching",
     "Format",
     "JournalError",
+    "Malformed",
     "Message",
     "Method",
     "Model",
@@ -145,6 +150,7 @@ __all__ = [
     "TransientError",
     "Turn",
     "Unparseable",
+    "Unreachable",
     "Verdict",
     "Verification",
     "View",

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
+from aiohttp.typedefs import Handler
 
 import sdsd
 from sdsd.runs.directory import RunDir
 from sdsd.runs.events import Event, Noted
 from tests.stand_ins.model_server import StandIn, serving
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 SAID = "these cannot both be specified for this model"
 
 
@@ -24,11 +23,11 @@ def refusing(*fields: str) -> web.Application:
     """A stand-in that refuses requests with all of these fields."""
 
     @web.middleware
-    async def picky(http: web.Request, handler: Handler) -> web.StreamResponse:
-        asked = await http.json() if http.can_read_body else {}
+    async def picky(request: web.Request, handler: Handler) -> web.StreamResponse:
+        asked = await request.json() if request.can_read_body else {}
         if all(field in asked for field in fields):
             return web.json_response({"error": {"message": SAID}}, status=400)
-        return await handler(http)
+        return await handler(request)
 
     app = StandIn().app()
     app.middlewares.append(picky)

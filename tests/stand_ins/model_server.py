@@ -26,9 +26,11 @@ from aiohttp import web
 from msgspec import Struct
 
 from sdsd.models import thinking
+from sdsd.models.base import Capabilities
 from sdsd.models.probing import BEGINNING, ECHO, QUESTION
 from sdsd.models.scripted import ScriptedModel
 from sdsd.pipeline.prompts import load_prompt
+from sdsd.runs.retries import harmless
 from sdsd.types import Completion, Message, Purpose, Request, Role
 
 
@@ -69,7 +71,7 @@ def asked_for(messages: tuple[Message, ...], prompt: str) -> tuple[Role, Purpose
 
 def is_probe(messages: tuple[Message, ...], prompt: str) -> bool:
     """Whether a request only asks what the server can do, by its text."""
-    questions = (*QUESTION, *ECHO, *thinking.QUESTION)
+    questions = (*QUESTION, *ECHO, *thinking.QUESTION, *harmless(Capabilities()).messages)
     return prompt == BEGINNING or messages[-1:] in [(question,) for question in questions]
 
 

@@ -46,6 +46,8 @@ class Ways(Struct, frozen=True, kw_only=True):
     """It spends all tokens on thinking, and says nothing."""
     most_at_once: int = 1000
     """Beyond, it answers 429."""
+    seconds: float = 0.01
+    """For a reply."""
     starts_with: Sequence[Fault] = ()
     """What the first requests get."""
     once: Mapping[str, Fault] = {}
@@ -100,7 +102,7 @@ class OddServer:
         try:
             if self._busy > self.ways.most_at_once:
                 return self._fail(http, 429)
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(self.ways.seconds)
             return self._complete(http, await http.json())
         finally:
             self._busy -= 1

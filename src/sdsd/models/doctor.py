@@ -26,6 +26,7 @@ from sdsd.models.downloads import Progress
 from sdsd.models.model_list import served, some
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool, check_answer
+from sdsd.models.thinking import thinks
 from sdsd.models.vllm import LaunchedModel
 from sdsd.plugins import blamed
 from sdsd.types import Answer, Completion, Message, Refusal, Request
@@ -136,6 +137,7 @@ async def _examine(pool: Pool, found: list[Diagnosis]) -> None:
         Diagnosis("completions", _yes(can.completions)),
         Diagnosis("template", _yes(can.template is not None)),
         Diagnosis("system turn", _yes(can.system)),
+        Diagnosis("thinks first", _thinking(can)),
         Diagnosis("JSON schema", _yes(can.schema)),
         Diagnosis("logprobs", _yes(can.logprobs)),
         Diagnosis("scores given text", _scoring(can)),
@@ -166,9 +168,23 @@ async def _chat(model: Model) -> Diagnosis:
     if isinstance(answer, Refusal):
         return Diagnosis("chat", f"refused: {answer.cause}: {answer.raw}", ok=False)
     if not answer.text.strip():
-        cut = f", {answer.completion_tokens} tokens long" if answer.completion_tokens else ""
-        return Diagnosis("chat", f"answers without any text ({answer.finish}{cut})", ok=False)
+        return Diagnosis("chat", _silence(answer), ok=False)
     return Diagnosis("chat", f"yes: {answer.text.strip()[:60]!r}", ok=True)
+
+
+def _silence(answer: Completion) -> str:
+    """Say what a reply without text was spent on, and what helps."""
+    if thinks(answer):
+        return (
+            f"spends all of {answer.completion_tokens} tokens on thinking, and says nothing; raise "
+            "`thinking_tokens`, or set `thinking: off`"
+        )
+    return f"answers without any text ({answer.finish}, {answer.completion_tokens} tokens)"
+
+
+def _thinking(can: Capabilities) -> str:
+    switched = f", switched by {can.thinking_fields}" if can.thinking_fields else ""
+    return f"{_yes(can.thinks)}{switched}"
 
 
 def _refused(can: Capabilities) -> str:
