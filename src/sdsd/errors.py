@@ -8,7 +8,7 @@ SdsdError              the user must act: the message names the cause and the re
 TransientError         a failed request that is retried, and leaves no trace in the journal
     Busy, Unreachable, Malformed
 StageFailed            one dialogue failed: recorded as data, and the run continues
-Unparseable            a reply without the requested shape: the step asks again
+Unparseable (NoAnswer) a reply without the requested shape: the step asks again
 """
 
 from __future__ import annotations
@@ -131,6 +131,10 @@ class Malformed(TransientError):
 
 class Unparseable(ValueError):
     """A reply does not have the requested shape. Says what was missing."""
+
+
+class NoAnswer(Unparseable):
+    """A reply is no answer: refused, broken off, or empty. Says which, and what helps."""
 
 
 class StageFailed(Exception):

@@ -89,7 +89,7 @@ async def test_the_first_that_will_do_is_taken() -> None:
     ids=["empty", "off-topic", "copied", "assistant", "placeholder"],
 )
 async def test_one_that_will_not_do_is_asked_for_again(unusable: str) -> None:
-    script = Script([unusable, unusable, GOOD])
+    script = Script([unusable, f"{unusable}\n", GOOD])
     assert await written(script) == GOOD
     assert list(script.asked) == ["stake", "stake/retry/1", "stake/retry/2"]
     assert await written(Script([unusable] * 4), attempts=2) == ""

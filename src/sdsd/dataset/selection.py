@@ -1,9 +1,10 @@
 """Decide which dialogues and pairs of a run are fit for training, and why the others are not.
 
-Rules on dialogues come first: `malformed`, the quality rules that `export.exclude` names, the
-user's filters, duplicates, contamination. Then come rules on single pairs, and then the balance
-among the pairs that are left. Records come in the order of their index, and every rule but the
-balance decides on a record by what came before it: a growing run never changes an earlier decision.
+Rules on dialogues come first: `malformed`, `template_mark`, the quality rules that `export.exclude`
+names, the user's filters, duplicates, contamination. Then come rules on single pairs, and then the
+balance among the pairs that are left. Records come in the order of their index, and every rule but
+the balance decides on a record by what came before it: a growing run never changes an earlier
+decision.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from sdsd.errors import ConfigError
 from sdsd.hashing import hash64
 from sdsd.text.near_duplicates import spoken
 from sdsd.text.normalize import encodable
-from sdsd.types import Dialogue, Message, Pair, Principle, Record
+from sdsd.text.template_marks import template_mark
+from sdsd.types import Critique, Dialogue, Message, Pair, Principle, Record
 
 
 class Selection:
@@ -144,13 +146,16 @@ def _findings(
 def unusable(record: Record) -> Decision:
     """Leave out what no training can use.
 
-    That is `malformed` dialogues, and pairs that are `empty`, `unchanged` or `repeated`.
+    That is `malformed` dialogues, pairs that are `empty`, `unchanged` or `repeated`, and either if
+    they hold a `template_mark`: a trainer's tokenizer would take it for the end of a turn.
     """
     dialogue = record.dialogue
     if dialogue is None:
         return Decision()
     if defect := _defect(dialogue):
         return Decision(Removal("malformed", defect))
+    if mark := _mark(_texts(record, dialogue)):
+        return Decision(Removal("template_mark", mark))
     removed: dict[int, Removal] = {}
     seen = {_visible(dialogue.last_reply): "unchanged"}
     for number, pair in enumerate(record.pairs):
@@ -158,8 +163,27 @@ def unusable(record: Record) -> Decision:
         rule = seen.get(text, "") if text else "empty"
         if rule:
             removed[number] = Removal(rule)
+        elif mark := _mark((pair.chosen, *_reasons(pair.critique))):
+            removed[number] = Removal("template_mark", mark)
         seen.setdefault(text, "repeated")
     return Decision(pairs=removed)
+
+
+def _texts(record: Record, dialogue: Dialogue) -> Iterator[str]:
+    """Yield everything that a model wrote into the rows of a dialogue."""
+    yield from (message.content for message in dialogue.messages)
+    yield from _reasons(record.critique)
+    if record.plan is not None:
+        yield record.plan.text
+
+
+def _reasons(critique: Critique | None) -> Iterator[str]:
+    yield from (verdict.reason for verdict in (critique.verdicts if critique else ()))
+
+
+def _mark(texts: Iterable[str]) -> str:
+    """Return the first mark of a chat template in `texts`; empty if there is none."""
+    return next(filter(None, map(template_mark, texts)), "")
 
 
 def _defect(dialogue: Dialogue) -> str:

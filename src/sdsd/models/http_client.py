@@ -23,6 +23,7 @@ from msgspec.structs import replace
 
 from sdsd.errors import ModelError, TransientError, Unreachable
 from sdsd.models.addresses import Address, parse
+from sdsd.models.compression import plain
 from sdsd.models.connection_faults import explained, reason
 from sdsd.models.proxies import proxy_for
 from sdsd.text.normalize import encodable
@@ -419,7 +420,10 @@ class _Connection(asyncio.Protocol):
             self._reset()
             return
         self.reusable = parser.should_keep_alive() and not self._tunnel
-        waiting.set_result(Reply(status, b"".join(self._pieces), self._headers))
+        body = b"".join(self._pieces)
+        if not body.startswith(b"{"):  # nearly all replies are JSON
+            body = plain(body)
+        waiting.set_result(Reply(status, body, self._headers))
         self._reset()  # further data belongs to no request
 
     def _sized(self) -> bool:

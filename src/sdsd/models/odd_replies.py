@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from sdsd.models.compression import unpacked
 from sdsd.models.wire import (
     MOST_TOKENS,
     Choice,
@@ -28,15 +28,12 @@ from sdsd.models.wire import (
 )
 from sdsd.text.normalize import encodable
 
-MOST_BYTES = 64 * 2**20
-"""A body that unpacks to more is not read."""
 _DEEPEST = 100
 """Levels of nested JSON that are followed."""
 _SHOWN = 300
 _THINKING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought", "reasoning_text")
 """Where servers put thinking next to the content of a message."""
 _STREAM = (b"data:", b"event:", b"id:", b"retry:", b":")
-_PACKED = {b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"BZh": "bzip2"}
 _STATUS_WORDS = (
     (402, ("quota", "credit", "balance", "billing", "payment", "arrear")),
     (429, ("rate_limit", "rate limit", "too_many", "too many", "resource_exhausted", "throttl")),
@@ -70,7 +67,11 @@ def recover(body: bytes, reason: str) -> Reply:
 
     Raises `Unreadable` and `ErrorReply`.
     """
-    body = unpacked(body).removeprefix(b"\xef\xbb\xbf").strip()
+    try:
+        body = unpacked(body)
+    except ValueError as error:
+        raise Unreadable(str(error)) from None
+    body = body.removeprefix(b"\xef\xbb\xbf").strip()
     if not body:
         raise Unreadable("the body is empty")
     try:
@@ -83,29 +84,6 @@ def recover(body: bytes, reason: str) -> Reply:
         return _reply(value, reason)
     except RecursionError:
         raise Unreadable("its JSON is nested too deeply") from None
-
-
-def unpacked(body: bytes) -> bytes:
-    """Return a body decompressed, if it is gzip or zlib; else as it is.
-
-    Raises `Unreadable` if it is damaged, too large, or compressed in another way.
-    """
-    for magic, name in _PACKED.items():
-        if body.startswith(magic):
-            raise Unreadable(f"it is compressed ({name}) although nobody asked for that")
-    gzipped = body.startswith(b"\x1f\x8b")
-    if not gzipped and body[:2] not in (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"):
-        return body
-    unpack = zlib.decompressobj(31 if gzipped else 15)
-    try:
-        plain = unpack.decompress(body, MOST_BYTES)
-    except zlib.error as error:
-        raise Unreadable(f"it is compressed, and damaged: {error}") from None
-    if unpack.unconsumed_tail:
-        raise Unreadable(f"it is compressed, and larger than {MOST_BYTES:,} bytes")
-    if not unpack.eof:
-        raise Unreadable("it is compressed, and breaks off")
-    return plain
 
 
 def _decoded(body: bytes) -> Any:
@@ -262,7 +240,7 @@ def _parts(content: Any, depth: int = 0) -> tuple[str, str]:
         kind = ""
         if "parts" in content:
             return _parts(content["parts"], depth + 1)
-        if not any(key in content for key in ("text", "content", *_THINKING_KEYS)):
+        if not any(key in content for key in ("text", "content", "value", *_THINKING_KEYS)):
             return json.dumps(content, ensure_ascii=False), ""  # the same: an object
     if (
         any(word in kind for word in ("think", "reason", "thought"))

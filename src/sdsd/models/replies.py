@@ -115,7 +115,7 @@ def _said(choice: Choice, opened: bool) -> tuple[str, str, bool, bool]:
     message = choice.message
     if message is None:
         return _parts(spoken(choice.text or "", opened=opened))
-    apart = message.reasoning_content or message.reasoning or ""
+    apart = message.reasoning_content or message.reasoning or message.thinking or ""
     content = message.content or choice.text or ""
     if apart:  # a server that takes the thinking out has seen where it ends
         inside = spoken(content)

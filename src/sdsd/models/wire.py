@@ -17,6 +17,7 @@ class Words(Struct):
     content: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+    thinking: str | None = None
     refusal: str | None = None
 
 

@@ -22,7 +22,7 @@ from msgspec import Struct
 from sdsd.checks import dialogue_rules
 from sdsd.config import TOP_P, DialogueConfig
 from sdsd.errors import StageFailed, Unparseable
-from sdsd.pipeline.retry import ask_until_parsed
+from sdsd.pipeline.retry import ask_until_parsed, require_answer
 from sdsd.scenarios.strategies import Strategy
 from sdsd.text import normalize, parsing, prompt_files
 from sdsd.text.chat_format import Template
@@ -341,7 +341,9 @@ class OpenDialogue:
         if not self._task.self_checked(exchange):
             return nothing
         try:
-            answer = await self._task.ask(f"check/{exchange}", self._conversation.self_check())
+            request = self._conversation.self_check()
+            answer = await self._task.ask(f"check/{exchange}", request)
+            require_answer(answer, request)
             return parsing.check(answer.text)
         except Unparseable:
             return nothing

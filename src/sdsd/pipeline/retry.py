@@ -1,7 +1,9 @@
 """Ask until a reply can be parsed, and gather requests so that a replay asks the same steps.
 
-A second attempt is a step of its own (`plan/retry/1`) with its own seed. It is recorded and
-replayed like any other request, unlike retries of transport, which leave no trace in the journal.
+A reply that was refused, broke off with an error, or has no text is not parsed at all: whatever
+stands in it is not what was asked for. A second attempt is a step of its own (`plan/retry/1`) with
+its own seed. It is recorded and replayed like any other request, unlike retries of transport, which
+leave no trace in the journal.
 """
 
 from __future__ import annotations
@@ -12,13 +14,15 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from sdsd.errors import StageFailed, Unparseable
+from sdsd.errors import NoAnswer, StageFailed, Unparseable
 from sdsd.types import AskFn, Completion, Request
 
 T = TypeVar("T")
 
 _WARM = 0.7
 """The lowest temperature from the second attempt on: greedy decoding would repeat the reply."""
+_BY_CHANCE = 40
+"""Characters below which two samples may be the same by chance."""
 
 
 async def ask_until_parsed(
@@ -34,21 +38,63 @@ async def ask_until_parsed(
     read  parses a completion or raises `Unparseable`
     last  parses the last attempt in place of `read`, usually less strictly
 
-    Raises `StageFailed` with the cause and the raw text if no reply can be parsed.
+    A reply that is the same as the one before ends the attempts: the server does not sample, so
+    another one could not differ. Raises `StageFailed` with the cause and the raw text if no reply
+    can be parsed.
     """
     cause, raw = "", ""
+    before: Completion | None = None
     for k in range(attempts):
         name = step if k == 0 else f"{step}/retry/{k}"
         if k == 1:
             request = replace(request, temperature=max(request.temperature, _WARM))
         completion = await ask(name, request)
-        reader = last if last and k == attempts - 1 else read
+        again = _same(completion, before)
+        before = completion
+        reader = last if last and (again or k == attempts - 1) else read
         try:
+            require_answer(completion, request)
             return reader(completion)
         except Unparseable as error:
             cut = ", cut at its token limit" if completion.finish == "length" else ""
-            cause, raw = f"unparseable after {attempts} tries: {error}{cut}", completion.text
+            cause, raw = f"unparseable after {k + 1} tries: {error}{cut}", completion.text
+            if isinstance(error, NoAnswer):
+                cause = f"no answer in {k + 1} tries: {error}"
+        if again:
+            cause += "; every reply was the same, so the server does not sample (`sdsd doctor`)"
+            break
     raise StageFailed(step, cause, raw)
+
+
+def require_answer(completion: Completion, request: Request) -> None:
+    """Raise `NoAnswer`, with the remedy, unless the model has said something of its own."""
+    thought = completion.thinking or completion.reasoning_tokens
+    model = f"the model of the {request.role}"
+    if completion.finish == "refused":
+        raise NoAnswer("the reply was refused, by the model or by a content filter")
+    if completion.finish == "error":
+        raise NoAnswer("the server broke off the reply with an error")
+    if completion.finish == "length" and thought and not completion.text.strip():
+        spent = completion.reasoning_tokens or request.max_tokens
+        raise NoAnswer(
+            f"the model spent its {spent:,} tokens thinking; raise `thinking_tokens` of {model}, "
+            "or set its `thinking: off`"
+        )
+    if completion.finish == "empty":
+        why = (
+            f"the model thought and said nothing; set `thinking: off` for {model}, or see to it "
+            "that its server's reasoning parser is the model's"
+            if thought
+            else "the reply was empty"
+        )
+        raise NoAnswer(f"{why} (it ended with `{completion.ending}`)" if completion.ending else why)
+
+
+def _same(reply: Completion, before: Completion | None) -> bool:
+    """Whether a reply repeats the one before, and is too long for chance."""
+    if before is None or len(reply.text + reply.thinking) < _BY_CHANCE:
+        return False
+    return (reply.text, reply.thinking) == (before.text, before.thinking)
 
 
 async def gather(jobs: Sequence[Callable[[], Awaitable[T]]], *, concurrently: bool) -> list[T]:

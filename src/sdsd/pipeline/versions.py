@@ -12,4 +12,5 @@ VERSIONS = {
     "critique": 2,
     "revision": 1,
     "parsing": 2,
+    "retry": 1,
 }

@@ -81,4 +81,5 @@ class Ask:
             cached_tokens=old.cached_tokens + answer.cached_tokens,
             completion_tokens=old.completion_tokens + answer.completion_tokens,
             seconds=round(old.seconds + answer.seconds, 4),
+            reasoning_tokens=old.reasoning_tokens + answer.reasoning_tokens,
         )

@@ -8,7 +8,7 @@ MARK = (
     r"<[|｜][^<>|｜\s]{1,48}[|｜]>"  # <|im_end|>, <|eot_id|>, <｜User｜>
     r"|</?(?:start_of_turn|end_of_turn|tool_call|tool_response|seed:\w{1,12})>"
     r"|<(?:bos|eos|pad|eoa|eoh|sop|eop|unused\d{1,4}|reserved_\d{1,4}|extra_id_\d{1,4})>"
-    r"|</s>(?=\s*(?:\Z|<s>|\[INST\]))|<</?SYS>>"  # elsewhere it may be HTML
+    r"|</s>(?=\s*(?:\Z|</?s>|\[INST\]))|<</?SYS>>"  # elsewhere it may be HTML
     r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|gMASK)\]"
     r"|\[\|[a-z_]{1,24}\|\]"  # [|assistant|]
 )

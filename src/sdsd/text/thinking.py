@@ -33,12 +33,14 @@ _LONE = frozenset(f"</{tag}>" for tag in _ANYWHERE) | frozenset(_SPECIAL.values(
 """Closing marks that end thinking which the chat template has begun."""
 _FIRST = frozenset(f"<{tag}>" for tag in _AT_FIRST)
 _CLOSING = frozenset(_CLOSED_BY.values())
-_UNQUOTED = "(?<![`\"'“])"
-"""A mark in quotation marks or code is spoken of, not used."""
-_THOUGHT = re.compile(
-    _UNQUOTED + "(?:" + "|".join(map(re.escape, (*_CLOSED_BY, *_CLOSED_BY.values()))) + ")",
-    re.IGNORECASE,
-)
+
+
+def _unquoted(marks: str) -> re.Pattern[str]:
+    """Compile a pattern for marks that are used: in quotation marks or code they are spoken of."""
+    return re.compile(f"(?<![`\"'“])(?:{marks})|(?:{marks})(?![`\"'”])", re.IGNORECASE)
+
+
+_THOUGHT = _unquoted("|".join(map(re.escape, (*_CLOSED_BY, *_CLOSED_BY.values()))))
 _CHANNEL = re.compile(
     r"(?:<\|start\|>[^<]{0,40})?(?:<\|channel\|>|\A)\s*(analysis|commentary|final)\b[^<]{0,80}"
     r"(?:<\|constrain\|>[^<]{0,40})?<\|message\|>"
@@ -57,7 +59,7 @@ _TURN = re.compile(
     re.IGNORECASE,
 )
 """What opens the model's own turn."""
-_END = re.compile(f"{_UNQUOTED}(?:{MARK}|</answer>)", re.IGNORECASE)
+_END = _unquoted(f"{MARK}|</answer>")
 
 
 class Spoken(Struct, frozen=True):
@@ -120,27 +122,31 @@ def _suspicious(reply: str) -> bool:
 
 def _by_marks(reply: str, *, opened: bool) -> tuple[str, str, bool]:
     """Return text and thinking of a reply with marks, and whether the last thinking is closed."""
-    text, thinking = "", ""
-    begun, closing = 0, _CLOSING if opened else frozenset[str]()
+    said: list[str] = []
+    thought: list[str] = []
+    begun, end = 0, len(reply.rstrip())
+    closing = _CLOSING if opened else frozenset[str]()
     for mark in _THOUGHT.finditer(reply):
-        name, before = mark.group().casefold(), reply[begun : mark.start()]
+        name = mark.group().casefold()
         if closing:
             if name in closing:
-                thinking += reply[begun : mark.end()]
+                thought.append(reply[begun : mark.end()])
                 begun, closing = mark.end(), frozenset()
-        elif name in _CLOSED_BY:
-            if name in _FIRST and (text + before).strip():
+            continue
+        before = reply[begun : mark.start()]
+        if name in _CLOSED_BY:
+            if name in _FIRST and (said or before.strip()):
                 continue
-            text += before
+            said += filter(str.strip, (before,))
             begun, closing = mark.start(), frozenset((_CLOSED_BY[name],))
         elif name in _LONE:
-            if thinking and not reply[mark.end() :].strip():  # left over after the answer
-                text += before
-            else:
-                thinking, text = thinking + text + before + mark.group(), ""
+            said.append(before)
+            if not thought or mark.end() < end:  # else it is left over after the answer
+                thought += (*said, mark.group())
+                said = []
             begun = mark.end()
-    rest = reply[begun:]
-    return (text, thinking + rest, False) if closing else (text + rest, thinking, True)
+    (thought if closing else said).append(reply[begun:])
+    return "".join(said), "".join(thought), not closing
 
 
 def _by_channels(reply: str) -> tuple[str, str, bool]:

@@ -36,6 +36,7 @@ scenarios = View(
         Column("cached_tokens", c.LONG, "Prompt tokens that the server found in its cache."),
         Column("completion_tokens", c.LONG, "Tokens of all replies."),
         Column("seconds", c.REAL, "Total time spent in model calls."),
+        Column("reasoning_tokens", c.LONG, "Tokens of all replies that were thinking."),
     ),
     _scenarios,
 )  # fmt: skip

@@ -35,6 +35,7 @@ _STAGES = {
 }
 _REMOVED = {
     "malformed": "a dialogue that no trainer could read",
+    "template_mark": "holds a mark of a chat template, which would end a turn",
     "duplicate_exact": "repeats an earlier dialogue word for word",
     "duplicate_near": "nearly repeats an earlier dialogue",
     "duplicate_semantic": "says the same as an earlier dialogue in other words",

@@ -338,6 +338,7 @@ def _total(usages: Iterable[StageUsage]) -> StageUsage:
             cached_tokens=total.cached_tokens + use.cached_tokens,
             completion_tokens=total.completion_tokens + use.completion_tokens,
             seconds=round(total.seconds + use.seconds, 4),
+            reasoning_tokens=total.reasoning_tokens + use.reasoning_tokens,
         )
     return total
 

@@ -1,0 +1,162 @@
+"""Thinking is taken out of replies whatever its marks, and the marks of templates end the text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sdsd.text.template_marks import template_mark
+from sdsd.text.thinking import lacks_opening, opens_thinking, spoken
+
+PAIRS = [
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<THINK>", "</THINK>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),
+    ("[THINK]", "[/THINK]"),
+    ("◁think▷", "◁/think▷"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("<|channel>thought", "<channel|>"),
+    ("<unused94>thought\n", "<unused95>"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ("<|start|>assistant<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+    ("analysis", "assistantfinal"),
+    ("Here is my thought process:", "Here is my response:"),
+]
+pairs = pytest.mark.parametrize(("opening", "closing"), PAIRS)
+THOUGHT = "Well, the user wants a short answer.\n\nSo be it."
+plain = st.text("abc é.\n#*:-", max_size=60)
+
+
+@pairs
+def test_what_is_between_marks_is_thinking(opening: str, closing: str) -> None:
+    found = spoken(f"\n{opening}{THOUGHT}{closing}\n\nTake the train.\n")
+    assert (found.text, found.closed) == ("Take the train.", True)
+    assert THOUGHT in found.thinking
+
+
+@pairs
+def test_thinking_that_never_ends_leaves_no_text(opening: str, closing: str) -> None:
+    found = spoken(f"{opening}{THOUGHT}")
+    assert (found.text, found.closed) == ("", False)
+    assert THOUGHT in found.thinking
+
+
+@pytest.mark.parametrize("closing", ["</think>", "</thinking>", "[/THINK]", "◁/think▷"])
+def test_the_opening_mark_may_have_been_in_the_prompt(closing: str) -> None:
+    found = spoken(f"{THOUGHT}\n{closing}\n\nTake the train.")
+    assert (found.text, found.closed) == ("Take the train.", True)
+    assert lacks_opening(found.thinking)
+    assert not lacks_opening(f"<think>{found.thinking}")
+    assert not lacks_opening(THOUGHT)
+
+
+def test_a_prompt_that_begins_the_thinking_makes_an_unmarked_reply_thinking() -> None:
+    assert spoken(THOUGHT, opened=True).closed is False
+    assert spoken(f"{THOUGHT}</reasoning>Hi.", opened=True).text == "Hi."
+    assert opens_thinking("<|im_start|>assistant\n<think>\n")
+    assert not opens_thinking("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+    assert not opens_thinking("What does <think> mean?")
+
+
+@pytest.mark.parametrize(
+    ("reply", "text"),
+    [
+        ("<think>a</think>One.<think>b</think> Two.", "One. Two."),
+        ("<think>a</think>One.</think>", "One."),
+        ("<think>a</think>b</think>One.", "One."),
+        ("One.\n<think>a", "One."),
+        ("<think></think>One.", "One."),
+        ("<think>\n\n</think>\n\nOne.", "One."),
+        ("<|channel|>final<|message|>One.<|return|>", "One."),
+        ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>commentary to=f "
+         "<|constrain|>json<|message|>{}<|call|><|start|>assistant<|channel|>final<|message|>One.",
+         "One."),
+        ("<|START_THINKING|>a<|END_THINKING|><|START_RESPONSE|>One.<|END_RESPONSE|>", "One."),
+        ("<think>a</think>\n<answer>One.</answer>", "One."),
+    ],
+)  # fmt: skip
+def test_texts_between_and_after_thinking(reply: str, text: str) -> None:
+    assert spoken(reply).text == text
+
+
+def test_marks_around_nothing_are_no_thinking() -> None:
+    assert spoken("<think>\n\n</think>\n\nOne.").thinking == ""
+
+
+MARKS = [
+    "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<|return|>", "</s>", "<end_of_turn>",
+    "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>", "[|endofturn|]", "<eos>", "<|user|>",
+    "<extra_id_1>", "[INST]",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("mark", MARKS)
+def test_a_mark_of_a_template_ends_the_text(mark: str) -> None:
+    found = spoken(f"Take the train. {mark}")
+    assert (found.text, found.ended, found.thinking) == ("Take the train.", True, "")
+    assert template_mark(f"Take the train. {mark}") == mark
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "<|im_start|>assistant\n",
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        "<start_of_turn>model\n",
+        "<|assistant|>\n",
+        "<｜Assistant｜>",
+        "<s>",
+        "[/INST] ",
+    ],
+)
+def test_the_header_of_its_own_turn_is_no_text(header: str) -> None:
+    reply = f"{header}Take the train.<|im_end|>\n<|im_start|>user\nThanks!"
+    assert spoken(reply).text == "Take the train."
+
+
+def test_a_reply_that_begins_as_the_user_says_nothing() -> None:
+    assert spoken("<|im_start|>user\nThanks!<|im_end|>").text == ""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Use `<think>` to open it, and `</think>` to close it.",
+        'They call it "<think>".',
+        "The price is <s>20</s> 10 euros.",
+        "a <| b |> c, [1] and <b>bold</b>",
+        "analysis of the data",
+        "Here is my plan.",
+        "An answer in <reasoning> tags is what you want.",
+    ],
+)
+def test_other_texts_are_left_alone(text: str) -> None:
+    assert spoken(text).text == text
+    assert spoken(text).thinking == ""
+
+
+@given(plain, st.sampled_from(PAIRS), plain)
+def test_no_thinking_reaches_the_text(thought: str, marks: tuple[str, str], text: str) -> None:
+    opening, closing = marks
+    found = spoken(f"{opening}T{thought}{closing}{text}")
+    assert found.text == text.strip()
+    assert f"T{thought}".strip() in found.thinking
+
+
+@given(st.text(max_size=80))
+def test_a_text_without_marks_is_returned_as_it_is(text: str) -> None:
+    if not any(c in text for c in "<[◁") and not text.lstrip().startswith(("analysis", "Here")):
+        assert spoken(text).text == text
+
+
+@pytest.mark.parametrize(
+    "piece", ["<think>", "</think>", "<|channel|>analysis", f"<|start|>{'a' * 39}", "[|a", "</s> "]
+)
+def test_a_hostile_reply_of_a_megabyte_is_read(piece: str) -> None:
+    # Quadratic time would be hours.
+    assert not template_mark(spoken(piece * (1_000_000 // len(piece))).text)
