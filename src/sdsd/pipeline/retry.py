@@ -60,8 +60,9 @@ async def ask_until_parsed(
             cause, raw = f"unparseable after {k + 1} tries: {error}{cut}", completion.text
             if isinstance(error, NoAnswer):
                 cause = f"no answer in {k + 1} tries: {error}"
+            elif again:
+                cause += "; the reply was the same again, so the server does not sample"
         if again:
-            cause += "; every reply was the same, so the server does not sample (`sdsd doctor`)"
             break
     raise StageFailed(step, cause, raw)
 
@@ -69,7 +70,6 @@ async def ask_until_parsed(
 def require_answer(completion: Completion, request: Request) -> None:
     """Raise `NoAnswer`, with the remedy, unless the model has said something of its own."""
     thought = completion.thinking or completion.reasoning_tokens
-    model = f"the model of the {request.role}"
     if completion.finish == "refused":
         raise NoAnswer("the reply was refused, by the model or by a content filter")
     if completion.finish == "error":
@@ -77,13 +77,13 @@ def require_answer(completion: Completion, request: Request) -> None:
     if completion.finish == "length" and thought and not completion.text.strip():
         spent = completion.reasoning_tokens or request.max_tokens
         raise NoAnswer(
-            f"the model spent its {spent:,} tokens thinking; raise `thinking_tokens` of {model}, "
-            "or set its `thinking: off`"
+            f"the model spent its {spent:,} tokens thinking; raise `thinking_tokens` in the "
+            f"section of the {request.role}'s model, or set `thinking: off` there"
         )
     if completion.finish == "empty":
         why = (
-            f"the model thought and said nothing; set `thinking: off` for {model}, or see to it "
-            "that its server's reasoning parser is the model's"
+            f"the model thought and said nothing; set `thinking: off` in the section of the "
+            f"{request.role}'s model, or start its server with the model's own reasoning parser"
             if thought
             else "the reply was empty"
         )
