@@ -386,6 +386,8 @@ IDENTITY: dict[str, Any] = {
     "scenarios.strategies": ["subtle"],
     "source.path": "chats.jsonl",
     "source.kind": "sharegpt",
+    "models.default.thinking": "off",
+    "models.default.thinking_tokens": 9,
     "source.split": "train",
     "targets.by": "category",
     "targets.pairs": 9,

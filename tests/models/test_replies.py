@@ -250,7 +250,7 @@ def test_wrappings(data: bytes) -> None:
 
 
 def events(*deltas: dict[str, Any], finish: str | None = "stop", done: bool = True) -> bytes:
-    chunks = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
+    chunks: list[dict[str, Any]] = [{"choices": [{"index": 0, "delta": delta}]} for delta in deltas]
     chunks.append({"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]})
     chunks.append({"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 4}})
     lines = [f"data: {json.dumps(chunk)}\n\n" for chunk in chunks]
