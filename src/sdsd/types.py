@@ -268,9 +268,17 @@ class Critique(Struct, frozen=True):
 
     @property
     def clean(self) -> bool:
-        """Whether no verdict claims a violation, with or without evidence, and no critic was
-        undecided. What a program leaves open counts for nothing."""
-        return not any(v.violated or (v.undecided and v.signal != "program") for v in self.verdicts)
+        """Whether no verdict claims a violation, with or without evidence, or is undecided."""
+        return not any(v.violated or v.undecided for v in self.verdicts)
+
+    def corrects(self, rejected: Critique) -> bool:
+        """Whether the reply satisfies a principle that another one violates, and violates none.
+
+        What a program leaves open about its other principles counts for nothing.
+        """
+        satisfied = {v.principle for v in self.verdicts if not (v.violated or v.undecided)}
+        doubted = any(v.violated or (v.undecided and v.signal != "program") for v in self.verdicts)
+        return not doubted and not satisfied.isdisjoint(rejected.violations)
 
     @property
     def proofs(self) -> frozenset[tuple[str, Signal]]:
@@ -402,7 +410,7 @@ class Record(Struct, frozen=True):
         # The margin that labels the last reply says nothing of its pairs with the other samples.
         settled = tuple(c for c in self.candidates if c.probability is not None)
         for candidate in settled or self.candidates:
-            if candidate.critique.clean:
+            if self.critique and candidate.critique.corrects(self.critique):
                 kind: PairKind = "contrast" if candidate.direction == "satisfy" else "on_policy"
                 pairs.append(pair(kind, candidate.text, candidate.critique, candidate.probability))
         return tuple(pair for pair in pairs if pair.kind in self.kinds)

@@ -86,6 +86,17 @@ async def test_what_a_check_leaves_open_is_no_verdict_and_blocks_no_other() -> N
     rejected = await judge(Turn(CHAT, LONG), (AS_MANY, BRIEF), Asked(), "critique", unable, "any")
     chosen = await judge(Turn(CHAT, SHORT), (AS_MANY, BRIEF), Asked(), "candidate", unable, "any")
     assert [v.undecided for v in chosen.verdicts] == [True, False]
-    assert chosen.clean
-    assert rejected.violations == ("brief",)
     assert rejected.proofs == {("brief", "program")}
+    assert chosen.corrects(rejected)
+    assert not chosen.clean  # it may yet violate what was left open
+
+
+async def test_a_reply_of_which_a_check_leaves_open_what_the_other_violates_corrects_nothing() -> (
+    None
+):
+    unable = panel(calibrations={"": UNABLE})
+    asked = (Message("user", "Give me two tips on eggs."),)
+    rejected = await judge(Turn(asked, "1. Salt."), (AS_MANY,), Asked(), "critique", unable, "any")
+    other = await judge(Turn(CHAT, SHORT), (AS_MANY,), Asked(), "candidate", unable, "any")
+    assert [v.undecided for v in other.verdicts] == [True]
+    assert not other.corrects(rejected)

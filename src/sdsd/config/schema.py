@@ -403,7 +403,8 @@ class Config(Section, frozen=True):
         "`docs/extending.md`.")] = ""
     export: Annotated[ExportConfig, execution()] = ExportConfig()
     attempts: Annotated[int, identity(
-        "Attempts to get a reply that can be parsed, including the first.", ge=1, le=9)] = 3
+        "Attempts to get a reply that can be parsed, including the first; messages and turns, "
+        "which cost little, get twice as many.", ge=1, le=9)] = 3
     max_open_dialogues: Annotated[Natural, execution(
         "Dialogues in flight at once. 0: as many as the servers accept requests.")] = 0
     budget: Annotated[BudgetConfig, execution()] = BudgetConfig()

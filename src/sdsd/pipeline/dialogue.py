@@ -22,7 +22,7 @@ from msgspec import Struct
 from sdsd.checks import dialogue_rules
 from sdsd.config import TOP_P, DialogueConfig
 from sdsd.errors import StageFailed, Unparseable
-from sdsd.pipeline.retry import ask_until_parsed, require_answer
+from sdsd.pipeline.retry import SHORT, ask_until_parsed, require_answer
 from sdsd.scenarios.strategies import Strategy
 from sdsd.text import normalize, parsing, prompt_files
 from sdsd.text.chat_format import Template
@@ -372,7 +372,7 @@ class OpenDialogue:
         request = conversation.turn(speaker, exchange, sample)
         step = sample.step(exchange, speaker)
         try:
-            return await ask_until_parsed(task.ask, step, request, read, task.attempts)
+            return await ask_until_parsed(task.ask, step, request, read, SHORT * task.attempts)
         except StageFailed as failed:
             if failed.kind == "context_full":
                 raise ContextFull from None

@@ -19,6 +19,9 @@ from sdsd.types import AskFn, Completion, Request
 
 T = TypeVar("T")
 
+SHORT = 2
+"""Times as many attempts for a short text, such as a turn: it costs little, and all that follows
+rests on it."""
 _WARM = 0.7
 """The lowest temperature from the second attempt on: greedy decoding would repeat the reply."""
 _BY_CHANCE = 40

@@ -17,7 +17,7 @@ from sdsd.pipeline.best_of_n import Chosen
 from sdsd.pipeline.calibration import evidence_of, settle
 from sdsd.pipeline.dialogue import RUNAWAY, ContextFull, DialogueTask, read_turn, turn_script
 from sdsd.pipeline.directed import Directions
-from sdsd.pipeline.retry import ask_until_parsed
+from sdsd.pipeline.retry import SHORT, ask_until_parsed
 from sdsd.text import normalize
 from sdsd.types import (
     Calibration,
@@ -67,7 +67,7 @@ async def draw_siblings(
 
 
 async def _one_by_one(siblings: _Siblings) -> Chosen:
-    """Sample until the critic confirms a violation, then until it finds a reply clean.
+    """Sample until the critic confirms a violation, then until a reply corrects it.
 
     The violation is to be one of the target principle; where none is, that of another principle of
     the dialogue makes as good a pair.
@@ -80,7 +80,7 @@ async def _one_by_one(siblings: _Siblings) -> Chosen:
     if ended and ended.critique.violations:
         for number in siblings.numbers:
             reply = await siblings.sample("satisfy", number)
-            if reply and reply.critique.clean:
+            if reply and reply.critique.corrects(ended.critique):
                 break
     assert ended is not None  # or the first sample has failed
     return Chosen(ended.text, ended.critique, siblings.others(ended))
@@ -207,7 +207,7 @@ async def _draw(
 
     step = f"turn/{len(conversation) // 2 + 1}/{direction}/{number}"
     try:
-        return await ask_until_parsed(task.ask, step, request, read, task.attempts)
+        return await ask_until_parsed(task.ask, step, request, read, SHORT * task.attempts)
     except StageFailed as failed:
         if failed.kind == "context_full":
             raise ContextFull from None

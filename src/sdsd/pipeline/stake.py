@@ -12,7 +12,7 @@ from sdsd.checks import dialogue_rules
 from sdsd.checks.decided import decide
 from sdsd.config import TOP_P, PlanConfig
 from sdsd.errors import StageFailed, Unparseable
-from sdsd.pipeline.retry import ask_until_parsed
+from sdsd.pipeline.retry import SHORT, ask_until_parsed
 from sdsd.scenarios.similarity import content_words
 from sdsd.text import parsing
 from sdsd.text.prompt_files import Prompt
@@ -20,8 +20,6 @@ from sdsd.types import AskFn, Card, Completion, Message, Principle, Request, Sce
 
 _TOKENS = 100
 """Longest message, in tokens."""
-_TRIES = 2
-"""Times as many attempts as elsewhere: a message is short, and all that follows rests on it."""
 _STEM = 5
 """Words count as the same if they share this many first letters."""
 
@@ -74,7 +72,7 @@ async def write_last_message(
         return text
 
     try:
-        return await ask_until_parsed(ask, "stake", request, read, _TRIES * attempts)
+        return await ask_until_parsed(ask, "stake", request, read, SHORT * attempts)
     except StageFailed as failed:
         if failed.kind:  # refused by the server, not by `read`
             raise
