@@ -28,7 +28,7 @@ from scale import alone, peak
 from sdsd.config import Config, ExportConfig
 from sdsd.config.manifest import Manifest
 from sdsd.dataset.decision import Decision
-from sdsd.dataset.export import _Writers, export
+from sdsd.dataset.export import Writers, export
 from sdsd.dataset.selection import Selection
 from sdsd.dataset.view import Row, select
 from sdsd.dataset.views import VIEWS
@@ -161,7 +161,7 @@ def whole(n: int, out: Path) -> dict[str, int]:
 
 def ours(n: int, out: Path) -> dict[str, int]:
     schemas = {view: VIEWS[view].schema() for view in TWO}
-    with _Writers(out, schemas, 1000, 400_000_000) as writers:
+    with Writers(out, schemas, 1000, 400_000_000) as writers:
         for record in World().records(n):
             selected = select(record, Decision(), MODELS)
             for view in TWO:

@@ -1,7 +1,9 @@
-"""Atomic writes of small files, advisory locks, and time stamps."""
+"""Atomic writes of small files, digests, advisory locks, and time stamps."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -28,19 +30,60 @@ def write_atomic(path: Path, data: bytes | str, *, private: bool = False) -> Non
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
-def try_lock(descriptor: int) -> bool:
+def sync_folder(path: Path) -> None:
+    """Let names that were created, replaced or removed in a directory survive a power cut."""
+    with contextlib.suppress(OSError):  # not every system opens directories
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def make_folder(path: Path, mode: int = 0o777) -> None:
+    """Create a directory and its parents, and let them survive a power cut."""
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    path.mkdir(mode, parents=True, exist_ok=True)
+    for each in missing:
+        sync_folder(each.parent)
+
+
+def file_digest(path: Path) -> str:
+    """Return the hex SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def allow_many_files() -> int:
+    """Raise the number of files that may be open as far as the system lets us, and return it.
+
+    A connection is a file, too. 0 on systems without such a limit.
+    """
+    try:
+        import resource
+    except ImportError:  # pragma: no cover  (not a POSIX system)
+        return 0
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        return hard
+    return soft
+
+
+def try_lock(descriptor: int, *, wait: bool = False) -> bool:
     """Take an advisory lock that ends with the process; return whether it was free.
 
-    On systems without such locks, return True.
+    With `wait`, return when it is free. On systems without such locks, return True.
     """
     try:
         import fcntl
     except ImportError:  # pragma: no cover  (not a POSIX system)
         return True
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     return True

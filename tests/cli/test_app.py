@@ -455,7 +455,7 @@ def test_verify(command: Command, copied: Path) -> None:
     shutil.rmtree(copied / "data" / "preference")
     printed = command("verify", copied)
     assert (printed.code, printed.out) == (2, "")
-    assert printed.err.startswith(f"defect: {copied / 'data' / 'preference'}: no data here")
+    assert printed.err.startswith(f"defect: {copied / 'data' / 'preference'}/train-")
     printed = command("verify", copied, "--json")
     assert printed.code == 2
     assert len(json.loads(printed.out)["defects"]) == 1

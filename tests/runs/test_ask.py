@@ -25,7 +25,8 @@ from sdsd.runs import middleware
 from sdsd.runs.ask import Ask
 from sdsd.runs.journal import Journal, fingerprint
 from sdsd.runs.middleware import Call, Send
-from sdsd.runs.session import Needs, Stop, chain
+from sdsd.runs.session import Needs, chain
+from sdsd.runs.signals import Stop
 from sdsd.types import ROLES, Answer, Completion, Message, Refusal, Request
 
 NAMES: dict[str, str] = dict.fromkeys(ROLES, "model")

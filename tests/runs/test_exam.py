@@ -32,7 +32,8 @@ from sdsd.runs.inputs import read_inputs
 from sdsd.runs.journal import Journal
 from sdsd.runs.progress import Screen
 from sdsd.runs.runner import run
-from sdsd.runs.session import Needs, Session, Stop, open_session
+from sdsd.runs.session import Needs, Session, open_session
+from sdsd.runs.signals import Stop
 from sdsd.runs.take_exam import Taken, take
 from sdsd.scenarios import exam_items
 from sdsd.scenarios.catalogue import PACKAGED

@@ -252,7 +252,7 @@ def test_what_stands_in_the_way_of_a_push_is_named(
     site.meddle = True
     assert "somebody else has written there meanwhile" in cli(*push, "me/raced", code=2)
     run.report.unlink()
-    assert "`sdsd export` first" in cli(*push, "me/raced", code=2)
+    assert "`sdsd export` rewrites it" in cli(*push, "me/raced", code=2)
 
 
 def test_without_its_extra_the_hub_says_which(run: RunDir) -> None:

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from sdsd.errors import JournalError
 from sdsd.runs.journal import (
-    VERSION,
     Entry,
     Journal,
     Ledger,
@@ -24,6 +23,7 @@ from sdsd.runs.journal import (
     fingerprint,
     stage_of,
 )
+from sdsd.runs.journal_file import VERSION
 from sdsd.types import Answer, Completion, Goal, Message, Record, Refusal, Request, Scenario, Usage
 
 REQUEST = Request("agent", 64, (Message("user", "Hello?"),))
@@ -260,7 +260,7 @@ def test_the_stage_of_a_step_is_its_first_word() -> None:
 
 
 def test_reading_where_there_is_none(tmp_path: Path) -> None:
-    with pytest.raises(JournalError, match=r"no journal here; `sdsd run` makes one"):
+    with pytest.raises(JournalError, match=r"j: missing; .*needs it back from a copy"):
         Journal(tmp_path / "j", readonly=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -274,7 +274,7 @@ def test_a_file_that_is_no_database(tmp_path: Path, readonly: bool) -> None:
 
 
 @pytest.mark.parametrize("readonly", [False, True])
-@pytest.mark.parametrize("version", [VERSION - 1, VERSION + 1])
+@pytest.mark.parametrize("version", [VERSION - 2, VERSION + 1])
 def test_a_journal_of_another_version(tmp_path: Path, readonly: bool, version: int) -> None:
     with closing(sqlite3.connect(tmp_path / "j")) as connection:
         connection.execute(f"PRAGMA user_version = {version}")
@@ -285,7 +285,7 @@ def test_a_journal_of_another_version(tmp_path: Path, readonly: bool, version: i
 
 def test_a_journal_that_was_killed_before_its_first_table(tmp_path: Path) -> None:
     (tmp_path / "j").touch()
-    with pytest.raises(JournalError, match="no journal here"):
+    with pytest.raises(JournalError, match="j: empty; "):
         Journal(tmp_path / "j", readonly=True)
     with Journal(tmp_path / "j") as journal:
         assert journal.finished() == 0
@@ -305,11 +305,11 @@ async def test_a_damaged_row_is_named(tmp_path: Path) -> None:
     with Journal(path, readonly=True) as journal:
         with pytest.raises(JournalError, match="round 0 is damaged"):
             journal.round_of(0)
-        with pytest.raises(JournalError, match=r"j: an answer of s is damaged"):
+        with pytest.raises(JournalError, match=r"j: the answer to plan of s is damaged"):
             journal.load("s")
-        with pytest.raises(JournalError, match="record 3 is damaged"):
+        with pytest.raises(JournalError, match="the record of dialogue 3 is damaged"):
             list(journal.records())
-        with pytest.raises(JournalError, match="record 3 is damaged"):
+        with pytest.raises(JournalError, match="the record of dialogue 3 is damaged"):
             journal.record(3)
         with pytest.raises(JournalError, match="plan"):
             list(journal.times())

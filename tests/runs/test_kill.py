@@ -191,13 +191,22 @@ def one_life(
 def torment(root: Path, *, seed: int, kills: int, n: int, latency: float) -> Tally:
     """Kill one run at `kills` moments, let it end, and compare it with one that was left alone."""
     chance = random.Random(seed)
-    moments = chance.choices(["starting", "calling"], [1, 5], k=kills - 1)
-    moments += ["publishing", "left alone"]
-    more = n + 1  # wanted at the end, so that there is something new to publish in any case
+    last = kills // 5 or 1  # kills while publishing, each after one more dialogue
+    moments = chance.choices(["starting", "calling"], [1, 5], k=kills - last)
+    moments += ["publishing"] * last + ["left alone"]
+    more = n + last
     log, out, undisturbed = root / "log", root / "killed", root / "undisturbed"
     with spawned(log, latency) as url:
         lives = [
-            one_life(out, log, url, n if number < kills - 1 else more, str(number), moment, chance)
+            one_life(
+                out,
+                log,
+                url,
+                min(n + max(0, number - kills + last + 1), more),
+                str(number),
+                moment,
+                chance,
+            )
             for number, moment in enumerate(moments)
         ]
         one_life(undisturbed, log, url, more, "undisturbed", "left alone", chance)

@@ -35,11 +35,13 @@ app.add_typer(catalogue.app, name="catalogue")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; an error becomes one message and an exit code, never a traceback."""
     from sdsd.errors import SdsdError
+    from sdsd.interrupts import like_ctrl_c
 
     streams.show_anything()
     try:
         try:
-            app(arguments, prog_name="sdsd")
+            with like_ctrl_c():
+                app(arguments, prog_name="sdsd")
         finally:
             streams.flush()
     except SdsdError as error:
@@ -282,14 +284,28 @@ def status(path: RunPath = None, json: Json = False) -> None:
 
 
 @app.command()
-def verify(path: RunPath = None, json: Json = False) -> None:
+def verify(
+    path: RunPath = None,
+    drop: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--drop",
+            metavar="INDEX",
+            help="First forget what is recorded of a dialogue whose answers are damaged; the next "
+            "`sdsd run RUN_DIR` makes it again. Repeatable.",
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
     """Replay a run from its recorded answers.
 
-    No model is called. Every record and the data set must come out the same.
+    No model is called. Every record, the data set and all files must come out the same.
     """
     from sdsd.cli import display
 
     run = _run(path)
+    for index in drop or ():
+        display.dropped(index, run.drop(index))
     found = run.verify()
     display.verified(run.path, found, json=json)
     if found.defects:

@@ -74,6 +74,12 @@ def finished(run: Run, status: RunStatus, *, json: bool) -> None:
         _print_advice(status.advice)
 
 
+def dropped(index: int, answers: int) -> None:
+    """Say what `sdsd verify --drop` has removed."""
+    what = f"{answers} answers and its record" if answers else "its record; its answers are sound"
+    err.print(Text(f"dialogue {index}: removed {what}; `sdsd run` makes it again"), soft_wrap=True)
+
+
 def demonstrated(path: Path) -> None:
     """Say what to look at in the demonstration."""
     run = shlex.quote(str(path))
@@ -249,6 +255,9 @@ def status(found: RunStatus, *, json: bool) -> None:
     out.print(f"{found.path}: {_counts(found)}, {now}", soft_wrap=True)
     _print_outcomes(found)
     out.print(f"  {found.answers:>6}  model calls recorded")
+    if found.unpublished and not found.running:
+        lacking = f"  {found.unpublished:>6}  not in the data set yet; `sdsd export` writes it"
+        out.print(lacking, soft_wrap=True)
     if found.models:
         names = ", ".join(sorted(set(found.models.values())))
         out.print(f"made with {safe(names)} by {found.protocol}", soft_wrap=True)

@@ -32,11 +32,14 @@ from sdsd.dataset.selection import Selection
 from sdsd.dataset.splits import SPLITS, Split, split
 from sdsd.dataset.view import Row, View, select
 from sdsd.errors import PluginError, SdsdError
+from sdsd.files import make_folder, sync_folder
 from sdsd.text.normalize import encodable
 from sdsd.types import Record
 
 _SHARD = re.compile(rf"({'|'.join(SPLITS)})-(\d{{5}})-of-(\d{{5}})\.parquet")
 _LEFTOVER = re.compile(rf"\.(?:{'|'.join(SPLITS)})-.*\.tmp")
+_GROUP_ROWS = 1000
+_FILE_BYTES = 400_000_000
 _GROUP_TEXT = 1 << 24
 """Characters at which a row group is full, however few rows it has."""
 
@@ -71,8 +74,8 @@ def export(
     data: Path,
     *,
     selection: Selection | None = None,
-    rows_per_group: int = 1000,
-    bytes_per_file: int = 400_000_000,
+    rows_per_group: int = _GROUP_ROWS,
+    bytes_per_file: int = _FILE_BYTES,
 ) -> Counts:
     """Write all views of `records` below `data`, replacing those of an earlier export.
 
@@ -82,29 +85,36 @@ def export(
     `SdsdError` that names the place.
     """
     selection = selection or Selection(config.export, manifest.seed)
+    limits = (rows_per_group, bytes_per_file)
+    with staged(records, manifest, config, data, selection=selection, limits=limits) as writers:
+        counts = writers.counts(selection)
+        writers.publish()
+    return counts
+
+
+@contextlib.contextmanager
+def staged(
+    records: Iterable[Record],
+    manifest: Manifest,
+    config: Config,
+    data: Path,
+    *,
+    selection: Selection,
+    limits: tuple[int, int] = (_GROUP_ROWS, _FILE_BYTES),
+) -> Iterator[Writers]:
+    """Yield all views of `records`, complete and on disk under temporary names.
+
+    Takes the arguments of `export`. `Writers.publish` gives the files their names; those that it
+    did not get to are removed at the end.
+    """
     views = views_of(config.export)
     schemas = {name: view.schema(provenance(manifest, config)) for name, view in views.items()}
-    with _Writers(data, schemas, rows_per_group, bytes_per_file) as writers:
+    with Writers(data, schemas, *limits) as writers:
         for made in _made(records, manifest, config, selection, views):
             for row in made.rows:
                 writers.add(made.view, made.split, row, made.size)
         writers.finish()
-        counts = writers.counts(selection)
-        writers.publish()
-    _remove_stale(data, views)
-    return counts
-
-
-def _remove_stale(data: Path, views: Iterable[str]) -> None:
-    """Remove the files of views that an earlier export had and this one has not."""
-    with _blamed(data):
-        for folder in data.iterdir():
-            if folder.is_dir() and folder.name not in views:
-                for path in folder.iterdir():
-                    if _SHARD.fullmatch(path.name):
-                        path.unlink()
-                with contextlib.suppress(OSError):  # it holds other files
-                    folder.rmdir()
+        yield writers
 
 
 def differing(
@@ -172,15 +182,6 @@ def read(data: Path, view: str, split: Split | None = None) -> Iterator[Row]:
                 yield from file.read_row_group(group).to_pylist()
 
 
-def count(data: Path, view: str, split: Split | None = None) -> int:
-    """Return the rows of an exported view, from the files' footers alone. Raises as `read` does."""
-    found = 0
-    for path in _shards(data / view, split):
-        with _readable(path):
-            found += pq.read_metadata(path).num_rows
-    return found
-
-
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
     try:
@@ -218,7 +219,7 @@ def _size(record: Record) -> int:
     return sum(map(len, texts))
 
 
-class _Writers(contextlib.AbstractContextManager["_Writers"]):
+class Writers(contextlib.AbstractContextManager["Writers"]):
     """All views on their way to disk, split by split.
 
     Whatever `publish` has not renamed is removed on exit.
@@ -270,11 +271,12 @@ class _Writers(contextlib.AbstractContextManager["_Writers"]):
             warnings=dict(selection.warnings.most_common()),
         )
 
-    def publish(self) -> None:
-        """Rename the finished files, then remove those of earlier exports.
+    def publish(self) -> list[Path]:
+        """Rename the finished files, then remove those of earlier exports; return the files.
 
         In this order, so that a crash in between loses no row; `read` notices it.
         """
+        found: list[Path] = []
         for view, splits in self._writers.items():
             folder = self._data / view
             with _blamed(folder):
@@ -285,10 +287,26 @@ class _Writers(contextlib.AbstractContextManager["_Writers"]):
                 }
                 for name, path in names.items():
                     path.replace(folder / name)
+                    found.append(folder / name)
                 for path in folder.iterdir():
                     old = _SHARD.fullmatch(path.name) and path.name not in names
                     if old or _LEFTOVER.fullmatch(path.name):
                         path.unlink()
+                sync_folder(folder)
+        _remove_stale(self._data, self._writers)
+        return found
+
+
+def _remove_stale(data: Path, views: Iterable[str]) -> None:
+    """Remove the files of views that an earlier export had and this one has not."""
+    with _blamed(data):
+        for folder in data.iterdir():
+            if folder.is_dir() and folder.name not in views:
+                for path in folder.iterdir():
+                    if _SHARD.fullmatch(path.name):
+                        path.unlink()
+                with contextlib.suppress(OSError):  # it holds other files
+                    folder.rmdir()
 
 
 def _digest(folder: Path, writers: Iterable[_SplitWriter]) -> str:
@@ -355,7 +373,7 @@ class _SplitWriter:
                 self._close(self._file)
 
     def _open(self) -> pq.ParquetWriter:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         path = self._folder / f".{self._split}-{len(self.paths):05d}.{os.getpid()}.tmp"
         self.paths.append(path)
         return pq.ParquetWriter(path, self._schema, **_format())

@@ -10,6 +10,7 @@ data/            the data set, one folder of Parquet files per view
 README.md        the data set's card
 plots/           the card's figures
 report.html      what happened, with charts
+published.json   what was published, with digests (see `sdsd.runs.publication`)
 formats/         trainer formats, where they were asked for
 logs/            what happened, line by line
 metrics.prom     counters for Prometheus
@@ -34,7 +35,8 @@ from sdsd import config as configuration
 from sdsd.config import Config
 from sdsd.config.manifest import FORMAT, Manifest, Written
 from sdsd.errors import JournalError, RunDirError
-from sdsd.files import try_lock, write_atomic
+from sdsd.files import make_folder, try_lock, write_atomic
+from sdsd.runs import origin
 from sdsd.runs.journal import Journal
 from sdsd.text.normalize import valid_unicode
 
@@ -60,6 +62,7 @@ class RunDir:
         self.card = path / "README.md"
         self.models = path / "models"
         self.source = path / "source.sqlite"
+        self.published = path / "published.json"
         self._lock = path / "lock"
 
     def exists(self) -> bool:
@@ -69,14 +72,23 @@ class RunDir:
     def config(self) -> Config:
         """Load the run's configuration. Raises `RunDirError` if this is not a run directory."""
         if not self.exists():
+            if self._begun():
+                raise RunDirError(
+                    f"{self.config_file}: missing; `sdsd run CONFIG --out {self.path}`, with the "
+                    "configuration that this run was made with, writes it again"
+                )
             raise RunDirError(f"{self.path}: not a run directory; `sdsd run` makes one")
         self._check_format()
         return configuration.load(self.config_file)
 
     def manifest(self) -> Manifest | None:
-        """Load the manifest; None before the run's first model call."""
+        """Load the manifest, or else the journal's copy; None before the run's first model call."""
         self._check_format()
         return self._decoded(Manifest)
+
+    def _begun(self) -> bool:
+        """Return whether a run has made anything here, whatever is missing by now."""
+        return self.manifest_file.exists() or self._kept_manifest() is not None
 
     def _check_format(self) -> None:
         """Refuse a run in another format, which could only be read in part."""
@@ -91,13 +103,27 @@ class RunDir:
 
     def _decoded(self, kind: type[T]) -> T | None:
         try:
-            return msgspec.json.decode(self.manifest_file.read_bytes(), type=kind)
-        except FileNotFoundError:
-            return None
+            if self.manifest_file.exists():
+                return msgspec.json.decode(self.manifest_file.read_bytes(), type=kind)
         except (OSError, msgspec.DecodeError) as error:
             raise RunDirError(
-                f"{self.manifest_file}: cannot be read: {error}; restore it from a copy"
+                f"{self.manifest_file}: cannot be read: {error}; restore it from a copy, or delete "
+                "it: `sdsd run` writes it again from the journal"
             ) from None
+        kept = self._kept_manifest()
+        return None if kept is None else msgspec.json.decode(kept, type=kind)
+
+    def _kept_manifest(self) -> bytes | None:
+        with contextlib.suppress(JournalError), Journal(self.journal, readonly=True) as journal:
+            return origin.manifest_of(journal)
+        return None
+
+    def restore_manifest(self) -> bool:
+        """Write a missing manifest again from the journal's copy; return whether that was done."""
+        if self.manifest_file.exists() or (kept := self._kept_manifest()) is None:
+            return False
+        write_atomic(self.manifest_file, kept, private=True)
+        return True
 
     def prepare(self, config: Config) -> None:
         """Create the directory for `config`, or check that it was made for the same data set.
@@ -107,7 +133,7 @@ class RunDir:
         """
         self.check(config)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             write_atomic(self.config_file, configuration.dump(config).encode(), private=True)
         except OSError as error:
             raise RunDirError(f"{self.path}: cannot be written: {error}") from None
@@ -122,14 +148,29 @@ class RunDir:
                     f"{self.path}: made with another configuration. Differences:\n  {lines}\n"
                     "Restore these values to continue that run, or give another directory (`--out`)"
                 )
+        elif self._begun():
+            self._check_identity(config)
         elif self.path.exists() and any(map(_foreign, self.path.iterdir())):
             raise RunDirError(
                 f"{self.path}: holds files but no run; give a new or empty directory (`--out`)"
             )
 
+    def _check_identity(self, config: Config) -> None:
+        """Refuse to write a missing `config.yaml` again from another configuration."""
+        manifest = self.manifest()
+        with Journal(self.journal, readonly=True) as journal:
+            changed = origin.changed_keys(journal, config)
+        if changed is None:  # a journal that is older than its copies
+            same = manifest is not None and manifest.config == configuration.digest(config)
+            changed = [] if same else ["an unknown key"]
+        if changed:
+            raise RunDirError(
+                f"{self.config_file}: missing, and this is not the configuration that the run was "
+                f"made with: {', '.join(changed)} had another value. Give the one that began it"
+            )
+
     def remember(self, manifest: Manifest) -> None:
-        data = msgspec.json.format(msgspec.json.encode(manifest), indent=2)
-        write_atomic(self.manifest_file, data, private=True)
+        write_atomic(self.manifest_file, origin.encoded(manifest), private=True)
 
     def keep_exam(self, data: bytes) -> None:
         """Write the result of the critics' exam."""
@@ -139,7 +180,7 @@ class RunDir:
 
     def keep_input(self, data: bytes, suffix: str) -> None:
         """Copy an input into `inputs/`, under its SHA-256."""
-        self.inputs.mkdir(0o700, exist_ok=True)
+        make_folder(self.inputs, 0o700)
         path = self.input_path(hashlib.sha256(data).hexdigest(), suffix)
         if not path.exists():
             write_atomic(path, data, private=True)
@@ -169,7 +210,7 @@ class RunDir:
         if self.path.exists() and not self.path.is_dir():
             raise RunDirError(f"{self.path}: is a file; give a directory (`--out`)")
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
+            make_folder(self.path)
             handle = self._lock.open("a+")
         except OSError as error:
             raise RunDirError(f"{self.path}: cannot be written: {error}") from None
@@ -195,6 +236,23 @@ class RunDir:
             return False
 
     @contextlib.contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Lock what people receive; wait while another process publishes or pushes it.
+
+        The lock is on the directory itself, so it needs no file and works where nothing can be
+        written.
+        """
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise RunDirError(f"{self.path}: cannot be read: {error}") from None
+        try:
+            try_lock(descriptor, wait=True)
+            yield
+        finally:
+            os.close(descriptor)
+
+    @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
         """Lock the directory, and remove what was created in it if the start fails.
 
@@ -202,6 +260,8 @@ class RunDir:
         """
         missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
         before = set(self.path.iterdir()) if self.path.is_dir() else set()
+        if self.manifest_file not in before:  # an earlier start was killed before it recorded any
+            before -= set(self.path.glob(f"{self.journal.name}*"))
         with self.lock():
             try:
                 yield

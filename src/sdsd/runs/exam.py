@@ -49,7 +49,8 @@ from sdsd.runs.exam_cache import ExamCache
 from sdsd.runs.inputs import Inputs
 from sdsd.runs.journal import Journal
 from sdsd.runs.scheduler import drive, each
-from sdsd.runs.session import Session, Stop
+from sdsd.runs.session import Session
+from sdsd.runs.signals import Stop
 from sdsd.scenarios import exam_items
 from sdsd.scenarios.exam_items import LABELS, Item, Label
 from sdsd.text.prompt_files import Prompt

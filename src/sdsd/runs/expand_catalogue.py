@@ -26,7 +26,8 @@ from sdsd.runs.ask import Ask
 from sdsd.runs.directory import RunDir
 from sdsd.runs.events import Fetching, Noted, OnEvent
 from sdsd.runs.journal import Journal
-from sdsd.runs.session import Needs, Stop, in_loop, interruptible, open_session
+from sdsd.runs.session import Needs, in_loop, open_session
+from sdsd.runs.signals import Stop, interruptible
 from sdsd.scenarios import catalogue as catalogues
 from sdsd.scenarios.similarity import near_duplicates
 from sdsd.text import prompt_files

@@ -27,9 +27,10 @@ from sdsd.dataset.extensions import excluded_rules
 from sdsd.dataset.splits import SPLITS
 from sdsd.errors import RunDirError, SdsdError
 from sdsd.models.downloads import Progress
+from sdsd.runs import publication
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
-from sdsd.runs.publish import published
+from sdsd.runs.publication import Publication
 from sdsd.text.prompt_files import is_path
 
 _OURS = re.compile(
@@ -95,18 +96,22 @@ def push(
     """
     config, manifest = rundir.config(), rundir.manifest()
     hub = _client(repo)
-    with rundir.lock(), Journal(rundir.journal, readonly=True) as journal:
-        if manifest is None or not published(rundir, journal):
-            raise RunDirError(
-                f"{rundir.path}: its data set lacks some of its dialogues; run `sdsd export` first"
-            )
+    with (
+        rundir.lock(),
+        rundir.publishing(),
+        Journal(rundir.journal, readonly=True) as journal,
+    ):
+        wrong = next(publication.differences(rundir, journal), None)
+        published = publication.read(rundir)
+        if manifest is None or published is None or wrong is not None:
+            raise RunDirError(wrong or f"{rundir.path}: nothing was made yet")
         done = sum(journal.outcomes().values())
         with _faults(repo):
             address = hub.create_repo(repo, repo_type="dataset", private=not public, exist_ok=True)
             found = hub.repo_info(repo, repo_type="dataset")
             there = hub.list_repo_files(repo, repo_type="dataset", revision=found.sha)
         _check_target(repo, there, is_public=not found.private, public=public)
-        files = _files(rundir, publishable(config, done), shown(manifest))
+        files = _files(rundir, published, publishable(config, done), shown(manifest))
         stale = [path for path in there if _OURS.fullmatch(path) and path not in files]
         words = message or f"{done:,} dialogues, made by sdsd {manifest.sdsd}"
         with _faults(repo):
@@ -132,13 +137,11 @@ def _check_target(repo: str, there: Sequence[str], *, is_public: bool, public: b
         )
 
 
-def _files(rundir: RunDir, config: Config, manifest: Manifest) -> dict[str, Path | bytes]:
+def _files(
+    rundir: RunDir, published: Publication, config: Config, manifest: Manifest
+) -> dict[str, Path | bytes]:
     """Return what a push uploads, by name on the hub."""
-    here = [rundir.card, rundir.report, *rundir.data.rglob("*.parquet")]
-    here += (rundir.path / "plots").glob("*.svg")
-    files: dict[str, Path | bytes] = {
-        path.relative_to(rundir.path).as_posix(): path for path in here
-    }
+    files: dict[str, Path | bytes] = {name: rundir.path / name for name in published.files}
     files["config.yaml"] = configuration.dump(config).encode()
     files["manifest.json"] = msgspec.json.format(msgspec.json.encode(manifest))
     return {name: file for name, file in sorted(files.items()) if _OURS.fullmatch(name)}

@@ -7,7 +7,8 @@ transaction, with `synchronous=FULL`; an answer is returned only after its commi
 over network file systems: a journal lives on a local disk and has one writing process.
 
 Finished dialogues are stored too, so that counting and exporting need no replay. They are derived
-data: `sdsd verify` makes each of them again from the answers and compares.
+data: `sdsd verify` makes each of them again from the answers and compares. Each row has a digest of
+its columns, so that a change on the disk is noticed by whoever reads the row.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from queue import SimpleQueue
@@ -27,50 +28,10 @@ import msgspec
 from msgspec import Struct
 
 from sdsd.errors import JournalError
+from sdsd.runs import journal_file
+from sdsd.runs.journal_file import identity, is_sound, row_digest
 from sdsd.scenarios.quotas import Assignment, Tally
 from sdsd.types import Answer, Completion, Record, Request, Usage
-
-VERSION = 4
-"""Version of the schema, in `PRAGMA user_version`. 1 to 3 were never released."""
-_SCHEMA = f"""
-    BEGIN;
-    CREATE TABLE answer (
-        scenario TEXT NOT NULL,
-        step     TEXT NOT NULL,
-        request  BLOB NOT NULL,  -- fingerprint: {{part of the request: digest}}
-        body     BLOB NOT NULL,  -- Completion or Refusal
-        at       REAL NOT NULL,  -- unix time of the answer; for plots only
-        PRIMARY KEY (scenario, step)
-    );
-    CREATE TABLE record (
-        number   INTEGER PRIMARY KEY,  -- the scenario's index
-        scenario TEXT NOT NULL UNIQUE,
-        outcome  TEXT NOT NULL,
-        rule     TEXT NOT NULL,
-        pairs    INTEGER NOT NULL,  -- verified pairs, so that counting decodes no record
-        body     BLOB NOT NULL
-    );
-    CREATE INDEX record_outcome ON record (outcome, rule, pairs);
-    CREATE TABLE usage (  -- sums over `answer`, kept so that no reader must add them up
-        stage  TEXT NOT NULL,
-        role   TEXT NOT NULL,
-        model  TEXT NOT NULL,
-        calls  INTEGER NOT NULL,
-        prompt_tokens     INTEGER NOT NULL,
-        cached_tokens     INTEGER NOT NULL,
-        completion_tokens INTEGER NOT NULL,
-        seconds           REAL NOT NULL,
-        PRIMARY KEY (stage, role, model)
-    );
-    CREATE TABLE round (  -- what the dialogues of a run with targets are meant for
-        number INTEGER PRIMARY KEY,
-        start  INTEGER NOT NULL UNIQUE,  -- index of its first dialogue
-        slots  BLOB NOT NULL,     -- one for each of its dialogues
-        ledger BLOB NOT NULL      -- the counts it was planned from
-    );
-    PRAGMA user_version = {VERSION};
-    COMMIT;
-"""
 
 Fingerprint = dict[str, str]
 
@@ -133,8 +94,9 @@ def _short(data: bytes) -> str:
 
 
 class _Write(Struct):
-    sql: str
+    table: str
     row: tuple[Any, ...]
+    """Its columns without the digest."""
     done: asyncio.Future[None]
     usage: tuple[Any, ...] | None = None
     """The fields of `Usage`, to be added to the sums."""
@@ -145,21 +107,26 @@ class Journal:
 
     Raises `JournalError` when the file is not a journal, has another version, or cannot be
     written; after a failed write every later one fails too, so that nothing is returned that is not
-    on disk.
+    on disk. A file that was moved or deleted while it is open cannot be written either.
     """
 
     def __init__(self, path: Path, *, readonly: bool = False) -> None:
         self.path = path
         if readonly and not path.exists():
-            raise JournalError(f"{path}: no journal here; `sdsd run` makes one")
+            raise JournalError(f"{path}: missing; {journal_file.NO_JOURNAL}")
         try:
             with contextlib.ExitStack() as opened:
-                self._reader = opened.enter_context(_connect(path, readonly))
-                _check_version(self._reader, path, readonly)
-                self._connection = opened.enter_context(_connect(path, readonly))
+                self._connection = opened.enter_context(
+                    journal_file.connect(path, readonly=readonly)
+                )
+                version = journal_file.prepare(self._connection, path, readonly=readonly)
+                self._reader = opened.enter_context(journal_file.connect(path, readonly=readonly))
+                self._file = identity(path)
                 self._opened = opened.pop_all()
         except (OSError, sqlite3.Error) as error:
             raise JournalError(f"{path}: cannot be opened as a journal: {error}") from None
+        self.has_digests = version == journal_file.VERSION
+        """Whether rows may have one; those of older versions have none."""
         self._queue: SimpleQueue[_Write | None] = SimpleQueue()
         self._broken: JournalError | None = None
         self._writer = threading.Thread(target=self._write_all, name="journal", daemon=True)
@@ -171,7 +138,26 @@ class Journal:
         if self._writer.is_alive():
             self._queue.put(None)
             self._writer.join()
+            self._reader.close()
+            journal_file.leave(self._connection)  # the last connection
         self._opened.close()
+
+    def require_in_place(self) -> None:
+        """Raise `JournalError` if the file at `path` is no longer the one that is open."""
+        if identity(self.path) != self._file:
+            raise JournalError(
+                f"{self.path}: is no longer the file that this run writes to. Move the directory "
+                "back and run the same command again; if it was deleted, its answers are lost"
+            )
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """Let everything that is read inside be of one moment, whoever writes meanwhile."""
+        self._read("BEGIN")
+        try:
+            yield
+        finally:
+            self._read("COMMIT")
 
     def __enter__(self) -> Journal:
         return self
@@ -183,21 +169,18 @@ class Journal:
 
     def load(self, scenario: str) -> dict[str, Entry]:
         """Load every recorded step of one scenario."""
-        rows = self._read("SELECT step, request, body FROM answer WHERE scenario = ?", scenario)
-        with self._blamed(f"an answer of {scenario}"):
-            return {
-                step: Entry(_fingerprint.decode(request), _answer.decode(body))
-                for step, request, body in rows
-            }
+        found: dict[str, Entry] = {}
+        for row in self.rows("answer", "scenario = ?", scenario):
+            step, request, body = row[1:4]
+            with self._blamed(f"the answer to {step} of {scenario}", row):
+                found[step] = Entry(_fingerprint.decode(request), _answer.decode(body))
+        return found
 
     def step(self, scenario: str, step: str) -> Entry | None:
-        sql = "SELECT request, body FROM answer WHERE scenario = ? AND step = ?"
-        rows = self._read(sql, scenario, step)
-        if not rows:
-            return None
-        ((request, body),) = rows
-        with self._blamed(f"the answer to {step} of {scenario}"):
-            return Entry(_fingerprint.decode(request), _answer.decode(body))
+        for row in self.rows("answer", "scenario = ? AND step = ?", scenario, step):
+            with self._blamed(f"the answer to {step} of {scenario}", row):
+                return Entry(_fingerprint.decode(row[2]), _answer.decode(row[3]))
+        return None
 
     def unfinished(self, n: int, first: int = 0, chunk: int = 10_000) -> Iterator[int]:
         """Yield the indexes from `first` to below `n` without a record, in order.
@@ -215,22 +198,31 @@ class Journal:
     def records(self, n: int = 2**62, start: int = 0) -> Iterator[Record]:
         """Yield the dialogues from `start` to below `n` in order, read as they are needed."""
         last = start - 1
-        while rows := self._read(
-            "SELECT number, body FROM record WHERE number > ? AND number < ? "
-            "ORDER BY number LIMIT 256",
-            last,
-            n,
-        ):
-            for number, body in rows:
-                with self._blamed(f"record {number}"):
-                    record = _record.decode(body)
-                yield record
-                last = number
+        where = "number > ? AND number < ? ORDER BY number LIMIT 256"
+        while rows := self.rows("record", where, last, n):
+            for row in rows:
+                yield self._record(row)
+                last = row[0]
 
     def record(self, index: int) -> Record | None:
-        rows = self._read("SELECT body FROM record WHERE number = ?", index)
-        with self._blamed(f"record {index}"):
-            return _record.decode(rows[0][0]) if rows else None
+        rows = self.rows("record", "number = ?", index)
+        return self._record(rows[0]) if rows else None
+
+    def _record(self, row: Sequence[Any]) -> Record:
+        with self._blamed(f"the record of dialogue {row[0]}", row):
+            return _record.decode(row[5])
+
+    def indexes(self) -> list[int]:
+        """Return the indexes of the records, in order."""
+        return [number for (number,) in self._read("SELECT number FROM record ORDER BY number")]
+
+    def open_scenarios(self) -> list[str]:
+        """Return the scenarios of dialogues that have answers and no record yet."""
+        rows = self._read(
+            "SELECT DISTINCT scenario FROM answer WHERE scenario GLOB '[0-9]*-*' "
+            "AND scenario NOT IN (SELECT scenario FROM record)"
+        )
+        return [scenario for (scenario,) in rows]
 
     def outcomes(self) -> dict[str, int]:
         """Count the records by `accepted`, `filtered/<rule>` and `failed`."""
@@ -264,19 +256,26 @@ class Journal:
     def rounds(self, first: int = 0) -> Iterator[Round]:
         """Yield the rounds from the `first` on, in order, read as they are needed."""
         number = first
-        while rows := self._read("SELECT * FROM round WHERE number = ?", number):
-            yield self._round(*rows[0])
+        while rows := self.rows("round", "number = ?", number):
+            yield self._round(rows[0])
             number += 1
 
     def round_of(self, index: int) -> Round | None:
         """Return the round that the dialogue `index` belongs to; for a large index the last one."""
-        last = "SELECT * FROM round WHERE start <= ? ORDER BY start DESC LIMIT 1"
-        rows = self._read(last, index)
-        return self._round(*rows[0]) if rows else None
+        rows = self.rows("round", "start <= ? ORDER BY start DESC LIMIT 1", index)
+        return self._round(rows[0]) if rows else None
 
-    def _round(self, number: int, start: int, slots: bytes, ledger: bytes) -> Round:
-        with self._blamed(f"round {number}"):
+    def _round(self, row: Sequence[Any]) -> Round:
+        number, start, slots, ledger = row[:4]
+        with self._blamed(f"round {number}", row):
             return Round(number, start, _slots.decode(slots), _ledger.decode(ledger))
+
+    def kept(self, name: str) -> bytes | None:
+        """Return what `keep` wrote under a name."""
+        for row in self.rows("kept", "name = ?", name) if self.has_digests else ():
+            with self._blamed(f"the copy of {name}", row):
+                return bytes(row[1])
+        return None
 
     def times(self) -> Iterator[tuple[float, str, int]]:
         """Yield (unix time, stage, completion tokens) of every answer, in order of time."""
@@ -286,6 +285,11 @@ class Journal:
                 answer = _answer.decode(body)
             yield at, stage_of(step), getattr(answer, "completion_tokens", 0)
 
+    def rows(self, table: str, where: str, *values: object) -> list[Any]:
+        """Return rows of a table with all their columns; the last one is the digest, or None."""
+        digest = "" if self.has_digests else ", NULL"
+        return self._read(f"SELECT *{digest} FROM {table} WHERE {where}", *values)  # noqa: S608
+
     def _read(self, sql: str, *values: object) -> list[Any]:
         try:
             return self._reader.execute(sql, values).fetchall()
@@ -293,13 +297,16 @@ class Journal:
             raise JournalError(f"{self.path}: cannot be read: {error}") from None
 
     @contextlib.contextmanager
-    def _blamed(self, what: str) -> Iterator[None]:
-        """Turn a decoding error into one that names the row."""
+    def _blamed(self, what: str, row: Sequence[Any] = (None,)) -> Iterator[None]:
+        """Turn a decoding error, or a digest that does not match, into one that names the row."""
         try:
+            if not is_sound(row):
+                raise ValueError("its digest does not match")
             yield
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise JournalError(
-                f"{self.path}: {what} is damaged ({error}); restore the file from a copy"
+                f"{self.path}: {what} is damaged ({error}); restore the file from a copy, or let "
+                "`sdsd verify --drop` forget this dialogue, so that it is made again"
             ) from None
 
     # -- writing ---------------------------------------------------------------------------
@@ -315,7 +322,7 @@ class Journal:
             key = (stage_of(step), request.get("role", ""), request.get("model", ""))
             tokens = (answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens)
             usage = (*key, 1, *tokens, answer.seconds)
-        return self._write("INSERT INTO answer VALUES (?, ?, ?, ?, ?)", row, usage)
+        return self._write("answer", row, usage)
 
     def finish(self, record: Record) -> asyncio.Future[None]:
         """Queue a finished dialogue for writing, like `commit`."""
@@ -323,22 +330,26 @@ class Journal:
         body = msgspec.json.encode(record)
         pairs = len(record.verified)
         row = (scenario.index, scenario.id, record.outcome, record.rule, pairs, body)
-        return self._write("INSERT INTO record VALUES (?, ?, ?, ?, ?, ?)", row)
+        return self._write("record", row)
 
     def plan_round(self, planned: Round) -> asyncio.Future[None]:
         """Queue a round for writing, like `commit`."""
         slots = msgspec.json.encode(planned.slots)
         ledger = msgspec.json.encode(planned.ledger, order="deterministic")
         row = (planned.number, planned.start, slots, ledger)
-        return self._write("INSERT INTO round VALUES (?, ?, ?, ?)", row)
+        return self._write("round", row)
+
+    def keep(self, name: str, body: bytes) -> asyncio.Future[None]:
+        """Queue a copy of something that the run began with for writing, like `commit`."""
+        return self._write("kept", (name, body))
 
     def _write(
-        self, sql: str, row: tuple[Any, ...], usage: tuple[Any, ...] | None = None
+        self, table: str, row: tuple[Any, ...], usage: tuple[Any, ...] | None = None
     ) -> asyncio.Future[None]:
         if not self._writer.is_alive():
             raise JournalError(f"{self.path}: is closed, or was opened for reading only")
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._queue.put(_Write(sql, row, done, usage))
+        self._queue.put(_Write(table, row, done, usage))
         return done
 
     def _write_all(self) -> None:
@@ -362,16 +373,24 @@ class Journal:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 for write in batch:
-                    connection.execute(write.sql, write.row)
+                    row = (*write.row, row_digest(write.row))
+                    connection.execute(_INSERT[write.table], row)
                 connection.executemany(_ADD, _sums(batch))
                 connection.execute("COMMIT")
+                self.require_in_place()
             except Exception as error:  # whatever it is, every waiter must get it
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
-                self._broken = JournalError(f"{self.path}: cannot be written: {_remedy(error)}")
+                self._broken = _broken(self.path, error)
         _resolve_all(batch, self._broken)
 
 
+_INSERT = {
+    "answer": "INSERT INTO answer VALUES (?, ?, ?, ?, ?, ?)",
+    "record": "INSERT INTO record VALUES (?, ?, ?, ?, ?, ?, ?)",
+    "round": "INSERT INTO round VALUES (?, ?, ?, ?, ?)",
+    "kept": "INSERT OR REPLACE INTO kept VALUES (?, ?, ?)",
+}
 _ADD = """
 INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
     calls = calls + excluded.calls,
@@ -393,13 +412,17 @@ def _sums(batch: list[_Write]) -> list[tuple[Any, ...]]:
     return [(*key, *amounts) for key, amounts in sums.items()]
 
 
-def _remedy(error: Exception) -> str:
+def _broken(path: Path, error: Exception) -> JournalError:
+    if isinstance(error, JournalError):
+        return error
     if isinstance(error, sqlite3.IntegrityError):
-        return f"recorded already ({error}); every step needs its own name"
-    return (
-        f"{error}; free some space or repair the disk, then run the same command again: "
-        "nothing that was recorded is lost"
-    )
+        why = f"recorded already ({error}); every step needs its own name"
+    else:
+        why = (
+            f"{error}; free some space or repair the disk, then run the same command again: "
+            "nothing that was recorded is lost"
+        )
+    return JournalError(f"{path}: cannot be written: {why}")
 
 
 def stage_of(step: str) -> str:
@@ -425,31 +448,3 @@ def _resolve(futures: list[asyncio.Future[None]], error: JournalError | None) ->
             future.set_result(None)
         else:
             future.set_exception(error)
-
-
-@contextlib.contextmanager
-def _connect(path: Path, readonly: bool) -> Iterator[sqlite3.Connection]:
-    if not readonly:
-        path.touch(0o600)  # only where it is new: servers' texts may hold what nobody knows of
-    uri = f"{path.absolute().as_uri()}?mode={'ro' if readonly else 'rwc'}"
-    with contextlib.closing(
-        sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
-    ) as connection:
-        connection.execute("PRAGMA busy_timeout = 10000")
-        if not readonly:
-            connection.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
-        yield connection
-
-
-def _check_version(connection: sqlite3.Connection, path: Path, readonly: bool) -> None:
-    """Create the tables of a new journal. Raises `JournalError` for another version's."""
-    (version,) = connection.execute("PRAGMA user_version").fetchone()
-    if version == 0 and not readonly:
-        connection.executescript(_SCHEMA)
-    elif version == 0:  # killed before the first table
-        raise JournalError(f"{path}: no journal here; `sdsd run` makes one")
-    elif version != VERSION:
-        raise JournalError(
-            f"{path}: journal version {version}, but this program reads {VERSION}; use the "
-            "version of sdsd that wrote it"
-        )

@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -34,7 +34,24 @@ from sdsd.runs.events import (
 from sdsd.text.normalize import valid_unicode
 from sdsd.types import Record
 
-err = Console(stderr=True, highlight=False, markup=False)
+
+class _StandardError:
+    """Standard error, whose faults end nothing: a closed terminal, a broken pipe, a full disk."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+err = Console(file=cast("IO[str]", _StandardError()), highlight=False, markup=False)
 
 STAGES = ("stake", "plan", "turn", "check", "critique", "revise", "recheck")
 _COUNTED_AS = dict.fromkeys(("candidate", "earlier", "adherence"), "critique")

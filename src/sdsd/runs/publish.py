@@ -1,7 +1,8 @@
 """Make what people receive from the journal: the data set, its card and the report.
 
 A pure function of the journal's records, so it can be repeated at any time without a model. Every
-file is replaced atomically.
+file is replaced atomically, and a marker with all digests is written last
+(`sdsd.runs.publication`).
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from sdsd.config.manifest import Manifest, nameable, shown
 from sdsd.dataset import export
 from sdsd.dataset.selection import Selection
 from sdsd.errors import RunDirError, SdsdError
-from sdsd.files import write_atomic
+from sdsd.files import make_folder, write_atomic
 from sdsd.reports import card
 from sdsd.reports.card_charts import plots
 from sdsd.reports.html import report
 from sdsd.reports.metrics import figures
 from sdsd.reports.metrics.exam import ExamResult, JudgeResult
+from sdsd.runs import publication
 from sdsd.runs.directory import RunDir
 from sdsd.runs.journal import Journal
 from sdsd.scenarios.catalogue import Catalogue
@@ -92,40 +94,42 @@ def selection(journal: Journal, manifest: Manifest, config: Config) -> Selection
     return chosen
 
 
-def published(rundir: RunDir, journal: Journal) -> bool:
-    """Return whether all of the journal's records are in what was written last.
-
-    Records never change, so comparing their number is enough.
-    """
-    if not (rundir.report.exists() and rundir.card.exists()):
-        return False
-    try:
-        return export.count(rundir.data, "scenarios") == journal.finished()
-    except SdsdError:
-        return False
-
-
 def publish(rundir: RunDir, journal: Journal, catalogue: Catalogue) -> export.Counts | None:
     """Write `data/`, `README.md`, `plots/` and `report.html` of a run, from what it has so far.
 
-    Returns what the data set holds; None before the run's first model call.
+    All of it is of one moment, even while a run is in progress. Returns what the data set holds;
+    None before the run's first model call.
     """
-    made = rundir.manifest()
-    if made is None:
+    manifest = rundir.manifest()
+    if manifest is None:
         return None
-    config, manifest = rundir.config(), shown(made)
+    with rundir.publishing(), journal.snapshot():
+        try:
+            return _publish(rundir, journal, catalogue, shown(manifest))
+        except OSError as error:
+            raise SdsdError(
+                f"{rundir.path}: cannot be written: {error}; free some space, then `sdsd export`"
+            ) from None
+
+
+def _publish(
+    rundir: RunDir, journal: Journal, catalogue: Catalogue, manifest: Manifest
+) -> export.Counts:
+    config = rundir.config()
     chosen = selection(journal, manifest, config)
-    counts = export.export(journal.records(), manifest, config, rundir.data, selection=chosen)
-    found = collect(rundir, journal, config, catalogue, counts.warnings)
-    html = report.render(found, manifest, config, samples(journal.records()), counts.removed)
-    try:
-        write_atomic(rundir.report, html)
-        _draw(rundir.path / "plots", {name: plot for name, (_, plot) in plots(found).items()})
-        write_atomic(rundir.card, card.card(manifest, config, counts, found))
-    except OSError as error:
-        raise SdsdError(
-            f"{rundir.path}: cannot be written: {error}; free some space, then `sdsd report`"
-        ) from None
+    staged = export.staged(journal.records(), manifest, config, rundir.data, selection=chosen)
+    with staged as views:
+        counts = views.counts(chosen)
+        found = collect(rundir, journal, config, catalogue, counts.warnings)
+        html = report.render(found, manifest, config, samples(journal.records()), counts.removed)
+        drawn = {name: plot for name, (_, plot) in plots(found).items()}
+        text = card.card(manifest, config, counts, found)
+        publication.withdraw(rundir)
+        data = views.publish()
+    write_atomic(rundir.report, html)
+    shapes = _draw(rundir.path / "plots", drawn)
+    write_atomic(rundir.card, text)
+    publication.write(rundir, journal, [*data, rundir.report, *shapes, rundir.card])
     return counts
 
 
@@ -138,12 +142,13 @@ def samples(records: Iterable[Record]) -> list[Record]:
     return sorted(picked[:SAMPLES], key=lambda record: record.scenario.index)
 
 
-def _draw(folder: Path, drawn: Mapping[str, str]) -> None:
-    """Write the card's charts, and remove those of an earlier card."""
+def _draw(folder: Path, drawn: Mapping[str, str]) -> list[Path]:
+    """Write the card's charts, and remove those of an earlier card; return the files."""
     if drawn:
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
     for name, plot in drawn.items():
         write_atomic(folder / name, plot)
     for path in folder.glob("*.svg"):
         if path.name not in drawn:
             path.unlink()
+    return [folder / name for name in drawn]

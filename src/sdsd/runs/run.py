@@ -23,6 +23,7 @@ from sdsd.errors import ModelError, RunDirError, SdsdError
 from sdsd.files import write_atomic
 from sdsd.reports.advice import Advice, advice
 from sdsd.reports.money import money
+from sdsd.runs import journal_audit, publication
 from sdsd.runs.directory import CONFIG_NAME, RunDir
 from sdsd.runs.inputs import Inputs, check_files, inputs_of
 from sdsd.runs.journal import Journal
@@ -63,6 +64,8 @@ class RunStatus(Struct, frozen=True):
     """Cost so far; 0 where no model has a price."""
     running: bool
     """Whether a process is writing to the run right now."""
+    unpublished: int = 0
+    """Finished dialogues that the data set lacks; all of them where publishing did not end."""
     protocol: str = ""
     models: dict[Role, str] = {}
     """Names of models by role; empty before the first call."""
@@ -206,6 +209,7 @@ class Run:
                 usage=usage,
                 money=money(usage, config),
                 running=self._dir.locked(),
+                unpublished=publication.lacking(self._dir, sum(outcomes.values())),
                 protocol=manifest.protocol if manifest else "",
                 models=manifest.models if manifest else {},
                 targets=standings_of(inputs, journal) if inputs else (),
@@ -265,7 +269,7 @@ class Run:
             check_files(config)
             with self._dir.lock():
                 self._dir.prepare(config)
-        # Not locked: the run may be in progress. Every file is replaced atomically.
+        # Not locked against a run in progress, only against others that publish.
         with self._journal() as journal:
             return publish(self._dir, journal, inputs.catalogue)
 
@@ -320,6 +324,17 @@ class Run:
 
         return verify(self._dir)
 
+    def drop(self, index: int) -> int:
+        """Forget what was recorded of a dialogue, so that the next start makes it again.
+
+        For answers that a disk has damaged. Returns how many answers were removed; none if only the
+        dialogue's record was damaged.
+        """
+        with self._dir.lock():
+            answers = journal_audit.drop(self._dir.journal, index)
+            publication.withdraw(self._dir)  # its data set is that of other answers
+        return answers
+
     def push(
         self,
         repo: str,
@@ -366,10 +381,9 @@ class Run:
 
         from sdsd.dataset.extensions import views_of
         from sdsd.dataset.splits import SPLITS
-        from sdsd.runs.publish import published
 
         with self._journal() as journal:
-            current = published(self._dir, journal)
+            current = publication.current(self._dir, journal)
         if not current:
             self.export()
         files = {each: sorted((self._dir.data / view).glob(f"{each}-*.parquet")) for each in SPLITS}

@@ -21,11 +21,13 @@ from sdsd.config import Config, JudgeMethod
 from sdsd.config.manifest import Manifest
 from sdsd.errors import ConfigError, Divergence, ModelError, RunDirError, SdsdError
 from sdsd.files import now
+from sdsd.interrupts import like_ctrl_c
 from sdsd.models.base import Model
 from sdsd.models.fleet import fetch
 from sdsd.pipeline.record import make_record
 from sdsd.pipeline.versions import VERSIONS
 from sdsd.reports.metrics.exam import ExamResult, to_json
+from sdsd.runs import origin, publication
 from sdsd.runs.ask import Ask
 from sdsd.runs.budget import Account
 from sdsd.runs.directory import CONFIG_NAME, RunDir, default_path
@@ -48,7 +50,8 @@ from sdsd.runs.journal import Journal
 from sdsd.runs.rounds import Rounds
 from sdsd.runs.run import Run, standings_of
 from sdsd.runs.scheduler import drive, each
-from sdsd.runs.session import Needs, Session, Stop, in_loop, interruptible, open_session
+from sdsd.runs.session import Needs, Session, in_loop, open_session
+from sdsd.runs.signals import Stop, interruptible
 from sdsd.runs.telemetry import listeners
 from sdsd.types import Calibration, PairKind, Role
 
@@ -81,14 +84,18 @@ def run(
     answer_caches  directories of other runs, whose answers to the same requests are taken over
     overrides      keys of the configuration, e.g. `n=100`, `model="smollm2-135m"`
 
-    The first Ctrl-C lets the requests in flight finish and publishes; the second stops at once.
-    No answer is lost either way. `Run.stopped` says why a run ended early. Raises `SdsdError` whose
-    message has the remedy.
+    The first Ctrl-C, SIGTERM or SIGHUP lets the requests in flight finish and publishes; the second
+    stops at once. No answer is lost either way. `Run.stopped` says why a run ended early. Raises
+    `SdsdError` whose message has the remedy.
     """
     from sdsd.runs.progress import shown_progress
 
     chosen, path = resolve(config, out, overrides)
-    with shown_progress(on_event, progress) as emit, _launch(chosen, path, emit, models) as launch:
+    with (
+        like_ctrl_c(),
+        shown_progress(on_event, progress) as emit,
+        _launch(chosen, path, emit, models) as launch,
+    ):
         if launch.anything_left():
             with launch.caches(answer_caches) as caches, launch.published_anyway():
                 in_loop(launch.make(launch.fetch(), caches), launch.interrupt)
@@ -171,9 +178,13 @@ def _launch(
     rundir = RunDir(path)
     with rundir.starting():
         rundir.check(config)
+        publication.require_answers(rundir)
+        restored = rundir.restore_manifest()
         inputs = inputs_of(rundir, config)
         check_files(config)
         notes: list[str] = []
+        if restored:
+            notes.append(f"{rundir.manifest_file} was missing; its copy is in place again")
         if (manifest := rundir.manifest()) is not None:
             notes += differences(inputs, manifest)
         if config.source.path and not rundir.source.exists():
@@ -204,11 +215,6 @@ def _more_than_asked(config: Config, rundir: RunDir) -> int:
     """Return how many dialogues the run has if `config` asks for fewer; 0 if it does not."""
     if not (config.n and rundir.manifest_file.exists()):
         return 0
-    if not rundir.journal.exists():
-        raise RunDirError(
-            f"{rundir.journal}: is missing, and everything recorded with it; restore it from a "
-            "copy, or start another run directory"
-        )
     with Journal(rundir.journal, readonly=True) as journal:
         done = journal.finished()
     return done if config.n < done else 0
@@ -229,7 +235,6 @@ class Launch:
         self._emit, self._models = emit, models
         self._stop = Stop()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._before = journal.finished()
         self._began = time.monotonic()
 
     def anything_left(self) -> bool:
@@ -334,13 +339,14 @@ class Launch:
 
     def publish(self) -> None:
         """Write the data set and the report, unless they are up to date."""
-        from sdsd.runs.publish import publish, published  # imports pyarrow, needed nowhere else
+        self._journal.require_in_place()
+        if self._rundir.manifest() is None or publication.current(self._rundir, self._journal):
+            return
+        from sdsd.runs.publish import publish  # imports pyarrow, needed nowhere else
 
-        new = self._journal.finished() - self._before
-        if new:
-            self._note("writing the data set and the report")
-        if new or not published(self._rundir, self._journal):
-            publish(self._rundir, self._journal, self._inputs.catalogue)
+        self._note("writing the data set and the report")
+        publish(self._rundir, self._journal, self._inputs.catalogue)
+        self._journal.require_in_place()
 
     @contextlib.contextmanager
     def published_anyway(self) -> Iterator[None]:
@@ -385,8 +391,10 @@ class Launch:
         old = self._rundir.manifest()
         if old is not None:
             _require_same_models(self._rundir.path, old.models, session.names)
+            await origin.keep(self._journal, old, self._inputs.config)  # an old journal has none
             if not session.fleet.left_out.items() <= old.left_out.items():  # another server's
                 old = replace(old, left_out=old.left_out | session.fleet.left_out)
+                await origin.keep_manifest(self._journal, old)
                 self._rundir.remember(old)
             return old
         inputs, fleet = self._inputs, session.fleet
@@ -419,6 +427,7 @@ class Launch:
             parts=versions_of_parts(inputs),
         )
         keep_inputs(inputs, self._rundir)
+        await origin.keep(self._journal, manifest, inputs.config)
         try:
             self._rundir.remember(manifest)
         except OSError as error:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import signal
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +14,7 @@ from msgspec import Struct
 
 from sdsd.config import Config
 from sdsd.errors import Stopped
+from sdsd.files import allow_many_files
 from sdsd.models import fleet as fleets
 from sdsd.models.base import Model
 from sdsd.models.fleet import Fleet
@@ -27,23 +26,10 @@ from sdsd.runs.events import Called, Noted, OnEvent
 from sdsd.runs.journal import Journal
 from sdsd.runs.middleware import Call, Responder, Send
 from sdsd.runs.retries import RetryPolicy, harmless, retry
+from sdsd.runs.signals import Stop
 from sdsd.types import Answer, Completion, Role
 
 T = TypeVar("T")
-
-
-class Stop:
-    """The request to stop a run, and who or what made it."""
-
-    def __init__(self) -> None:
-        self.requested = asyncio.Event()
-        self.reason = ""
-
-    def __call__(self, reason: str) -> None:
-        """Stop for `reason`, unless the run is stopping already."""
-        if not self.requested.is_set():
-            self.reason = reason
-            self.requested.set()
 
 
 class Needs(Struct, frozen=True):
@@ -82,6 +68,7 @@ async def open_session(needs: Needs) -> AsyncIterator[Session]:
     """Start the models, and stop them at the end. A used-up budget stops the run."""
     config, stop, on_event = needs.config, needs.stop, needs.on_event
     account = Account(config, needs.journal.usage())
+    allow_many_files()
 
     def committed(call: Call, answer: Answer) -> None:
         models[call.request.role].recorded(call.request, call.seed, call.dialogue)
@@ -149,43 +136,6 @@ def chain(
         send = middleware.from_caches(send, needs.answer_caches)
     send = middleware.until_stopped(send, stopping)
     return middleware.commit(send, needs.journal, committed)
-
-
-@contextlib.contextmanager
-def interruptible(stop: Stop, on_event: OnEvent) -> Iterator[None]:
-    """Let the first Ctrl-C or SIGTERM stop the run in an orderly way, and the second cancel it."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-    assert task is not None
-
-    def interrupted() -> None:
-        if stop.requested.is_set():
-            task.cancel()
-            return
-        stop("interrupted")
-        on_event(
-            Noted(
-                "stopping: requests in flight are finished and kept (press again to stop at once)"
-            )
-        )
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        with contextlib.suppress(NotImplementedError):  # not on this system
-            loop.add_signal_handler(number, interrupted)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not stop.requested.is_set():
-            raise
-        raise Stopped(
-            "stopped at once; recorded answers are kept, and the same command continues"
-        ) from None
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            with contextlib.suppress(NotImplementedError):
-                loop.remove_signal_handler(number)
 
 
 def in_loop(work: Coroutine[Any, Any, T], interrupt: Callable[[], None] = lambda: None) -> T:

@@ -30,7 +30,8 @@ from sdsd.runs.exam import DEFAULT_ITEMS, exam_on, exam_result, judges_of, resul
 from sdsd.runs.exam_cache import ExamCache
 from sdsd.runs.inputs import Inputs, read_inputs
 from sdsd.runs.journal import Journal
-from sdsd.runs.session import Needs, Stop, in_loop, interruptible, open_session
+from sdsd.runs.session import Needs, in_loop, open_session
+from sdsd.runs.signals import Stop, interruptible
 from sdsd.scenarios import exam_items
 from sdsd.scenarios.exam_items import Item
 
