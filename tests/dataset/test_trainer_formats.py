@@ -296,9 +296,12 @@ def test_what_cannot_be_written_is_said(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("form", FORMATS)
 def test_no_rows_are_said_and_leave_nothing(tmp_path: Path, form: str) -> None:
     export([unplanned()], manifest(), Config(), tmp_path / "data")
-    message = refused(tmp_path / "data", form, tmp_path / "out")
-    assert re.search("no rows in `(sft|preference)`", message)
-    assert not list((tmp_path / "out").iterdir())
+    for out in (tmp_path / "out", tmp_path / "deep" / "er"):
+        assert re.search("no rows in `(sft|preference)`", refused(tmp_path / "data", form, out))
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    (tmp_path / "mine").mkdir()
+    refused(tmp_path / "data", form, tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir()
 
 
 def test_a_form_with_some_rows_leaves_the_rest_out(tmp_path: Path) -> None:

@@ -146,6 +146,24 @@ def test_a_label_that_is_none_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b'\n{"scenario": "caf\xe9"}', r"labels\.jsonl:2: the byte 0xe9 is not UTF-8"),
+        (b"[" * 100_000, r"labels\.jsonl:1: "),
+        (
+            b'{"scenario": "x", "principle": "y", "violated": true}\n' * 2
+            + b'{"scenario": "x", "principle": "y", "violated": false}',
+            r"labels\.jsonl:3: this reply and principle have another label further up; remove one",
+        ),
+    ],
+)
+def test_labels_that_cannot_be_read_are_named(tmp_path: Path, data: bytes, said: str) -> None:
+    (tmp_path / "labels.jsonl").write_bytes(data)
+    with pytest.raises(ConfigError, match=said):
+        described(tmp_path, "arms: {a: {}, b: {}}\nlabels: labels.jsonl")
+
+
+@pytest.mark.parametrize(
     "path", [EXAMPLES / "strategies.yaml", EXAMPLES / "critics.yaml"], ids=lambda path: path.stem
 )
 def test_the_examples_are_experiments(path: Path) -> None:

@@ -51,7 +51,7 @@ def flat(value: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(item, dict) and item:
             yield from flat(item, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", item
+            yield f"{prefix}{key}", list(item) if isinstance(item, tuple) else item
 
 
 def explained() -> str:

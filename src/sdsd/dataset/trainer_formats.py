@@ -15,6 +15,7 @@ how to use each.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
@@ -161,6 +162,7 @@ def write(data: Path, name: str, out: Path) -> dict[str, int]:
     has no rows, if `out` holds somebody else's registry, or if the disk is full.
     """
     files = format_of(name).files
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(file.registry for file in files):
@@ -178,6 +180,10 @@ def write(data: Path, name: str, out: Path) -> dict[str, int]:
         raise SdsdError(
             f"{out}: cannot be written: {error}; free some space, or name another directory"
         ) from None
+    finally:
+        with contextlib.suppress(OSError):  # nothing was written: leave no empty directory
+            for folder in missing:
+                folder.rmdir()
     return counts
 
 

@@ -105,7 +105,7 @@ class RunDir:
         try:
             if self.manifest_file.exists():
                 return msgspec.json.decode(self.manifest_file.read_bytes(), type=kind)
-        except (OSError, msgspec.DecodeError) as error:
+        except (OSError, msgspec.DecodeError, RecursionError) as error:
             raise RunDirError(
                 f"{self.manifest_file}: cannot be read: {error}; restore it from a copy, or delete "
                 "it: `sdsd run` writes it again from the journal"

@@ -30,12 +30,12 @@ class ExamCache(Struct, frozen=True):
         if not key:
             return None
         for file in sorted(self.packaged.glob("*.json")):
-            with contextlib.suppress(OSError, msgspec.DecodeError):
+            with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):
                 exam = msgspec.json.decode(file.read_bytes(), type=ExamResult)
                 for result in exam.judges.values():
                     if result.key == key and _size(result) >= n:
                         return result
-        with contextlib.suppress(OSError, msgspec.DecodeError):
+        with contextlib.suppress(OSError, msgspec.DecodeError, RecursionError):
             found = msgspec.json.decode(self._file(key).read_bytes(), type=JudgeResult)
             if found.key == key and _size(found) >= n:
                 return found

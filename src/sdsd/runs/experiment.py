@@ -32,6 +32,7 @@ from sdsd.runs.journal import Journal
 from sdsd.runs.publish import collect
 from sdsd.runs.run import Run
 from sdsd.runs.runner import run
+from sdsd.text.encodings import REMEDY, NotText, decode
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,59}")
 """Names of arms: they become directories."""
@@ -136,21 +137,26 @@ def _check(arms: Mapping[str, Config], path: Path) -> None:
 
 def read_labels(path: Path) -> dict[tuple[str, str], bool]:
     """People's judgements: JSON lines of `scenario` and `principle` (ids) and `violated`."""
-    found = {}
+    found: dict[tuple[str, str], bool] = {}
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = decode(path.read_bytes()).split("\n")
+    except NotText as error:
+        raise ConfigError(f"{path}:{error.line}: {error}; {REMEDY}") from None
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}; give a file of JSON lines") from None
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 label = msgspec.json.decode(line, type=Label)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, RecursionError) as error:
                 raise ConfigError(
                     f"{path}:{number}: {error}; a line looks like "
                     '{"scenario": "000000-...", "principle": "...", "violated": true}'
                 ) from None
-            found[label.scenario, label.principle] = label.violated
+            place = (label.scenario, label.principle)
+            if found.setdefault(place, label.violated) != label.violated:
+                wrong = "this reply and principle have another label further up"
+                raise ConfigError(f"{path}:{number}: {wrong}; remove one of them")
     return found
 
 
