@@ -162,7 +162,7 @@ def write(data: Path, name: str, out: Path) -> dict[str, int]:
     has no rows, if `out` holds somebody else's registry, or if the disk is full.
     """
     files = format_of(name).files
-    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    missing = [path for path in (out, *out.parents) if not path.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(file.registry for file in files):
@@ -182,8 +182,8 @@ def write(data: Path, name: str, out: Path) -> dict[str, int]:
         ) from None
     finally:
         with contextlib.suppress(OSError):  # nothing was written: leave no empty directory
-            for folder in missing:
-                folder.rmdir()
+            for empty in missing:
+                empty.rmdir()
     return counts
 
 
