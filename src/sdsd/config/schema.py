@@ -391,8 +391,8 @@ class Config(Section, frozen=True):
         "Kinds of pairs to make, e.g. `[contrast, revision]`: `contrast`, two samples of the last "
         "reply, one told to satisfy the target principle and one to violate it; `revision`, the "
         "last reply and its revision; `on_policy`, other samples of the last reply that are clean. "
-        "`auto`: `contrast` where the critic's exam was passed by likelihood contrast, otherwise "
-        "`revision` and `on_policy`.")] = "auto"
+        "`auto`: `revision` and `on_policy` if the critic passed its exam by its word; otherwise "
+        "`contrast` and `on_policy`.")] = "auto"
     plan: PlanConfig = PlanConfig()
     dialogue: DialogueConfig = DialogueConfig()
     critique: CritiqueConfig = CritiqueConfig()
