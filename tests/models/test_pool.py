@@ -288,6 +288,18 @@ async def test_a_server_s_own_figures_are_listened_to() -> None:
     assert changes
 
 
+async def test_a_server_that_refuses_to_tell_is_asked_less_and_less() -> None:
+    looks: list[Model] = []
+
+    async def look(model: Model) -> Gauges | None:
+        looks.append(model)
+        return Gauges(running=1) if len(looks) < 20 else None
+
+    async with pool(fakes(1)).monitored(look, every=0.002):
+        await asyncio.sleep(0.4)
+    assert 20 <= len(looks) < 40  # of 200
+
+
 async def test_a_server_that_tells_nothing_is_not_asked_for_ever() -> None:
     looks: list[Model] = []
 

@@ -12,6 +12,7 @@ hang     never listens
 sick     listens, but is not healthy
 mortal   ends with an error half a second after it was found healthy
 deaf     ignores SIGTERM
+anxious  warns of much that is no reason to end, before it listens
 """
 
 from __future__ import annotations
@@ -42,6 +43,15 @@ UNKNOWN = """\
 (APIServer pid=3) OSError: no-such/model is not a local folder and is not a valid model \
 identifier listed on 'https://huggingface.co/models'
 """
+
+WARNINGS = (
+    """\
+WARNING 11-24 10:00:00 [utils.py:1] Error retrieving file list: 404 Client Error, retrying 1 of 2
+WARNING 11-24 10:00:00 [utils.py:1] no CUDA GPUs are available: falling back to the CPU
+INFO 11-24 10:00:00 [utils.py:1] no available memory for the cache of images: switched off
+"""
+    + "INFO 11-24 10:00:00 [loader.py:1] loading weights\n" * 8
+)
 
 
 def say(text: str) -> None:
@@ -101,6 +111,8 @@ def main() -> None:
     if "unknown" in ways:
         sys.exit(UNKNOWN)
     engine = subprocess.Popen([sys.executable, "-I", "-S", "-c", ENGINE])
+    if "anxious" in ways:
+        print(WARNINGS, file=sys.stderr, flush=True)
     say(f"INFO 11-24 10:00:00 [api_server.py:1] server {os.getpid()} engine {engine.pid}")
     if "oom" in ways:
         print(OUT_OF_MEMORY, file=sys.stderr, flush=True)

@@ -127,6 +127,7 @@ async def _examine(pool: Pool, found: list[Diagnosis]) -> None:
     models = [server.model for server in pool.servers]
     models = [model.model if isinstance(model, LaunchedModel) else model for model in models]
     first, can = models[0], pool.capabilities
+    slots = can.slots or "an unknown number of"
     for model in models:
         if isinstance(model, HttpModel):
             found.append(Diagnosis("reachable", model.base_url, ok=True))
@@ -143,7 +144,7 @@ async def _examine(pool: Pool, found: list[Diagnosis]) -> None:
         Diagnosis("scores given text", _scoring(can)),
         *([Diagnosis("refuses", _refused(can))] if probing.left_out(can) else []),
         await _tried("sampling", _sampling(first)),
-        Diagnosis("limits", f"{can.length_key}; {can.slots or 'an unknown number of'} at once"),
+        Diagnosis("limits", f"{can.length_key}; {slots} requests at once"),
     ]
     if isinstance(first, HttpModel):
         found.append(await _tried("n", _several(first)))
@@ -176,8 +177,8 @@ def _silence(answer: Completion) -> str:
     """Say what a reply without text was spent on, and what helps."""
     if thinks(answer):
         return (
-            f"spends all of {answer.completion_tokens} tokens on thinking, and says nothing; raise "
-            "`thinking_tokens`, or set `thinking: off`"
+            f"spends all its {answer.completion_tokens} tokens on thinking, and says nothing; "
+            "raise `thinking_tokens`, or set `thinking: off`"
         )
     return f"answers without any text ({answer.finish}, {answer.completion_tokens} tokens)"
 

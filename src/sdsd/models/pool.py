@@ -24,6 +24,8 @@ _POLL_STEP = 0.1
 """Seconds by which the interval between polls grows, up to `POLL`."""
 POLL = 1.0
 """Seconds between two polls of a server's metrics."""
+_SLOWEST_POLLS = 5
+"""Polls in a row without metrics, each of which doubles the interval."""
 _LONG_WAIT = 60.0
 """A server that asks for a longer wait is left alone, if there are others."""
 
@@ -267,11 +269,13 @@ class Pool:
                 if gauges is None:
                     silent += 1
                 else:
-                    ever = True
+                    silent, ever = 0, True
                     server.concurrency.observe(gauges)
-                # The first polls come quickly, while the server's limit is being searched for.
+                # The first polls come quickly, while the server's limit is being searched for. One
+                # that refuses is polled less often: polls may count against its rate limit.
                 polls += 1
-                await asyncio.sleep(min(every, polls * _POLL_STEP))
+                slower = 2 ** min(silent, _SLOWEST_POLLS)
+                await asyncio.sleep(min(every * slower, polls * _POLL_STEP))
 
         jobs = [job(server) for server in self.servers for job in (poll, ramp)]
         tasks = [asyncio.create_task(job) for job in jobs]

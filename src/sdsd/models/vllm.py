@@ -57,6 +57,8 @@ _DYING = 5.0
 """Seconds an unhealthy server has to exit before it counts as up."""
 _TAIL = 1 << 16
 """Bytes at the end of the log that are searched for a cause."""
+_LAST_WORDS = 8
+"""Lines at the end of the log that may say why the server was ended."""
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _COMPLAINT = re.compile(r"Error\b|error:|\bERROR\b|Exception\b|CRITICAL")
 _REMEDIES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
@@ -183,7 +185,8 @@ class Server:
         if process is not None and self._up.is_set() and not await _healthy(self._port):
             # It is about to exit: a client may notice before the guard does.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.ended.wait(), _DYING)
+                async with asyncio.timeout(_DYING):
+                    await process.ended.wait()
         down = not self._up.is_set()
         await self._up.wait()
         if self.failed:
@@ -355,7 +358,9 @@ class _Process:
         """Have the guard end the group. Even if this is interrupted, nothing is left running."""
         self._hold.close()
         try:
-            await asyncio.wait_for(self.ended.wait(), self._grace + 5)
+            # Not `wait_for`: before Python 3.12 it may swallow a cancellation.
+            async with asyncio.timeout(self._grace + 5):
+                await self.ended.wait()
         except TimeoutError:
             pass
         finally:
@@ -389,6 +394,9 @@ def _reason(process: _Process, remedy: str) -> str:
         text = _COLOUR.sub("", file.read().decode("utf-8", "replace"))
     lines = ["".join(c for c in line if c.isprintable()).strip() for line in text.splitlines()]
     lines = [line[:300] for line in lines if line]
+    if process.ended.is_set() and process.code <= 0:
+        # Somebody ended it: what it complained of long before is not the reason.
+        lines = [line for line in lines[-_LAST_WORDS:] if _COMPLAINT.search(line)]
     telling = [line for line in lines if _COMPLAINT.search(line)] or lines
     said = telling[-2:]
     for pattern, known in _REMEDIES:
