@@ -8,8 +8,14 @@ import os
 import time
 from pathlib import Path
 
+from sdsd.errors import SdsdError
+
 PRIVATE = 0o600
 """The mode of a file that may hold secrets: only its owner reads it."""
+
+
+_LEAST_FILES = 32
+"""Journal, logs, data set and a few connections."""
 
 
 def write_atomic(path: Path, data: bytes | str, *, private: bool = False) -> None:
@@ -57,20 +63,24 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def allow_many_files() -> int:
-    """Raise the number of files that may be open as far as the system lets us, and return it.
+def allow_many_files() -> None:
+    """Raise the number of files that may be open as far as the system lets us.
 
-    A connection is a file, too. 0 on systems without such a limit.
+    A connection is a file, too. Raises `SdsdError` if the limit is so low that nothing would work.
     """
     try:
         import resource
     except ImportError:  # pragma: no cover  (not a POSIX system)
-        return 0
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with contextlib.suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-        return hard
-    return soft
+        limit = hard
+    if 0 <= limit < _LEAST_FILES:
+        raise SdsdError(
+            f"this process may open {limit} files, and a run needs {_LEAST_FILES} and one for each "
+            "request in flight; allow more, e.g. `ulimit -n 4096`"
+        )
 
 
 def try_lock(descriptor: int, *, wait: bool = False) -> bool:

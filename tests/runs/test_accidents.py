@@ -359,6 +359,23 @@ def test_every_request_to_end_is_like_ctrl_c(number: signal.Signals) -> None:
         signal.signal(number, before)
 
 
+@pytest.mark.parametrize(("limit", "code"), [(20, 2), (31, 2), (64, 0)])
+def test_a_low_limit_of_open_files_is_told(limit: int, code: int) -> None:
+    script = (
+        "import resource\n"
+        "from sdsd.errors import SdsdError\n"
+        "from sdsd.files import allow_many_files\n"
+        f"resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, {limit}))\n"
+        "try: allow_many_files()\n"
+        "except SdsdError as error: print(error); raise SystemExit(error.exit_code)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == code, done.stderr
+    assert ("`ulimit -n 4096`" in done.stdout) == bool(code)
+
+
 def test_what_is_ignored_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -96,8 +96,10 @@ def is_sound(row: Sequence[Any]) -> bool:
 
 
 def schema(connection: sqlite3.Connection) -> dict[str, str]:
-    """Return the SQL of every table, index, trigger and view by its name."""
-    rows = connection.execute("SELECT type || ' ' || name, coalesce(sql, '') FROM sqlite_schema")
+    """Return table and SQL of every table, index, trigger and view by its name."""
+    rows = connection.execute(
+        "SELECT type || ' ' || name, tbl_name || ': ' || coalesce(sql, '') FROM sqlite_schema"
+    )
     return dict(rows.fetchall())
 
 
