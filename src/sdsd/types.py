@@ -276,9 +276,10 @@ class Critique(Struct, frozen=True):
 
         What a program leaves open about its other principles counts for nothing.
         """
-        satisfied = {v.principle for v in self.verdicts if not (v.violated or v.undecided)}
-        doubted = any(v.violated or (v.undecided and v.signal != "program") for v in self.verdicts)
-        return not doubted and not satisfied.isdisjoint(rejected.violations)
+        if any(v.violated or (v.undecided and v.signal != "program") for v in self.verdicts):
+            return False
+        left_open = {v.principle for v in self.verdicts if v.undecided}
+        return not left_open.issuperset(rejected.violations)
 
     @property
     def proofs(self) -> frozenset[tuple[str, Signal]]:

@@ -194,7 +194,7 @@ PLANTED = {
     "huge": HUGE,
     "nul": "before\x00after",
     "right to left": "שלום \u202eabc\u202c مرحبا",
-    "code": "```python\nprint('<|im_end|>', \"{x}\")\n```",
+    "code": "```python\nprint('<b>', \"{x}\")\n```",
     "lines": "a\u2028b\u2029c\x85d\r\ne",
     "markup": "<script>alert(1)</script> <image> [[dummy_message]]",
     "emoji": "👩‍👩‍👧‍👦 🇩🇪",

@@ -122,9 +122,9 @@ def test_log_says_what_was_done_and_what_it_cost(tmp_path: Path) -> None:
         "failure": None, "seconds": 0.75,
         "stages": {
             "plan": {"calls": 1, "prompt_tokens": 100, "cached_tokens": 60,
-                     "completion_tokens": 20, "seconds": 0.5},
+                     "completion_tokens": 20, "reasoning_tokens": 0, "seconds": 0.5},
             "turn": {"calls": 2, "prompt_tokens": 10, "cached_tokens": 0,
-                     "completion_tokens": 4, "seconds": 0.25},
+                     "completion_tokens": 4, "reasoning_tokens": 0, "seconds": 0.25},
         },
     }  # fmt: skip
     assert (filtered["outcome"], filtered["rule"]) == ("filtered", "no_violation")

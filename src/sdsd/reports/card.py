@@ -35,7 +35,7 @@ from sdsd.text.prompt_files import is_path
 _OPEN = frozenset(model.name for model in KNOWN if model.licence == "Apache-2.0")
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"))
 _TAGS = ("synthetic", "dialogue", "multi-turn", "preference", "dpo", "constitutional-ai", "sdsd")
-_FILES = re.compile(r"(catalogue|prompts)\.|source\.path$|models\..*\.extra_body\b")
+_FILES = re.compile(r"(catalogue|prompts)\.(?!scope$)|source\.path$|models\..*\.extra_body\b")
 _MARKUP = re.compile(r"([\\`*_\[\]#|~$@]|:(?=//))")
 
 
