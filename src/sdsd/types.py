@@ -278,8 +278,9 @@ class Critique(Struct, frozen=True):
         """
         if any(v.violated or (v.undecided and v.signal != "program") for v in self.verdicts):
             return False
+        violated = set(rejected.violations)
         left_open = {v.principle for v in self.verdicts if v.undecided}
-        return not left_open.issuperset(rejected.violations)
+        return not violated or not violated <= left_open
 
     @property
     def proofs(self) -> frozenset[tuple[str, Signal]]:
@@ -411,7 +412,7 @@ class Record(Struct, frozen=True):
         # The margin that labels the last reply says nothing of its pairs with the other samples.
         settled = tuple(c for c in self.candidates if c.probability is not None)
         for candidate in settled or self.candidates:
-            if self.critique and candidate.critique.corrects(self.critique):
+            if candidate.critique.corrects(self.critique or Critique(())):
                 kind: PairKind = "contrast" if candidate.direction == "satisfy" else "on_policy"
                 pairs.append(pair(kind, candidate.text, candidate.critique, candidate.probability))
         return tuple(pair for pair in pairs if pair.kind in self.kinds)

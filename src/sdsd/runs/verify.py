@@ -13,7 +13,7 @@ from msgspec import Struct
 from sdsd.config import Config
 from sdsd.config.manifest import Manifest, shown
 from sdsd.dataset import export
-from sdsd.errors import ReplayMiss, RunDirError, SdsdError
+from sdsd.errors import PluginError, ReplayMiss, RunDirError, SdsdError
 from sdsd.pipeline.method import Method
 from sdsd.pipeline.record import make_record
 from sdsd.runs import origin, publication
@@ -106,10 +106,13 @@ class _Replay(Struct, frozen=True):
         """Return what is wrong with the journal's dialogues: the first `MOST` of it."""
         found: list[str] = []
         finished = self.journal.indexes()
-        for index in finished:
-            found += await self._guarded(index, "")
-        for scenario in self.journal.open_scenarios():
-            found += await self._guarded(int(scenario.partition("-")[0]), scenario)
+        try:
+            for index in finished:
+                found += await self._guarded(index, "")
+            for scenario in self.journal.open_scenarios():
+                found += await self._guarded(int(scenario.partition("-")[0]), scenario)
+        except PluginError as error:  # would be the same for the others
+            found = [*found[: MOST - 1], str(error)]
         return found[:MOST]
 
     async def _guarded(self, index: int, unfinished: str) -> list[str]:
@@ -118,6 +121,8 @@ class _Replay(Struct, frozen=True):
             defect = await (
                 self._unfinished(index, unfinished) if unfinished else self._finished(index)
             )
+        except PluginError:
+            raise
         except SdsdError as error:
             defect = str(error)
         except Exception as error:  # damaged data may raise anything
