@@ -146,12 +146,17 @@ class StandIn:
             "prompt_tokens_details": {"cached_tokens": done.prompt_tokens // 2},
         }
         reply = {"id": str(number), "model": "stand-in", "choices": [words], "usage": usage}
+        reply = self._worded(reply, body)
         response = web.Response(body=msgspec.json.encode(reply), content_type="application/json")
         with contextlib.suppress(ConnectionError):  # whoever asked is dead
             await response.prepare(http)
             await response.write_eof()
             self._note("sent", number, life, chat)
         return response
+
+    def _worded(self, reply: dict[str, Any], asked: bytes) -> dict[str, Any]:
+        """The reply as this server words it."""
+        return reply
 
     async def _template(self, http: web.Request) -> web.Response:
         chat = msgspec.json.decode(await http.read(), type=_Chat)

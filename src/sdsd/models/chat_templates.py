@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from sdsd.errors import WeightsError
-from sdsd.text.chat_format import Template, cut, marked
+from sdsd.text.chat_format import Template, cut, marked, opened
 from sdsd.types import Message
 
 if TYPE_CHECKING:
@@ -56,8 +56,14 @@ class Source(Struct, frozen=True):
     """Whether the tokenizer adds the BOS token to every prompt; None: the files do not say."""
 
 
-def render(source: str, messages: Sequence[Message], *, special: Mapping[str, str] = {}) -> str:
-    """Render messages by a Jinja chat template, without a generation prompt.
+def render(
+    source: str,
+    messages: Sequence[Message],
+    *,
+    special: Mapping[str, str] = {},
+    prompt: bool = False,
+) -> str:
+    """Render messages by a Jinja chat template; with `prompt`, open the model's turn.
 
     Raises `WeightsError` with the template's own message if it rejects the messages, fails or
     violates the sandbox.
@@ -66,7 +72,7 @@ def render(source: str, messages: Sequence[Message], *, special: Mapping[str, st
     chat = [{"role": m.role, "content": m.content} for m in messages]
     given = {**special, **_DATED, "messages": chat, "tools": None, "documents": None}
     try:
-        return environment.from_string(source).render({**given, "add_generation_prompt": False})
+        return environment.from_string(source).render({**given, "add_generation_prompt": prompt})
     except Exception as error:  # a template may raise anything
         said = "".join(c if c.isprintable() else " " for c in str(error))[:300]
         raise WeightsError(f"the chat template: {said or type(error).__name__}") from None
@@ -112,14 +118,16 @@ def learn(path: Path) -> tuple[Template, bool]:
     found = source(path)
     why = "it loses or moves a turn"
     for system in (True, False):
+        chat = marked(system=system)
         try:
-            rendered = render(found.text, marked(system=system), special=found.special)
+            rendered = render(found.text, chat, special=found.special)
+            ready = render(found.text, chat, special=found.special, prompt=True)
         except WeightsError as error:
             why = str(error)
             continue
         template = cut(_without_bos(rendered, found))
         if template is not None:
-            return template, system
+            return opened(template, ready), system
     raise WeightsError(
         f"{path}: its chat template cannot be used to write both sides of a conversation ({why}); "
         "`dialogue.protocol: chat` needs no template"
@@ -152,7 +160,10 @@ async def from_server(post: Post, model: str) -> tuple[Template, bool] | None:
             template = cut(prompt)
             again = await _tokens(post, {"model": model, "prompt": prompt})
             if template is not None and again == tokens:
-                return template, system
+                ready = await _tokens(
+                    post, {"model": model, **asked, "add_generation_prompt": True}
+                )
+                return opened(template, await _text(post, model, ready)), system
     return None
 
 

@@ -34,6 +34,7 @@ from sdsd.models.rate_limits import RateLimit, RateLimits
 from sdsd.models.thinking import Thinking
 from sdsd.models.vllm import LaunchedModel
 from sdsd.text.normalize import valid_unicode
+from sdsd.text.thinking import without_thinking
 from sdsd.types import ProtocolName, Role
 
 OPENAI = "https://api.openai.com/v1"
@@ -401,12 +402,25 @@ async def _probe(
     if chosen.chat_template:
         template, system = chat_templates.learn(Path(chosen.chat_template))
         can = replace(can, template=template, system=system)
+    if can.template is not None and chosen.thinking != "on":
+        opening = without_thinking(can.template.opening)
+        can = replace(can, template=replace(can.template, opening=opening))
     for other in servers:
         other.capabilities = can
     if changes := probing.left_out(can):
         note(
             f"requests to `{chosen.model}` are sent with {', '.join(changes)}, which changes what "
             f"it writes: its server refuses them ({probing.quoted(can)})"
+        )
+    if can.chat and chosen.thinking == ("off" if can.thinks else "on"):
+        note(
+            f"`{chosen.model}`: its server has no known switch for thinking, so `thinking: "
+            f"{chosen.thinking}` has no effect; see docs/reasoning-models.md"
+        )
+    elif can.thinks:
+        note(
+            f"`{chosen.model}` thinks before it speaks: each request leaves "
+            f"{chosen.thinking_tokens:,} tokens for that"
         )
 
 

@@ -225,7 +225,9 @@ class _Probe:
         async def ask(request: Request, fields: dict[str, Any]) -> Answer:
             return await self._ask(request, thinking_fields=fields)
 
-        found = await find_thinking(ask, self._model.thinking.mode)
+        template = self._model.capabilities.template
+        opened = template is not None and bool(template.opening)
+        found = await find_thinking(ask, self._model.thinking.mode, opened=opened)
         self._know(thinks=found.thinks, thinking_opened=found.opened, thinking_fields=found.fields)
 
     # -- abilities -------------------------------------------------------------------------

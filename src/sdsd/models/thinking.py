@@ -64,15 +64,22 @@ def thinks(answer: Answer | None) -> bool:
     return isinstance(answer, Completion) and bool(answer.thinking or answer.reasoning_tokens)
 
 
-async def find_thinking(ask: Ask, wanted: ThinkingMode) -> Found:
-    """Return how the model thinks, switched as `wanted` if any known switch works."""
-    found = _seen(await _answer(ask, {}), {})
+async def find_thinking(ask: Ask, wanted: ThinkingMode, *, opened: bool = False) -> Found:
+    """Return how the model thinks, switched as `wanted` if any known switch works.
+
+    opened  whether the chat template is known to begin the thinking: then a reply that is cut
+            without a mark is nothing else
+    """
+    answer = await _answer(ask, {})
+    found = _seen(answer, {})
+    if opened and not found.thinks and _cut(answer):
+        found = Found(thinks=True, opened=True)
     on = wanted == "on"
     if wanted == "auto" or found.thinks == on:
         return found
     for fields in _ON if on else _OFF:
         answer = await _answer(ask, fields)
-        if isinstance(answer, Completion) and answer.text and thinks(answer) == on:
+        if isinstance(answer, Completion) and answer.finish == "stop" and thinks(answer) == on:
             return _seen(answer, fields)
     return found
 
@@ -82,8 +89,12 @@ def _seen(answer: Answer | None, fields: dict[str, Any]) -> Found:
     return Found(thinks(answer), lacks_opening(thinking), fields)
 
 
+def _cut(answer: Answer | None) -> bool:
+    return isinstance(answer, Completion) and answer.finish == "length"
+
+
 async def _answer(ask: Ask, fields: dict[str, Any]) -> Answer | None:
     answer = await ask(Request("agent", _TOKENS, QUESTION, temperature=0.0), fields)
-    if isinstance(answer, Completion) and answer.finish == "length" and not thinks(answer):
+    if _cut(answer) and not thinks(answer):
         answer = await ask(Request("agent", _MORE_TOKENS, QUESTION, temperature=0.0), fields)
     return answer

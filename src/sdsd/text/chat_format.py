@@ -13,7 +13,9 @@ import re
 from functools import lru_cache
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from sdsd.text.thinking import opens_thinking
 from sdsd.types import Message
 
 _MARKS = tuple(f"@@sdsd-{name}@@" for name in ("brief", "user", "agent", "again"))
@@ -32,6 +34,9 @@ class Template(Struct, frozen=True):
     """From the brief (the system text) to the first user turn."""
     to_agent: str
     to_user: str
+    opening: str = ""
+    """What begins the thinking after `to_agent`, as reasoning models expect it; empty for others.
+    In a finished conversation it is not there."""
 
     def open(self, brief: str) -> str:
         """Return the stream up to the first user turn."""
@@ -87,7 +92,19 @@ def cut(rendered: str) -> Template | None:
         return None
     if max(map(len, pieces)) > _LONGEST:
         return None
-    return Template(*pieces[:4])
+    return opened(Template(*pieces[:4]), rendered)
+
+
+def opened(template: Template, rendered: str) -> Template:
+    """Return `template` with the opening that a rendering of `marked(...)` ends with: that of a
+    template which begins the model's thinking for it."""
+    end = rendered.rpartition(_MARKS[-1])[2]
+    opening = end.removeprefix(template.to_agent)
+    return (
+        replace(template, opening=opening)
+        if end != opening and opens_thinking(opening)
+        else template
+    )
 
 
 def _first_mark(separator: str) -> str:

@@ -107,6 +107,14 @@ def opens_thinking(prompt: str) -> bool:
     return prompt.rstrip().casefold().endswith(tuple(_CLOSED_BY))
 
 
+def without_thinking(opening: str) -> str:
+    """Return what begins a turn, with the thinking that it opens closed again: as models learn to
+    leave it out (Qwen3's chat template; arXiv 2504.09858)."""
+    mark = opening.strip()
+    closing = _CLOSED_BY.get(mark.casefold())
+    return f"{mark}\n\n{closing}\n\n" if closing else opening
+
+
 def lacks_opening(thinking: str) -> bool:
     """Whether thinking has a closing mark and no opening one: the prompt has begun it."""
     mark = _THOUGHT.search(thinking)

@@ -20,6 +20,7 @@ from sdsd.pipeline.dialogue import (
     Speaker,
     generate,
 )
+from sdsd.text.thinking import without_thinking
 from sdsd.types import Dialogue, Purpose, Request
 
 
@@ -42,12 +43,24 @@ class _Stream(Conversation):
         by_agent = speaker == "agent"
         cue = task.agent_cue(exchange, "cue", sample) if by_agent else task.user_cue(exchange)
         cue = template.clean(f"\n\n{cue}") if cue else ""
-        prompt = self._opening(cue) if self.empty else self.text + cue + self._header(speaker)
+        stream = self._opening(cue) if self.empty else self.text + cue + self._header(speaker)
+        prompt = self._begun(
+            stream, self.prefix(speaker, exchange), by_agent=by_agent or self.empty
+        )
         stop = (*template.stops("agent" if self.empty else speaker), *RUNAWAY)
         purpose: Purpose = "agent_turn" if by_agent else "user_turn"
-        return task.request(
-            "agent", purpose, prompt=prompt + self.prefix(speaker, exchange), stop=stop
-        )
+        return task.request("agent", purpose, prompt=prompt, stop=stop)
+
+    def _begun(self, stream: str, prefix: str = "", *, by_agent: bool = True) -> str:
+        """Return the prompt for a turn whose header ends the stream.
+
+        A blank at its end belongs to the first token of the turn: alone, it is a token that the
+        model has never seen there.
+        """
+        opening = self.template.opening if by_agent else ""
+        if prefix:
+            return stream + without_thinking(opening) + prefix
+        return stream + opening if opening else stream.rstrip(" ")
 
     def _opening(self, cue: str) -> str:
         """Return the prompt for the user's first message."""
@@ -75,7 +88,9 @@ class _Stream(Conversation):
         return Request(
             "agent",
             SELF_CHECK_TOKENS,
-            prompt=self.text + template.to_user + template.clean(question) + template.to_agent,
+            prompt=self._begun(
+                self.text + template.to_user + template.clean(question) + template.to_agent
+            ),
             temperature=0.0,
             stop=template.stops("agent"),
             purpose="self_check",
