@@ -182,6 +182,30 @@ def test_a_dialogue_that_no_chat_template_takes_goes_whatever_is_configured() ->
     assert gone([blank, odd]) == ["malformed", "malformed"]
 
 
+@pytest.mark.parametrize(
+    "mark",
+    ["<|im_start|>", "<think>", "[INST]", "<|channel|>", "<start_of_turn>", "<｜User｜>", "</s>",
+     "[THINK]", "<|eot_id|>", "◁/think▷", "[|endofturn|]", "<extra_id_1>"],
+)  # fmt: skip
+def test_marks_of_any_chat_template_go_whatever_is_configured(mark: str) -> None:
+    said = replace(pair(0), dialogue=held("May I eat it?", f"Yes. {mark}"))
+    planned = replace(pair(1), plan=Plan(f"STEP 1: {mark}", ("a",), "b"))
+    blamed = pair(2)
+    assert blamed.critique is not None
+    reason = replace(blamed.critique.verdicts[0], reason=f"It lies. {mark}")
+    blamed = replace(blamed, critique=Critique((reason,)))
+    chosen = pair(3, f"No, it is mouldy. {mark}")
+    found = decide([said, planned, blamed, chosen, pair(4)])
+    removed = [d.removed and (d.removed.rule, d.removed.detail) for d in found]
+    assert removed == [("template_mark", mark)] * 3 + [None] * 2
+    assert [d.pairs for d in found[3:]] == [{0: Removal("template_mark", mark)}, {}]
+
+
+def test_html_and_code_are_no_marks() -> None:
+    for text in ("Use <s>old</s> and <b>new</b>.", "f <| g |> h", "See [1] and [NOTE]."):
+        assert gone([replace(pair(0), dialogue=held("May I eat it?", text))]) == [""]
+
+
 # -- pairs ---------------------------------------------------------------------------------
 
 

@@ -42,6 +42,7 @@ from sdsd.types import (
     Turn,
     Verdict,
 )
+from tests.factories.chat_templates import FAMILIES, learnt
 
 HONEST = Principle("honest", "The assistant should be honest.", "family", "category")
 CAREFUL = Principle("careful", "The assistant should be careful.", "family", "category")
@@ -180,6 +181,73 @@ async def test_the_last_attempt_may_be_read_by_another_reader() -> None:
         door, "x", Request("agent", 1), strictly, 1, last=lambda c: c.text
     )
     assert read == "good enough"
+
+
+@pytest.mark.parametrize(
+    ("reply", "cause"),
+    [
+        (Completion("I can't help.", finish="refused"), "refused, by the model or by a content"),
+        (Completion("PERSON: An", finish="error"), "the server broke off the reply"),
+        (Completion("", finish="empty"), "3 tries: the reply was empty"),
+        (Completion("", finish="empty", ending="tool_calls"), "ended with `tool_calls`"),
+        (
+            Completion("", finish="empty", thinking="hm"),
+            "thought and said nothing; set",
+        ),
+        (
+            Completion("", finish="length", thinking="hm", reasoning_tokens=2208),
+            "spent its 2,208 tokens thinking; raise `thinking_tokens` in the section of",
+        ),
+        (Completion("", finish="length", reasoning_tokens=40), "spent its 40 tokens thinking"),
+    ],
+)
+async def test_what_is_no_answer_is_not_parsed(reply: Completion, cause: str) -> None:
+    def never(completion: Completion) -> str:
+        raise AssertionError(completion)
+
+    steps = ("plan", "plan/retry/1", "plan/retry/2")
+    door = Door(dict.fromkeys(steps, reply))
+    with pytest.raises(StageFailed, match=cause) as failed:
+        await ask_until_parsed(door, "plan", Request("planner", 200), never, 3, last=never)
+    assert door.steps == list(steps)
+    assert "hm" not in failed.value.raw
+
+
+async def test_one_that_answers_after_it_is_taken() -> None:
+    refused = Completion("I can't help.", finish="refused")
+    door = Door({"x": refused, "x/retry/1": Completion("Fine.")})
+    assert await ask_until_parsed(door, "x", Request("agent", 9), lambda c: c.text, 3) == "Fine."
+
+
+async def test_a_server_that_does_not_sample_is_not_asked_a_third_time() -> None:
+    same = "This is not a plan at all, and it never changes."
+    door = Door(dict.fromkeys(("plan", "plan/retry/1", "plan/retry/2"), same))
+    with pytest.raises(StageFailed, match=r"after 2 tries: .*the server does not sample"):
+        await write_plan(SCENARIO, door, PlanConfig(), load_prompt("plan"), 3, DIRECT)
+    assert door.steps == ["plan", "plan/retry/1"]
+
+
+@pytest.mark.parametrize("family", ["llama-2", "mistral-bare", "alpaca"])
+async def test_a_blank_at_the_end_of_a_seam_is_sent_with_the_turn(family: str) -> None:
+    template, _ = learnt(FAMILIES[family][0])
+    door, prompts = Door(), load_prompt("continuation")
+    task = DialogueTask(SCENARIO, plan(2), door, DialogueConfig(), prompts, 3, DIRECT, template)
+    await generated("continuation", task)
+    sent = {step: request.prompt for step, request in door.requests.items()}
+    assert not any(prompt.endswith(" ") for prompt in sent.values())
+    # In the stream it is where the template has it.
+    assert f"{template.to_agent}Answer 1.{template.to_user}Question 2?" in sent["turn/2/agent"]
+
+
+async def test_thinking_that_the_template_opens_is_only_in_the_newest_turn() -> None:
+    template = replace(CHATML, opening="<think>\n")
+    door, prompts = Door(), load_prompt("continuation")
+    task = DialogueTask(SCENARIO, plan(2), door, DialogueConfig(), prompts, 3, DIRECT, template)
+    await generated("continuation", task)
+    for step in ("turn/1/user", "turn/1/agent", "check/1", "turn/2/agent"):
+        assert door.requests[step].prompt.endswith("<|im_start|>assistant\n<think>\n")
+        assert door.requests[step].prompt.count("<think>") == 1
+    assert "<think>" not in door.requests["turn/2/user"].prompt
 
 
 # -- dialogue, turn by turn ----------------------------------------------------------------

@@ -11,6 +11,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from sdsd.text.chat_format import cut, marked
+from sdsd.text.thinking import without_thinking
 from sdsd.types import Message
 from tests.factories.chat_templates import (
     CHATML,
@@ -100,6 +101,25 @@ def test_clean_and_cut_leave_ordinary_text_alone(family: str, text: str) -> None
     seams = (template.before_brief, template.after_brief, template.to_agent, template.to_user)
     assume(not any(word in text for seam in seams for word in seam.split()))
     assert template.clean(text) == template.cut(text) == text
+
+
+@pytest.mark.parametrize(
+    ("prompt", "opening", "left_out"),
+    [
+        ("<|im_start|>assistant\\n<think>\\n", "<think>\n", "<think>\n\n</think>\n\n"),
+        ("<|im_start|>assistant\\n[THINK]", "[THINK]", "[THINK]\n\n[/THINK]\n\n"),
+        ("<|im_start|>assistant\\n", "", ""),
+        ("<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n", "", ""),
+        ("<|im_start|>", "", ""),
+    ],
+)
+def test_an_opening_of_the_thinking_is_no_seam(prompt: str, opening: str, left_out: str) -> None:
+    source = CHATML.replace("<|im_start|>assistant\\n", prompt)
+    template = cut(render(source, marked(system=True)))
+    assert template is not None
+    assert template.to_agent == "<|im_end|>\n<|im_start|>assistant\n"
+    assert template.opening == opening
+    assert without_thinking(template.opening) == left_out
 
 
 FORMS = {

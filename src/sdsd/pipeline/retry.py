@@ -62,7 +62,7 @@ async def ask_until_parsed(
             cut = ", cut at its token limit" if completion.finish == "length" else ""
             cause, raw = f"unparseable after {k + 1} tries: {error}{cut}", completion.text
             if isinstance(error, NoAnswer):
-                cause = f"no answer in {k + 1} tries: {error}"
+                cause = f"no usable reply in {k + 1} tries: {error}"
             elif again:
                 cause += "; the reply was the same again, so the server does not sample"
         if again:

@@ -68,8 +68,11 @@ def to_models(models: Mapping[Role, Model | Responder]) -> Send:
         except BaseException as error:
             where = f"{call.scenario} {call.step}"
             blame(error, f"model `{model.name}`", where)
-        if isinstance(answer, Completion) and not answer.text.isascii():
-            return replace(answer, text=valid_unicode(answer.text))
+        if isinstance(answer, Completion) and not (
+            answer.text.isascii() and answer.thinking.isascii()
+        ):
+            text, thinking = valid_unicode(answer.text), valid_unicode(answer.thinking)
+            return replace(answer, text=text, thinking=thinking)
         return answer
 
     return send

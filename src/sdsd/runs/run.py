@@ -225,11 +225,13 @@ class Run:
         if first is not None and outcomes.keys() == {"failed"}:
             failure = first.failure
             cause = f"{failure.step}: {failure.cause}" if failure else "unknown"
-            raise ModelError(
-                f"all {outcomes['failed']} dialogues failed, the first at {cause}. "
-                f"`sdsd show {first.scenario.index} {self.path}` prints the raw reply; use a more "
-                "capable model, another protocol, or simpler prompts"
-            )
+            message = f"all {outcomes['failed']} dialogues failed, the first at {cause}"
+            if failure and failure.raw:
+                message += (
+                    f". `sdsd show {first.scenario.index} {self.path}` prints the raw reply; use a "
+                    "more capable model, another protocol, or simpler prompts"
+                )
+            raise ModelError(message)
 
     # -- exports and reports -----------------------------------------------------------------------
 

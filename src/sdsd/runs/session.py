@@ -69,12 +69,19 @@ async def open_session(needs: Needs) -> AsyncIterator[Session]:
     config, stop, on_event = needs.config, needs.stop, needs.on_event
     account = Account(config, needs.journal.usage())
     allow_many_files()
+    endings: set[str] = set()  # unknown ones, each noted once
 
     def committed(call: Call, answer: Answer) -> None:
         models[call.request.role].recorded(call.request, call.seed, call.dialogue)
         if isinstance(answer, Completion):
             on_event(Called(call, answer))
             account.add(call.request.role, answer)
+            if answer.ending and answer.ending not in endings:
+                endings.add(answer.ending)
+                note(
+                    f"`{call.request.role}`: a reply ended with `{answer.ending}`, which is none "
+                    "of the known endings; such replies count as whole"
+                )
             if not stop.requested.is_set() and (why := account.exhausted):
                 stop(why)  # requests in flight are finished and recorded
                 note(why)
