@@ -106,15 +106,15 @@ def test_clean_and_cut_leave_ordinary_text_alone(family: str, text: str) -> None
 @pytest.mark.parametrize(
     ("prompt", "opening", "left_out"),
     [
-        ("<|im_start|>assistant\\n<think>\\n", "<think>\n", "<think>\n\n</think>\n\n"),
-        ("<|im_start|>assistant\\n[THINK]", "[THINK]", "[THINK]\n\n[/THINK]\n\n"),
-        ("<|im_start|>assistant\\n", "", ""),
-        ("<|im_start|>assistant\\n<think>\\n\\n</think>\\n\\n", "", ""),
+        ("<|im_start|>assistant\n<think>\n", "<think>\n", "<think>\n\n</think>\n\n"),
+        ("<|im_start|>assistant\n[THINK]", "[THINK]", "[THINK]\n\n[/THINK]\n\n"),
+        ("<|im_start|>assistant\n", "", ""),
+        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "", ""),
         ("<|im_start|>", "", ""),
     ],
 )
 def test_an_opening_of_the_thinking_is_no_seam(prompt: str, opening: str, left_out: str) -> None:
-    source = CHATML.replace("<|im_start|>assistant\\n", prompt)
+    source = CHATML.replace("<|im_start|>assistant\n", prompt)
     template = cut(render(source, marked(system=True)))
     assert template is not None
     assert template.to_agent == "<|im_end|>\n<|im_start|>assistant\n"

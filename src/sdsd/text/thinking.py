@@ -18,18 +18,19 @@ _ANYWHERE = ("think", "thinking", "thought", "seed:think", "antthinking", "longc
 _AT_FIRST = ("thoughts", "reasoning", "reflection", "analysis", "scratchpad", "inner_monologue")
 """Tags that are thinking where the reply begins with them; elsewhere they may be meant."""
 _SPECIAL = {
-    "[think]": "[/think]",
+    "[THINK]": "[/THINK]",
     "◁think▷": "◁/think▷",
     "<|think|>": "<|/think|>",
-    "<|start_thinking|>": "<|end_thinking|>",
+    "<|START_THINKING|>": "<|END_THINKING|>",
     "<|begin_of_thought|>": "<|end_of_thought|>",
     "<|inner_prefix|>": "<|inner_suffix|>",
     "<|channel>thought": "<channel|>",
     "<unused94>": "<unused95>",
 }
-_CLOSED_BY = {f"<{tag}>": f"</{tag}>" for tag in (*_ANYWHERE, *_AT_FIRST)} | _SPECIAL
-"""By opening mark, the closing one; both in lower case."""
-_LONE = frozenset(f"</{tag}>" for tag in _ANYWHERE) | frozenset(_SPECIAL.values())
+_PAIRS = {f"<{tag}>": f"</{tag}>" for tag in (*_ANYWHERE, *_AT_FIRST)} | _SPECIAL
+"""By opening mark, the closing one."""
+_CLOSED_BY = {opening.casefold(): closing.casefold() for opening, closing in _PAIRS.items()}
+_LONE = frozenset(f"</{tag}>" for tag in _ANYWHERE) | {c.casefold() for c in _SPECIAL.values()}
 """Closing marks that end thinking which the chat template has begun."""
 _FIRST = frozenset(f"<{tag}>" for tag in _AT_FIRST)
 _CLOSING = frozenset(_CLOSED_BY.values())
@@ -111,7 +112,7 @@ def without_thinking(opening: str) -> str:
     """Return what begins a turn, with the thinking that it opens closed again: as models learn to
     leave it out (Qwen3's chat template; arXiv 2504.09858)."""
     mark = opening.strip()
-    closing = _CLOSED_BY.get(mark.casefold())
+    closing = _PAIRS.get(mark)
     return f"{mark}\n\n{closing}\n\n" if closing else opening
 
 
