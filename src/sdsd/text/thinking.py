@@ -11,7 +11,7 @@ import re
 
 from msgspec import Struct
 
-from sdsd.text.template_marks import MARK
+from sdsd.text.template_marks import AFTER_FIRST, MARK
 
 _ANYWHERE = ("think", "thinking", "thought", "seed:think", "antthinking", "longcat_think")
 """Tags that are thinking wherever they stand."""
@@ -41,7 +41,8 @@ def _unquoted(marks: str) -> re.Pattern[str]:
     return re.compile(f"(?<![`\"'“])(?:{marks})|(?:{marks})(?![`\"'”])", re.IGNORECASE)
 
 
-_THOUGHT = _unquoted("|".join(map(re.escape, (*_CLOSED_BY, *_CLOSED_BY.values()))))
+_THINKING = "|".join(map(re.escape, (*_CLOSED_BY, *_CLOSED_BY.values())))
+_THOUGHT = _unquoted(_THINKING)
 _CHANNEL = re.compile(
     r"(?:<\|start\|>[^<]{0,40})?(?:<\|channel\|>|\A)\s*(analysis|commentary|final)\b[^<]{0,80}"
     r"(?:<\|constrain\|>[^<]{0,40})?<\|message\|>"
@@ -61,6 +62,12 @@ _TURN = re.compile(
 )
 """What opens the model's own turn."""
 _END = _unquoted(f"{MARK}|</answer>")
+_ANY = re.compile(
+    rf"[<\[◁](?i:{AFTER_FIRST}|/?answer>|"
+    + "|".join(re.escape(mark[1:]) for mark in (*_CLOSED_BY, *_CLOSED_BY.values()))
+    + ")"
+)
+"""Quick, because the search looks for the few characters that marks begin with."""
 
 
 class Spoken(Struct, frozen=True):
@@ -123,10 +130,10 @@ def lacks_opening(thinking: str) -> bool:
 
 
 def _suspicious(reply: str) -> bool:
-    """Whether a reply may hold marks; quick, since every reply is asked."""
-    if "<" in reply or "[" in reply or "◁" in reply:
+    """Whether a reply may hold marks, as few do."""
+    if ("<" in reply or "[" in reply or "◁" in reply) and _ANY.search(reply):
         return True
-    return reply.lstrip().startswith(("analysis", "Here"))
+    return reply.lstrip()[:8] in ("analysis", "Here is ", "Here's m")
 
 
 def _by_marks(reply: str, *, opened: bool) -> tuple[str, str, bool]:
