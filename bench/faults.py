@@ -205,7 +205,9 @@ class _Posting(Ask):
         return await super().__call__(step, request)
 
 
-_WRITER = HttpModel(DEFAULT_MODEL, "http://127.0.0.1/v1", capabilities=Capabilities(schema=True))
+_WRITER = HttpModel(
+    DEFAULT_MODEL, "http://127.0.0.1/v1", capabilities=Capabilities(schema=True, logprobs=True)
+)
 """Encodes requests as a run against the simulator does."""
 
 

@@ -209,7 +209,7 @@ def test_a_model_that_does_not_exist_fails_at_once(
             main(["run", "-m", "absent", "--url", host.url, "-n", "2", "-o", out])
         assert caught.value.code == 2
         assert "`absent`" in " ".join(capsys.readouterr().err.split())
-        assert len(host.lines()) == 1
+        assert len(host.lines()) == 2  # a chat, and a raw completion
 
 
 def test_a_context_that_overflows_is_recorded_and_not_tried_again(tmp_path: Path) -> None:

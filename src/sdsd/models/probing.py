@@ -45,6 +45,8 @@ _SHAPE = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required"
 _STOPS = ("\nUser:", "\nPerson:", "\nAssistant:")
 _FIELDS = ("temperature", "seed", "stop", "top_p")
 """In the order of their worth: of two that exclude each other, the later one is left out."""
+_NO_SUCH = ("HTTP 404", "HTTP 405")
+"""There is no such route or no such model, whatever the wording."""
 _MAX_SLOTS = 4096
 """A reported number of slots above this is ignored."""
 
@@ -164,7 +166,7 @@ class _Probe:
         if isinstance(answer, Completion):
             return True
         wording = denied is None or isinstance(denied, Denied)
-        if wording and await self._reworded(request, answer):
+        if wording and answer.cause not in _NO_SUCH and await self._reworded(request, answer):
             return True
         self._know(chat=False)
         if await self._can(Request("agent", _TOKENS, prompt=BEGINNING)):
