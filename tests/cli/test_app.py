@@ -95,7 +95,7 @@ def test_the_demonstration_ends_with_what_to_look_at(command: Command, tmp_path:
 @pytest.mark.parametrize(
     "path", ["", "run", "demo", "exam", "init", "status", "show", "verify", "export", "report",
              "push", "doctor", "models pull", "catalogue check", "catalogue expand",
-             "catalogue affinities", "catalogue preview"],
+             "catalogue affinities", "catalogue examples", "catalogue preview"],
 )  # fmt: skip
 def test_every_command_explains_itself(command: Command, path: str) -> None:
     printed = command(*path.split(), "--help")

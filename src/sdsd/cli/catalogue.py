@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sdsd.cli.options import Json, overrides
+from sdsd.cli.options import Changes, Json, overrides
 
 app = typer.Typer(
     help="Check, preview and extend topics, principles and goals.", no_args_is_help=True
@@ -84,6 +84,33 @@ def catalogue_affinities(
         loaded = catalogue.load(topics, principles, goals)
         drafted = draft(out, loaded, chosen, on_event=screen.on_event)
     typer.echo(f"{drafted.judged} of {drafted.principles} principles judged, in {out}")
+
+
+@app.command("examples")
+def catalogue_examples(
+    out: Annotated[Path, typer.Argument(help="The YAML file to write.")],
+    principles: Annotated[Path, typer.Option(help="Your principles. They stay as they are.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="The model that writes them.")
+    ] = None,
+    url: Annotated[str | None, typer.Option("--url", help="The base URL of its server.")] = None,
+    changes: Changes = None,
+) -> None:
+    """Let a model draft the cards of your principles: what is at stake, why, and example pairs.
+
+    Only what a card lacks is drafted. The result is a file to edit: read every pair before use.
+    Running the same command again continues where it stopped.
+    """
+    from sdsd import config as configuration
+    from sdsd.runs.draft_examples import draft
+    from sdsd.runs.progress import terminal
+
+    chosen = configuration.load(None, overrides(model, url, changes))
+    with terminal() as screen:
+        drafted = draft(out, principles, chosen, on_event=screen.on_event)
+    typer.echo(f"{drafted.whole} of {drafted.principles} principles have a whole card, in {out}")
+    for name, parts in drafted.left_out.items():
+        typer.echo(f"left out: {name}: {', '.join(parts)}")
 
 
 @app.command("preview")

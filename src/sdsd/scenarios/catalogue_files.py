@@ -34,7 +34,8 @@ Shape = TypeVar("Shape", bound=Struct)
 
 # Tabs and line ends are white space, which is collapsed. The rest is never intended: it garbles
 # prompts and terminals, and surrogates cannot even be written.
-_CONTROL = re.compile(r"[\0-\b\v\f\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+CONTROL = re.compile(r"[\0-\b\v\f\x0e-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+"""Characters that no text of a catalogue may have."""
 _DELETE_CONTROL = "delete it, or save the text again as plain UTF-8"
 _NAMES = {"str": "text", "bool": "true/false", "int": "a number", "float": "a number",
           "array": "a list", "object": "a mapping", "null": "nothing",
@@ -74,7 +75,7 @@ class Entry(NamedTuple):
 
         Raises `CatalogueError` if it is empty or has control characters.
         """
-        if control := _CONTROL.search(text):
+        if control := CONTROL.search(text):
             wrong = f"`{_dotted(keys)}` has the control character {control[0]!a}"
             raise self.error(wrong, _DELETE_CONTROL, *keys)
         if not (clean := " ".join(text.split())):
@@ -165,7 +166,7 @@ def _text(path: Path) -> str:
         text = decode(raw)
     except NotText as error:
         raise _error(f"{path}:{error.line}", str(error), REMEDY) from None
-    if control := _CONTROL.search(text):
+    if control := CONTROL.search(text):
         place = f"{path}:{text.count(chr(10), 0, control.start()) + 1}"
         wrong = f"the file has the control character {control[0]!a}"
         raise _error(place, wrong, _DELETE_CONTROL)

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from msgspec import Struct
 
@@ -136,6 +136,44 @@ def _cut_after_plan(text: str) -> str:
             begins = last.end() + len(said) - len(said.lstrip())
             return text[:begins] + text[begins:].partition("\n")[0].rstrip()
     return text
+
+
+class Field(NamedTuple):
+    """One line of a form, `LABEL: text` or `LABEL 2: text`."""
+
+    label: str
+    """In upper case."""
+    number: str
+    text: str
+
+
+def form(text: str, labels: tuple[str, ...]) -> list[Field]:
+    """Return the lines of a form that are filled in, in order, whatever comes between.
+
+    A text goes up to an empty line, a heading such as `Example 2` or the next label, and has single
+    spaces. Raises `Unparseable` if there is none.
+    """
+    fields = [
+        Field(m[1].upper(), m[2], unquoted(" ".join(_PARAGRAPH.split(body)[0].split())))
+        for m, body in _labelled(_form_label(labels), _SEPARATOR.sub("", readable(text)))
+        if m[1] and body
+    ]
+    if not fields:
+        raise Unparseable(f"no `{labels[0]}:` line")
+    return fields
+
+
+_PARAGRAPH = re.compile(r"\n[ \t]*\n")
+
+
+@lru_cache(maxsize=16)
+def _form_label(labels: tuple[str, ...]) -> re.Pattern[str]:
+    """Return a pattern with the label and its number as groups; neither for a heading."""
+    return re.compile(
+        rf"^{_ALL}(?:({'|'.join(labels)})[ \t]*+#?(\d{{0,3}}){_ALL}:{_AFTER}"
+        rf"|(?:EXAMPLE|PAIR)[ \t]*+#?\d{{0,3}}{_ALL}:?{_ALL}$)",
+        re.IGNORECASE | re.MULTILINE,
+    )
 
 
 # -- dialogue ------------------------------------------------------------------------------
