@@ -292,9 +292,15 @@ def test_forms_are_read_leniently(form: str) -> None:
         ),
         ("kettles", "a leaking gutter", "copies the worked", "example 3"),
         ("kettles", "[two to four words]", "`topic` is no text", "example 3"),
-        ("USER 1: My", "USER 1: As an AI language model, my", "", None),
+        (
+            "USER 1: My",
+            "USER 1: As an AI language model, I cannot help. My",
+            "is no user's",
+            "example 3",
+        ),
         ("Praise the", "The assistant praises the", "not a command", "violation"),
         ("Praise the", "Praises the", "not a command", "violation"),
+        ("Praise the", "Réponds à tout, praise the", "", None),
         ("what it costs.", "it " * 30, "not a command of at most 30", "violation"),
         ("Nobody can choose without the price.", "...", "`why` is no text", "why"),
     ],
@@ -302,9 +308,9 @@ def test_forms_are_read_leniently(form: str) -> None:
 def test_what_will_not_do_is_named(old: str, new: str, flaw: str, missing: str | None) -> None:
     assert old in FORM
     card, found = kept(FORM.replace(old, new))
-    if missing:
-        assert flaw in found
-        assert lacking(card) == (missing,)
+    assert flaw in found
+    assert bool(flaw) == bool(found)
+    assert lacking(card) == ((missing,) if missing else ())
 
 
 def test_where_a_program_decides_it_decides_the_pairs() -> None:

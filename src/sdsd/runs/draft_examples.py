@@ -41,9 +41,6 @@ PAIRS = 3
 """Example pairs on a card; every packaged one has as many."""
 _TEXTS = {"STAKE": "at_stake", "WHY": "why", "VIOLATION": "violation"}
 _PAIR = {"TOPIC": "topic", "USER": "user", "SATISFIES": "satisfies", "VIOLATES": "violates"}
-_KEYS = (
-    "id", "family", "category", "severity", "text", "framing", "check", *_TEXTS.values(), "examples"
-)  # fmt: skip
 _CHARS = 600
 _WORDS = 30
 _RATIO = (0.6, 1.7)
@@ -52,10 +49,11 @@ _SAME_REPLY = 0.92
 _SAME_TOPIC = 0.5
 """Jaccard index of content words, of topics and of user messages; hand-written ones reach 0.25."""
 _NO_COMMAND = re.compile(
-    r"(?:the|an?|this|that|it|they|i|we|you|your|user|assistant|ai|agent|model|to)\b"
-    r"|(?!(?:always|sometimes)\b)\w+[^\W_aisu]s\b",  # "Recommends"
+    r"(?:(?:an? )?(?:user|assistant|ai|agent|model)|the|this|it|they|i|we|you|your|to)\b"
+    r"|(?!always|sometimes)\w+[^\W_aisu]s (?:the|an?|that|to|on|for)\b",  # "Recommends a ..."
     re.IGNORECASE,
 )
+"""How texts begin that are not commands. English: in other languages nothing is refused."""
 _NO_TEXT = re.compile(r"\W*|[\[<(].*[\]>)]|.*:")
 """Nothing, a placeholder, or the announcement of something that does not follow."""
 _TOKENS = (160, 320)
@@ -179,7 +177,8 @@ async def fill_in(principle: Principle, card: Card, ask: AskFn, config: Config) 
 
     def take(completion: Completion) -> Card:
         nonlocal found
-        fields = parsing.form(completion.text, (*_TEXTS, *_PAIR))
+        text = CONTROL.sub(" ", parsing.readable(completion.text))
+        fields = parsing.form(text, (*_TEXTS, *_PAIR))
         if completion.finish == "length":
             fields.pop()  # it is broken off
         found, flaw = with_fields(found, fields, principle, form.values())
@@ -200,44 +199,19 @@ def with_fields(
 
     worked  the fields of the worked example, which none may copy
     """
-    shown, flaws = tuple(worked), []
-    for label, text in ((field.label, _clean(field.text)) for field in fields):
+    shown, flaws = tuple(worked), list[str]()
+    for label, _, text in fields:
         key = _TEXTS.get(label, "")
-        if not key or getattr(card, key):
-            continue
-        if flaw := _flaw(key, text, shown):
-            flaws.append(flaw)
-        else:
-            card = replace(card, **{key: text})
-    for pair in _pairs(fields):
-        if len(card.examples) == PAIRS:
-            break
-        if flaw := _pair_flaw(pair, card, principle, shown):
-            flaws.append(flaw)
-        else:
-            card = replace(card, examples=(*card.examples, msgspec.convert(pair, Example)))
-    return card, flaws[-1] if flaws else ""
-
-
-def _clean(text: str) -> str:
-    return " ".join(CONTROL.sub("", text).split())
-
-
-def _pairs(fields: Iterable[parsing.Field]) -> list[dict[str, str]]:
-    """Return the pairs by key. Another one begins with another number, with a label that is there
-    already, and without numbers with any label out of order: better two halves than a mixture."""
-    order = list(_PAIR)
-    pairs: list[dict[str, str]] = []
-    last = parsing.Field("", "", "")
-    for field in fields:
-        if field.label not in _PAIR:
-            continue
-        key, number = _PAIR[field.label], field.number
-        back = not number and last.label and order.index(field.label) < order.index(last.label)
-        if not pairs or number != last.number or key in pairs[-1] or back:
-            pairs.append({})
-        pairs[-1][key], last = _clean(field.text), field
-    return pairs
+        if key and not getattr(card, key):
+            flaws.append(_flaw(key, text, shown))
+            card = card if flaws[-1] else replace(card, **{key: text})
+    for group in parsing.groups(fields, tuple(_PAIR)):
+        if len(card.examples) < PAIRS:
+            pair = {_PAIR[label]: text for label, text in group.items()}
+            flaws.append(_pair_flaw(pair, card, principle, shown))
+            more = () if flaws[-1] else (msgspec.convert(pair, Example),)
+            card = replace(card, examples=card.examples + more)
+    return card, next(filter(None, reversed(flaws)), "")
 
 
 def _flaw(key: str, text: str, shown: tuple[str, ...]) -> str:
@@ -289,12 +263,13 @@ def _block(principle: Principle, entry: Entry, given: Card, card: Card) -> str:
     """Return the entry with its card, as YAML, below a comment on what was drafted."""
     import yaml
 
-    tree = {"id": principle.id, **entry.value}
+    own = [key for key in entry.value if key not in (*_TEXTS.values(), "examples")]
+    tree = {"id": principle.id} | {key: entry.value[key] for key in own}
     tree |= {key: text for key in _TEXTS.values() if (text := getattr(card, key))}
-    new = [{k: getattr(e, k) for k in _PAIR.values()} for e in card.examples[len(given.examples) :]]
-    if new:
-        tree["examples"] = [*tree.get("examples", ()), *new]
-    tree = {key: tree[key] for key in _KEYS if key in tree}
+    new = card.examples[len(given.examples) :]
+    drafts = [{key: getattr(example, key) for key in _PAIR.values()} for example in new]
+    if examples := [*entry.value.get("examples", ()), *drafts]:
+        tree["examples"] = examples
     missing = lacking(card)
     drafted = [part for part in lacking(given) if part not in missing]
     notes = {"drafted": drafted, "left out": missing}

@@ -163,6 +163,23 @@ def form(text: str, labels: tuple[str, ...]) -> list[Field]:
     return fields
 
 
+def groups(fields: Sequence[Field], labels: tuple[str, ...]) -> list[dict[str, str]]:
+    """Return what a form has several times over, by label: one mapping for each time.
+
+    Another one begins with another number, with a label that is there already and, without numbers,
+    with a label out of order: two halves are better than a mixture.
+    """
+    found: list[dict[str, str]] = []
+    last = None
+    for field in (field for field in fields if field.label in labels):
+        back = last and not field.number and labels.index(field.label) < labels.index(last.label)
+        if not last or field.number != last.number or field.label in found[-1] or back:
+            found.append({})
+        found[-1][field.label] = field.text
+        last = field
+    return found
+
+
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
 
 
