@@ -18,7 +18,7 @@ from msgspec.structs import replace
 
 from sdsd.cli.app import main
 from sdsd.config import load
-from sdsd.errors import CatalogueError, SdsdError, Stopped, Unparseable
+from sdsd.errors import CatalogueError, SdsdError, Stopped
 from sdsd.models.scripted import Script, ScriptedModel
 from sdsd.pipeline.prompts import load_prompt
 from sdsd.runs.draft_examples import Drafted, draft, fill_in, lacking, with_fields
@@ -376,17 +376,6 @@ def test_marks_of_yaml_and_control_characters(tmp_path: Path) -> None:
     out = tmp_path / "cards.yaml"
     drafted(out, "- {id: p, text: Rule.}\n", lambda *_: form)
     assert cards(out)["p"].why == "Is: 'it' # \"so\"?[31m {a: *b, - !c} %d | ~ \ufffd"
-
-
-@given(st.text(max_size=300))
-def test_a_form_of_any_text_has_known_labels(text: str) -> None:
-    try:
-        fields = parsing.form(f"WHY: {text}", LABELS)
-    except Unparseable:
-        return
-    assert {field.label for field in fields} <= set(LABELS)
-    assert all(field.text and "\n" not in field.text for field in fields)
-    kept(f"WHY: {text}")
 
 
 # --- the command --------------------------------------------------------------------------------

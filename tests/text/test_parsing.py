@@ -138,6 +138,45 @@ def test_plan_whose_steps_all_say_the_same_is_refused() -> None:
     assert parsing.plan("STEP 1: they talk\nSLIP: x", 1).steps == ("they talk",)
 
 
+# -- form ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "fields"),
+    [
+        ("USER 1: a\nAGENT 1: b", [("USER", "1", "a"), ("AGENT", "1", "b")]),
+        ('Sure:\n**User:** a b\n- Agent #2: "b"', [("USER", "", "a b"), ("AGENT", "2", "b")]),
+        ("USER:\na\nb\n\nThat is it.", [("USER", "", "a b")]),
+        ("USER: a\n### Example 2:\nAGENT: b", [("USER", "", "a"), ("AGENT", "", "b")]),
+        ("USER: a\n---\nso\nAGENT: **", [("USER", "", "a")]),
+    ],
+)
+def test_a_form_is_read_however_it_is_decorated(text: str, fields: list[object]) -> None:
+    assert parsing.form(text, ("USER", "AGENT")) == fields
+
+
+@pytest.mark.parametrize("text", ["", "a", "USERS: a", "USER: ", "the USER: a", 'USER: ""'])
+def test_a_form_without_a_field_is_refused(text: str) -> None:
+    with pytest.raises(Unparseable, match="no `USER:` line"):
+        parsing.form(text, ("USER", "AGENT"))
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ("USER 1: a\nAGENT 1: b\nUSER 2: c", [["a", "b"], ["c"]]),
+        ("AGENT 1: b\nUSER 1: a", [["b", "a"]]),
+        ("USER: a\nUSER: c\nAGENT: d", [["a"], ["c", "d"]]),
+        ("AGENT: b\nUSER: c\nAGENT: d", [["b"], ["c", "d"]]),
+        ("USER 1: a\nAGENT 2: d", [["a"], ["d"]]),
+    ],
+)
+def test_groups_of_a_form_are_never_mixed(text: str, groups: list[list[str]]) -> None:
+    labels = ("USER", "AGENT")
+    found = parsing.groups(parsing.form(text, labels), labels)
+    assert [list(group.values()) for group in found] == groups
+
+
 # -- transcript ----------------------------------------------------------------------------
 
 
@@ -532,6 +571,15 @@ def _read_verdict(text: str) -> None:
     msgspec.json.encode(verdict)
 
 
+def _read_form(text: str) -> None:
+    fields = parsing.form(text, ("TOPIC", "USER", "AGENT"))
+    assert fields
+    assert all(field.text and "\n" not in field.text for field in fields)
+    groups = parsing.groups(fields, ("USER", "AGENT"))
+    wanted = [field.text for field in fields if field.label != "TOPIC"]
+    assert [text for group in groups for text in group.values()] == wanted
+
+
 READERS: tuple[Callable[[str], None], ...] = (
     _read_plan,
     _read_transcript,
@@ -539,6 +587,7 @@ READERS: tuple[Callable[[str], None], ...] = (
     _read_revision,
     _read_check,
     _read_verdict,
+    _read_form,
 )
 
 
@@ -555,6 +604,7 @@ bits = st.one_of(
     st.sampled_from(
         [
             *("USER: ", "AGENT: ", "STEP 1: ", "STEP 2: ", "SLIP: ", "VIOLATION: ", "OVER: "),
+            *("TOPIC 1: ", "USER 2: ", "AGENT 2: ", "PAIR 2\n"),
             *("QUOTE: ", "VIOLATED: ", '{"violated": ', '"quote": "', '",', "}", "yes", "no"),
             *("\n", "\n", "\n", "DONE", "---", "```", "1. ", "- ", "**", "*", "_", " ", "\t"),
             *('"', "“", "…", "\ud800", "\x00", "\x85", "\u2028"),
@@ -584,7 +634,7 @@ FLOODS = [
 ]
 HEADS = [
     *("USER", "USER: a\nAGENT", "DONE", "[DONE]", "STEP 1", "1."),
-    *("VIOLATION:", "VIOLATED", "REPLY"),
+    *("VIOLATION:", "VIOLATED", "REPLY", "TOPIC 1", "TOPIC:", "PAIR 1"),
 ]
 
 

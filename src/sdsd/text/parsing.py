@@ -154,9 +154,9 @@ def form(text: str, labels: tuple[str, ...]) -> list[Field]:
     spaces. Raises `Unparseable` if there is none.
     """
     fields = [
-        Field(m[1].upper(), m[2], unquoted(" ".join(_PARAGRAPH.split(body)[0].split())))
+        Field(m[1].upper(), m[2], filled)
         for m, body in _labelled(_form_label(labels), _SEPARATOR.sub("", readable(text)))
-        if m[1] and body
+        if m[1] and (filled := unquoted(" ".join(_PARAGRAPH.split(body)[0].split())))
     ]
     if not fields:
         raise Unparseable(f"no `{labels[0]}:` line")
