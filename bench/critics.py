@@ -441,9 +441,16 @@ class Told(Cast):
         return found + self._own * (self._drawn.get(reply) == "violate")
 
 
+_HABIT = load_prompt("siblings").fill("violate", violation="\0").partition("\0")[0]
+"""How the system message begins that tells a sibling what its principle's card says."""
+
+
 def direction(request: Request) -> str:
     """Return the direction of a directed chat; empty for other requests."""
-    told = request.messages[0].content.partition(" this principle")[0]
+    system = request.messages[0].content
+    if system.startswith(_HABIT):
+        return "violate"
+    told = system.partition(" this principle")[0]
     return {"keeps": "satisfy", "breaks": "violate"}.get(told.rpartition(" ")[2], "")
 
 

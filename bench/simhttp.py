@@ -7,7 +7,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from http import HTTPStatus
+from http.client import responses
 from typing import cast
 
 import httptools
@@ -21,10 +21,14 @@ _LINGER = struct.pack("ii", 1, 0)
 def head(
     status: int, length: int, kind: str = _JSON, headers: Mapping[str, str] | None = None
 ) -> bytes:
-    """Return the head of a response with a body of `length` bytes."""
+    """Return the head of a response with a body of `length` bytes.
+
+    A status without a registered phrase, such as the 499 of some proxies, gets an empty one.
+    """
     more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+    phrase = responses.get(status, "")
     return (
-        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {kind}\r\n"
+        f"HTTP/1.1 {status} {phrase}\r\nContent-Type: {kind}\r\n"
         f"Content-Length: {length}\r\n{more}\r\n"
     ).encode()
 

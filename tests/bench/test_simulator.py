@@ -479,12 +479,18 @@ async def failing(kind: FaultKind) -> tuple[bytes, bool]:
     return got
 
 
-@pytest.mark.parametrize("kind", ["429", "429-bare", "503", "500"])
+@pytest.mark.parametrize("kind", ["429", "429-bare", "503", "500", "403", "404", "499"])
 async def test_faults_with_a_status(kind: FaultKind) -> None:
     status, headers, body = split((await failing(kind))[0])
     assert status == int(kind[:3])
     assert headers.get("Retry-After") == ("1" if kind == "429" else None)
     assert json.loads(body)["error"]["code"] == status
+
+
+async def test_fault_204() -> None:
+    """A success that says nothing."""
+    status, headers, body = split((await failing("204"))[0])
+    assert (status, headers["Content-Length"], body) == (204, "0", b"")
 
 
 async def test_fault_html() -> None:
