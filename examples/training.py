@@ -23,7 +23,7 @@ from datasets import Dataset, concatenate_datasets, load_dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
-from sdsd.dataset.export import count
+from sdsd.dataset.export import read
 from sdsd.errors import SdsdError
 from sdsd.hashing import hash64
 from sdsd.models import weights
@@ -124,7 +124,7 @@ def rows(run: Path, view: str) -> tuple[Dataset, Dataset]:
     Uses the export's splits if it has them (`export.splits`), otherwise holds out a fifth of the
     domains. Raises `SdsdError` if there are too few rows.
     """
-    if not count(run / "data", view):
+    if not any(read(run / "data", view)):
         raise SdsdError(
             f"{run}: no rows in `{view}`; it needs verified pairs: make more dialogues "
             "(`sdsd run -n`), or use a stronger critic and reviser"

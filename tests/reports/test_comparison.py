@@ -145,7 +145,7 @@ def test_what_was_set_is_named_without_how_it_was_run() -> None:
         {"n": 9, "scenarios": {"strategies": ["subtle"]}, "models": {"default": {"parallel": 3}}}
     )
     found = compare({"a": run(mixed()), "b": run(mixed())}, {"a": one, "b": other})
-    assert found.settings == {"scenarios.strategies": (("direct",), ("subtle",))}
+    assert found.settings == {"scenarios.strategies": (["direct"], ["subtle"])}
     assert "scenarios.strategies" in Page(render(found)).text
 
 

@@ -16,6 +16,9 @@ _COPY = 10
 """Consecutive words that cannot be a coincidence."""
 _HALF = 20_000
 """Characters read at either end of a turn; the middle of a longer one is skipped."""
+_REMEMBERED = 8_000
+"""Characters of a turn and of what it answers up to which it is remembered: the memory is bounded
+by size, not only by number, however long the turns of a run are."""
 
 
 class Search:
@@ -145,8 +148,13 @@ def _runs(text: str) -> list[tuple[str, ...]]:
     return grams(words, _COPY)
 
 
-@lru_cache(maxsize=1024)  # a conversation is read again with each of its user turns
 def _turn(index: int, role: str, content: str, asked: str) -> TurnText:
+    read = _split if len(content) + len(asked) <= _REMEMBERED else _split.__wrapped__
+    return read(index, role, content, asked)
+
+
+@lru_cache(maxsize=1024)  # a conversation is read again with each of its user turns
+def _split(index: int, role: str, content: str, asked: str) -> TurnText:
     text = _ends(content)
     plain = QUOTED.sub(" ", CODE.sub(" ", text)).replace("’", "'").strip()
     normal = normalize.normal(plain)

@@ -88,10 +88,10 @@ class ModelConfig(Section, frozen=True):
         "Most requests in flight at each server. 0: two per core, up to 16, for the embedded "
         "engine; for other servers the best number is found during the run.")] = 0
     requests_per_minute: Annotated[Amount, execution(
-        "The provider's limit on requests, which is never exceeded. 0: no limit.")] = 0
+        "The provider's limit on requests, which is never exceeded. 0: no limit.")] = 0.0
     tokens_per_minute: Annotated[Amount, execution(
         "The provider's limit on prompt and completion tokens together, which is never exceeded. "
-        "0: no limit.")] = 0
+        "0: no limit.")] = 0.0
     price: Annotated[PriceConfig, execution()] = PriceConfig()
     context: Annotated[int, identity(
         "Context length in tokens: per slot of the embedded engine, or of a launched server.",
