@@ -106,7 +106,8 @@ def test_the_doctor_examines_a_backend(tmp_path: Path) -> None:
     path.write_text(configuration.dump(configuration.load(config(f"{__name__}:Owning"))))
     found = {diagnosis.name: diagnosis for diagnosis in examine(path)}
     assert found["auto"].text == "chooses `continuation`"
-    assert found["seed"].text == "gives the same text again"
+    assert found["chat"].ok
+    assert found["sampling"].text == "the same seed gives the same text, another seed another"
     assert "with 1 at once" in found["speed"].text or "with 16 at once" in found["speed"].text
 
 
@@ -118,9 +119,13 @@ def test_the_doctor_names_a_backend_that_raises(
         "models: {default: {model: table, backend: 'bad_backends:Raising'}}"
     )
     monkeypatch.chdir(tmp_path)
-    last = examine(tmp_path / "my.yaml")[-1]
-    assert last.ok is False
-    assert "RuntimeError: the GPU is gone (bad_backends.py, line 13)" in last.text
+    found = {diagnosis.name: diagnosis for diagnosis in examine(tmp_path / "my.yaml")}
+    for name in ("chat", "sampling", "prefix cache", "speed"):  # every question that was asked
+        assert found[name].ok is False
+        assert found[name].text == (
+            "model `mine` failed on a test request: "
+            "RuntimeError: the GPU is gone (bad_backends.py, line 13)"
+        )
 
 
 def no_model(config: configuration.ModelConfig) -> object:
@@ -287,9 +292,12 @@ class Speechless(Answering):
 def test_the_doctor_finds_a_backend_that_fails(name: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "my.yaml"
     path.write_text(configuration.dump(configuration.load(config(f"{__name__}:{name}"))))
-    (bad,) = [finding for finding in examine(path) if finding.name == "model"]
-    assert bad.ok is False
-    assert bad.text.startswith(said)
+    found = {finding.name: finding for finding in examine(path)}
+    for question in ("chat", "sampling", "prefix cache"):
+        assert found[question].ok is False
+        assert found[question].text.startswith(said)
+    assert said in found["speed"].text
+    assert found["auto"].ok  # nothing after it is lost
 
 
 def test_models_that_are_given_must_be_models(tmp_path: Path) -> None:

@@ -302,7 +302,12 @@ def test_a_model_that_writes_nothing_of_use_is_named(tmp_path: Path, reply: str)
         ModelError, match=r"all 2 dialogues failed, the first at plan: unparse"
     ) as error:
         result.require_some()
-    assert f"`sdsd show 0 {result.path}` prints the raw reply" in str(error.value)
+    remedy = (
+        f"`sdsd show 0 {result.path}` prints the raw reply; use a more capable model"
+        if reply
+        else f"`sdsd doctor {result.path / 'config.yaml'}` shows what the model answers"
+    )
+    assert remedy in str(error.value)
     usual = run(n=2, out=tmp_path / "usual", models={"default": ScriptedModel()})
     usual.require_some()
 

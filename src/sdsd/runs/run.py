@@ -225,13 +225,15 @@ class Run:
         if first is not None and outcomes.keys() == {"failed"}:
             failure = first.failure
             cause = f"{failure.step}: {failure.cause}" if failure else "unknown"
-            message = f"all {outcomes['failed']} dialogues failed, the first at {cause}"
-            if failure and failure.raw:
-                message += (
-                    f". `sdsd show {first.scenario.index} {self.path}` prints the raw reply; use a "
-                    "more capable model, another protocol, or simpler prompts"
-                )
-            raise ModelError(message)
+            remedy = (
+                f"`sdsd show {first.scenario.index} {self.path}` prints the raw reply; use a more "
+                "capable model, another protocol, or simpler prompts"
+                if failure and failure.raw
+                else f"`sdsd doctor {self.path / 'config.yaml'}` shows what the model answers"
+            )
+            raise ModelError(
+                f"all {outcomes['failed']} dialogues failed, the first at {cause}. {remedy}"
+            )
 
     # -- exports and reports -----------------------------------------------------------------------
 
