@@ -219,12 +219,21 @@ async def test_one_that_answers_after_it_is_taken() -> None:
     assert await ask_until_parsed(door, "x", Request("agent", 9), lambda c: c.text, 3) == "Fine."
 
 
-async def test_a_server_that_does_not_sample_is_not_asked_a_third_time() -> None:
+async def test_a_server_that_does_not_sample_is_not_asked_a_fourth_time() -> None:
     same = "This is not a plan at all, and it never changes."
-    door = Door(dict.fromkeys(("plan", "plan/retry/1", "plan/retry/2"), same))
-    with pytest.raises(StageFailed, match=r"after 2 tries: .*the server does not sample"):
-        await write_plan(SCENARIO, door, PlanConfig(), load_prompt("plan"), 3, DIRECT)
-    assert door.steps == ["plan", "plan/retry/1"]
+    steps = ["plan", "plan/retry/1", "plan/retry/2"]
+    door = Door(dict.fromkeys(steps, same))
+    with pytest.raises(StageFailed, match=r"after 3 tries: .*the server does not sample"):
+        await write_plan(SCENARIO, door, PlanConfig(), load_prompt("plan"), 5, DIRECT)
+    assert door.steps == steps
+
+
+async def test_a_model_that_repeats_itself_once_is_asked_again() -> None:
+    same, other = "This is not a plan at all, and it never changes.", "Nor is this one."
+    texts = (same, same, other, same, same)
+    door = Door({f"plan/retry/{k}" if k else "plan": text for k, text in enumerate(texts)})
+    with pytest.raises(StageFailed, match=r"after 5 tries: no"):
+        await write_plan(SCENARIO, door, PlanConfig(), load_prompt("plan"), 5, DIRECT)
 
 
 @pytest.mark.parametrize("family", ["llama-2", "mistral-bare", "alpaca"])

@@ -26,6 +26,9 @@ _WARM = 0.7
 """The lowest temperature from the second attempt on: greedy decoding would repeat the reply."""
 _BY_CHANCE = 40
 """Characters below which two samples may be the same by chance."""
+_REPEATS = 3
+"""Times in a row that a server gives the same reply before it is taken for one that does not
+sample. A small model that repeats itself gives it twice."""
 
 
 async def ask_until_parsed(
@@ -41,19 +44,20 @@ async def ask_until_parsed(
     read  parses a completion or raises `Unparseable`
     last  parses the last attempt in place of `read`, usually less strictly
 
-    A reply that is the same as the one before ends the attempts: the server does not sample, so
-    another one could not differ. Raises `StageFailed` with the cause and the raw text if no reply
+    The same reply three times in a row ends the attempts: the server does not sample, so another
+    one could not differ. Raises `StageFailed` with the cause and the raw text if no reply
     can be parsed.
     """
     cause, raw = "", ""
     before: Completion | None = None
+    repeats = 1
     for k in range(attempts):
         name = step if k == 0 else f"{step}/retry/{k}"
         if k == 1:
             request = replace(request, temperature=max(request.temperature, _WARM))
         completion = await ask(name, request)
-        again = _same(completion, before)
-        before = completion
+        repeats = repeats + 1 if _same(completion, before) else 1
+        again, before = repeats == _REPEATS, completion
         reader = last if last and (again or k == attempts - 1) else read
         try:
             require_answer(completion, request)
@@ -64,7 +68,7 @@ async def ask_until_parsed(
             if isinstance(error, NoAnswer):
                 cause = f"no usable reply in {k + 1} tries: {error}"
             elif again:
-                cause += "; the reply was the same again, so the server does not sample"
+                cause += "; the reply was always the same, so the server does not sample"
         if again:
             break
     raise StageFailed(step, cause, raw)
