@@ -158,9 +158,15 @@ def prepare(connection: sqlite3.Connection, path: Path, *, readonly: bool) -> in
 
 
 def leave(connection: sqlite3.Connection) -> None:
-    """Move everything into the one file. Does nothing if it is being read, or the disk is full."""
+    """Move everything into the one file. Does nothing if it is being read, or the disk is full.
+
+    The log is emptied first. Where it has filled the disk, it has no room for another page; and
+    when it is closed, SQLite may still find room in the file and delete the log, which must not be
+    missed later.
+    """
     with contextlib.suppress(sqlite3.Error):
         connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.execute("PRAGMA application_id = 0")
         connection.execute("PRAGMA journal_mode = DELETE")
 
