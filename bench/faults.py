@@ -32,7 +32,7 @@ from collections import Counter
 from collections.abc import Coroutine, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -317,9 +317,14 @@ class Judged(Struct, frozen=True):
     """Dialogues with an abandoned request."""
     unverified: tuple[str, ...]
     """Findings of `sdsd verify`."""
-    moves: dict[int, int]
-    """How often each dialogue moved to another server."""
+    routes: dict[int, tuple[int, ...]]
+    """The servers that answered each dialogue, in order; one that moved has several."""
     seconds: float
+
+    @property
+    def moves(self) -> Counter[int]:
+        """Count the dialogues by how often they moved to another server."""
+        return Counter(len(route) - 1 for route in self.routes.values())
 
     def wrong(self, cut: int = 0) -> list[str]:
         """Return in words whatever must not happen but did.
@@ -354,7 +359,7 @@ def judge(result: Run, hosts: Sequence[Host], probes: frozenset[str], clean: Con
         silent=found.silent,
         given_up=found.given_up,
         unverified=verify(RunDir(result.path)).defects,
-        moves={k: sum(a != b for a, b in pairwise(way)) for k, way in ways.items()},
+        routes={k: tuple(server for server, _ in groupby(way)) for k, way in ways.items()},
         seconds=result.seconds,
     )
 
@@ -551,7 +556,7 @@ def scenarios(root: Path, clean: Contents, minute: float) -> Iterator[str]:
     for name in ("one", "all"):
         (root / name).mkdir()
     one = disturbed(root / "one", clean, servers=3, die=1, gone=1.0)
-    moved = sorted(Counter(one.judged.moves.values()).items())
+    moved = sorted(one.judged.moves.items())
     moves = ", ".join(f"{count} dialogues moved {k} times" for k, count in moved)
     yield f"One of three killed for 1 s: {summary(one.judged)}; {one.served} answers by server; "
     yield f"the killed one gave {one.before} before and {one.after} after; {moves}"

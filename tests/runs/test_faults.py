@@ -107,10 +107,12 @@ def test_one_of_three_is_killed_and_comes_back(tmp_path: Path, clean: Contents) 
     assert min(done.served) > 0
     assert done.before > 0
     assert done.after > 0
-    # Three times four dialogues were under way. Those at the dead one move, and stay where they go.
-    moves = Counter(done.judged.moves.values())
-    assert 0 < moves[1] <= 12
-    assert moves.keys() == {0, 1}
+    # Three times four dialogues were under way. Those at the dead one move, and stay where they go,
+    # unless they still wait there for a place when it comes back.
+    assert 0 < done.judged.moves[1] <= 12
+    for route in done.judged.routes.values():
+        assert all(0 in move for move in pairwise(route))
+        assert route.count(0) <= 2
 
 
 def test_all_are_gone_for_a_while_and_the_run_waits(tmp_path: Path, clean: Contents) -> None:
@@ -275,7 +277,8 @@ def test_a_clock_that_steps_back_spoils_nothing(tmp_path: Path, clean: Contents)
         probes = host.probed()
         sdsd.run(keys(MANY // 2, [host]), out=out)
         with closing(sqlite3.connect(RunDir(out).journal)) as journal:
-            rows = journal.execute("SELECT scenario, step, request, body, at FROM answer").fetchall()
+            columns = "scenario, step, request, body, at"
+            rows = journal.execute(f"SELECT {columns} FROM answer").fetchall()
             for scenario, step, request, body, at in rows:
                 digest = row_digest((scenario, step, request, body, at + 3600))
                 journal.execute(
