@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         JournalError,
         Malformed,
         ModelError,
+        NoAnswer,
         PluginError,
         PromptError,
         ReplayMiss,
@@ -76,7 +77,7 @@ _NAMES = {
     "sdsd.dataset.view": "View",
     "sdsd.errors": (
         "Busy CatalogueError ConfigError Denied Divergence JournalError Malformed ModelError "
-        "PluginError PromptError ReplayMiss RunDirError SdsdError ServerGone SourceError "
+        "NoAnswer PluginError PromptError ReplayMiss RunDirError SdsdError ServerGone SourceError "
         "StageFailed Stopped TransientError Unparseable Unreachable WeightsError"
     ),
     "sdsd.models.base": "Capabilities Model",
@@ -123,6 +124,7 @@ __all__ = [
     "Method",
     "Model",
     "ModelError",
+    "NoAnswer",
     "Noted",
     "Pipeline",
     "Plan",

@@ -107,12 +107,10 @@ def test_one_of_three_is_killed_and_comes_back(tmp_path: Path, clean: Contents) 
     assert min(done.served) > 0
     assert done.before > 0
     assert done.after > 0
-    # Three times four dialogues were under way. Those at the dead one move, and stay where they go,
-    # unless they still wait there for a place when it comes back.
+    # Three times four dialogues were under way. Those at the dead one move, and whatever waits for
+    # a place may move to a server with at most half the load.
     assert 0 < done.judged.moves[1] <= 12
-    for route in done.judged.routes.values():
-        assert all(0 in move for move in pairwise(route))
-        assert route.count(0) <= 2
+    assert all(route.count(0) <= 2 for route in done.judged.routes.values())
 
 
 def test_all_are_gone_for_a_while_and_the_run_waits(tmp_path: Path, clean: Contents) -> None:

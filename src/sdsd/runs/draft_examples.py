@@ -50,7 +50,7 @@ _SAME_TOPIC = 0.5
 """Jaccard index of content words, of topics and of user messages; hand-written ones reach 0.25."""
 _NO_COMMAND = re.compile(
     r"(?:(?:an? )?(?:user|assistant|ai|agent|model)|the|this|it|they|i|we|you|your|to)\b"
-    r"|(?!always|sometimes)\w+[^\W_aisu]s (?:the|an?|that|to|on|for)\b",  # "Recommends a ..."
+    r"|(?!always|sometimes)\w{1,40}[^\W_aisu]s (?:the|an?|that|to|on|for)\b",  # "Recommends a ..."
     re.IGNORECASE,
 )
 """How texts begin that are not commands. English: in other languages nothing is refused."""
