@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from msgspec import Struct
@@ -17,15 +18,11 @@ from sdsd.config import TOP_P, Config
 from sdsd.errors import CatalogueError, SdsdError, StageFailed, Stopped, Unparseable
 from sdsd.files import write_atomic
 from sdsd.models.base import Model
-from sdsd.models.fleet import fetch
 from sdsd.pipeline.prompts import load_prompt
 from sdsd.pipeline.retry import ask_until_parsed
-from sdsd.runs.ask import Ask
-from sdsd.runs.directory import RunDir
-from sdsd.runs.events import Fetching, Noted, OnEvent
-from sdsd.runs.journal import Journal
-from sdsd.runs.session import Needs, in_loop, open_session
-from sdsd.runs.signals import Stop, interruptible
+from sdsd.runs.drafting import asking, journaled
+from sdsd.runs.events import Noted, OnEvent
+from sdsd.runs.session import Needs
 from sdsd.scenarios import strategies
 from sdsd.scenarios.affinities import Axis
 from sdsd.scenarios.catalogue import Catalogue
@@ -92,11 +89,8 @@ def draft(
     """
     if out.exists():
         raise CatalogueError(f"{out}: is there already; name another file, or remove it")
-    rundir = RunDir(out.with_name(f".{out.stem}"))
-    with rundir.lock(), Journal(rundir.journal) as journal:
-        files = fetch(config, lambda *now: on_event(Fetching(*now))) if models is None else {}
-        needs = Needs(config, journal, rundir.models, on_event, Stop(), files, models)
-        found = in_loop(_judge_all(loaded, needs))
+    folder = out.with_name(f".{out.stem}")
+    found = journaled(folder, config, on_event, models, partial(_judge_all, loaded))
     if not any(found.values()):
         raise SdsdError("the model's replies have no usable line; try a larger model")
     _write(out, found, config.model_for("planner").model)
@@ -107,20 +101,17 @@ async def _judge_all(loaded: Catalogue, needs: Needs) -> dict[str, Judged]:
     """Return by principle what the model says; nothing for those it says nothing usable about."""
     config, offered, total = needs.config, offered_of(loaded), len(loaded.principles)
     found: dict[str, Judged] = {}
-    with interruptible(needs.stop, needs.on_event):
-        async with open_session(needs) as session:
-            for number, principle in enumerate(loaded.principles):
-                key = f"affinities/{principle.id}"
-                recorded = needs.journal.load(key)
-                ask = Ask(key, config.seed, recorded, session.send, session.names, number)
-                try:
-                    found[principle.id] = await judge(principle, offered, ask, config)
-                except Stopped:
-                    raise Stopped(
-                        f"stopped after {number} of {total} principles; the same command continues"
-                    ) from None
-                said = "" if found[principle.id] else ": nothing usable, so it stays neutral"
-                needs.on_event(Noted(f"[{number + 1}/{total}] {principle.id}{said}"))
+    async with asking(needs) as ask_of:
+        for number, principle in enumerate(loaded.principles):
+            ask = ask_of(f"affinities/{principle.id}", number)
+            try:
+                found[principle.id] = await judge(principle, offered, ask, config)
+            except Stopped:
+                raise Stopped(
+                    f"stopped after {number} of {total} principles; the same command continues"
+                ) from None
+            said = "" if found[principle.id] else ": nothing usable, so it stays neutral"
+            needs.on_event(Noted(f"[{number + 1}/{total}] {principle.id}{said}"))
     return found
 
 

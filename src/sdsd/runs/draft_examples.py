@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -21,15 +22,11 @@ from sdsd.config import TOP_P, Config
 from sdsd.errors import CatalogueError, SdsdError, StageFailed, Stopped, Unparseable
 from sdsd.files import write_atomic
 from sdsd.models.base import Model
-from sdsd.models.fleet import fetch
 from sdsd.pipeline.prompts import load_prompt
 from sdsd.pipeline.retry import ask_until_parsed
-from sdsd.runs.ask import Ask
-from sdsd.runs.directory import RunDir
-from sdsd.runs.events import Fetching, Noted, OnEvent
-from sdsd.runs.journal import Journal
-from sdsd.runs.session import Needs, in_loop, open_session
-from sdsd.runs.signals import Stop, interruptible
+from sdsd.runs.drafting import asking, journaled
+from sdsd.runs.events import Noted, OnEvent
+from sdsd.runs.session import Needs
 from sdsd.scenarios import catalogue
 from sdsd.scenarios.catalogue_files import CONTROL, Entry, read
 from sdsd.scenarios.similarity import near_duplicates
@@ -98,11 +95,8 @@ def draft(
     asked = [p for p in loaded.principles if lacking(given[p.id])]
     if not asked:
         raise CatalogueError(f"{principles}: every principle has a whole card; use it as it is")
-    rundir = RunDir(out.with_name(f".{out.stem}"))
-    with rundir.lock(), Journal(rundir.journal) as journal:
-        files = fetch(config, lambda *now: on_event(Fetching(*now))) if models is None else {}
-        needs = Needs(config, journal, rundir.models, on_event, Stop(), files, models)
-        cards = given | in_loop(_draft_all(asked, given, needs))
+    folder, work = out.with_name(f".{out.stem}"), partial(_draft_all, asked, given)
+    cards = given | journaled(folder, config, on_event, models, work)
     if cards == given:
         raise SdsdError("the model's replies have no usable line; try a larger model")
     entries = zip(loaded.principles, read(principles, "principles"), strict=True)
@@ -127,21 +121,18 @@ async def _draft_all(
 ) -> dict[str, Card]:
     config, total = needs.config, len(principles)
     found: dict[str, Card] = {}
-    with interruptible(needs.stop, needs.on_event):
-        async with open_session(needs) as session:
-            for number, principle in enumerate(principles):
-                key = f"examples/{principle.id}"
-                recorded = needs.journal.load(key)
-                ask = Ask(key, config.seed, recorded, session.send, session.names, number)
-                try:
-                    card, cause = await fill_in(principle, given[principle.id], ask, config)
-                except Stopped:
-                    raise Stopped(
-                        f"stopped after {number} of {total} principles; the same command continues"
-                    ) from None
-                found[principle.id] = card
-                said = f": left out: {', '.join(lacking(card))} ({cause})" if cause else ""
-                needs.on_event(Noted(f"[{number + 1}/{total}] {principle.id}{said}"))
+    async with asking(needs) as ask_of:
+        for number, principle in enumerate(principles):
+            ask = ask_of(f"examples/{principle.id}", number)
+            try:
+                card, cause = await fill_in(principle, given[principle.id], ask, config)
+            except Stopped:
+                raise Stopped(
+                    f"stopped after {number} of {total} principles; the same command continues"
+                ) from None
+            found[principle.id] = card
+            said = f": left out: {', '.join(lacking(card))} ({cause})" if cause else ""
+            needs.on_event(Noted(f"[{number + 1}/{total}] {principle.id}{said}"))
     return found
 
 

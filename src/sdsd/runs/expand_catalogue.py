@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,11 @@ from sdsd.config import TOP_P, Config
 from sdsd.errors import CatalogueError, SdsdError, StageFailed, Stopped, Unparseable
 from sdsd.files import write_atomic
 from sdsd.models.base import Model
-from sdsd.models.fleet import fetch
 from sdsd.pipeline.prompts import load_prompt
 from sdsd.pipeline.retry import ask_until_parsed
-from sdsd.runs.ask import Ask
-from sdsd.runs.directory import RunDir
-from sdsd.runs.events import Fetching, Noted, OnEvent
-from sdsd.runs.journal import Journal
-from sdsd.runs.session import Needs, in_loop, open_session
-from sdsd.runs.signals import Stop, interruptible
+from sdsd.runs.drafting import asking, journaled
+from sdsd.runs.events import Noted, OnEvent
+from sdsd.runs.session import Needs
 from sdsd.scenarios import catalogue as catalogues
 from sdsd.scenarios.similarity import near_duplicates
 from sdsd.text import prompt_files
@@ -72,11 +69,8 @@ def expand(
         )
     chosen = [d for d in loaded.domains if not only or d.field in only]
 
-    rundir = RunDir(out / ".expand")
-    with rundir.lock(), Journal(rundir.journal) as journal:
-        files = fetch(config, lambda *now: on_event(Fetching(*now))) if models is None else {}
-        needs = Needs(config, journal, rundir.models, on_event, Stop(), files, models)
-        grown = in_loop(_grow_all(chosen, loaded, per_domain, needs))
+    work = partial(_grow_all, chosen, loaded, per_domain)
+    grown = journaled(out / ".expand", config, on_event, models, work)
     _write_files(out, grown)
     return Grown(
         before=sum(len(d.subareas) for d in chosen), after=sum(len(d.subareas) for d in grown)
@@ -87,26 +81,22 @@ async def _grow_all(
     domains: Sequence[Domain], loaded: catalogues.Catalogue, per_domain: int, needs: Needs
 ) -> list[Domain]:
     """Return every domain, grown one after the other: each is compared with all before it."""
-    config, on_event = needs.config, needs.on_event
+    config = needs.config
     prompts = load_prompt("expand")
     taken = [s for d in loaded.domains for s in d.subareas]
     grown: list[Domain] = []
-    with interruptible(needs.stop, on_event):
-        async with open_session(needs) as session:
-            for number, domain in enumerate(domains):
-                key = f"{domain.field}/{domain.name}"
-                recorded = needs.journal.load(key)
-                ask = Ask(key, config.seed, recorded, session.send, session.names, number)
-                try:
-                    larger = await grow(domain, ask, prompts, taken, per_domain, config)
-                except Stopped:
-                    grown += domains[number:]
-                    break
-                grown.append(larger)
-                done = f"[{number + 1}/{len(domains)}] {domain.name}"
-                on_event(
-                    Noted(f"{done}: {len(domain.subareas)} -> {len(larger.subareas)} subareas")
-                )
+    async with asking(needs) as ask_of:
+        for number, domain in enumerate(domains):
+            ask = ask_of(f"{domain.field}/{domain.name}", number)
+            try:
+                larger = await grow(domain, ask, prompts, taken, per_domain, config)
+            except Stopped:
+                grown += domains[number:]
+                break
+            grown.append(larger)
+            done = f"[{number + 1}/{len(domains)}] {domain.name}"
+            before, after = len(domain.subareas), len(larger.subareas)
+            needs.on_event(Noted(f"{done}: {before} -> {after} subareas"))
     return grown
 
 

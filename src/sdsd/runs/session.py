@@ -22,7 +22,7 @@ from sdsd.models.pool import Pool
 from sdsd.pipeline.local_critic import LocalCritic
 from sdsd.runs import middleware
 from sdsd.runs.budget import Account
-from sdsd.runs.events import Called, Noted, OnEvent
+from sdsd.runs.events import Called, Fetching, Noted, OnEvent
 from sdsd.runs.journal import Journal
 from sdsd.runs.middleware import Call, Responder, Send
 from sdsd.runs.retries import RetryPolicy, harmless, retry
@@ -47,6 +47,18 @@ class Needs(Struct, frozen=True):
     """The caller's own models, instead of those that the configuration describes."""
     answer_caches: Sequence[Journal] = ()
     """Journals whose answers are taken over where the requests are the same."""
+
+
+def needs_of(
+    config: Config,
+    journal: Journal,
+    folder: Path,
+    on_event: OnEvent,
+    models: Mapping[str, Model] | None,
+) -> Needs:
+    """Return what a session outside of a run is opened with. Downloads missing model files."""
+    files = fleets.fetch(config, lambda *now: on_event(Fetching(*now))) if models is None else {}
+    return Needs(config, journal, folder, on_event, Stop(), files, models)
 
 
 class Session(Struct, frozen=True):

@@ -21,17 +21,16 @@ from sdsd.config import Config
 from sdsd.errors import ConfigError, RunDirError
 from sdsd.files import write_atomic
 from sdsd.models.base import Model
-from sdsd.models.fleet import fetch
 from sdsd.reports.html import exam as page
 from sdsd.reports.metrics.exam import ExamResult, to_json
 from sdsd.runs.directory import RunDir
-from sdsd.runs.events import Fetching, Noted, OnEvent
+from sdsd.runs.events import Noted, OnEvent
 from sdsd.runs.exam import DEFAULT_ITEMS, exam_on, exam_result, judges_of, results
 from sdsd.runs.exam_cache import ExamCache
 from sdsd.runs.inputs import Inputs, read_inputs
 from sdsd.runs.journal import Journal
-from sdsd.runs.session import Needs, in_loop, open_session
-from sdsd.runs.signals import Stop, interruptible
+from sdsd.runs.session import Needs, in_loop, needs_of, open_session
+from sdsd.runs.signals import interruptible
 from sdsd.scenarios import exam_items
 from sdsd.scenarios.exam_items import Item
 
@@ -75,8 +74,7 @@ def take(
     if rundir.exists():
         raise RunDirError(f"{path}: is a run; give the exam another directory (`--out`)")
     with rundir.starting(), Journal(rundir.journal) as journal:
-        files = fetch(config, lambda *now: on_event(Fetching(*now))) if models is None else {}
-        needs = Needs(config, journal, rundir.models, on_event, Stop(), files, models)
+        needs = needs_of(config, journal, rundir.models, on_event, models)
         result = in_loop(_take(needs, inputs, pool, count, judges))
         chosen = exam_items.sample(pool, count, config.seed)
         try:
