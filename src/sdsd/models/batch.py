@@ -207,7 +207,7 @@ class BatchModel:
         buy it again.
         """
         line = job.result.result().get(name)
-        paid = line is not None and line.response is not None and line.response.status_code == 200
+        paid = line is not None and line.answered
         if job.status == "completed" and (paid or job.answered or len(job.state.names) == 1):
             failures = job.state.failures.get(name, 0) + 1
             if failures >= _MOST:
@@ -403,8 +403,7 @@ class BatchModel:
                 f"batch {job.state.number}: {ignored:,} lines of the result ignored: unknown, "
                 "unreadable or repeated"
             )
-        responses = [line.response for line in lines.values() if line.response is not None]
-        job.answered = any(response.status_code == 200 for response in responses)
+        job.answered = any(line.answered for line in lines.values())
         self._require_some(job, lines)
         return lines
 

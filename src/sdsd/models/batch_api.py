@@ -85,6 +85,11 @@ class ResultLine(Struct):
     error: ApiError | str | None = None
 
     @property
+    def answered(self) -> bool:
+        """Whether the request was answered, and so is paid for."""
+        return self.response is not None and self.response.status_code == 200
+
+    @property
     def fault(self) -> str:
         """What went wrong, in the provider's words."""
         if self.response is not None:

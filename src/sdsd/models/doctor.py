@@ -165,9 +165,7 @@ async def _tried(name: str, check: Awaitable[Diagnosis | str]) -> Diagnosis:
 
 async def _chat(model: Model) -> Diagnosis:
     """Look at the text of a reply, not only at its status."""
-    answer = await _answer(model, Request("agent", _REPLY_TOKENS, probing.QUESTION))
-    if isinstance(answer, Refusal):
-        return Diagnosis("chat", f"refused: {answer.cause}: {answer.raw}", ok=False)
+    answer = await _reply(model, Request("agent", _REPLY_TOKENS, probing.QUESTION))
     if not answer.text.strip():
         return Diagnosis("chat", _silence(answer), ok=False)
     return Diagnosis("chat", f"yes: {answer.text.strip()[:60]!r}", ok=True)

@@ -25,7 +25,7 @@ from sdsd.errors import ModelError, TransientError, Unreachable
 from sdsd.models.addresses import Address, parse
 from sdsd.models.compression import plain
 from sdsd.models.connection_faults import explained, reason
-from sdsd.models.proxies import proxy_for
+from sdsd.models.proxies import Proxy, proxy_for
 from sdsd.text.normalize import encodable
 from sdsd.text.secrets import Secrets, is_secret_name
 
@@ -141,7 +141,7 @@ class Client:
             head = self._head(method, self._address.target(path, root=root), headers)
             if not (headers or root):
                 self._heads[method, path] = head
-        data = b"%b%d\r\n\r\n%b" % (head, len(body), body)
+        data = _message(head, body)
         try:
             reply = self._without_secrets(await self._exchange(data))
             if reply.status in _MOVED:
@@ -193,8 +193,7 @@ class Client:
             if there.origin != here.origin or not (reply.status in _SAME_METHOD or method == "GET"):
                 return self._moved(reply, _new_home(there, asked.removeprefix(here.target(""))))
             target = f"{there.path}?{there.query}" if there.query else there.path
-            head = self._head(method, target, headers)
-            data = b"%b%d\r\n\r\n%b" % (head, len(body), body)
+            data = _message(self._head(method, target, headers), body)
             reply = self._without_secrets(await self._exchange(data))
         return self._moved(reply, "redirects that do not end")
 
@@ -258,14 +257,20 @@ class Client:
         way = self._proxy.address.secrets if self._proxy is not None else []
         return Secrets([*self._address.secrets, *way, *own, *others], self._address.private)
 
+    @property
+    def _relay(self) -> Proxy | None:
+        """The proxy that is sent whole addresses; None without one, and where it is a tunnel."""
+        way = self._proxy
+        return None if way is None or way.socks or self._address.secure else way
+
     def _constant_lines(self, headers: Mapping[str, str], key: str) -> dict[str, str]:
         """Return the headers of every request. The user's own come last, and win."""
         lines = {"Host": self._address.authority, "Accept": "application/json"}
         lines["User-Agent"] = "sdsd"
         if authorization := self._address.basic or (f"Bearer {key}" if key else ""):
             lines["Authorization"] = authorization
-        if self._proxy is not None and not (self._proxy.socks or self._address.secure):
-            lines |= self._proxy.authorization
+        if (way := self._relay) is not None:
+            lines |= way.authorization
         given = {name.lower() for name in headers}
         lines = {name: v for name, v in lines.items() if name.lower() not in given} | {**headers}
         for name, value in lines.items():
@@ -277,11 +282,16 @@ class Client:
 
     def _head(self, method: str, target: str, headers: Mapping[str, str]) -> bytes:
         """Return the request head up to the length of the body."""
-        if self._proxy is not None and not (self._proxy.socks or self._address.secure):
+        if self._relay is not None:
             target = f"http://{self._address.authority}{target}"
         lines = {**self._lines, **headers}.items()
         shown = "".join(f"{name}: {value}\r\n" for name, value in lines)
         return f"{method} {target} HTTP/1.1\r\n{shown}Content-Length: ".encode()
+
+
+def _message(head: bytes, body: bytes) -> bytes:
+    """Return a request; its head ends with the name of the length."""
+    return b"%b%d\r\n\r\n%b" % (head, len(body), body)
 
 
 class _NoReply(Exception):

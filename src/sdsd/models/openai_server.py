@@ -16,6 +16,7 @@ from sdsd.models import odd_replies, replies, scoring, statuses
 from sdsd.models.base import Capabilities
 from sdsd.models.concurrency import Gauges
 from sdsd.models.http_client import Client, Timeouts, decode_json
+from sdsd.models.http_client import Reply as HttpReply
 from sdsd.models.metrics import gauges
 from sdsd.models.replies import Reading
 from sdsd.models.thinking import Thinking
@@ -70,7 +71,7 @@ class HttpModel:
         path, body = self.encode(request, seed)
         reply = await self.client.request("POST", path, body)
         if not _good(reply.status):
-            return self._refused(reply.status, reply.body, statuses.retry_after(reply))
+            return self._refused_by(reply)
         return self._answer(request, reply.body, time.perf_counter() - started)
 
     async def _score(self, request: Request) -> Answer:
@@ -80,7 +81,7 @@ class HttpModel:
         async def post(path: str, asked: Mapping[str, object]) -> Any:
             reply = await self.client.request("POST", path, _encode(asked), root=True)
             if reply.status != 200:
-                raise _Refused(self._refused(reply.status, reply.body, statuses.retry_after(reply)))
+                raise _Refused(self._refused_by(reply))
             return decode_json(reply.body, msgspec.json.decode)
 
         messages = request.messages if can.system else folded(request.messages)
@@ -106,7 +107,7 @@ class HttpModel:
         """Return the answer to `request` for a status and a body. Raises as `complete` does."""
         if _good(status):
             return self._answer(request, body)
-        return self._refused(status, self.client.secrets.hide_in_error(body), None)
+        return self._refused(status, self.client.secrets.hide_in_error(body))
 
     def _answer(self, request: Request, body: bytes, seconds: float = 0.0) -> Answer:
         """Read the body of a good response; errors in it count as if their status had come."""
@@ -116,7 +117,7 @@ class HttpModel:
             return replies.read(body, request, reading, seconds)
         except odd_replies.ErrorReply as error:
             said = self.client.secrets.hide_in_error(error.text.encode())
-            return self._refused(error.status, said, None)
+            return self._refused(error.status, said)
         except odd_replies.Unreadable as error:
             said = self.client.secrets.hide_in_error(body)[:200]
             raise Malformed(f"not a completion: {error}: {said!r}", server=self.base_url) from None
@@ -156,7 +157,10 @@ class HttpModel:
         body.update(self._extra)
         return path, _encode(body)
 
-    def _refused(self, status: int, body: bytes, retry_after: float | None) -> Refusal:
+    def _refused_by(self, reply: HttpReply) -> Refusal:
+        return self._refused(reply.status, reply.body, statuses.retry_after(reply))
+
+    def _refused(self, status: int, body: bytes, retry_after: float | None = None) -> Refusal:
         return statuses.refused(
             status, body, where=self.base_url, model=self.name, retry_after=retry_after
         )
@@ -170,7 +174,7 @@ class HttpModel:
         """
         reply = await self.client.request("POST", path, _encode(asked), root=True)
         if reply.status != 200:
-            self._refused(reply.status, reply.body, statuses.retry_after(reply))
+            self._refused_by(reply)
             return None
         try:
             return msgspec.json.decode(reply.body, type=dict[str, object])
@@ -184,7 +188,7 @@ class HttpModel:
         """
         reply = await self.client.request("GET", path, root=root)
         if reply.status != 200:
-            self._refused(reply.status, reply.body, statuses.retry_after(reply))
+            self._refused_by(reply)
             return b""
         return reply.body
 

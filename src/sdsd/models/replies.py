@@ -83,14 +83,14 @@ def read(
         choice = reply.choices[0]
     # A prompt that ends with an opening mark begins the thinking itself.
     opened = reading.opened if request.messages else opens_thinking(request.prompt)
-    text, thinking, closed, ended = _said(choice, opened)
+    said = _said(choice, opened)
     finish, ending = _finish(choice, reply.usage, request.max_tokens + reading.room)
-    if ended and finish == "length":  # it had come to its end, and went on
+    if said.ended and finish == "length":  # it had come to its end, and went on
         finish = "stop"
-    if not closed and finish == "stop":
+    if not said.closed and finish == "stop":
         finish = "length"
-    used = _used(reply.usage, len(text), len(thinking))
-    text, thinking, whole = _bounded(text, thinking, used, request.max_tokens, reading.room)
+    used = _used(reply.usage, len(said.text), len(said.thinking))
+    text, thinking, whole = _bounded(said, used, request.max_tokens, reading.room)
     if not whole and finish == "stop":
         finish = "length"
     if finish == "stop" and not text.strip():
@@ -110,22 +110,18 @@ def read(
     )
 
 
-def _said(choice: Choice, opened: bool) -> tuple[str, str, bool, bool]:
-    """Return text, thinking, whether that is closed, and whether a mark ended the text."""
+def _said(choice: Choice, opened: bool) -> Spoken:
+    """Return what was said, apart from what was thought."""
     message = choice.message
     if message is None:
-        return _parts(spoken(choice.text or "", opened=opened))
+        return spoken(choice.text or "", opened=opened)
     apart = message.reasoning_content or message.reasoning or message.thinking or ""
     content = message.content or choice.text or ""
     if apart:  # a server that takes the thinking out has seen where it ends
         inside = spoken(content)
         thinking = f"{apart}\n{inside.thinking}" if inside.thinking else apart
-        return inside.text, thinking, inside.closed, inside.ended
-    return _parts(spoken(content or message.refusal or "", opened=opened and bool(content)))
-
-
-def _parts(found: Spoken) -> tuple[str, str, bool, bool]:
-    return found.text, found.thinking, found.closed, found.ended
+        return Spoken(inside.text, thinking, inside.closed, inside.ended)
+    return spoken(content or message.refusal or "", opened=opened and bool(content))
 
 
 def _finish(choice: Choice, counts: Counts | None, most: int) -> tuple[Finish, str]:
@@ -174,7 +170,7 @@ def _used(counts: Counts | None, said: int, thought: int) -> _Used:
     return _Used(prompt, min(cached or 0, prompt), completion, min(reasoning, completion))
 
 
-def _bounded(text: str, thinking: str, used: _Used, most: int, room: int) -> tuple[str, str, bool]:
+def _bounded(said: Spoken, used: _Used, most: int, room: int) -> tuple[str, str, bool]:
     """Cut a reply that is longer than was asked for, as some servers ignore the limit.
 
     Thinking has room of its own, so a text may also be too long because there was little of it.
@@ -182,10 +178,10 @@ def _bounded(text: str, thinking: str, used: _Used, most: int, room: int) -> tup
     spent = used.completion - used.reasoning
     chars = most * _CHARS_PER_TOKEN + _SPARE_CHARS
     if room and spent > most:
-        chars = min(chars, len(text) * most // spent)
-    whole = len(text) <= chars
+        chars = min(chars, len(said.text) * most // spent)
+    whole = len(said.text) <= chars
     thought = (most + room) * _CHARS_PER_TOKEN + _SPARE_CHARS
-    return text[:chars], thinking[:thought], whole
+    return said.text[:chars], said.thinking[:thought], whole
 
 
 # -- probabilities -------------------------------------------------------------------------

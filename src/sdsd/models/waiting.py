@@ -113,7 +113,12 @@ class PatientServer:
         seconds = random.uniform(wait / 2, wait)  # noqa: S311
         if last.retry_after is not None:
             seconds = min(last.retry_after, self._outage) + seconds / 10
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-                raise Stopped("stopped")
+        await sleep_unless(self._stopping, seconds)
+
+
+async def sleep_unless(stopping: asyncio.Event, seconds: float) -> None:
+    """Wait; raise `Stopped` as soon as `stopping` is set."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stopping.wait()
+            raise Stopped("stopped")

@@ -7,18 +7,19 @@ import contextlib
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from msgspec import Struct
 
 from sdsd.config import Config
-from sdsd.errors import Stopped
 from sdsd.files import allow_many_files
 from sdsd.models import fleet as fleets
 from sdsd.models.base import Model
 from sdsd.models.fleet import Fleet
 from sdsd.models.pool import Pool
+from sdsd.models.waiting import sleep_unless
 from sdsd.pipeline.local_critic import LocalCritic
 from sdsd.runs import middleware
 from sdsd.runs.budget import Account
@@ -123,13 +124,6 @@ def chain(
     """Return `commit(until_stopped(from_caches(retry(to_models))))`."""
     stopping, config = needs.stop.requested, needs.config
 
-    async def sleep(seconds: float) -> None:
-        """Wait; raise `Stopped` as soon as the run is stopping."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await stopping.wait()
-                raise Stopped("stopped")
-
     policies = dict.fromkeys(models, RetryPolicy())  # for local critics, which never wait
     for role in config.role_models:
         model = config.model_for(role)
@@ -149,7 +143,7 @@ def chain(
         answered={usage.model for usage in needs.journal.usage()},
         checks={model.name: check for model in models.values() if isinstance(model, Pool)},
         note=lambda text: needs.on_event(Noted(text)),
-        sleep=sleep,
+        sleep=partial(sleep_unless, stopping),
     )
     if needs.answer_caches:
         send = middleware.from_caches(send, needs.answer_caches)

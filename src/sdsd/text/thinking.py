@@ -33,6 +33,8 @@ _CLOSED_BY = {opening.casefold(): closing.casefold() for opening, closing in _PA
 _LONE = frozenset(f"</{tag}>" for tag in _ANYWHERE) | {c.casefold() for c in _SPECIAL.values()}
 """Closing marks that end thinking which the chat template has begun."""
 _FIRST = frozenset(f"<{tag}>" for tag in _AT_FIRST)
+_OPENINGS = tuple(_CLOSED_BY)
+_LONGEST = max(map(len, _OPENINGS))
 _CLOSING = frozenset(_CLOSED_BY.values())
 
 
@@ -112,7 +114,8 @@ def spoken(reply: str, *, opened: bool = False) -> Spoken:
 
 def opens_thinking(prompt: str) -> bool:
     """Whether a prompt ends with a mark that begins the model's thinking."""
-    return prompt.rstrip().casefold().endswith(tuple(_CLOSED_BY))
+    # Only its end is folded: it may hold a whole dialogue.
+    return prompt.rstrip()[-_LONGEST:].casefold().endswith(_OPENINGS)
 
 
 def without_thinking(opening: str) -> str:
