@@ -147,7 +147,7 @@ class _Attempts:
         silent = now - max(model.at, self._began)
         if silent >= policy.outage:
             if model.ever and await model.answers(self._call):
-                return _abandoned(f"{duration(now - self._began)}", fault)
+                return _abandoned(duration(now - self._began), fault)
             raise ModelError(
                 f"{self._who} has not answered for {policy.outage:g} s, last: "
                 f"{fault.with_server}. {_KEPT} to continue"
@@ -220,21 +220,19 @@ def retry(
             standing.in_flight += 1
             try:
                 answer = await send(call)
-            except Denied as fault:
-                denied: Denied | None = fault
-            except TransientError as fault:
-                failed, denied = fault, None
+            except (Denied, TransientError) as error:
+                fault: Denied | TransientError = error
             else:
                 standing.answered(clock())
                 return answer
             finally:
                 standing.in_flight -= 1
-            if denied is None:
-                outcome = await attempts.failed(failed, clock())
-            else:
+            if isinstance(fault, Denied):
                 while standing.in_flight and not standing.ever:  # one of these may be answered
                     await sleep(policies[role].first_wait)
-                outcome = await attempts.denied(denied, clock())
+                outcome = await attempts.denied(fault, clock())
+            else:
+                outcome = await attempts.failed(fault, clock())
             if isinstance(outcome, Refusal):
                 return outcome
             await sleep(outcome)

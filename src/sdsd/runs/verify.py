@@ -6,7 +6,7 @@ named; so is every file that is not what was published, and whatever in the jour
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Awaitable, Iterable, Iterator
 
 from msgspec import Struct
 
@@ -28,7 +28,7 @@ from sdsd.runs.rounds import Rounds
 from sdsd.runs.session import in_loop
 from sdsd.scenarios.existing_scenarios import SourceScenarios
 from sdsd.scenarios.sampler import Scenarios
-from sdsd.types import Record
+from sdsd.types import Record, Scenario
 
 _Scenarios = Scenarios | Rounds | SourceScenarios
 
@@ -108,19 +108,18 @@ class _Replay(Struct, frozen=True):
         finished = self.journal.indexes()
         try:
             for index in finished:
-                found += await self._guarded(index, "")
-            for scenario in self.journal.open_scenarios():
-                found += await self._guarded(int(scenario.partition("-")[0]), scenario)
+                found += await self._guarded(index, self._finished(index))
+            for name in self.journal.open_scenarios():
+                index = int(name.partition("-")[0])
+                found += await self._guarded(index, self._unfinished(index, name))
         except PluginError as error:  # would be the same for the others
             found = [*found[: MOST - 1], str(error)]
         return found[:MOST]
 
-    async def _guarded(self, index: int, unfinished: str) -> list[str]:
+    async def _guarded(self, index: int, check: Awaitable[str]) -> list[str]:
         """Return the defect of a dialogue in a list; empty if there is none."""
         try:
-            defect = await (
-                self._unfinished(index, unfinished) if unfinished else self._finished(index)
-            )
+            defect = await check
         except PluginError:
             raise
         except SdsdError as error:
@@ -132,25 +131,25 @@ class _Replay(Struct, frozen=True):
     async def _finished(self, index: int) -> str:
         """Return what is wrong with a record; empty if it comes out the same."""
         record = self.journal.record(index)
-        if record is None or self.scenarios[index] != record.scenario:
+        if record is None or (scenario := self.scenarios[index]) != record.scenario:
             return "its scenario is not the one that the catalogue gives"
-        again, unused = await self._replay(index)
+        again, unused = await self._replay(scenario)
         if again != record:
             return f"{record.scenario.id}: replays differently, as {again.outcome}"
         return unused
 
-    async def _unfinished(self, index: int, scenario: str) -> str:
+    async def _unfinished(self, index: int, name: str) -> str:
         """Return what is wrong with the answers of a dialogue that has no record yet."""
-        if self.scenarios[index].id != scenario:
-            return f"{scenario}: is not the scenario that the catalogue gives"
+        scenario = self.scenarios[index]
+        if scenario.id != name:
+            return f"{name}: is not the scenario that the catalogue gives"
         try:
-            return (await self._replay(index))[1]
+            return (await self._replay(scenario))[1]
         except ReplayMiss:  # it goes on from here
             return ""
 
-    async def _replay(self, index: int) -> tuple[Record, str]:
+    async def _replay(self, scenario: Scenario) -> tuple[Record, str]:
         """Make a dialogue again; return its record, and which answers it had no use for."""
-        scenario = self.scenarios[index]
         recorded = self.journal.load(scenario.id)
         ask = Ask(scenario.id, self.seed, recorded, replay_only, self.names)
         start = start_of(scenario, self.source)
