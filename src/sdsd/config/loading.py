@@ -83,7 +83,7 @@ def read(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; `sdsd init` writes one to start from") from None
     except NotText as error:
-        raise ConfigError(f"{path}:{error.line}: {error}; {encodings.REMEDY}") from None
+        raise ConfigError(error.at(path)) from None
     except YamlError as error:
         wrong = f"{path}:{error.line}: {error.problem}"
         raise ConfigError(f"{wrong}; correct the YAML there") from None

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from sdsd.config import ContaminationConfig
 from sdsd.errors import ConfigError, SourceError
 from sdsd.scenarios.existing_files import SUFFIXES, rows
-from sdsd.text.encodings import REMEDY, NotText, as_utf8, lines
+from sdsd.text.encodings import NotText, as_utf8, lines
 from sdsd.text.word_runs import WORD, HashedText, bitmap, contains, ordered
 
 _LEAST = 5
@@ -97,7 +97,7 @@ def _texts(where: str) -> Iterator[str]:
         except SourceError as error:
             raise _error(str(error)) from None
         except NotText as error:
-            raise _error(f"{path}:{error.line}: {error}; {REMEDY}") from None
+            raise _error(error.at(path)) from None
 
 
 def _files(where: str) -> list[Path]:

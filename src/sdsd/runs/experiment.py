@@ -32,7 +32,7 @@ from sdsd.runs.journal import Journal
 from sdsd.runs.publish import collect
 from sdsd.runs.run import Run
 from sdsd.runs.runner import run
-from sdsd.text.encodings import REMEDY, NotText, decode
+from sdsd.text.encodings import NotText, decode
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,59}")
 """Names of arms: they become directories."""
@@ -141,7 +141,7 @@ def read_labels(path: Path) -> dict[tuple[str, str], bool]:
     try:
         lines = decode(path.read_bytes()).split("\n")
     except NotText as error:
-        raise ConfigError(f"{path}:{error.line}: {error}; {REMEDY}") from None
+        raise ConfigError(error.at(path)) from None
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}; give a file of JSON lines") from None
     for number, line in enumerate(lines, 1):

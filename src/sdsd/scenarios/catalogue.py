@@ -26,7 +26,8 @@ from sdsd.types import Card, Domain, Example, Framing, Goal, Message, Principle,
 
 PACKAGED = Path(__file__).parent / "data"
 _USER = "user"
-_OF_CARD = ("at_stake", "why", "violation", "examples")
+_TEXTS = ("at_stake", "why", "violation")
+_OF_CARD = (*_TEXTS, "examples")
 _OPTIONAL = ("framing", "check")
 """Family, category and kind of entries that state none."""
 
@@ -209,7 +210,7 @@ def _rows(
 def _card(entry: Entry) -> Card | None:
     """Return what a principle's entry says apart from the principle itself; None if nothing."""
     shaped = entry.convert(_Principle)
-    said = {key: getattr(shaped, key) for key in ("at_stake", "why", "violation")}
+    said = {key: getattr(shaped, key) for key in _TEXTS}
     if not (any(said.values()) or shaped.examples):
         return None
     texts = {key: entry.text(text, key) for key, text in said.items() if text}

@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from sdsd.errors import CatalogueError
 from sdsd.text import yaml_files
-from sdsd.text.encodings import REMEDY, NotText, decode
+from sdsd.text.encodings import NotText, decode
 from sdsd.text.yaml_files import YamlError
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ def _text(path: Path) -> str:
     try:
         text = decode(raw)
     except NotText as error:
-        raise _error(f"{path}:{error.line}", str(error), REMEDY) from None
+        raise CatalogueError(error.at(path)) from None
     if control := CONTROL.search(text):
         place = f"{path}:{text.count(chr(10), 0, control.start()) + 1}"
         wrong = f"the file has the control character {control[0]!a}"

@@ -21,7 +21,7 @@ from typing import IO, Any, NamedTuple
 
 from sdsd.errors import SourceError
 from sdsd.text import encodings
-from sdsd.text.encodings import REMEDY, NotText, as_utf8, decode
+from sdsd.text.encodings import NotText, as_utf8, decode
 from sdsd.text.normalize import valid_unicode
 
 _TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
@@ -153,7 +153,7 @@ def rows(path: Path, name: str, columns: Collection[str]) -> Iterator[tuple[Plac
                 with as_utf8(plain) as file:
                     yield from read(file, path, name)
     except NotText as error:
-        raise Place(path, name, error.line).error(str(error), REMEDY) from None
+        raise SourceError(error.at(path)) from None
     except (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError) as error:
         why = " ".join(str(error).split())[:300]
         remedy = "check the file, or write or download it again"

@@ -23,7 +23,7 @@ _MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
 }
 _CHUNK = 1 << 20
-REMEDY = "save the file as UTF-8"
+_REMEDY = "save the file as UTF-8"
 
 
 class NotText(ValueError):
@@ -34,6 +34,10 @@ class NotText(ValueError):
         self.line = line + data.count(b"\n", 0, at)
         place = f"byte {at - start + 1} of its line"
         super().__init__(f"the byte 0x{data[at]:02x} is not UTF-8 ({place})")
+
+    def at(self, path: object) -> str:
+        """Return the message with the place and the remedy."""
+        return f"{path}:{self.line}: {self}; {_REMEDY}"
 
 
 def decode(data: bytes, line: int = 1) -> str:

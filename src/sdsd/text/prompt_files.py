@@ -15,7 +15,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from sdsd.errors import PromptError
-from sdsd.text.encodings import REMEDY, NotText, decode
+from sdsd.text.encodings import NotText, decode
 
 _SECTION = re.compile(r"^## +(\w+) *$", re.MULTILINE)
 _SLOT = re.compile(r"\{\{ *(\w+) *\}\}")
@@ -43,7 +43,7 @@ def read(path: Path) -> Prompt:
     try:
         text = decode(path.read_bytes()).replace("\r\n", "\n").replace("\r", "\n")
     except NotText as error:
-        raise PromptError(f"{path}:{error.line}: {error}; {REMEDY}") from None
+        raise PromptError(error.at(path)) from None
     except (OSError, ValueError) as error:
         raise PromptError(f"{path}: cannot be read ({error}); give a UTF-8 text file") from None
     _, *rest = _SECTION.split(text)
