@@ -16,9 +16,7 @@ import argparse
 import asyncio
 import random
 import selectors
-import sys
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -30,8 +28,6 @@ from sdsd.runs.middleware import Call, to_models
 from sdsd.runs.retries import RetryPolicy, retry
 from sdsd.runs.scheduler import drive, each
 from sdsd.types import Answer, Completion, Request
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 T = TypeVar("T")
 RATES = (0.005, 0.025, 0.05, 0.1)

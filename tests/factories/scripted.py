@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
-from sdsd.models.scripted import ScriptedModel
-from sdsd.runs.middleware import Call
+from sdsd.models.scripted import Script, ScriptedModel
+from sdsd.runs.middleware import Call, Send
 from sdsd.scenarios import strategies
 from sdsd.types import (
     Answer,
@@ -91,3 +91,34 @@ class Made(Struct, frozen=True):
         """All that a step was asked."""
         request = self.calls[step]
         return request.prompt + "\n".join(m.content for m in request.messages)
+
+
+def answering(*answers: Answer | Exception) -> tuple[Send, list[Call]]:
+    """A sender that gives these answers one after another, and what it was asked."""
+    calls: list[Call] = []
+    left: Iterator[Answer | Exception] = iter(answers)
+
+    async def send(call: Call) -> Answer:
+        calls.append(call)
+        answer = next(left)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    return send, calls
+
+
+class Crash(BaseException):
+    """The process dies."""
+
+
+def crashing(script: Script, after: int) -> Script:
+    """A script that crashes in place of the reply after so many."""
+    left = iter(range(after))
+
+    def dying(request: Request, seed: int) -> str:
+        if next(left, None) is None:
+            raise Crash
+        return script(request, seed)
+
+    return dying

@@ -28,6 +28,7 @@ from sdsd.runs.middleware import Call, Send
 from sdsd.runs.session import Needs, chain
 from sdsd.runs.signals import Stop
 from sdsd.types import ROLES, Answer, Completion, Message, Refusal, Request
+from tests.factories.scripted import answering
 
 NAMES: dict[str, str] = dict.fromkeys(ROLES, "model")
 REQUEST = Request("agent", 64, (Message("system", "Be brief."), Message("user", "Hello?")))
@@ -38,21 +39,6 @@ CALL = Call("s", "plan", REQUEST, 1, fingerprint(REQUEST, "model"))
 async def journal(tmp_path: Path) -> AsyncIterator[Journal]:
     with Journal(tmp_path / "journal.sqlite") as opened:
         yield opened
-
-
-def answering(*answers: Answer | Exception) -> tuple[Send, list[Call]]:
-    """A sender that gives these answers one after another, and what it was asked."""
-    calls: list[Call] = []
-    left = iter(answers)
-
-    async def send(call: Call) -> Answer:
-        calls.append(call)
-        answer = next(left)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    return send, calls
 
 
 def recording(journal: Journal, *answers: Answer | Exception) -> tuple[Send, list[Call]]:

@@ -17,6 +17,7 @@ from sdsd.runs.events import Event, Noted
 from sdsd.scenarios import affinities, catalogue
 from sdsd.scenarios.catalogue import Catalogue
 from sdsd.types import Domain, Goal, Principle, Request
+from tests.factories.scripted import Crash, crashing
 
 CONFIG = load({"attempts": 2})
 OWN = Catalogue(
@@ -78,20 +79,10 @@ def test_after_a_crash_only_what_is_missing_is_asked(tmp_path: Path) -> None:
     drafted(tmp_path / "whole.yaml")
     whole = (tmp_path / "whole.yaml").read_text()
 
-    class Crash(BaseException):
-        pass
-
     for k in range(9):
         out = tmp_path / f"{k}.yaml"
-        left = iter(range(k))
-
-        def dying(request: Request, seed: int) -> str:
-            if next(left, None) is None:  # noqa: B023  (called in this round only)
-                raise Crash
-            return judging(request, seed)
-
         with pytest.raises(Crash):
-            drafted(out, dying)
+            drafted(out, crashing(judging, k))
         assert not out.exists()
         assert drafted(out)[:2] == (Drafted(principles=3, judged=3), 9 - k)
         assert out.read_text() == whole

@@ -26,6 +26,7 @@ from sdsd.runs.events import Event, Noted
 from sdsd.scenarios import catalogue
 from sdsd.text import parsing
 from sdsd.types import Card, Completion, Example, Principle, Request
+from tests.factories.scripted import Crash, crashing
 
 CONFIG = load({"attempts": 2})
 LABELS = ("STAKE", "WHY", "VIOLATION", "TOPIC", "USER", "SATISFIES", "VIOLATES")
@@ -174,20 +175,10 @@ def test_after_a_crash_only_what_is_missing_is_asked(tmp_path: Path) -> None:
     whole = (tmp_path / "whole.yaml").read_text()
     total = drafted(tmp_path / "again.yaml", own, twice)[1]
 
-    class Crash(BaseException):
-        pass
-
     for k in range(total):
         out = tmp_path / f"{k}.yaml"
-        left = iter(range(k))
-
-        def dying(request: Request, seed: int) -> str:
-            if next(left, None) is None:  # noqa: B023  (called in this round only)
-                raise Crash
-            return twice(request, seed)
-
         with pytest.raises(Crash):
-            drafted(out, own, dying)
+            drafted(out, own, crashing(twice, k))
         assert not out.exists()
         assert drafted(out, own, twice)[1] == total - k
         assert out.read_text() == whole

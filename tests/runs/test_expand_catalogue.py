@@ -18,6 +18,7 @@ from sdsd.runs.expand_catalogue import ALIKE, Grown, expand, fresh
 from sdsd.scenarios import catalogue
 from sdsd.scenarios.similarity import near_duplicates
 from sdsd.types import Request
+from tests.factories.scripted import Crash, crashing
 
 TOPICS = """
 - field: food
@@ -133,20 +134,10 @@ def test_a_second_time_nothing_is_asked(topics: Path, tmp_path: Path) -> None:
 def test_after_a_crash_only_what_is_missing_is_asked(topics: Path, tmp_path: Path) -> None:
     whole, calls, _ = grown(topics, tmp_path / "whole")
 
-    class Crash(BaseException):
-        pass
-
     for k in range(calls):
         out = tmp_path / str(k)
-        left = iter(range(k))
-
-        def dying(request: Request, seed: int) -> str:
-            if next(left, None) is None:  # noqa: B023  (called in this round only)
-                raise Crash
-            return writer(request, seed)
-
         with pytest.raises(Crash):
-            grown(topics, out, script=dying)
+            grown(topics, out, script=crashing(writer, k))
         assert grown(topics, out)[:2] == (whole, calls - k)
         assert catalogue.load(out).digest == catalogue.load(tmp_path / "whole").digest
 

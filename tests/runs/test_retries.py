@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -16,6 +16,7 @@ from sdsd.models.base import Capabilities
 from sdsd.runs.middleware import Call, Send
 from sdsd.runs.retries import DENIALS, RetryPolicy, harmless, retry
 from sdsd.types import ROLES, Answer, Completion, Message, Refusal, Request, Role
+from tests.factories.scripted import answering
 
 REQUEST = Request("agent", 64, (Message("user", "Hello?"),))
 CALL = Call("s", "plan", REQUEST, 1, {})
@@ -370,21 +371,6 @@ def test_what_is_asked_suits_the_server() -> None:
 
 
 # -- waiting -------------------------------------------------------------------------------
-
-
-def answering(*answers: Answer | Exception) -> tuple[Send, list[Call]]:
-    """A sender that gives these answers one after another, and what it was asked."""
-    calls: list[Call] = []
-    left: Iterator[Answer | Exception] = iter(answers)
-
-    async def send(call: Call) -> Answer:
-        calls.append(call)
-        answer = next(left)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    return send, calls
 
 
 def retrying(
