@@ -302,6 +302,16 @@ def test_what_was_never_recorded_cannot_be_dropped(run: RunDir) -> None:
         Run.open(run.path).drop(99)
 
 
+def test_nothing_can_be_dropped_from_a_journal_that_is_gone_or_is_none(run: RunDir) -> None:
+    run.journal.write_bytes(b"not a database, however long it may be" * 99)
+    with pytest.raises(JournalError, match="restore a copy"):
+        Run.open(run.path).drop(0)
+    run.journal.unlink()
+    with pytest.raises(JournalError, match="is missing; restore a copy"):
+        Run.open(run.path).drop(0)
+    assert not run.journal.exists()
+
+
 @pytest.mark.parametrize("how", ["renamed", "deleted", "replaced"])
 def test_a_directory_that_is_moved_in_mid_run_ends_it(tmp_path: Path, how: str) -> None:
     out = tmp_path / "run"

@@ -30,7 +30,7 @@ from sdsd.models.scripted import ScriptedModel
 from sdsd.runs.directory import RunDir
 from sdsd.runs.runner import run
 from sdsd.runs.verify import verify
-from sdsd.scenarios import catalogue, existing_files
+from sdsd.scenarios import catalogue, existing_files, existing_shapes
 from sdsd.scenarios.existing import Kind, Reason, Skipped, SourceRow, read, source_row
 from sdsd.scenarios.existing_files import SUFFIXES, Place, fetch_dataset
 from sdsd.scenarios.existing_scenarios import UNNAMED, dialogue_of, known, plan_of, scenario_of
@@ -968,3 +968,16 @@ def test_a_plan_that_is_given_keeps_all_of_its_text() -> None:
     plan = plan_of(given(1, plan=text, messages=()), base())
     assert plan is not None
     assert (plan.text, plan.planned_violation) == (text, "b")
+
+
+def test_a_file_that_is_called_like_its_suffix_is_read(tmp_path: Path) -> None:
+    file = tmp_path / ".jsonl"
+    file.write_text('{"a": 1}\n')
+    assert [row for _, row in existing_files.rows(file, file.name, ())] == [{"a": 1}]
+
+
+@pytest.mark.parametrize("key", ["message_id", "parent_id"])
+def test_rows_with_other_ids_are_no_messages_of_a_tree(key: str) -> None:
+    row = {"message_id": "a", "parent_id": None, "role": "prompter", "text": "Hi.", key: ["a"]}
+    place = Place(Path("x.jsonl"), "x.jsonl", 1)
+    assert [found for _, found in existing_shapes.threads([(place, row)])] == [row]

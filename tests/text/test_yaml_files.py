@@ -28,6 +28,10 @@ from sdsd.text.yaml_files import YamlError, dump, parse
         ("a: b\nc: \ud800", 2, "half a character"),
         ("? {a: 1}\n: 2", 1, "a key must be text"),
         ("n: " + "1" * 5_000, 1, "is not of the type int"),
+        ("n: 1\na: !!int ''", 2, "'' is not of the type int"),
+        ("a: !!float ''", 1, "'' is not of the type float"),
+        ("a: !!timestamp 'x'", 1, "'x' is not of the type timestamp"),
+        ("a: éééééééé\nb: ü\nc: \0", 3, "not allowed"),
     ],
 )
 def test_what_is_refused_has_its_line(text: str, line: int, problem: str) -> None:

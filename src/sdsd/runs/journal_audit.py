@@ -131,15 +131,17 @@ def drop(path: Path, index: int) -> int:
     counted, as stage `dropped`. Raises `JournalError` if nothing is recorded of it, or if later
     rounds of a run with targets were planned from it.
     """
-    with journal_file.connect(path, readonly=False) as connection:
-        journal_file.prepare(connection, path, readonly=False)
-        try:
+    if not path.exists():
+        raise JournalError(f"{path}: is missing; restore a copy")
+    try:
+        with journal_file.connect(path, readonly=False) as connection:
+            journal_file.prepare(connection, path, readonly=False)
             connection.execute("BEGIN IMMEDIATE")
             dropped = _drop(connection, path, index)
             connection.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise JournalError(f"{path}: cannot be written: {error}; restore a copy") from None
-        journal_file.leave(connection)
+            journal_file.leave(connection)
+    except sqlite3.Error as error:
+        raise JournalError(f"{path}: cannot be written: {error}; restore a copy") from None
     return dropped
 
 

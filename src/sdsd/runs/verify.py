@@ -110,8 +110,11 @@ class _Replay(Struct, frozen=True):
             for index in finished:
                 found += await self._guarded(index, self._finished(index))
             for name in self.journal.open_scenarios():
-                index = int(name.partition("-")[0])
-                found += await self._guarded(index, self._unfinished(index, name))
+                number = name.partition("-")[0]
+                if not number.isdecimal():
+                    found.append(f"{name}: is not the name of a scenario")
+                    continue
+                found += await self._guarded(int(number), self._unfinished(int(number), name))
         except PluginError as error:  # would be the same for the others
             found = [*found[: MOST - 1], str(error)]
         return found[:MOST]

@@ -143,7 +143,7 @@ def rows(path: Path, name: str, columns: Collection[str]) -> Iterator[tuple[Plac
     import pyarrow as pa
 
     kind = path.name.lower()
-    read = _READERS[Path(kind.removesuffix(".gz")).suffix]
+    read = _READERS[f".{kind.removesuffix('.gz').rpartition('.')[2]}"]
     try:
         if read is None:
             yield from _parquet(path, name, columns)

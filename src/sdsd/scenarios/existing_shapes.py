@@ -201,6 +201,8 @@ def _tree(row: Any) -> Any:
     """Return which tree a row is a message of; None if it is no message."""
     if not (isinstance(row, dict) and row.keys() >= set(_TREE)):
         return None
+    if any(isinstance(row[key], list | dict) for key in ("message_id", "parent_id")):
+        return None  # ids of another data set
     root = row["message_id"] if row["parent_id"] is None else row["parent_id"]
     return str(row.get("message_tree_id") or root)
 
@@ -218,7 +220,7 @@ def _unfolded(row: Any) -> Any:
     while isinstance(message, dict):
         thread.append(turn(message.get("role"), message.get("text")))
         replies = message.get("replies")
-        known = [reply for reply in replies or () if isinstance(reply, dict)] if (
-            isinstance(replies, list)) else []  # fmt: skip
+        listed = replies if isinstance(replies, list) else []
+        known = (reply for reply in listed if isinstance(reply, dict))
         message = min(known, key=_rank, default=None)
     return {**row, "messages": thread, "prompt": None}

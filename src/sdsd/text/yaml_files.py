@@ -50,8 +50,10 @@ def compose(text: str) -> Node | None:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise YamlError(line, str(error.problem)) from None
     except yaml.YAMLError as error:  # a control character: no line, but a position
-        before = text[: getattr(error, "position", 0)]
-        raise YamlError(before.count("\n") + 1, " ".join(str(error).split())) from None
+        position = getattr(error, "position", 0)
+        counts_bytes = loader is not yaml.SafeLoader  # libyaml does
+        before = text.encode()[:position] if counts_bytes else text[:position].encode()
+        raise YamlError(before.count(b"\n") + 1, " ".join(str(error).split())) from None
     except UnicodeEncodeError as error:  # half a character
         line = text.count("\n", 0, error.start) + 1
         raise YamlError(line, f"has {text[error.start]!a}, half a character") from None
@@ -127,7 +129,8 @@ def _value(node: Node) -> Any:
         return int(number) if number.is_integer() else number
     try:
         return _SCALARS[kind](yaml.constructor.SafeConstructor(), node)
-    except (ValueError, KeyError) as error:  # for example a 13th month
+    # For example a 13th month, or an explicit tag on what does not look like it.
+    except (ValueError, KeyError, IndexError, AttributeError) as error:
         wrong = f"{node.value[:60]!r} is not of the type {kind} ({error})"
         raise YamlError(node.start_mark.line + 1, wrong) from None
 
