@@ -18,7 +18,7 @@ import contextlib
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
 from queue import SimpleQueue
@@ -317,12 +317,7 @@ class Journal:
         """Queue one answer for writing at once; the future resolves when it is on disk."""
         body = msgspec.json.encode(answer)
         row = (scenario, step, msgspec.json.encode(request), body, time.time())
-        usage = None
-        if isinstance(answer, Completion):
-            key = (stage_of(step), request.get("role", ""), request.get("model", ""))
-            tokens = (answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens)
-            usage = (*key, 1, *tokens, answer.seconds)
-        return self._write("answer", row, usage)
+        return self._write("answer", row, cost_of(step, request, answer))
 
     def finish(self, record: Record) -> asyncio.Future[None]:
         """Queue a finished dialogue for writing, like `commit`."""
@@ -375,7 +370,8 @@ class Journal:
                 for write in batch:
                     row = (*write.row, row_digest(write.row))
                     connection.execute(_INSERT[write.table], row)
-                connection.executemany(_ADD, _sums(batch))
+                sums = add_up(w.usage for w in batch if w.usage is not None)
+                connection.executemany(_ADD, [(*key, *of) for key, of in sums.items()])
                 connection.execute("COMMIT")
                 self.require_in_place()
             except Exception as error:  # whatever it is, every waiter must get it
@@ -401,15 +397,27 @@ INSERT INTO usage VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET
 """
 
 
-def _sums(batch: list[_Write]) -> list[tuple[Any, ...]]:
-    """Return the rows of `usage` that a transaction adds, one per key."""
-    sums: dict[tuple[Any, ...], tuple[Any, ...]] = {}
-    for write in batch:
-        if write.usage is not None:
-            key, amounts = write.usage[:3], write.usage[3:]
-            known = sums.get(key, (0,) * len(amounts))
-            sums[key] = tuple(a + b for a, b in zip(known, amounts, strict=True))
-    return [(*key, *amounts) for key, amounts in sums.items()]
+Sums = dict[tuple[Any, ...], tuple[Any, ...]]
+"""By stage, role and model: calls, prompt, cached and completion tokens, seconds."""
+
+
+def cost_of(step: str, request: Fingerprint, answer: Answer) -> tuple[Any, ...] | None:
+    """Return the row of `usage` that an answer adds; None for a refusal."""
+    if not isinstance(answer, Completion):
+        return None
+    key = (stage_of(step), request.get("role", ""), request.get("model", ""))
+    tokens = (answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens)
+    return (*key, 1, *tokens, answer.seconds)
+
+
+def add_up(rows: Iterable[tuple[Any, ...]], keys: int = 3) -> Sums:
+    """Return by their first columns the sums of the others."""
+    sums: Sums = {}
+    for row in rows:
+        key, amounts = row[:keys], row[keys:]
+        known = sums.get(key, (0,) * len(amounts))
+        sums[key] = tuple(a + b for a, b in zip(known, amounts, strict=True))
+    return sums
 
 
 def _broken(path: Path, error: Exception) -> JournalError:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,15 @@ import msgspec
 
 from sdsd.errors import JournalError
 from sdsd.runs import journal_file
-from sdsd.runs.journal import Fingerprint, stage_of
+from sdsd.runs.journal import Fingerprint, Sums, add_up, cost_of
 from sdsd.runs.journal_file import is_sound
-from sdsd.types import Answer, Completion
+from sdsd.types import Answer
 
 DROPPED = "dropped"
 """The stage under which the cost of answers that were dropped goes on being counted."""
 
 _answer = msgspec.json.Decoder(Answer)
 _fingerprint = msgspec.json.Decoder(Fingerprint)
-_Key = tuple[str, str, str]
-"""Stage, role and model."""
-_Sums = dict[_Key, tuple[float, ...]]
-"""Calls, prompt, cached and completion tokens, seconds."""
 
 
 def audit(path: Path) -> Iterator[str]:
@@ -97,27 +93,23 @@ def _close(a: float, b: float) -> bool:
     return math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-6)
 
 
-def _usage(connection: sqlite3.Connection) -> _Sums:
+def _usage(connection: sqlite3.Connection) -> Sums:
     return {tuple(row[:3]): tuple(row[3:]) for row in connection.execute("SELECT * FROM usage")}
 
 
-def _sums(connection: sqlite3.Connection) -> _Sums:
+def _sums(connection: sqlite3.Connection) -> Sums:
     """Add up what the answers cost; those that cannot be read cost nothing."""
-    sums: _Sums = {}
+    return add_up(_costs(connection))
+
+
+def _costs(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
     for step, request, body in connection.execute("SELECT step, request, body FROM answer"):
         try:
-            answer, asked = _answer.decode(body), _fingerprint.decode(request)
+            cost = cost_of(step, _fingerprint.decode(request), _answer.decode(body))
         except ValueError:
             continue
-        if isinstance(answer, Completion):
-            key = (stage_of(step), asked.get("role", ""), asked.get("model", ""))
-            tokens = (answer.prompt_tokens, answer.cached_tokens, answer.completion_tokens)
-            sums[key] = _added(sums.get(key), (1, *tokens, answer.seconds))
-    return sums
-
-
-def _added(one: Sequence[float] | None, other: Sequence[float]) -> tuple[float, ...]:
-    return tuple(map(sum, zip(one, other, strict=True))) if one else tuple(other)
+        if cost is not None:
+            yield cost
 
 
 # -- forgetting ----------------------------------------------------------------------------
@@ -170,11 +162,9 @@ def _drop(connection: sqlite3.Connection, path: Path, index: int) -> int:
     return len(answers)
 
 
-def _by_model(sums: _Sums) -> dict[tuple[str, str], tuple[float, ...]]:
-    found: dict[tuple[str, str], tuple[float, ...]] = {}
-    for (_, role, model), amounts in sums.items():
-        found[role, model] = _added(found.get((role, model)), amounts)
-    return found
+def _by_model(sums: Sums) -> Sums:
+    """Return the sums over all stages, by role and model."""
+    return add_up(((role, model, *amounts) for (_, role, model), amounts in sums.items()), 2)
 
 
 def _require_unplanned(connection: sqlite3.Connection, path: Path, index: int) -> None:
