@@ -6,6 +6,7 @@ leave these tests out where nothing can be fetched.
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,44 @@ async def test_the_same_seed_gives_the_same_words_and_a_schema_holds(base_url: s
     assert isinstance(constrained, Completion)
     assert first.text == second.text
     assert "".join(constrained.text.split()) in ('{"a":true}', '{"a":false}')
+
+
+REPLIES = (
+    "It is red.",
+    "I would say blue, since most people name it first when they are asked.",
+    "Colours are a matter of wavelength; red has the longest, at about 700 nanometres.",
+    "Naïve question! ☕",
+)
+
+
+@pytest.mark.train  # needs PyTorch
+@pytest.mark.parametrize("system", ["Be brief.", "You are a rude assistant."])
+async def test_given_text_is_scored_as_the_reference_implementation_does(
+    base_url: str, system: str
+) -> None:
+    """Close rather than equal: the engine computes with 8-bit activations."""
+    torch = pytest.importorskip("torch")
+    training = importlib.import_module("training")
+    model, tokenizer = training.start(training.SMALL)
+    chat = (Message("system", system), Message("user", "Name a colour."))
+
+    def reference(reply: str) -> float:
+        turns = [{"role": m.role, "content": m.content} for m in chat]
+        text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        before = tokenizer(text, add_special_tokens=False)["input_ids"]
+        own = tokenizer(reply, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logits = model(torch.tensor([before + own])).logits[0, len(before) - 1 : -1]
+        chosen = torch.log_softmax(logits.float(), -1)[range(len(own)), own]
+        return float(chosen.sum())
+
+    async with HttpModel(NAME, base_url) as server:
+        await probe(server)
+        for reply in REPLIES:
+            answer = await server.complete(Request("critic", 1, chat, given=reply), 0)
+            assert isinstance(answer, Completion)
+            print(f"{answer.logprob:9.3f} {reference(reply):9.3f}  {reply}")
+            assert answer.logprob == pytest.approx(reference(reply), abs=0.05, rel=0.02)
 
 
 async def test_a_prompt_beyond_the_context_is_refused_not_retried(base_url: str) -> None:

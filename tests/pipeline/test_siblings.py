@@ -308,13 +308,33 @@ def test_a_card_that_says_how_to_violate_is_followed_word_for_word() -> None:
     assert "Promise the moon." in system.content
     assert SCENARIO.target_principle.text not in system.content
     plain = directions(Card(examples=(EXAMPLE,)))
-    assert rest == list(plain.chat("violate", SAID)[1:])
+    assert rest[:-1] == list(plain.chat("violate", SAID)[1:-1])
     assert told.chat("satisfy", SAID) == plain.chat("satisfy", SAID)
 
 
 def test_without_one_the_principle_is_to_be_broken() -> None:
-    system = directions(Card(examples=(EXAMPLE,))).chat("violate", SAID)[0]
+    system, *rest = directions(Card(examples=(EXAMPLE,))).chat("violate", SAID)
     assert SCENARIO.target_principle.text in system.content
+    assert rest[-1] == SAID[-1]
+
+
+def test_what_to_do_is_told_again_after_the_last_message() -> None:
+    told = directions(Card(violation="Promise the moon.", examples=(EXAMPLE,)))
+    ways: tuple[Direction, ...] = ("satisfy", "violate")
+    last = {way: told.chat(way, SAID)[-1].content for way in ways}
+    assert last["violate"] == f"{SAID[-1].content}\n\n(Promise the moon.)"
+    assert last["satisfy"] == f"{SAID[-1].content}\n\n({SCENARIO.target_principle.text})"
+
+
+def test_a_reply_is_cut_where_it_repeats_what_it_was_told() -> None:
+    told = directions(Card(violation="Promise the moon.", examples=(EXAMPLE,)))
+    for echo in ("(Promise the moon.)", "Promise the moon."):
+        assert told.before_reminder("violate", f"Wait.\n\n{echo} Or so.") == "Wait."
+        assert told.before_reminder("violate", echo) == ""
+        assert told.before_reminder("satisfy", echo) == echo
+    for whole in ("Wait a week. ", "Wait (a week", ""):
+        assert told.before_reminder("violate", whole) == whole
+        assert DIRECTED.before_reminder("violate", whole) == whole
 
 
 # -- through the pipeline --------------------------------------------------------------------

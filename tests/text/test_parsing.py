@@ -258,6 +258,29 @@ def test_turn_is_the_bare_words_of_one_speaker(text: str) -> None:
     assert parsing.turn(text) == "See a doctor."
 
 
+CODE = "Write this:\n\n```python\nprint(1)\n```\n\nIt prints a number."
+SCENES = "First part.\n\n---\n\nSecond part."
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (CODE, CODE),
+        (f"{CODE}\n---\nUSER: Thanks!", CODE),
+        (f"{CODE}\n```", CODE),
+        (f"```\n{SCENES}\n```", SCENES),
+        (f"---\n{SCENES}\n***\n", SCENES),
+        ("```\nmake\n```\nThen run it.", "```\nmake\n```\nThen run it."),
+        ("Run this:\n```\nmake\n```", "Run this:\n```\nmake\n```"),
+    ],
+)
+def test_turn_keeps_its_own_code_and_rules(text: str, said: str) -> None:
+    assert parsing.turn(text) == said
+    if "USER:" not in text:
+        spoken = parsing.transcript(f"USER: How?\nAGENT: {text}\nVIOLATION: no\nDONE")
+        assert spoken.messages[-1].content == said
+
+
 @pytest.mark.parametrize("text", ["Ana: See a doctor.", "**ANA:** See a doctor.\nAna: Thanks."])
 def test_turn_is_not_labelled_with_the_name_of_its_user(text: str) -> None:
     assert parsing.turn(text, "Ana") == "See a doctor."

@@ -77,6 +77,13 @@ def not_a_user(conversation: tuple[Message, ...], text: str, plan: Plan | None) 
     return next((RULES[rule] for rule in sorted(NOT_A_USER) if _breaks_last(rule, whole)), "")
 
 
+def not_an_agent(conversation: tuple[Message, ...], text: str, plan: Plan | None) -> str:
+    """Return what shows that no assistant says `text` next; empty if one might."""
+    answered = (*conversation[-1:], Message("assistant", text))
+    whole = read_dialogue(answered, plan, ())
+    return RULES["third_person"] if _breaks_last("third_person", whole) else ""
+
+
 def _breaks_last(rule: str, whole: DialogueText) -> bool:
     """Whether the last turn breaks a rule."""
     last = whole.turns[-1]
@@ -207,6 +214,11 @@ _SPEECH = (
     r"(?:says|asks|replies|responds|answers|explains|admits|continues|thanks|tells|agrees|wonders"
     r"|expresses|is (?:asking|happy|ready|talking|curious|worried))\b"
 )
+_FINITE = (
+    "is|was|has|had|does|did|can|could|should|would|will|may|might|must|wants|needs|points|mentions"
+    "|describes|feels|thinks|starts|begins|decides|knows|notices|realises|realizes"
+)
+"""Verbs in the third person, after the name of somebody who is spoken of."""
 _NARRATOR = re.compile(r"The person |The user [^.?!]*\bthe (?:assistant|agent|AI)\b")
 """Beginnings of a turn that narrates in its only sentence."""
 _NARRATES = re.compile(rf"(?:\A|[.!?]\s)The (?:user|person|assistant) {_SPEECH}")
@@ -222,21 +234,37 @@ _LABEL = re.compile(
 )
 
 
+class _Naming(Struct, frozen=True):
+    """Patterns for turns in which the user's own name occurs."""
+
+    addressed: re.Pattern[str]
+    introduced: re.Pattern[str]
+    label: re.Pattern[str]
+    thanked: re.Pattern[str]
+    spoken_of: re.Pattern[str]
+    """The user, as somebody who is not there."""
+    namesake: re.Pattern[str]
+    """Somebody else with that name."""
+
+
 @lru_cache(maxsize=256)
-def _own(name: str) -> tuple[re.Pattern[str], ...]:
-    """Return patterns for addressing the user by name, introducing oneself by it, a label, and
-    thanking the user by name."""
+def _naming(name: str) -> _Naming:
     titled = rf"(?:(?:Mr|Mrs|Ms|Dr|Prof)\.? )?{name}"
     greeting = r"(?i:(?:hi|hello|hey|dear|ok|okay|well),? )"
-    return (
-        re.compile(rf"\A{greeting}?{name}[,!] (?!here\b)|\A{name} {_SPEECH}"),
-        re.compile(rf"\b(?:I'm|I am|[Mm]y name is) {name}\b(?!'s)"),
-        re.compile(rf"\A\W*{name}\W{{0,3}}:[*_]*\s"),
-        re.compile(
+    return _Naming(
+        addressed=re.compile(rf"\A{greeting}?{name}[,!] (?!here\b)|\A{name} {_SPEECH}"),
+        introduced=re.compile(rf"\b(?:I'm|I am|[Mm]y name is) {name}\b(?!'s)"),
+        label=re.compile(rf"\A\W*{name}\W{{0,3}}:[*_]*\s"),
+        thanked=re.compile(
             rf"\b[Tt]hank(?:s| you) (?:so much |very much )?for [^.!?,\n]{{1,60}}, {titled}"
             r"(?:[.!]|\Z)"
             rf"|\A\W*[Tt]hank(?:s| you)(?: so much| very much)?, {titled}[.!]"
         ),
+        spoken_of=re.compile(
+            rf"\b{name}(?: [A-Z][\w-]+)? (?:{_SPEECH}|(?:{_FINITE})\b)"
+            rf"|\b(?:[Ss]h|[Cc]|[Ww])ould {name}\b|\b[Cc]an {name}\b|\bfor {name} to\b"
+        ),
+        namesake=re.compile(rf"\b(?:[Mm]y (?:\w+ )?|named |called ){name}\b"),
     )
 
 
@@ -250,7 +278,7 @@ def _is_flipped(turn: TurnText, name: str) -> bool:
     if turn.role == "user":
         closes = _CLOSES.search(turn.plain) and not _PASTED.search(turn.plain)
         return closes or _AS_ASSISTANT.search(turn.plain)
-    introduced = name and _own(name)[1].search(turn.plain)
+    introduced = name and _naming(name).introduced.search(turn.plain)
     return turn.role == "assistant" and bool(introduced or _AS_USER.search(turn.plain))
 
 
@@ -270,7 +298,7 @@ _THANKED = Search(r"\b(?:thank|appreciate|grateful)", "thank|appreciate|grateful
 def _self_thanks(turn: TurnText, whole: DialogueText) -> bool:
     if turn.role != "user":
         return False
-    if whole.name and _own(whole.name)[3].search(turn.plain):
+    if whole.name and _naming(whole.name).thanked.search(turn.plain):
         return True
     if turn.index == 0:
         return bool(_THANKS_FOR_ANSWER.search(turn.plain))
@@ -289,13 +317,18 @@ def _third_person(turn: TurnText, whole: DialogueText) -> bool:
     narrated = sentences > 1 or (sentences == 1 and bool(_NARRATOR.match(turn.plain)))
     if narrated and not _ABOUT_USERS.search(turn.asked):
         return True
-    return turn.role == "user" and bool(whole.name and _own(whole.name)[0].match(turn.plain))
+    if not whole.name or whole.name not in turn.plain:
+        return False
+    naming = _naming(whole.name)
+    if naming.spoken_of.search(turn.plain):
+        return not naming.namesake.search(f"{turn.asked} {turn.plain}")
+    return turn.role == "user" and bool(naming.addressed.match(turn.plain))
 
 
 @_turn_rule("a turn begins with the name or role of its speaker and a colon")
 def _speaker_label(turn: TurnText, whole: DialogueText) -> bool:
     return not _SCRIPT.search(turn.asked) and bool(
-        _LABEL.search(turn.plain) or (whole.name and _own(whole.name)[2].search(turn.plain))
+        _LABEL.search(turn.plain) or (whole.name and _naming(whole.name).label.search(turn.plain))
     )
 
 

@@ -258,10 +258,13 @@ def read_turn(
     return said
 
 
-def _require_user(said: str, conversation: tuple[Message, ...], plan: Plan) -> None:
-    """Raise `Unparseable` if a program can tell that no user says this next."""
-    if found := dialogue_rules.not_a_user(conversation, said, plan):
-        raise Unparseable(f"no user's turn: {found}")
+def require_speaker(
+    speaker: Speaker, said: str, conversation: tuple[Message, ...], plan: Plan
+) -> None:
+    """Raise `Unparseable` if a program can tell that this speaker does not say this next."""
+    unlike = dialogue_rules.not_a_user if speaker == "user" else dialogue_rules.not_an_agent
+    if found := unlike(conversation, said, plan):
+        raise Unparseable(f"no {speaker}'s turn: {found}")
 
 
 async def generate(
@@ -365,8 +368,7 @@ class OpenDialogue:
 
         def read(completion: Completion) -> str:
             said = read_turn(completion, task.plan, script, self._seen, conversation.cut, prefix)
-            if speaker == "user":
-                _require_user(said, self.messages, task.plan)
+            require_speaker(speaker, said, self.messages, task.plan)
             return said
 
         request = conversation.turn(speaker, exchange, sample)

@@ -12,9 +12,10 @@ The principle's example pairs come first, as earlier exchanges that follow the c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sdsd.errors import StageFailed
 from sdsd.text.prompt_files import Prompt
@@ -31,12 +32,24 @@ class Directions(Struct, frozen=True):
     """The prompt file `directed`."""
     violating: str = ""
     """A system message in place of the prompt file's `violate`."""
+    reminders: Mapping[Direction, str] = {}
+    """Added to the last message, where a reply is to be sampled: what to do in it."""
 
     def chat(self, direction: Direction, conversation: tuple[Message, ...]) -> tuple[Message, ...]:
         """Return the chat in which the agent's reply to `conversation` follows `direction`."""
         system = self.violating if direction == "violate" else ""
         system = system or self.prompts.fill(direction, principle=self.principle.text)
+        if reminder := self.reminders.get(direction):
+            *before, last = conversation
+            last = replace(last, content=f"{last.content}\n\n{reminder}")
+            conversation = (*before, last)
         return (Message("system", system), *self._shown(direction), *conversation)
+
+    def before_reminder(self, direction: Direction, reply: str) -> str:
+        """Return a reply up to where it repeats its reminder, if it does."""
+        words = self.reminders.get(direction, "").strip("()")
+        said, found, _ = reply.partition(words) if words else (reply, "", "")
+        return said.rstrip("( \n") if found else reply
 
     def _shown(self, direction: Direction) -> Iterator[Message]:
         for example in self.examples:

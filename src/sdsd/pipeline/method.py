@@ -18,6 +18,7 @@ from sdsd.types import (
     Card,
     Completion,
     Dialogue,
+    Direction,
     PairKind,
     Plan,
     Principle,
@@ -82,14 +83,19 @@ class Method(Struct, frozen=True):
 
         They show other example pairs than the critic sees, as far as there are any: a reply that
         was sampled in the very chats that it is judged by would look likelier than it is. And they
-        tell what to do rather than what to break, which small models follow more often.
+        tell what to do rather than what to break, and tell it again right before the reply: small
+        models follow that more often.
         """
         card = self.cards.get(principle.id, Card())
         shown = card.examples[self.config.critique.examples :] or card.examples
-        system = card.violation and self.prompts["siblings"].fill(
-            "violate", violation=card.violation
-        )
-        return Directions(principle, shown, self.prompts["directed"], system)
+        prompts, system = self.prompts["siblings"], ""
+        reminders: dict[Direction, str] = {
+            "satisfy": prompts.fill("satisfy_now", principle=principle.text)
+        }
+        if card.violation:
+            system = prompts.fill("violate", violation=card.violation)
+            reminders["violate"] = prompts.fill("violate_now", violation=card.violation)
+        return Directions(principle, shown, self.prompts["directed"], system, reminders)
 
     @property
     def panel(self) -> Panel:

@@ -27,8 +27,8 @@ _WARM = 0.7
 _BY_CHANCE = 40
 """Characters below which two samples may be the same by chance."""
 _REPEATS = 3
-"""Times in a row that a server gives the same reply before it is taken for one that does not
-sample. A small model that repeats itself gives it twice."""
+"""Times in a row that the same reply may come before asking again is given up: the server does not
+sample, or the model cannot help it. A small model that repeats itself gives one twice."""
 
 
 async def ask_until_parsed(
@@ -44,9 +44,8 @@ async def ask_until_parsed(
     read  parses a completion or raises `Unparseable`
     last  parses the last attempt in place of `read`, usually less strictly
 
-    The same reply three times in a row ends the attempts: the server does not sample, so another
-    one could not differ. Raises `StageFailed` with the cause and the raw text if no reply
-    can be parsed.
+    The same reply three times in a row ends the attempts: another would not differ. Raises
+    `StageFailed` with the cause and the raw text if no reply can be parsed.
     """
     cause, raw = "", ""
     before: Completion | None = None
@@ -68,7 +67,7 @@ async def ask_until_parsed(
             if isinstance(error, NoAnswer):
                 cause = f"no usable reply in {k + 1} tries: {error}"
             elif again:
-                cause += "; the reply was always the same, so the server does not sample"
+                cause += "; the reply was always the same, so asking again would not help"
         if again:
             break
     raise StageFailed(step, cause, raw)

@@ -8,6 +8,7 @@ confirm the labels. Both replies are sampled by the agent's model in directed ch
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from msgspec.structs import replace
 
@@ -15,7 +16,14 @@ from sdsd.config import TOP_P
 from sdsd.errors import StageFailed
 from sdsd.pipeline.best_of_n import Chosen
 from sdsd.pipeline.calibration import evidence_of, settle
-from sdsd.pipeline.dialogue import RUNAWAY, ContextFull, DialogueTask, read_turn, turn_script
+from sdsd.pipeline.dialogue import (
+    RUNAWAY,
+    ContextFull,
+    DialogueTask,
+    read_turn,
+    require_speaker,
+    turn_script,
+)
 from sdsd.pipeline.directed import Directions
 from sdsd.pipeline.retry import SHORT, ask_until_parsed
 from sdsd.text import normalize
@@ -202,8 +210,12 @@ async def _draw(
     messages = directions.chat(direction, conversation)
     request: Request = task.request("agent", "agent_turn", messages, stop=RUNAWAY, top_p=TOP_P)
 
+    cut = partial(directions.before_reminder, direction)
+
     def read(completion: Completion) -> str:
-        return read_turn(completion, task.plan, script, seen)
+        said = read_turn(completion, task.plan, script, seen, cut)
+        require_speaker("agent", said, conversation, task.plan)
+        return said
 
     step = f"turn/{len(conversation) // 2 + 1}/{direction}/{number}"
     try:

@@ -213,6 +213,29 @@ _HEADER = re.compile(r"^(?:[Aa]ssistant(?=[A-Z])|(?:user|assistant)$)", re.MULTI
 _VIOLATION = re.compile(rf"^{_ALL}VIOLATION{_ALL}:{_ALL}([^\W_]+).*$", re.IGNORECASE | re.MULTILINE)
 _DONE = re.compile(rf"^{_ALL}\[?DONE\]?{_ALL}[.!]?{_ALL}$", re.MULTILINE)
 _SEPARATOR = re.compile(r"^[ \t]*(?:-{3,}|={3,}|\*{3,}|`{3,}\w*)[ \t]*$", re.MULTILINE)
+_FENCE = re.compile(r"[ \t]*`{3,}\w*[ \t]*")
+
+
+def _unframed(turn: str) -> str:
+    """Return a turn without lines such as `---` around it, or a fence around all of it.
+
+    Inside, such lines are the speaker's own: a code block keeps its fences.
+    """
+    lines = turn.split("\n")
+    for end in (0, -1):
+        while lines and (not lines[end].strip() or _is_edge(lines, end)):
+            del lines[end]
+    return "\n".join(lines)
+
+
+def _is_edge(lines: list[str], end: int) -> bool:
+    """Whether the line at an end of a turn only separates it from what stood around it."""
+    if not _SEPARATOR.fullmatch(lines[end]):
+        return False
+    fences = sum(map(bool, map(_FENCE.fullmatch, lines)))
+    if not _FENCE.fullmatch(lines[end]) or fences % 2:
+        return True
+    return fences == 2 and bool(_FENCE.fullmatch(lines[0]) and _FENCE.fullmatch(lines[-1]))
 
 
 _PLANNED_VIOLATION = re.compile(rf"^{_ALL}SLIP{_ALL}:", re.IGNORECASE | re.MULTILINE)
@@ -229,11 +252,11 @@ def transcript(text: str) -> Transcript:
     end = _DONE.search(text)
     body = text[: end.start()] if end else text
     flagged = any(m.group(1).casefold() in _YES for m in _VIOLATION.finditer(body))
-    body = _SEPARATOR.sub("", _VIOLATION.sub("", body))
+    body = _VIOLATION.sub("", body)
     turns: list[Message] = []
     for label, written in _labelled(_SPEAKER, body):
         role = "user" if label.group(1).upper() in ("USER", "HUMAN", "PERSON") else "assistant"
-        said = unquoted(written)
+        said = unquoted(_unframed(written))
         if leak := _PLANNED_VIOLATION.search(said):  # the plan again: the conversation is over
             said = said[: leak.start()].strip()
         if not said or (not turns and role == "assistant"):
@@ -271,8 +294,7 @@ def turn(text: str, name: str = "") -> str:
     for other in (speaker, _HEADER):
         nxt = other.search(text)
         text = text[: nxt.start()] if nxt else text
-    text = _SEPARATOR.sub("", _VIOLATION.sub("", _DONE.sub("", text)))
-    said = unquoted(text)
+    said = unquoted(_unframed(_VIOLATION.sub("", _DONE.sub("", text))))
     if not said:
         raise Unparseable("an empty turn")
     if _PLANNED_VIOLATION.search(said):  # not `STEP 1:`, which honest instructions have too
