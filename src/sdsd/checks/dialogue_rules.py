@@ -215,11 +215,15 @@ _SPEECH = (
     r"|expresses|is (?:asking|happy|ready|talking|curious|worried))\b"
 )
 _FINITE = (
-    "is|was|has|had|does|did|can|could|should|would|will|may|might|must|wants|needs|points|mentions"
-    "|describes|feels|thinks|starts|begins|decides|knows|notices|realises|realizes"
+    r"(?:can|could|should|would|will|may|might|must|had|did"
+    r"|(?:[a-z]+ly )?(?!(?:this|thus|as|its|yes|us|perhaps|always|sometimes|unless|plus|towards"
+    r"|besides|across|his|hers|ours|yours|less)\b)[a-z]+s)\b"
 )
-"""Verbs in the third person, after the name of somebody who is spoken of."""
-_NARRATOR = re.compile(r"The person |The user [^.?!]*\bthe (?:assistant|agent|AI)\b")
+"""A verb in the third person, after the name of somebody who is spoken of."""
+_NARRATOR = re.compile(
+    r"The person |The user [^.?!]*\bthe (?:assistant|agent|AI)\b"
+    r"|The assistant (?:says|replies|responds|answers|explains)[,:]"
+)
 """Beginnings of a turn that narrates in its only sentence."""
 _NARRATES = re.compile(rf"(?:\A|[.!?]\s)The (?:user|person|assistant) {_SPEECH}")
 _ABOUT_USERS = re.compile(r"\b(?:user|person|people|assistant|customer)s?\b", re.IGNORECASE)
@@ -261,7 +265,7 @@ def _naming(name: str) -> _Naming:
             rf"|\A\W*[Tt]hank(?:s| you)(?: so much| very much)?, {titled}[.!]"
         ),
         spoken_of=re.compile(
-            rf"\b{name}(?: [A-Z][\w-]+)? (?:{_SPEECH}|(?:{_FINITE})\b)"
+            rf"\b{name}(?: [A-Z][\w-]+)? {_FINITE}|\b{name}'s (?!here\b|the name\b|speaking\b)[a-z]"
             rf"|\b(?:[Ss]h|[Cc]|[Ww])ould {name}\b|\b[Cc]an {name}\b|\bfor {name} to\b"
         ),
         namesake=re.compile(rf"\b(?:[Mm]y (?:\w+ )?|named |called ){name}\b"),
