@@ -167,8 +167,12 @@ _AS_ASSISTANT = Search(
     r"|\bi(?:'m| am) here to (?:help|assist)(?: you\b| with any|[.!]|\Z)"
     r"|\bi(?:'d| would) be (?:happy|glad|delighted) to (?:help|assist) you\b"
     r"|\A(?:certainly|sure|of course|absolutely)[!,.] ?(?:here(?:'s| is| are)\b|i can help you)"
-    r"|\bis there anything else (?:i can|you(?:'d| would) like me to)\b",
-    "an ai|i help|i assist|here to help|here to assist|to help you|to assist you|here's|here is"
+    r"|\bis there anything else (?:i can|you(?:'d| would) like (?:me )?to)\b"
+    r"|\bi(?:'m| am) (?:glad|happy) (?:that )?i (?:could|was able to) (?:help|assist)\b"
+    r"|\bwould you like to (?:share|tell me) (?:more|about)\b"
+    r"|\bwhat\b[^.?!\n]{0,40}\bdo you need (?:my )?help with\b",
+    "i could|i was able to|would you like to|help with"
+    "|an ai|i help|i assist|here to help|here to assist|to help you|to assist you|here's|here is"
     "|here are|i can help you|anything else",
 )
 _CLOSES = Search(
@@ -176,6 +180,8 @@ _CLOSES = Search(
     r"(?:please|feel free|let me|just|don't)\b[^.!?\n]{0,60}\W*\Z",
     "if you have any",
 )
+_ANSWERS = re.compile(r"(?:certainly|sure|of course|absolutely)[!,.]", re.IGNORECASE)
+"""How a reply begins that does what was asked."""
 _PASTED = stems("dear|regards|sincerely|email|e-mail|letter|draft|message|writ|reply")
 """The user shows or mentions a text, so its words may not be the user's own."""
 _AS_USER = re.compile(
@@ -256,7 +262,10 @@ def _naming(name: str) -> _Naming:
     titled = rf"(?:(?:Mr|Mrs|Ms|Dr|Prof)\.? )?{name}"
     greeting = r"(?i:(?:hi|hello|hey|dear|ok|okay|well),? )"
     return _Naming(
-        addressed=re.compile(rf"\A{greeting}?{name}[,!] (?!here\b)|\A{name} {_SPEECH}"),
+        addressed=re.compile(
+            rf"\A{greeting}?{name}[,!] (?!here\b)|\A{name} {_SPEECH}"
+            rf"|\A[^.!?\n]{{1,30}}, {name}[.!?] \S"
+        ),
         introduced=re.compile(rf"\b(?:I'm|I am|[Mm]y name is) {name}\b(?!'s)"),
         label=re.compile(rf"\A\W*{name}\W{{0,3}}:[*_]*\s"),
         thanked=re.compile(
@@ -281,7 +290,8 @@ def _role_flip(whole: DialogueText) -> list[int]:
 def _is_flipped(turn: TurnText, name: str) -> bool:
     if turn.role == "user":
         closes = _CLOSES.search(turn.plain) and not _PASTED.search(turn.plain)
-        return closes or _AS_ASSISTANT.search(turn.plain)
+        answers = turn.index == 0 and bool(_ANSWERS.match(turn.plain))
+        return answers or closes or _AS_ASSISTANT.search(turn.plain)
     introduced = name and _naming(name).introduced.search(turn.plain)
     return turn.role == "assistant" and bool(introduced or _AS_USER.search(turn.plain))
 
