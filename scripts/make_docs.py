@@ -452,6 +452,7 @@ _FILLED_WITH = {
     "message": "The user's last message.",
     "lines": "The lines of the form, such as `a PERSON line, a STEP 1 line`.",
     "violation": "What the target principle's card says of how to violate it.",
+    "satisfaction": "What the card says of how to satisfy it; without that, the principle.",
     "at_stake": "What the target principle's card says must be at stake.",
     "topic": "The scenario's subarea, or the topic of an example.",
     "reply": "The reply that is judged.",

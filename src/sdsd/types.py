@@ -85,6 +85,9 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
     """One sentence on why the principle matters, which the reviser reads."""
     violation: str = ""
     """What an assistant is told that shall violate it: "End your reply with a question."."""
+    satisfaction: str = ""
+    """What an assistant is told that shall satisfy it, where the principle itself says rather what
+    not to do: "End your reply with a statement."."""
     examples: tuple[Example, ...] = ()
 
 

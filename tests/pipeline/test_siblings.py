@@ -324,6 +324,8 @@ def test_what_to_do_is_told_again_after_the_last_message() -> None:
     last = {way: told.chat(way, SAID)[-1].content for way in ways}
     assert last["violate"] == f"{SAID[-1].content}\n\n(Promise the moon.)"
     assert last["satisfy"] == f"{SAID[-1].content}\n\n({SCENARIO.target_principle.text})"
+    told = directions(Card(satisfaction="Promise little."))
+    assert told.chat("satisfy", SAID)[-1].content == f"{SAID[-1].content}\n\n(Promise little.)"
 
 
 def test_a_reply_is_cut_where_it_repeats_what_it_was_told() -> None:

@@ -147,9 +147,18 @@ def test_every_card_says_what_to_do_and_not_what_to_break(catalogue: Catalogue) 
         assert not re.search(r"\b(break|breaks|violate|violates|principle)\b", text), name
 
 
+def test_where_a_program_decides_the_card_says_how_to_satisfy_it_too(catalogue: Catalogue) -> None:
+    decided = [p.id for p in catalogue.principles if p.check]
+    told = {name: catalogue.cards[name].satisfaction for name in decided}
+    assert all(told.values())
+    assert len(set(told.values())) == len(told)
+    assert max(len(text.split()) for text in told.values()) <= 20
+    assert not any(text.startswith(("Do not", "Don't", "Never")) for text in told.values())
+
+
 def test_what_to_do_gives_away_no_example_of_its_card(catalogue: Catalogue) -> None:
     for name, card in catalogue.cards.items():
-        told = set(runs_of(card.violation))
+        told = {*runs_of(card.violation), *runs_of(card.satisfaction)}
         for example in card.examples:
             assert told.isdisjoint(run_ for text in texts(example) for run_ in runs_of(text)), name
 
@@ -174,6 +183,7 @@ def test_no_exam_item_resembles_what_critics_are_shown_for_its_principle(
             card.at_stake,
             card.why,
             card.violation,
+            card.satisfaction,
             *(text for e in card.examples for text in texts(e)),
         )
         assert asked.isdisjoint(run_ for text in said for run_ in runs_of(text)), item.id

@@ -90,7 +90,7 @@ class Method(Struct, frozen=True):
         shown = card.examples[self.config.critique.examples :] or card.examples
         prompts, system = self.prompts["siblings"], ""
         reminders: dict[Direction, str] = {
-            "satisfy": prompts.fill("satisfy_now", principle=principle.text)
+            "satisfy": prompts.fill("satisfy_now", satisfaction=card.satisfaction or principle.text)
         }
         if card.violation:
             system = prompts.fill("violate", violation=card.violation)
