@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -170,12 +171,20 @@ def _encoded(found: Publication) -> bytes:
 def _basis(rundir: RunDir) -> dict[str, str]:
     small = [rundir.path / name for name in _BASIS]
     files = [path for path in (*small, *sorted(rundir.inputs.glob("[!.]*"))) if path.exists()]
-    config = rundir.config()
-    made_of = [configuration.digest(config).encode(), msgspec.json.encode(config.export)]
+    config = _written(configuration.tree(rundir.config()), configuration.read(rundir.config_file))
+    made_of = [configuration.digest(config).encode(), msgspec.json.encode(config.get("export"))]
     return {
         rundir.config_file.name: hashlib.sha256(b"\n".join(made_of)).hexdigest(),
         **_digests(rundir, files),
     }
+
+
+def _written(config: Any, file: Any) -> Any:
+    """Return a configuration without the keys that its file lacks: the program has learned them
+    since the file was written, and they change nothing."""
+    if not (isinstance(config, dict) and isinstance(file, dict)):
+        return config
+    return {key: _written(value, file[key]) for key, value in config.items() if key in file}
 
 
 def _digests(rundir: RunDir, files: list[Path]) -> dict[str, str]:
