@@ -30,7 +30,6 @@ from sdsd.text.normalize import encodable
 
 _DEEPEST = 100
 """Levels of nested JSON that are followed."""
-_SHOWN = 300
 _THINKING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought", "reasoning_text")
 """Where servers put thinking next to the content of a message."""
 _STREAM = (b"data:", b"event:", b"id:", b"retry:", b":")
@@ -49,11 +48,17 @@ _STATUS_WORDS = (
 
 
 class Unreadable(ValueError):
-    """A body is no completion. Says why, as far as the decoder knows."""
+    """A body is no completion. Says why, as far as the decoder knows.
+
+    It may quote the body: hide secrets in it before it is cut or shown.
+    """
 
 
 class ErrorReply(Exception):
-    """A body with a 2xx status reports an error: `status` is the one that it stands for."""
+    """A body with a 2xx status reports an error: `status` is the one that it stands for.
+
+    `text` is the server's: hide secrets in it before it is cut or shown.
+    """
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(f"HTTP {status}: {text}")
@@ -183,8 +188,8 @@ def _reply(value: Any, reason: str) -> Reply:
     if not isinstance(first, dict):
         if "choices" not in value:
             keys = ", ".join(f"`{key}`" for key in list(value)[:8]) or "nothing"
-            raise Unreadable(f"it has no `choices`, only {keys[:_SHOWN]}")
-        raise Unreadable(f"its `choices` are {json.dumps(choices)[:80]}")
+            raise Unreadable(f"it has no `choices`, only {keys}")
+        raise Unreadable(f"its `choices` are {json.dumps(choices)}")
     return Reply(
         [_choice(first, reason)],
         _counts(value.get("usage")),
@@ -338,7 +343,7 @@ def _raise_error(value: dict[str, Any], choice: Any) -> None:
     if not error or (has_choice and _is_false(error)):
         return
     text = error if isinstance(error, str) else json.dumps(error, ensure_ascii=False)
-    raise ErrorReply(_status(error, value, text), text[:500])
+    raise ErrorReply(_status(error, value, text), text)
 
 
 def _is_false(error: Any) -> bool:
