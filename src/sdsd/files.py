@@ -34,6 +34,9 @@ def write_atomic(path: Path, data: bytes | str, *, private: bool = False) -> Non
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names none
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)

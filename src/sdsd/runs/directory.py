@@ -222,9 +222,11 @@ class RunDir:
                     f"{self.path}: another process ({holder}) is running here; "
                     "wait for it, stop it, or give another directory (`--out`)"
                 )
-            handle.truncate(0)
-            handle.write(f"pid {os.getpid()} on {platform.node()}")
-            handle.flush()
+            try:
+                handle.truncate(0)
+                os.write(handle.fileno(), f"pid {os.getpid()} on {platform.node()}".encode())
+            except OSError as error:
+                raise RunDirError(f"{self.path}: cannot be written: {error}") from None
             yield
 
     def locked(self) -> bool:
