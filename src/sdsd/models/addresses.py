@@ -127,7 +127,7 @@ def parse(
         raise _no_address(url, name, str(error), like) from None
     if parts.scheme not in schemes or not host or not url.isprintable():
         raise _no_address(url, name, "", like)
-    authority = f"[{host}]" if ":" in host else host
+    authority = bracketed(host)
     if port is not None:
         authority += f":{port}"
     path, query = quote(parts.path, _SAFE), quote(parts.query, _SAFE)
@@ -142,6 +142,11 @@ def parse(
         unquote(parts.password or ""),
         f"{parts.scheme}://{_shown_user(parts)}{authority}{path}{_shown_query(query)}",
     )
+
+
+def bracketed(host: str) -> str:
+    """Return a host as addresses write it: a number of IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _host(name: str) -> str:

@@ -159,9 +159,8 @@ def _joined(chunks: Iterable[Any]) -> dict[str, Any]:
             finish = choice.get("finish_reason") or finish
             tokens += _list(_dict(choice.get("logprobs")).get("content"))
             said, thought = _parts(delta.get("content") or choice.get("text"))
-            apart = [t for key in _THINKING_KEYS if (t := _text(delta.get(key)))]
             texts["content"].append(said)
-            texts["reasoning_content"] += [thought, *apart[:1]]
+            texts["reasoning_content"] += [thought, _first_text(delta, _THINKING_KEYS)]
             texts["refusal"].append(_text(delta.get("refusal")))
     if not seen:
         raise Unreadable("a stream without a choice")
@@ -208,8 +207,7 @@ def _choice(choice: dict[str, Any], reason: str) -> Choice:
             raise Unreadable(f"its choice has no text: {reason}")
     content = message.get("content")
     said, thought = _parts(choice.get("text") if content is None else content)
-    apart = next((t for key in _THINKING_KEYS if (t := _text(message.get(key)))), "")
-    apart = apart or _thinking_blocks(message)
+    apart = _first_text(message, _THINKING_KEYS) or _thinking_blocks(message)
     words = Words(
         content=said,
         reasoning_content="\n".join(filter(None, (apart, thought))),
@@ -256,7 +254,7 @@ def _parts(content: Any, depth: int = 0) -> tuple[str, str]:
         return "", ""
     said = content.get("text", content.get("content", content.get("value")))
     text, thought = _parts(said, depth + 1)
-    apart = "" if kind else next((t for k in _THINKING_KEYS if (t := _text(content.get(k)))), "")
+    apart = "" if kind else _first_text(content, _THINKING_KEYS)
     return text, thought + apart
 
 
@@ -276,8 +274,13 @@ def _text(value: Any, depth: int = 0) -> str:
         return "".join(_text(item, depth + 1) for item in value)
     if isinstance(value, dict):
         keys = ("text", "thinking", "reasoning", "summary", "content", "value", "parts")
-        return next((t for key in keys if (t := _text(value.get(key), depth + 1))), "")
+        return _first_text(value, keys, depth + 1)
     return ""
+
+
+def _first_text(fields: dict[str, Any], keys: Iterable[str], depth: int = 0) -> str:
+    """Return the text of the first of these fields that has any."""
+    return next((text for key in keys if (text := _text(fields.get(key), depth))), "")
 
 
 def _counts(usage: Any) -> Counts | None:

@@ -201,7 +201,7 @@ class HttpModel:
         if not self.capabilities.metrics:
             return None
         try:
-            return gauges((await self.get("/metrics", root=True)).decode("utf-8", "replace"))
+            return gauges(await self.get("/metrics", root=True))
         except (ModelError, TransientError):
             return None
 
