@@ -129,10 +129,7 @@ def unknown_files(rundir: RunDir) -> Iterator[str]:
 
 def lacking(rundir: RunDir, done: int) -> int:
     """Return how many of `done` dialogues are not published; all if it is not known."""
-    try:
-        found = read(rundir)
-    except RunDirError:
-        return done
+    found = _readable(rundir)
     return done if found is None else max(done - found.records, 0)
 
 
@@ -142,8 +139,9 @@ def require_answers(rundir: RunDir) -> None:
         return
     try:
         with Journal(rundir.journal, readonly=True) as journal:
-            answers = journal.answers()
-        why = "lacks answers of the published data set" if answers < _answered(rundir) else ""
+            answers, found = journal.answers(), _readable(rundir)
+        lost = found is not None and answers < found.answers
+        why = "lacks answers of the published data set" if lost else ""
     except JournalError:
         if rundir.journal.exists() and rundir.journal.stat().st_size:
             raise
@@ -156,12 +154,12 @@ def require_answers(rundir: RunDir) -> None:
         )
 
 
-def _answered(rundir: RunDir) -> int:
+def _readable(rundir: RunDir) -> Publication | None:
+    """Return what was published; None if it is not known."""
     try:
-        found = read(rundir)
+        return read(rundir)
     except RunDirError:
-        return 0
-    return found.answers if found else 0
+        return None
 
 
 def _encoded(found: Publication) -> bytes:
