@@ -34,6 +34,9 @@ def write_atomic(path: Path, data: bytes | str, *, private: bool = False) -> Non
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk names none
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -51,10 +54,15 @@ def sync_folder(path: Path) -> None:
 
 def make_folder(path: Path, mode: int = 0o777) -> None:
     """Create a directory and its parents, and let them survive a power cut."""
-    missing = [each for each in (path, *path.parents) if not each.exists()]
+    missing = missing_folders(path)
     path.mkdir(mode, parents=True, exist_ok=True)
     for each in missing:
         sync_folder(each.parent)
+
+
+def missing_folders(path: Path) -> list[Path]:
+    """Return a directory and its parents, the deepest first, as far as they do not exist."""
+    return [each for each in (path, *path.parents) if not each.exists()]
 
 
 def file_digest(path: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from msgspec.structs import replace
 
 import sdsd
 from sdsd.cli.app import main
+from sdsd.cli.streams import explained
 from sdsd.config import Config, load
 from sdsd.models.scripted import ScriptedModel
 from sdsd.runs.directory import RunDir
@@ -556,6 +558,40 @@ def test_a_full_disk_under_standard_output_is_one_line(
     assert left.returncode == 2
     (line,) = left.stderr.decode().splitlines()
     assert line.startswith("error: standard output: No space left on device; free some space")
+
+
+FILES_ARE_FULL = """
+import resource, sys
+from sdsd.cli.app import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("arguments", [["init", "new"], ["demo", "--out", "new"]])
+def test_a_full_disk_under_another_file_is_not_blamed_on_standard_output(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    left = subprocess.run(
+        [sys.executable, "-c", FILES_ARE_FULL, *arguments],
+        capture_output=True,
+        cwd=tmp_path,
+        timeout=120,
+        check=False,
+    )
+    (line,) = left.stderr.decode().splitlines()
+    assert left.returncode == 2
+    assert line.startswith("error: new: cannot be written: ")
+    assert "File too large" in line
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE])
+def test_what_was_not_raised_by_printing_is_not_about_standard_output(number: int) -> None:
+    error = OSError(number, "what the system says")
+    try:
+        raise error
+    except OSError:
+        assert explained(error).startswith("what the system says; ")
 
 
 @pytest.mark.parametrize("arguments", [["show", "0"], ["show", "0", "--json"], ["models", "list"]])

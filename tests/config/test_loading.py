@@ -93,6 +93,26 @@ FAULTS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("tree", "section"),
+    [
+        ({"caf\udce9": 1}, ""),
+        ({"models": {"caf\udce9": {}}}, " in `models`"),
+        ({"models": {"big": {"headers": {"caf\udce9": "x"}}}}, " in `models.big.headers`"),
+        (
+            {"models": {"big": {"extra_body": {"a": [{"caf\udce9": 1}]}}}},
+            " in `models.big.extra_body.a.0`",
+        ),
+        ({"targets": {"cells": {"caf\udce9": 1}}}, " in `targets.cells`"),
+    ],
+)
+def test_a_key_that_no_file_can_hold_is_refused(tree: dict[str, Any], section: str) -> None:
+    with pytest.raises(ConfigError) as fault:
+        config.load(tree)
+    said = f"configuration: the key 'caf\\udce9'{section} is not UTF-8; rename it"
+    assert str(fault.value) == said
+
+
 @pytest.mark.parametrize("text", FAULTS)
 def test_a_fault_names_the_file_the_key_and_the_remedy(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"

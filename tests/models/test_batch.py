@@ -159,7 +159,7 @@ class Place:
     @property
     def noted(self) -> list[BatchState]:
         """The files of state."""
-        files = sorted(self.state.glob("*.json"))
+        files = sorted(self.state.glob("batch-*.json"))
         return [msgspec.json.decode(file.read_bytes(), type=BatchState) for file in files]
 
     def only(self) -> Batch:
@@ -431,6 +431,87 @@ async def test_no_start_buys_it_again(place: Place) -> None:
     assert place.batches_sent == [[bad]] * 3
 
 
+class Dying(Wire):
+    """A transport whose process dies before the first request to a route."""
+
+    def __init__(self, base_url: str, route: str) -> None:
+        super().__init__(base_url)
+        self._route = route
+
+    async def request(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] = {}
+    ) -> Reply:
+        if (method, path) == ("POST", self._route):
+            raise ConnectionAbortedError
+        return await super().request(method, path, body, headers)
+
+
+async def lived(model: BatchModel, calls: int = 3) -> bool:
+    """Ask for dialogue 1 as often as a life does; return whether it was given up."""
+    async with model:
+        for _ in range(calls):
+            try:
+                await model.complete(CHAT, 1, 1)
+            except Denied:
+                return True
+            except TransientError:
+                continue
+            except (ModelError, ConnectionAbortedError):
+                break
+    return False
+
+
+@pytest.mark.parametrize(
+    "accident",
+    ["killed before the upload", "killed before the batch", "refused", "invalid", "expired"],
+)
+@pytest.mark.parametrize("others", [0, 2])
+async def test_no_accident_between_two_lives_makes_it_bought_more_often(
+    place: Place, accident: str, others: int
+) -> None:
+    """A batch that never was, or that the provider did not take, takes no count with it."""
+    bad = named(1, dialogue=1)
+    spoiling(place, bad, {"choices": []})
+    async with place.model() as first:
+        seeds = (0, 1, 2) if others else (1,)
+        calls = (first.complete(CHAT, seed, seed) for seed in seeds)
+        await asyncio.gather(*calls, return_exceptions=True)
+        for seed in (0, 2):
+            first.recorded(CHAT, seed, seed)
+    given_up = False
+    for _ in range(6):
+        limits: dict[str, Any] = {}
+        if accident == "refused":
+            limits = {"window": "1h"}
+        elif accident.startswith("killed"):
+            route = "/files" if accident.endswith("upload") else "/batches"
+            limits = {"wire": Dying(place.url, route), "settle": 1}
+        elif accident == "invalid":
+            place.provider.refusal = [{"code": "quota", "message": "too many tokens"}]
+        else:
+            place.provider.expires_after = 0
+        assert not await lived(place.model(**limits), calls=2)
+        place.provider.refusal, place.provider.expires_after = [], None
+        if given_up := await lived(place.model(), calls=2):
+            break
+    assert given_up
+    bought = [b for b in place.provider.batches.values() if b.status == "completed"]
+    assert sum(line.custom_id == bad for b in bought for line in b.asked) == 3
+
+
+async def test_what_an_expired_batch_did_counts_as_bought(place: Place) -> None:
+    """Its line came in time, and cannot be read."""
+    spoiling(place, named(1, dialogue=1), {"choices": []})
+    model = place.model()
+    for _ in range(2):
+        place.provider.expires_after = 1
+        with pytest.raises(TransientError):
+            await model.complete(CHAT, 1, 1)
+    place.provider.expires_after = 1
+    with pytest.raises(Denied, match="no answer in 3 batches"):
+        await model.complete(CHAT, 1, 1)
+
+
 async def test_once_its_failure_is_recorded_its_batch_is_forgotten(place: Place) -> None:
     spoiling(place, named(1), {"choices": []})
     model = place.model()
@@ -439,8 +520,9 @@ async def test_once_its_failure_is_recorded_its_batch_is_forgotten(place: Place)
             await model.complete(CHAT, 1)
     with pytest.raises(Denied):
         await model.complete(CHAT, 1)
+    assert len(list(place.state.iterdir())) == 2  # the batch, and how often it has failed
     model.recorded(CHAT, 1)
-    assert place.noted == []
+    assert not any(place.state.iterdir())
 
 
 async def test_a_provider_that_answers_nothing_stops_the_run(place: Place) -> None:
@@ -855,10 +937,11 @@ async def test_a_batch_that_the_account_does_not_know_is_not_made_anew(place: Pl
     assert not place.provider.batches
 
 
-async def test_a_damaged_file_of_state_is_named(place: Place) -> None:
+@pytest.mark.parametrize("name", ["batch-000001.json", "failures.json"])
+async def test_a_damaged_file_of_state_is_named(place: Place, name: str) -> None:
     place.state.mkdir()
-    (place.state / "batch-000001.json").write_bytes(b'{"id"')
-    with pytest.raises(JournalError, match=r"batch-000001\.json: cannot be read.*restore the file"):
+    (place.state / name).write_bytes(b'{"id"')
+    with pytest.raises(JournalError, match=rf"{name}: cannot be read.*restore the file"):
         await place.model().complete(CHAT, 1)
     assert not place.provider.batches
 

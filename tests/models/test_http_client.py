@@ -449,6 +449,28 @@ async def test_any_other_redirect_is_explained(status: int, to: str, complaint: 
     assert complaint.replace("HOST", f"127.0.0.1:{port}") in reply.body.decode()
 
 
+@pytest.mark.parametrize(
+    ("base", "root", "to", "home"),
+    [
+        ("/v1?api-version=1", False, "/v1/x?api-version=1", "/v1?api-version=1"),
+        ("/v1?api-version=1", False, "/v1/x", "/v1"),
+        ("/v1/?api-version=1", False, "/new/v1/x?api-version=1", "/new/v1?api-version=1"),
+        ("/v1", True, "/x", "/v1"),
+        ("/v1?api-version=1", True, "/new/x?api-version=1", "/new/v1?api-version=1"),
+        ("/api", True, "/api/x", "/api"),
+        ("", True, "/x", ""),
+    ],
+)
+async def test_where_a_server_has_moved_is_said_as_a_whole_base_url(
+    base: str, root: bool, to: str, home: str
+) -> None:
+    """Whatever follows the path, and whichever part of the address the request was sent below."""
+    server = Saying(moved(308, f"https://new.example{to}"))
+    async with serving(server) as port, Client(f"http://127.0.0.1:{port}{base}") as client:
+        reply = await client.request("POST", "/x", b"{}", root=root)
+    assert reply.body.decode().endswith(f": set `base_url` to https://new.example{home}")
+
+
 async def test_redirects_end() -> None:
     reply, requests, _ = await requested("http://HOST/v1", *[moved(307, "/v1/x")] * 9)
     assert (reply.body, len(requests)) == (b"redirects that do not end", 6)

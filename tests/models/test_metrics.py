@@ -43,4 +43,4 @@ SIZED = (
     ],
 )
 def test_what_servers_report(text: str, found: Gauges | None) -> None:
-    assert gauges(text) == found
+    assert gauges(text.encode()) == found

@@ -291,6 +291,37 @@ async def test_a_body_that_is_no_completion_may_pass(body: str | bytes) -> None:
         await asked(saying(200, body))
 
 
+@pytest.mark.parametrize(
+    "quoting",
+    [
+        lambda said: json.dumps({"error": {"message": said}}),
+        lambda said: json.dumps({"error": said}),
+        lambda said: json.dumps({"choices": said}),
+        lambda said: json.dumps({said: 1}),
+        str,
+    ],
+)
+@pytest.mark.parametrize("status", [200, 400])
+async def test_a_secret_is_hidden_before_what_is_quoted_is_cut(
+    quoting: Callable[[str], str], status: int
+) -> None:
+    """A password that could be a word, which is hidden in errors only."""
+    secret, bodies = "ZQXWV-KZQXWV", [""]
+
+    async def handler(http: web.Request) -> web.Response:
+        return web.Response(status=status, text=bodies[0])
+
+    async with answered_by(handler, key=secret) as model:
+        for before in (*range(40, 90), *range(160, 210), *range(270, 300), *range(440, 510)):
+            bodies[0] = quoting("." * before + secret + "." * 600)
+            try:
+                found = str(await model.complete(CHAT, 1))
+            except (ModelError, TransientError) as error:
+                found = str(error)
+            assert "..." in found
+            assert not set(secret[:5]) & set(found), found
+
+
 @contextlib.asynccontextmanager
 async def bare(said: bytes | None) -> AsyncIterator[str]:
     """A server that reads a request, says some bytes, and hangs up; None: it says nothing."""

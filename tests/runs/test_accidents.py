@@ -5,6 +5,8 @@ A small run is made once; each test damages a copy of it.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import shutil
 import signal
@@ -15,9 +17,12 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
+import yaml
 
 import sdsd
+from sdsd import config as configuration
 from sdsd.errors import JournalError, RunDirError, SdsdError
 from sdsd.files import write_atomic
 from sdsd.interrupts import like_ctrl_c
@@ -174,6 +179,34 @@ def test_an_edited_file_is_named(run: RunDir, name: str, old: str, new: str, sai
     assert old in text
     (run.path / name).write_text(text.replace(old, new, 1), "utf-8")
     assert any(said in defect for defect in defects(run)), defects(run)
+
+
+@pytest.mark.parametrize("field", ["left_out", "calibrations"])
+def test_a_manifest_without_a_field_of_today_is_what_an_old_run_began_with(
+    run: RunDir, field: str
+) -> None:
+    """The file is as an older program wrote it, its copy in the journal has every field."""
+    old = json.loads(run.manifest_file.read_bytes())
+    del old[field]
+    run.manifest_file.write_text(json.dumps(old, indent=2))
+    assert make(run.path) == 0
+    assert defects(run) == ()
+
+
+def test_keys_that_the_program_has_learned_since_are_no_change(run: RunDir) -> None:
+    """Configuration and marker are as a program without one key of identity and two of the export
+    wrote them."""
+    old = yaml.safe_load(run.config_file.read_text())
+    del old["attempts"], old["export"]["truncate"], old["export"]["duplicates"]["near"]
+    run.config_file.write_text(yaml.safe_dump(old, sort_keys=False))
+    made_of = [configuration.digest(old).encode(), msgspec.json.encode(old["export"])]
+    marker = json.loads(run.published.read_bytes())
+    marker["basis"]["config.yaml"] = hashlib.sha256(b"\n".join(made_of)).hexdigest()
+    run.published.write_bytes(msgspec.json.format(msgspec.json.encode(marker)) + b"\n")
+    assert defects(run) == ()
+    old["export"]["truncate"] = True
+    run.config_file.write_text(yaml.safe_dump(old, sort_keys=False))
+    assert any("or accept it with `sdsd export`" in defect for defect in defects(run))
 
 
 def test_dialogues_that_are_not_finished_are_replayed(run: RunDir) -> None:

@@ -238,6 +238,31 @@ async def test_each_role_is_played_by_its_model() -> None:
 
 
 @pytest.mark.parametrize(
+    ("answer", "given", "finish"),
+    [
+        (Completion(""), "", "empty"),
+        (Completion(" \n"), "", "empty"),
+        (Completion("", thinking="hm"), "", "empty"),
+        (Completion("Hi."), "", "stop"),
+        (Completion("", finish="length"), "", "length"),
+        (Completion("", finish="refused"), "", "refused"),
+        (Completion("", choice_probs={"yes": 0.9, "no": 0.1}), "", "stop"),
+        (Completion("", logprob=-3.5), "what is scored", "stop"),
+    ],
+)
+async def test_an_answer_without_a_word_is_empty_whatever_its_backend_says(
+    answer: Completion, given: str, finish: str
+) -> None:
+    class Own(ScriptedModel):
+        async def complete(self, request: Request, seed: int, dialogue: int = 0) -> Answer:
+            return answer
+
+    send = middleware.to_models({"agent": Own()})
+    found = await send(replace(CALL, request=replace(REQUEST, role="agent", given=given)))
+    assert found == replace(answer, finish=finish)
+
+
+@pytest.mark.parametrize(
     ("said", "kept"),
     [
         ("plain", "plain"),

@@ -116,6 +116,21 @@ def test_a_run_on_fewer_principles_keeps_them_and_has_not_changed(tmp_path: Path
     assert [line for line in differences(kept, began) if "catalogue" in line] == []
 
 
+def test_a_run_that_began_before_principles_were_left_out_has_not_changed(tmp_path: Path) -> None:
+    config, rundir = configuration.load({}), RunDir(tmp_path)
+    whole = read_inputs(config)
+    keep_inputs(whole, rundir)
+    digests = {name: prompt.digest for name, prompt in whole.texts.items()}
+    began = manifest(catalogue=whole.catalogue.digest, prompts=digests)
+    began = replace(began, calibrations={"": UNABLE})
+    assert [line for line in differences(whole, began) if "catalogue" in line] == []
+    fewer = replace(whole.catalogue, principles=whole.catalogue.principles[1:])
+    (line,) = (
+        line for line in differences(replace(whole, catalogue=fewer), began) if "catalogue" in line
+    )
+    assert line.startswith("catalogue.principles has changed since this run began")
+
+
 def test_only_decidable_principles_can_be_asked_for(tmp_path: Path) -> None:
     inputs = read_inputs(configuration.load(None, {"catalogue.scope": "decidable"}))
     assert all(p.check for p in inputs.catalogue.principles)

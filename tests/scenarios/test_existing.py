@@ -436,21 +436,31 @@ def test_damage_is_named(name: str, data: bytes, wrong: str, tmp_path: Path) -> 
     assert "; " in message
 
 
-def test_rows_without_ends_are_refused_unread() -> None:
+@pytest.mark.parametrize(
+    ("read_rows", "remedy"),
+    [(existing_files._lines, "one object per line"), (existing_files._table, "one row per line")],
+)
+@pytest.mark.parametrize("line", [1, 2])
+def test_rows_without_ends_are_refused_unread(read_rows: Any, remedy: str, line: int) -> None:
     """A file without line ends is not taken into memory whole."""
 
     class Endless(io.BytesIO):
         given = 0
+        left = line
 
         def readline(self, size: int | None = -1) -> bytes:
             assert size is not None
             assert 0 < size < 1 << 27
+            self.left -= 1
+            if self.left:
+                return b"1\n"
             self.given += size
-            return b"x" * size
+            return b"x," * (size // 2) + b"x" * (size % 2)
 
     endless = Endless()
-    with pytest.raises(SourceError, match="more than 67,108,864 bytes; write one object per line"):
-        next(existing_files._lines(endless, Path("a.jsonl"), "a.jsonl"))
+    said = rf"a\.x:{line}: more than 67,108,864 bytes; write {remedy}"
+    with pytest.raises(SourceError, match=said):
+        list(read_rows(endless, Path("a.x"), "a.x"))
     assert endless.given < 1 << 27
 
 

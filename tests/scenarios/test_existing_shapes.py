@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sdsd.scenarios import existing_shapes as shapes
 from sdsd.scenarios.existing import Kind, SourceRow, read
 
 ASK, YES, NO = "Is it safe?", "Boil it first.", "Always."
@@ -205,6 +206,22 @@ def test_messages_of_trees_become_a_thread_each(tmp_path: Path) -> None:
     found = [row for row in read(str(path)) if isinstance(row, SourceRow)]
     assert [[(m.role, m.content) for m in row.messages] for row in found] == [WHOLE, EARLIER]
     assert [row.origin for row in found] == ["oasst.jsonl:1", "oasst.jsonl:5"]
+
+
+@pytest.mark.parametrize("user", sorted(shapes.SPEAKERS["user"].split()))
+@pytest.mark.parametrize("assistant", sorted(shapes.SPEAKERS["assistant"].split()))
+@pytest.mark.parametrize("system", ["", *shapes.SPEAKERS["system"].split()])
+def test_a_prompt_is_taken_once_whatever_the_speakers_are_called(
+    user: str, assistant: str, system: str, tmp_path: Path
+) -> None:
+    head = [(system, SYSTEM)] if system else []
+    said = [chat(*head, (user.title(), ASK), (assistant, text)) for text in (YES, NO)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": ASK, "chosen": said[0], "rejected": said[1]}), "utf-8")
+    (found,) = read(str(path))
+    assert isinstance(found, SourceRow)
+    assert [(turn.role, turn.content) for turn in found.messages] == WHOLE
+    assert found.plan == (SYSTEM if system else "")
 
 
 def test_a_message_that_refers_to_itself_ends_the_thread(tmp_path: Path) -> None:

@@ -110,21 +110,22 @@ class StandIn:
         app.router.add_get("/v1/models", self._models)
         return app
 
-    def _note(self, event: Literal["asked", "sent"], number: int, life: str, chat: _Chat) -> None:
+    def _note(
+        self, event: Literal["asked", "sent"], number: int, life: str, seed: int, *, probe: bool
+    ) -> None:
         if self._log is not None:
-            line = Line(event, number, chat.seed, life, is_probe(chat.messages, chat.prompt))
+            line = Line(event, number, seed, life, probe)
             os.write(self._log, msgspec.json.encode(line) + b"\n")
 
     async def _complete(self, http: web.Request) -> web.Response:
         body = await http.read()
         chat = msgspec.json.decode(body, type=_Chat)
         number, life = next(self._numbers), http.headers.get("X-Life", "")
-        self._note("asked", number, life, chat)
+        probe = is_probe(chat.messages, chat.prompt)
+        self._note("asked", number, life, chat.seed, probe=probe)
         if self._log is None:
             self.requests.append(msgspec.json.decode(body))
-        if self._latency and not is_probe(
-            chat.messages, chat.prompt
-        ):  # from half of it to one and a half, by seed
+        if self._latency and not probe:  # from half of it to one and a half, by seed
             await asyncio.sleep(self._latency * (0.5 + chat.seed % 101 / 100))
         role, purpose = asked_for(chat.messages, chat.prompt)
         request = Request(
@@ -133,7 +134,7 @@ class StandIn:
         done = await self._model.complete(request, chat.seed)
         assert isinstance(done, Completion)
         text = done.text
-        if chat.response_format and is_probe(chat.messages, chat.prompt):
+        if chat.response_format and probe:
             text = '{"a": true}'
         words: dict[str, Any] = {"finish_reason": "stop", "index": 0}
         if chat.messages:
@@ -151,7 +152,7 @@ class StandIn:
         with contextlib.suppress(ConnectionError):  # whoever asked is dead
             await response.prepare(http)
             await response.write_eof()
-            self._note("sent", number, life, chat)
+            self._note("sent", number, life, chat.seed, probe=probe)
         return response
 
     def _worded(self, reply: dict[str, Any], asked: bytes) -> dict[str, Any]:

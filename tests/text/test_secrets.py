@@ -62,6 +62,16 @@ def test_a_secret_that_was_cut_off_is_found() -> None:
     assert Secrets([KEY]).hide(f"got {KEY[:20]}") == "got ***"
 
 
+@pytest.mark.parametrize("way", range(len(QUOTED)))
+@pytest.mark.parametrize("secret", ["lm-studio", "Two words/and=more", KEY])
+def test_no_part_of_a_secret_stays_where_a_long_error_is_cut(secret: str, way: int) -> None:
+    shown, secrets = QUOTED[way](secret).encode(), Secrets([secret])
+    for before in range(2**16 - len(shown) - 1, 2**16 + 1):
+        found = secrets.hide_in_error(b"." * before + shown + b"." * 200_000)
+        assert found.replace(b"***", b"").strip(b".") == b""
+        assert len(found) > 2**15
+
+
 def test_the_longest_secret_goes_first() -> None:
     basic = base64.b64encode(b"alice:s3cret").decode()
     assert Secrets(["s3cret", "s3cret-and-more"]).hide("s3cret-and-more") == "***"

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdsd.text.template_marks import template_mark
-from sdsd.text.thinking import lacks_opening, opens_thinking, spoken
+from sdsd.text.thinking import lacks_opening, opens_thinking, spoken, without_thinking
 
 PAIRS = [
     ("<think>", "</think>"),
@@ -61,6 +61,27 @@ def test_a_prompt_that_begins_the_thinking_makes_an_unmarked_reply_thinking() ->
     assert opens_thinking("<|im_start|>assistant\n<think>\n")
     assert not opens_thinking("<|im_start|>assistant\n<think>\n\n</think>\n\n")
     assert not opens_thinking("What does <think> mean?")
+
+
+@pytest.mark.parametrize(
+    ("opening", "closed"),
+    [
+        ("<think>", "<think>\n\n</think>\n\n"),
+        ("\n<think>\n", "<think>\n\n</think>\n\n"),
+        ("<THINK>\n", "<THINK>\n\n</THINK>\n\n"),
+        ("<Seed:Think>", "<Seed:Think>\n\n</Seed:Think>\n\n"),
+        ("[think]", "[think]\n\n[/think]\n\n"),
+        ("◁think▷", "◁think▷\n\n◁/think▷\n\n"),
+        ("<|start_thinking|>", "<|start_thinking|>\n\n<|END_THINKING|>\n\n"),
+        ("Reasoning is on.\n<think>\n", "Reasoning is on.\n<think>\n\n</think>\n\n"),
+        ("What does <think> mean?\n", "What does <think> mean?\n"),
+        ("\n", "\n"),
+        ("", ""),
+    ],
+)
+def test_thinking_that_a_turn_opens_is_closed(opening: str, closed: str) -> None:
+    assert without_thinking(opening) == closed
+    assert not opens_thinking(without_thinking(opening))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,11 @@ import json
 import os
 import re
 import sys
+import traceback
 
 _LOST = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_PRINTING = ("sdsd.cli", "click", "typer", "rich")
+"""Packages that write to standard output and to no other file."""
 _REMEDIES = {
     errno.EMFILE: "allow more open files, e.g. `ulimit -n 4096`",
     errno.ENFILE: "close other programs",
@@ -42,12 +45,20 @@ def explained(error: OSError) -> str:
     remedy = _REMEDIES.get(error.errno or 0, "check it")
     if error.filename is not None:
         return f"{error.filename}: {why}; {remedy}"
-    if error.errno not in _LOST:
+    if error.errno not in _LOST or not _is_of_printing(error):
         return f"{why}; {remedy}"
     _connect_to_nothing()
     if error.errno == errno.EPIPE:
         return ""
     return f"standard output: {why}; {remedy}. What the command made is on disk all the same"
+
+
+def _is_of_printing(error: OSError) -> bool:
+    """Return whether an error that names no file was raised by printing; otherwise the file is one
+    that was being written."""
+    places = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    module = places[-1].f_globals.get("__name__", "") if places else ""
+    return any(module == name or module.startswith(f"{name}.") for name in _PRINTING)
 
 
 def print_json(text: str) -> None:

@@ -162,6 +162,10 @@ def _check_values(tree: Any, key: str, where: str) -> None:
     if isinstance(tree, str) and tree != valid_unicode(tree):
         raise ConfigError(f"{where}: `{key}` is not UTF-8: {tree}; rename the file, or correct it")
     items = tree.items() if isinstance(tree, Mapping) else ()
+    for name, _ in items:
+        if isinstance(name, str) and name != valid_unicode(name):
+            section = f" in `{key}`" if key else ""
+            raise ConfigError(f"{where}: the key {name!a}{section} is not UTF-8; rename it")
     for name, value in (*items, *enumerate(tree if isinstance(tree, list | tuple) else ())):
         _check_values(value, f"{key}.{name}" if key else str(name), where)
 

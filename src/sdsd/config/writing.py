@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -27,7 +27,7 @@ def dump(config: Config) -> str:
     return yaml_files.dump(tree(config))
 
 
-def digest(config: Config) -> str:
+def digest(config: Config | Mapping[str, Any]) -> str:
     """Return the hex SHA-256 of every key that decides what the run makes."""
     identity = {k: v for k, v in flat(config) if not is_execution(k)}
     return hashlib.sha256(msgspec.json.encode(identity, order="sorted")).hexdigest()

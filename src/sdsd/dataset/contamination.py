@@ -123,8 +123,7 @@ def _paragraphs(path: Path) -> Iterator[str]:
     """Yield the blocks between blank lines, because a run of words may cross a line break."""
     try:
         with path.open("rb") as raw, as_utf8(raw) as file:
-            texts = (text for _, text in lines(file))
-            for blank, block in groupby(texts, key=str.isspace):
+            for blank, block in groupby(lines(file), key=str.isspace):
                 if not blank:
                     yield "".join(block)
     except (OSError, UnicodeDecodeError) as error:

@@ -31,7 +31,7 @@ from sdsd.dataset.export import read
 from sdsd.dataset.splits import SPLITS, Split
 from sdsd.dataset.view import Row
 from sdsd.errors import PluginError, SdsdError
-from sdsd.files import write_atomic
+from sdsd.files import missing_folders, write_atomic
 
 _SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system"}
 """Names of the roles in ShareGPT."""
@@ -162,7 +162,7 @@ def write(data: Path, name: str, out: Path) -> dict[str, int]:
     has no rows, if `out` holds somebody else's registry, or if the disk is full.
     """
     files = format_of(name).files
-    missing = [path for path in (out, *out.parents) if not path.exists()]
+    missing = missing_folders(out)
     try:
         out.mkdir(parents=True, exist_ok=True)
         if any(file.registry for file in files):

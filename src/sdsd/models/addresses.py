@@ -27,6 +27,8 @@ _SAFE = "/%:@!$&'()*+,;=~-._?[]"
 """What a path or query may hold as it is; `%` because it may be quoted already."""
 _LONG = 20
 """A part of a path or query of at least this many characters is taken for a key."""
+_END = "/v1"
+"""What the usual `base_url` ends with, and the addresses that are not OpenAI's do not."""
 _EXAMPLE = "write it like http://localhost:8000/v1"
 
 
@@ -81,18 +83,26 @@ class Address(Struct, frozen=True):
         `/v1`."""
         base = self.path.rstrip("/")
         if root:
-            base = base.removesuffix("/v1")
+            base = base.removesuffix(_END)
         if not self.query:
             return f"{base}{path}"
         return f"{base}{path}{'&' if '?' in path else '?'}{self.query}"
 
-    def shown_below(self, path: str) -> str:
-        """Return, for messages, the `base_url` below which this is `path`; empty if none is."""
+    @property
+    def end(self) -> str:
+        """What the root of the server lacks of this address: `/v1` or nothing."""
+        return _END if self.path.rstrip("/").endswith(_END) else ""
+
+    def shown_below(self, path: str, end: str = "") -> str:
+        """Return, for messages, the `base_url` below which this is `path`; empty if none is.
+
+        `end` is that of the address below whose root it was asked for.
+        """
         base, _, query = self.shown.partition("?")
-        ends = path.partition("?")[0]
-        if not base.endswith(ends):
+        asked = path.partition("?")[0]
+        if not base.endswith(asked):
             return ""
-        return base.removesuffix(ends) + (f"?{query}" if query else "")
+        return base.removesuffix(asked) + end + (f"?{query}" if query else "")
 
     def joined(self, target: str, location: str) -> Address:
         """Return the address that `Location` means in a reply to a request for `target`.
@@ -117,7 +127,7 @@ def parse(
         raise _no_address(url, name, str(error), like) from None
     if parts.scheme not in schemes or not host or not url.isprintable():
         raise _no_address(url, name, "", like)
-    authority = f"[{host}]" if ":" in host else host
+    authority = bracketed(host)
     if port is not None:
         authority += f":{port}"
     path, query = quote(parts.path, _SAFE), quote(parts.query, _SAFE)
@@ -132,6 +142,11 @@ def parse(
         unquote(parts.password or ""),
         f"{parts.scheme}://{_shown_user(parts)}{authority}{path}{_shown_query(query)}",
     )
+
+
+def bracketed(host: str) -> str:
+    """Return a host as addresses write it: a number of IPv6 in brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _host(name: str) -> str:

@@ -20,8 +20,9 @@ order of writes guarantees this:
    again. An answer that was returned but not recorded is read again from the provider's result
    file.
 6. A line without a usable answer goes into a later batch, and if two files list an id, the later
-   one counts. The earlier file stays until the later one is written, which also says how often
-   the request has failed: at `_MOST` it is given up, so nothing is bought more often than that.
+   one counts. The earlier file stays until the later one is written. How often a request has
+   failed is in a file of its own until its answer is recorded, whatever becomes of its batches:
+   at `_MOST` it is given up, so nothing is bought more often than that.
 
 One gap remains: a batch that the provider creates from a lost request more than `settle` seconds
 after it. The key is also sent as `Idempotency-Key`, for providers that honour it.
@@ -46,7 +47,6 @@ from sdsd.models.batch_api import (
     ENDED,
     Batch,
     BatchState,
-    Counts,
     Limits,
     Provider,
     RequestLine,
@@ -166,7 +166,7 @@ class BatchModel:
         self._gathering: dict[str, _Job] = {}
         """By endpoint, the batch that takes new requests."""
         self._failures: dict[str, int] = {}
-        """By `custom_id`, in how many batches a request has failed."""
+        """By `custom_id`, in how many batches a request has failed that is not recorded yet."""
         self._failed: dict[str, _Job] = {}
         """By `custom_id`, the last batch that it failed in, until a later one is on disk."""
         self._fruitless = 0
@@ -208,8 +208,8 @@ class BatchModel:
         """
         line = job.result.result().get(name)
         paid = line is not None and line.answered
-        if job.status == "completed" and (paid or job.answered or len(job.state.names) == 1):
-            failures = job.state.failures.get(name, 0) + 1
+        if paid or (job.status == "completed" and (job.answered or len(job.state.names) == 1)):
+            failures = max(self._failures.get(name, 0), job.state.failures.get(name, 0) + 1)
             if failures >= _MOST:
                 cause = f"no answer in {failures} batches"
                 message = f"{cause}, last: {fault}; nothing was answered yet, so it is not retried"
@@ -236,6 +236,8 @@ class BatchModel:
         """
         _, body = self._encode(request, seed)
         name = custom_id(dialogue, seed, body)
+        if self._failures.pop(name, 0):
+            self._files.save_failures(self._failures)
         job = self._holding.get(name)
         if job is not None and job.result.done():
             self._let_go(job, name)
@@ -267,6 +269,7 @@ class BatchModel:
             raise
 
     async def _adopt(self) -> None:
+        self._failures = self._files.failures()
         for state in self._files.load():
             self._last = max(self._last, state.number)
             batch_id = state.batch_id or (await self._search(state) if state.file_id else "")
@@ -346,6 +349,7 @@ class BatchModel:
         """Have the provider create the batch, exactly once; see the module docstring."""
         names = tuple(sorted(job.open))
         failures = {name: self._failures[name] for name in names if name in self._failures}
+        self._files.save_failures(self._failures)
         self._save(job, replace(job.state, names=names, failures=failures))
         for name in names:
             if (earlier := self._failed.pop(name, None)) is not None:
@@ -435,14 +439,10 @@ class BatchModel:
         return self._decode(request, line.response.status_code, line.response.content)
 
     def _note_progress(self, job: _Job, batch: Batch) -> None:
-        state, counts = job.state, batch.request_counts or Counts()
-        failed = f", {counts.failed:,} failed" if counts.failed else ""
-        ended = f", {batch.status}" if batch.status in ENDED else ""
-        text = f"{counts.completed:,} of {len(state.names):,} answered{failed}{ended}"
-        if text != job.progress:
+        if (text := batch.progress(len(job.state.names))) != job.progress:
             job.progress = text
-            minutes = max(0.0, self._clock() - state.began) / 60
-            self._note(f"batch {state.number}: {text}, {minutes:.0f} min")
+            minutes = max(0.0, self._clock() - job.state.began) / 60
+            self._note(f"batch {job.state.number}: {text}, {minutes:.0f} min")
 
 
 def _stopped() -> Stopped:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -18,7 +17,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from sdsd.errors import JournalError, ModelError, TransientError
-from sdsd.files import write_atomic
+from sdsd.files import make_folder, write_atomic
 from sdsd.models.http_client import Reply, decode_json
 
 T = TypeVar("T")
@@ -128,6 +127,13 @@ class Batch(Struct):
     errors: _Errors | None = None
     request_counts: Counts | None = None
 
+    def progress(self, of: int) -> str:
+        """Say how far it is, out of so many requests."""
+        counts = self.request_counts or Counts()
+        failed = f", {counts.failed:,} failed" if counts.failed else ""
+        ended = f", {self.status}" if self.status in ENDED else ""
+        return f"{counts.completed:,} of {of:,} answered{failed}{ended}"
+
 
 class _Listed(Struct):
     id: Id
@@ -215,30 +221,35 @@ class BatchState(Struct, frozen=True):
 
 
 class StateFiles:
-    """The directory of state files, one per batch."""
+    """The directory of state files: one per batch, and one of how often requests have failed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._failures = folder / "failures.json"
 
     def load(self) -> list[BatchState]:
-        found = []
-        for path in self._folder.glob("batch-*.json"):
-            try:
-                found.append(msgspec.json.decode(path.read_bytes(), type=BatchState))
-            except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise JournalError(
-                    f"{path}: cannot be read: {error}; its batch may already be paid for: "
-                    "restore the file from a copy, or delete it to send the requests again"
-                ) from None
-        return sorted(found, key=lambda state: state.number)
+        paths = self._folder.glob("batch-*.json")
+        return sorted((_read(path, BatchState) for path in paths), key=lambda state: state.number)
 
     def save(self, state: BatchState) -> None:
         """Write a state file atomically; it is on disk when this returns."""
-        path = self._path(state)
+        self._write(self._path(state), _encode(state))
+
+    def failures(self) -> dict[str, int]:
+        """Return by `custom_id` how often requests have failed."""
+        return _read(self._failures, dict[str, int]) if self._failures.exists() else {}
+
+    def save_failures(self, failures: Mapping[str, int]) -> None:
+        """Write how often requests have failed; without any there is no file."""
+        if failures:
+            self._write(self._failures, _encode(failures))
+        else:
+            _delete(self._failures)
+
+    def _write(self, path: Path, data: bytes) -> None:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, _encode(state))
-            _sync(self._folder)
+            make_folder(self._folder)
+            write_atomic(path, data)
         except OSError as error:
             raise JournalError(
                 f"{path}: cannot be written: {error}; free some space or repair the disk, then run "
@@ -247,22 +258,25 @@ class StateFiles:
 
     def remove(self, state: BatchState) -> None:
         """Delete a state file. One that remains does no harm: its answers are not asked for."""
-        with contextlib.suppress(OSError):
-            self._path(state).unlink(missing_ok=True)
+        _delete(self._path(state))
 
     def _path(self, state: BatchState) -> Path:
         return self._folder / f"batch-{state.number:06}.json"
 
 
-def _sync(folder: Path) -> None:
-    """Flush a directory's entries to disk, where the system can open directories."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+def _delete(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+def _read(path: Path, kind: type[T]) -> T:
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise JournalError(
+            f"{path}: cannot be read: {error}; requests of it may already be paid for: "
+            "restore the file from a copy, or delete it to send them again"
+        ) from None
 
 
 def add_lines(lines: dict[str, ResultLine], content: bytes, state: BatchState) -> int:

@@ -38,8 +38,6 @@ _MOVED = {301, 302, 303, 307, 308}
 _SAME_METHOD = {307, 308}
 """Redirects that keep the method and the body."""
 _MOST_REDIRECTS = 5
-_MOST_QUOTED = 2**16
-"""Bytes of the body of an error that are looked at."""
 _TLS_ALERT = b"\x15\x03"
 
 
@@ -145,8 +143,7 @@ class Client:
         try:
             reply = self._without_secrets(await self._exchange(data))
             if reply.status in _MOVED:
-                target = self._address.target(path, root=root)
-                reply = await self._followed(reply, method, target, body, headers)
+                reply = await self._followed(reply, method, path, body, headers, root=root)
         except TransientError as error:
             error.server = self.base_url
             raise
@@ -156,7 +153,7 @@ class Client:
         if reply.status < 300:
             body = self.secrets.hide_in_reply(reply.body)
         else:
-            body = self.secrets.hide_in_error(reply.body[:_MOST_QUOTED])
+            body = self.secrets.hide_in_error(reply.body)
         return reply if body is reply.body else replace(reply, body=body)
 
     async def _exchange(self, data: bytes) -> Reply:
@@ -179,10 +176,18 @@ class Client:
             self._keep(connection)
 
     async def _followed(
-        self, reply: Reply, method: str, target: str, body: bytes, headers: Mapping[str, str]
+        self,
+        reply: Reply,
+        method: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        *,
+        root: bool,
     ) -> Reply:
         """Follow redirects within the same server; of any other, say where it leads."""
-        here, asked = self._address, target
+        here = self._address
+        target = here.target(path, root=root)
         for _ in range(_MOST_REDIRECTS):
             if reply.status not in _MOVED:
                 return reply
@@ -191,7 +196,8 @@ class Client:
             except ModelError as error:
                 return self._moved(reply, f"moved to {error}")
             if there.origin != here.origin or not (reply.status in _SAME_METHOD or method == "GET"):
-                return self._moved(reply, _new_home(there, asked.removeprefix(here.target(""))))
+                base = there.shown_below(path, here.end if root else "")
+                return self._moved(reply, _new_home(there, base))
             target = f"{there.path}?{there.query}" if there.query else there.path
             data = _message(self._head(method, target, headers), body)
             reply = self._without_secrets(await self._exchange(data))
@@ -445,8 +451,8 @@ def _because(error: Exception | None) -> str:
     return f" ({reason(error)})" if error else ""
 
 
-def _new_home(there: Address, path: str) -> str:
-    """Say where a server has moved, as the value that `base_url` should have."""
-    if base := there.shown_below(path):
+def _new_home(there: Address, base: str) -> str:
+    """Say where a server has moved: to `base` as the value of `base_url`, if that is known."""
+    if base:
         return f"moved to another address: set `base_url` to {base}"
     return f"moved to {there.shown}: if that is not a login page, set `base_url` accordingly"

@@ -19,8 +19,9 @@ _SIZE = re.compile(
 """Anchored: `mamba_block_size` is another size."""
 
 
-def gauges(text: str) -> Gauges | None:
-    """Return the sums over the engines of a server; None if `text` has no such metrics."""
+def gauges(body: bytes) -> Gauges | None:
+    """Return the sums over the engines of a server; None if `body` has no such metrics."""
+    text = body.decode("utf-8", "replace")
     running = waiting = 0.0
     found = False
     for name, value in _GAUGE.findall(text):

@@ -30,7 +30,6 @@ from sdsd.text.normalize import encodable
 
 _DEEPEST = 100
 """Levels of nested JSON that are followed."""
-_SHOWN = 300
 _THINKING_KEYS = ("reasoning_content", "reasoning", "thinking", "thought", "reasoning_text")
 """Where servers put thinking next to the content of a message."""
 _STREAM = (b"data:", b"event:", b"id:", b"retry:", b":")
@@ -49,11 +48,17 @@ _STATUS_WORDS = (
 
 
 class Unreadable(ValueError):
-    """A body is no completion. Says why, as far as the decoder knows."""
+    """A body is no completion. Says why, as far as the decoder knows.
+
+    It may quote the body: hide secrets in it before it is cut or shown.
+    """
 
 
 class ErrorReply(Exception):
-    """A body with a 2xx status reports an error: `status` is the one that it stands for."""
+    """A body with a 2xx status reports an error: `status` is the one that it stands for.
+
+    `text` is the server's: hide secrets in it before it is cut or shown.
+    """
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(f"HTTP {status}: {text}")
@@ -154,9 +159,8 @@ def _joined(chunks: Iterable[Any]) -> dict[str, Any]:
             finish = choice.get("finish_reason") or finish
             tokens += _list(_dict(choice.get("logprobs")).get("content"))
             said, thought = _parts(delta.get("content") or choice.get("text"))
-            apart = [t for key in _THINKING_KEYS if (t := _text(delta.get(key)))]
             texts["content"].append(said)
-            texts["reasoning_content"] += [thought, *apart[:1]]
+            texts["reasoning_content"] += [thought, _first_text(delta, _THINKING_KEYS)]
             texts["refusal"].append(_text(delta.get("refusal")))
     if not seen:
         raise Unreadable("a stream without a choice")
@@ -183,8 +187,8 @@ def _reply(value: Any, reason: str) -> Reply:
     if not isinstance(first, dict):
         if "choices" not in value:
             keys = ", ".join(f"`{key}`" for key in list(value)[:8]) or "nothing"
-            raise Unreadable(f"it has no `choices`, only {keys[:_SHOWN]}")
-        raise Unreadable(f"its `choices` are {json.dumps(choices)[:80]}")
+            raise Unreadable(f"it has no `choices`, only {keys}")
+        raise Unreadable(f"its `choices` are {json.dumps(choices)}")
     return Reply(
         [_choice(first, reason)],
         _counts(value.get("usage")),
@@ -203,8 +207,7 @@ def _choice(choice: dict[str, Any], reason: str) -> Choice:
             raise Unreadable(f"its choice has no text: {reason}")
     content = message.get("content")
     said, thought = _parts(choice.get("text") if content is None else content)
-    apart = next((t for key in _THINKING_KEYS if (t := _text(message.get(key)))), "")
-    apart = apart or _thinking_blocks(message)
+    apart = _first_text(message, _THINKING_KEYS) or _thinking_blocks(message)
     words = Words(
         content=said,
         reasoning_content="\n".join(filter(None, (apart, thought))),
@@ -251,7 +254,7 @@ def _parts(content: Any, depth: int = 0) -> tuple[str, str]:
         return "", ""
     said = content.get("text", content.get("content", content.get("value")))
     text, thought = _parts(said, depth + 1)
-    apart = "" if kind else next((t for k in _THINKING_KEYS if (t := _text(content.get(k)))), "")
+    apart = "" if kind else _first_text(content, _THINKING_KEYS)
     return text, thought + apart
 
 
@@ -271,8 +274,13 @@ def _text(value: Any, depth: int = 0) -> str:
         return "".join(_text(item, depth + 1) for item in value)
     if isinstance(value, dict):
         keys = ("text", "thinking", "reasoning", "summary", "content", "value", "parts")
-        return next((t for key in keys if (t := _text(value.get(key), depth + 1))), "")
+        return _first_text(value, keys, depth + 1)
     return ""
+
+
+def _first_text(fields: dict[str, Any], keys: Iterable[str], depth: int = 0) -> str:
+    """Return the text of the first of these fields that has any."""
+    return next((text for key in keys if (text := _text(fields.get(key), depth))), "")
 
 
 def _counts(usage: Any) -> Counts | None:
@@ -338,7 +346,7 @@ def _raise_error(value: dict[str, Any], choice: Any) -> None:
     if not error or (has_choice and _is_false(error)):
         return
     text = error if isinstance(error, str) else json.dumps(error, ensure_ascii=False)
-    raise ErrorReply(_status(error, value, text), text[:500])
+    raise ErrorReply(_status(error, value, text), text)
 
 
 def _is_false(error: Any) -> bool:

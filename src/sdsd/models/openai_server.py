@@ -24,6 +24,8 @@ from sdsd.text.thinking import opens_thinking
 from sdsd.types import Answer, Completion, Message, Refusal, Request
 
 _encode = msgspec.json.Encoder().encode
+_QUOTED = 200
+"""Bytes of an unreadable body that are shown."""
 
 
 class _Refused(Exception):
@@ -119,8 +121,10 @@ class HttpModel:
             said = self.client.secrets.hide_in_error(error.text.encode())
             return self._refused(error.status, said)
         except odd_replies.Unreadable as error:
-            said = self.client.secrets.hide_in_error(body)[:200]
-            raise Malformed(f"not a completion: {error}: {said!r}", server=self.base_url) from None
+            hide = self.client.secrets.hide_in_error
+            why = hide(str(error).encode())[:_QUOTED].decode("utf-8", "replace")
+            said = hide(body)[:_QUOTED]
+            raise Malformed(f"not a completion: {why}: {said!r}", server=self.base_url) from None
 
     def _room(self, request: Request) -> int:
         """Return the tokens that a request leaves for thinking."""
@@ -197,7 +201,7 @@ class HttpModel:
         if not self.capabilities.metrics:
             return None
         try:
-            return gauges((await self.get("/metrics", root=True)).decode("utf-8", "replace"))
+            return gauges(await self.get("/metrics", root=True))
         except (ModelError, TransientError):
             return None
 

@@ -303,9 +303,7 @@ class _Probe:
 
     async def _metrics(self) -> bool:
         body = await self._server.attempt(lambda: self._model.get("/metrics", root=True))
-        return (
-            isinstance(body, bytes) and metrics.gauges(body.decode("utf-8", "replace")) is not None
-        )
+        return isinstance(body, bytes) and metrics.gauges(body) is not None
 
 
 def _words(refusal: Answer) -> str:

@@ -14,7 +14,7 @@ import urllib.request
 from msgspec import Struct
 
 from sdsd.errors import ModelError, TransientError
-from sdsd.models.addresses import Address, parse
+from sdsd.models.addresses import Address, bracketed, parse
 
 _HTTP = ("http",)
 _SOCKS = ("socks4", "socks4a", "socks5", "socks5h")
@@ -42,8 +42,7 @@ class Proxy(Struct, frozen=True):
 
     def tunnel(self, server: Address) -> bytes:
         """Return the request that opens a tunnel to a server."""
-        host = f"[{server.host}]" if ":" in server.host else server.host
-        way = f"{host}:{server.port}"
+        way = f"{bracketed(server.host)}:{server.port}"
         lines = "".join(f"{k}: {v}\r\n" for k, v in self.authorization.items())
         return f"CONNECT {way} HTTP/1.1\r\nHost: {way}\r\n{lines}\r\n".encode()
 

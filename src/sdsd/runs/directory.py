@@ -35,7 +35,7 @@ from sdsd import config as configuration
 from sdsd.config import Config
 from sdsd.config.manifest import FORMAT, Manifest, Written
 from sdsd.errors import JournalError, RunDirError
-from sdsd.files import make_folder, try_lock, write_atomic
+from sdsd.files import make_folder, missing_folders, try_lock, write_atomic
 from sdsd.runs import origin
 from sdsd.runs.journal import Journal
 from sdsd.text.normalize import valid_unicode
@@ -78,40 +78,49 @@ class RunDir:
                     "configuration that this run was made with, writes it again"
                 )
             raise RunDirError(f"{self.path}: not a run directory; `sdsd run` makes one")
-        self._check_format()
+        self._checked_manifest()
         return configuration.load(self.config_file)
 
     def manifest(self) -> Manifest | None:
         """Load the manifest, or else the journal's copy; None before the run's first model call."""
-        self._check_format()
-        return self._decoded(Manifest)
+        data = self._checked_manifest()
+        return None if data is None else self._decoded(data, Manifest)
 
     def _begun(self) -> bool:
         """Return whether a run has made anything here, whatever is missing by now."""
         return self.manifest_file.exists() or self._kept_manifest() is not None
 
-    def _check_format(self) -> None:
-        """Refuse a run in another format, which could only be read in part."""
-        written = self._decoded(Written)
-        if written is not None and written.format != FORMAT:
+    def _checked_manifest(self) -> bytes | None:
+        """Return what `manifest` decodes. Refuse a run in another format, which could only be read
+        in part."""
+        try:
+            known = self.manifest_file.exists()
+            data = self.manifest_file.read_bytes() if known else self._kept_manifest()
+        except OSError as error:
+            raise self._unreadable(error) from None
+        if data is None:
+            return None
+        written = self._decoded(data, Written)
+        if written.format != FORMAT:
             raise RunDirError(
                 f"{self.path}: made by sdsd {written.sdsd} on {written.created[:10]} in run format "
                 f"{written.format}; this program reads format {FORMAT} only. Use the program that "
                 "made it to continue or verify it. Its data set needs no sdsd: `data/` holds "
                 "Parquet files that `datasets.load_dataset` reads"
             )
+        return data
 
-    def _decoded(self, kind: type[T]) -> T | None:
+    def _decoded(self, data: bytes, kind: type[T]) -> T:
         try:
-            if self.manifest_file.exists():
-                return msgspec.json.decode(self.manifest_file.read_bytes(), type=kind)
-        except (OSError, msgspec.DecodeError, RecursionError) as error:
-            raise RunDirError(
-                f"{self.manifest_file}: cannot be read: {error}; restore it from a copy, or delete "
-                "it: `sdsd run` writes it again from the journal"
-            ) from None
-        kept = self._kept_manifest()
-        return None if kept is None else msgspec.json.decode(kept, type=kind)
+            return msgspec.json.decode(data, type=kind)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: Exception) -> RunDirError:
+        return RunDirError(
+            f"{self.manifest_file}: cannot be read: {error}; restore it from a copy, or delete "
+            "it: `sdsd run` writes it again from the journal"
+        )
 
     def _kept_manifest(self) -> bytes | None:
         with contextlib.suppress(JournalError), Journal(self.journal, readonly=True) as journal:
@@ -222,9 +231,11 @@ class RunDir:
                     f"{self.path}: another process ({holder}) is running here; "
                     "wait for it, stop it, or give another directory (`--out`)"
                 )
-            handle.truncate(0)
-            handle.write(f"pid {os.getpid()} on {platform.node()}")
-            handle.flush()
+            try:
+                handle.truncate(0)
+                os.write(handle.fileno(), f"pid {os.getpid()} on {platform.node()}".encode())
+            except OSError as error:
+                raise RunDirError(f"{self.path}: cannot be written: {error}") from None
             yield
 
     def locked(self) -> bool:
@@ -258,7 +269,7 @@ class RunDir:
 
         Only if nothing was recorded: no answer, no batch in progress, no server log to read.
         """
-        missing = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        missing = missing_folders(self.path)
         before = set(self.path.iterdir()) if self.path.is_dir() else set()
         if self.manifest_file not in before:  # an earlier start was killed before it recorded any
             before -= set(self.path.glob(f"{self.journal.name}*"))

@@ -337,13 +337,17 @@ def _readable_strategies(names: Iterable[str]) -> dict[str, Strategy]:
 
 
 def _changed_lists(inputs: Inputs, manifest: Manifest) -> Iterator[tuple[str, bool]]:
+    """Yield the lists of the catalogue that differ from the run's, and whether they are gone."""
     try:
         outside = replace(inputs, catalogue=_catalogue(inputs.config))
-        now = verifiable(outside, manifest.calibrations).catalogue
+        chosen = verifiable(outside, manifest.calibrations)
     except SdsdError:
         yield "the catalogue", True
         return
+    # A run that began before principles were left out has them all.
+    either = (outside.catalogue, chosen.catalogue)
     attributes = {"topics": "domains"} | {n: n for n in ("principles", "goals", "affinities")}
     for name, attribute in attributes.items():
-        if getattr(now, attribute) != getattr(inputs.catalogue, attribute):
+        kept = getattr(inputs.catalogue, attribute)
+        if all(getattr(now, attribute) != kept for now in either):
             yield f"catalogue.{name}", False

@@ -68,14 +68,20 @@ def to_models(models: Mapping[Role, Model | Responder]) -> Send:
         except BaseException as error:
             where = f"{call.scenario} {call.step}"
             blame(error, f"model `{model.name}`", where)
-        if isinstance(answer, Completion) and not (
-            answer.text.isascii() and answer.thinking.isascii()
-        ):
-            text, thinking = valid_unicode(answer.text), valid_unicode(answer.thinking)
-            return replace(answer, text=text, thinking=thinking)
-        return answer
+        return _normal(answer, call.request) if isinstance(answer, Completion) else answer
 
     return send
+
+
+def _normal(answer: Completion, request: Request) -> Completion:
+    """Return an answer, which may be that of a user's backend, as the journal keeps it."""
+    silent = not (answer.text.strip() or answer.choice_probs or request.given)
+    if silent and answer.finish == "stop":
+        answer = replace(answer, finish="empty")
+    if answer.text.isascii() and answer.thinking.isascii():
+        return answer
+    text, thinking = valid_unicode(answer.text), valid_unicode(answer.thinking)
+    return replace(answer, text=text, thinking=thinking)
 
 
 def from_caches(send: Send, caches: Sequence[Journal]) -> Send:

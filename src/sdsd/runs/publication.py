@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -128,10 +129,7 @@ def unknown_files(rundir: RunDir) -> Iterator[str]:
 
 def lacking(rundir: RunDir, done: int) -> int:
     """Return how many of `done` dialogues are not published; all if it is not known."""
-    try:
-        found = read(rundir)
-    except RunDirError:
-        return done
+    found = _readable(rundir)
     return done if found is None else max(done - found.records, 0)
 
 
@@ -141,8 +139,9 @@ def require_answers(rundir: RunDir) -> None:
         return
     try:
         with Journal(rundir.journal, readonly=True) as journal:
-            answers = journal.answers()
-        why = "lacks answers of the published data set" if answers < _answered(rundir) else ""
+            answers, found = journal.answers(), _readable(rundir)
+        lost = found is not None and answers < found.answers
+        why = "lacks answers of the published data set" if lost else ""
     except JournalError:
         if rundir.journal.exists() and rundir.journal.stat().st_size:
             raise
@@ -155,12 +154,12 @@ def require_answers(rundir: RunDir) -> None:
         )
 
 
-def _answered(rundir: RunDir) -> int:
+def _readable(rundir: RunDir) -> Publication | None:
+    """Return what was published; None if it is not known."""
     try:
-        found = read(rundir)
+        return read(rundir)
     except RunDirError:
-        return 0
-    return found.answers if found else 0
+        return None
 
 
 def _encoded(found: Publication) -> bytes:
@@ -170,12 +169,20 @@ def _encoded(found: Publication) -> bytes:
 def _basis(rundir: RunDir) -> dict[str, str]:
     small = [rundir.path / name for name in _BASIS]
     files = [path for path in (*small, *sorted(rundir.inputs.glob("[!.]*"))) if path.exists()]
-    config = rundir.config()
-    made_of = [configuration.digest(config).encode(), msgspec.json.encode(config.export)]
+    config = _written(configuration.tree(rundir.config()), configuration.read(rundir.config_file))
+    made_of = [configuration.digest(config).encode(), msgspec.json.encode(config.get("export"))]
     return {
         rundir.config_file.name: hashlib.sha256(b"\n".join(made_of)).hexdigest(),
         **_digests(rundir, files),
     }
+
+
+def _written(config: Any, file: Any) -> Any:
+    """Return a configuration without the keys that its file lacks: the program has learned them
+    since the file was written, and they change nothing."""
+    if not (isinstance(config, dict) and isinstance(file, dict)):
+        return config
+    return {key: _written(value, file[key]) for key, value in config.items() if key in file}
 
 
 def _digests(rundir: RunDir, files: list[Path]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Iterable, Iterator
 
+import msgspec
 from msgspec import Struct
 
 from sdsd.config import Config
@@ -168,7 +169,7 @@ def _compare_origin(
     kept = origin.manifest_of(journal)
     if not rundir.manifest_file.exists():
         yield f"{rundir.manifest_file}: missing; `sdsd run {rundir.path}` writes it again"
-    elif kept is not None and rundir.manifest_file.read_bytes() != kept:
+    elif kept is not None and msgspec.json.decode(kept, type=Manifest) != manifest:
         yield (
             f"{rundir.manifest_file}: is not what the run began with; delete it, and "
             f"`sdsd run {rundir.path}` writes it again"

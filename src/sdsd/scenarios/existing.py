@@ -138,13 +138,6 @@ _COLUMNS = {
     "persona", "planned_violation", "field", "principles",
 }  # fmt: skip
 
-_SPEAKERS = {
-    "user": "user human person prompter",
-    "assistant": "assistant gpt chatgpt model ai agent bot bing bard",
-    "system": "system developer",
-    "tool": "tool function function_call function_response observation ipython",
-}
-_ROLE_OF = {name: role for role, names in _SPEAKERS.items() for name in names.split()}
 _NAMES: dict[type, str] = {str: "text", bool: "true/false", int: "a number", float: "a number",
                            list: "a list", dict: "an object", type(None): "null"}  # fmt: skip
 
@@ -238,10 +231,9 @@ class _Row(Struct, frozen=True):
             if item is None:
                 continue
             turn = self.checked(item, dict, "a turn", "write turns as {role, content}")
-            name = turn.get("from") if turn.get("role") is None else turn["role"]
-            name = self.checked("" if name is None else name, str, "a role", "name the speaker")
-            role = _ROLE_OF.get(name.strip().casefold())
-            if role is None:
+            name = shapes.speaker(turn)
+            self.checked("" if name is None else name, str, "a role", "name the speaker")
+            if (role := shapes.role(turn)) not in shapes.SPEAKERS:
                 raise _Unusable("a turn of an unknown speaker")
             content = turn.get("value") if turn.get("content") is None else turn["content"]
             if role != "tool" and (text := _clean(self.content(content))):

@@ -15,12 +15,12 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from gzip import GzipFile
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from sdsd.errors import SourceError
-from sdsd.text import encodings
 from sdsd.text.encodings import NotText, as_utf8, decode
 from sdsd.text.normalize import valid_unicode
 
@@ -171,18 +171,20 @@ def _parquet(path: Path, name: str, columns: Collection[str]) -> Iterator[tuple[
                 yield Place(path, name, f"row {next(numbers)}"), row
 
 
-def _lines(file: IO[bytes], path: Path, name: str) -> Iterator[tuple[Place, Any]]:
-    """Yield the value on each line that is not blank."""
-    for number in itertools.count(1):
-        line = file.readline(_LINE + 1)
-        if not line:
-            return
+def _texts(file: IO[bytes], path: Path, name: str, remedy: str) -> Iterator[tuple[Place, str]]:
+    """Yield the lines, with their ends. Raises `SourceError` for one that is too long."""
+    for number, line in enumerate(iter(partial(file.readline, _LINE + 1), b""), 1):
         place = Place(path, name, number)
         if len(line) > _LINE:
-            raise place.error(f"more than {_LINE:,} bytes", "write one object per line")
-        if not line.strip():
+            raise place.error(f"more than {_LINE:,} bytes", remedy)
+        yield place, decode(line, number)
+
+
+def _lines(file: IO[bytes], path: Path, name: str) -> Iterator[tuple[Place, Any]]:
+    """Yield the value on each line that is not blank."""
+    for place, text in _texts(file, path, name, "write one object per line"):
+        if not text.strip():
             continue
-        text = decode(line, number)
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -214,7 +216,7 @@ def _table(file: IO[bytes], path: Path, name: str) -> Iterator[tuple[Place, Any]
 
     What separates the cells (a comma, semicolon or tab) is seen in the line of names.
     """
-    texts = (text for _, text in encodings.lines(file, _LINE + 1))
+    texts = (text for _, text in _texts(file, path, name, "write one row per line"))
     heading = next(texts, "")
     separator = max(",;\t", key=heading.count)
     csv.field_size_limit(_LINE)

@@ -45,6 +45,15 @@ COLUMNS = {
     *_TREE, "message_tree_id", "rank",
 }  # fmt: skip
 
+SPEAKERS = {
+    "user": "user human person prompter",
+    "assistant": "assistant gpt chatgpt model ai agent bot bing bard",
+    "system": "system developer",
+    "tool": "tool function function_call function_response observation ipython",
+}
+"""By role, the names that data sets give it."""
+_ROLE_OF = {name: role for role, names in SPEAKERS.items() for name in names.split()}
+
 _START = r"(?:\A\s*+|\n\n)"
 _TRANSCRIPTS = (
     re.compile(rf"{_START}(Human|Assistant): ?"),
@@ -107,11 +116,18 @@ def turn(speaker: Any, text: Any) -> dict[str, Any]:
     return {"role": speaker, "content": text}
 
 
+def speaker(turn: Any) -> Any:
+    """Return whatever a turn has as the name of its speaker; None if it has none."""
+    if not isinstance(turn, Mapping):
+        return None
+    return turn.get("from") if turn.get("role") is None else turn["role"]
+
+
 def role(turn: Any) -> str:
-    """Return who speaks, as far as it matters here: `user`, `system`, `assistant` or unknown."""
-    name = (turn.get("role") or turn.get("from")) if isinstance(turn, Mapping) else ""
+    """Return the role of who speaks, one of `SPEAKERS`; a name that is unknown, as it is."""
+    name = speaker(turn)
     name = name.strip().casefold() if isinstance(name, str) else ""
-    return {"human": "user", "prompter": "user", "gpt": "assistant"}.get(name, name)
+    return _ROLE_OF.get(name, name)
 
 
 def _pair(item: Any) -> list[Any]:

@@ -112,7 +112,7 @@ def _write(rows: Iterable[SourceRow | Skipped], db: sqlite3.Connection, stamps: 
             skipped[row.reason] += 1
             first = first or row
             continue
-        digest.update(content(row) + b"\n")
+        digest.update(_line(row))
         db.execute("INSERT INTO rows VALUES (?, ?)", (count, msgspec.json.encode(row).decode()))
         count += 1
     if not count:
@@ -127,8 +127,13 @@ def digest_of(rows: Iterable[SourceRow | Skipped]) -> str:
     digest = hashlib.sha256()
     for row in rows:
         if isinstance(row, SourceRow):
-            digest.update(content(row) + b"\n")
+            digest.update(_line(row))
     return digest.hexdigest()
+
+
+def _line(row: SourceRow) -> bytes:
+    """Return what a row adds to the digest of a source."""
+    return content(row) + b"\n"
 
 
 def content(row: SourceRow) -> bytes:

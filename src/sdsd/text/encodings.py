@@ -55,13 +55,10 @@ def decode(data: bytes, line: int = 1) -> str:
     return text
 
 
-def lines(file: IO[bytes], limit: int = -1) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a UTF-8 file by number, with their ends; of a longer one, `limit` bytes.
-
-    Raises `NotText`.
-    """
-    for number, line in enumerate(iter(partial(file.readline, limit), b""), 1):
-        yield number, decode(line, number)
+def lines(file: IO[bytes]) -> Iterator[str]:
+    """Yield the lines of a UTF-8 file, with their ends. Raises `NotText`."""
+    for number, line in enumerate(file, 1):
+        yield decode(line, number)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,10 @@ _PLAIN = re.compile(r"[A-Za-z0-9]+")
 _TOKEN = re.compile(r"[A-Za-z0-9_.~+/=-]{20,}", re.ASCII)
 """A secret of this form is recognised by its first characters, even if the rest was cut off."""
 _HEAD = 16
+_LONGEST_FORM = 12
+"""Bytes that a character takes in the longest of its usual forms, quoted twice."""
+_MOST = 2**16
+"""Bytes of the body of an error that are looked at."""
 _SHORT = 8
 """A secret of fewer characters is found only where no letter or digit adjoins it."""
 
@@ -39,12 +43,14 @@ class Secrets:
 
     def __init__(self, secrets: Iterable[str], private: Iterable[str] = ()) -> None:
         """`private` is hidden in error messages only, as are secrets that could be words."""
+        private = [detail for detail in private if detail]
         known = sorted({s.strip() for s in secrets} - {""}, key=len, reverse=True)
         certain = [secret for secret in known if not may_be_a_word(secret)]
         self._secrets = _pattern(known)
-        self._in_errors = _pattern([*known, *filter(None, private)])
+        self._in_errors = _pattern([*known, *private])
         self._in_replies = _pattern(certain)
         self._traces = tuple(_trace(secret) for secret in certain)
+        self._longest = _LONGEST_FORM * max(map(len, [*known, *private]), default=0)
 
     def hide(self, text: str) -> str:
         """Return a text for the user without any secret."""
@@ -54,8 +60,16 @@ class Secrets:
         return data.decode("utf-8", "surrogatepass")
 
     def hide_in_error(self, body: bytes) -> bytes:
-        """Return the body of an error without any secret or private detail."""
-        return self._in_errors.sub(HIDDEN.encode(), body) if self._in_errors else body
+        """Return the beginning of the body of an error without any secret or private detail.
+
+        Whoever quotes less of it must cut what this returns: half a secret is not found. So where
+        this cuts, what could be half of one goes as well.
+        """
+        beginning = body[:_MOST]
+        if self._in_errors is None:
+            return beginning
+        hidden = self._in_errors.sub(HIDDEN.encode(), beginning)
+        return hidden if len(body) <= _MOST else hidden[: max(len(hidden) - self._longest, 0)]
 
     def hide_in_reply(self, body: bytes) -> bytes:
         """Return the body of a successful reply without secrets, unless they could be words.

@@ -121,9 +121,20 @@ def opens_thinking(prompt: str) -> bool:
 def without_thinking(opening: str) -> str:
     """Return what begins a turn, with the thinking that it opens closed again: as models learn to
     leave it out (Qwen3's chat template; arXiv 2504.09858)."""
-    mark = opening.strip()
-    closing = _PAIRS.get(mark)
-    return f"{mark}\n\n{closing}\n\n" if closing else opening
+    if not opens_thinking(opening):
+        return opening
+    begun = opening.strip()
+    return f"{begun}\n\n{_closing(begun)}\n\n"
+
+
+def _closing(begun: str) -> str:
+    """Return the mark that closes the one that a text ends with, in the same case."""
+    for opening, closing in _PAIRS.items():
+        if begun.casefold().endswith(opening.casefold()):
+            mark = begun[-len(opening) :]
+            alike = closing == f"{opening[0]}/{opening[1:]}"
+            return f"{mark[0]}/{mark[1:]}" if alike else closing
+    return ""
 
 
 def lacks_opening(thinking: str) -> bool:

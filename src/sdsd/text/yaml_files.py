@@ -128,7 +128,7 @@ def _value(node: Node) -> Any:
         number = float(node.value)
         return int(number) if number.is_integer() else number
     try:
-        return _SCALARS[kind](yaml.constructor.SafeConstructor(), node)
+        return _SCALARS[kind](_constructor(), node)
     # For example a 13th month, or an explicit tag on what does not look like it.
     except (ValueError, KeyError, IndexError, AttributeError) as error:
         wrong = f"{node.value[:60]!r} is not of the type {kind} ({error})"
@@ -144,6 +144,13 @@ _SCALARS: dict[str, Callable[[Any, Any], Any]] = {
     "float": lambda made, node: made.construct_yaml_float(node),
 }
 """By tag, the value of a scalar."""
+
+
+@cache
+def _constructor() -> Any:
+    import yaml
+
+    return yaml.constructor.SafeConstructor()
 
 
 @cache

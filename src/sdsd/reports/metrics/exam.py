@@ -18,6 +18,7 @@ from typing import Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sdsd.config import CriticConfig
 from sdsd.pipeline.calibration import evidence_of
@@ -31,6 +32,7 @@ from sdsd.reports.metrics.calibration_fit import (
     held_out,
     resamples,
 )
+from sdsd.reports.metrics.costs import total
 from sdsd.reports.stats import FEW, Interval, percentiles
 from sdsd.types import Calibration, Critique, Record, StageUsage, Verdict
 
@@ -200,7 +202,7 @@ def summarise(
         draws=calibration_fit.draws(answers) if alone else (),
         pair_fits=calibration_fit.pair_fits(answers) if alone else (),
         curves=_curves(answers, read) if alone else Curves(),
-        cost=_total(answer.usage for answer in answers),
+        cost=_cost(answers),
         answers=tuple(answers),
         failures=dict(failures),
     )
@@ -329,18 +331,9 @@ def _sign(margin: float) -> float:
     return 0.5 if margin == 0 else float(margin > 0)
 
 
-def _total(usages: Iterable[StageUsage]) -> StageUsage:
-    total = StageUsage()
-    for use in usages:
-        total = StageUsage(
-            calls=total.calls + use.calls,
-            prompt_tokens=total.prompt_tokens + use.prompt_tokens,
-            cached_tokens=total.cached_tokens + use.cached_tokens,
-            completion_tokens=total.completion_tokens + use.completion_tokens,
-            seconds=round(total.seconds + use.seconds, 4),
-            reasoning_tokens=total.reasoning_tokens + use.reasoning_tokens,
-        )
-    return total
+def _cost(answers: Iterable[Answer]) -> StageUsage:
+    spent = total(answer.usage for answer in answers)
+    return replace(spent, seconds=round(spent.seconds, 4))
 
 
 # -- curves ------------------------------------------------------------------------------------
