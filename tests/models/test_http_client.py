@@ -7,7 +7,11 @@ import base64
 import contextlib
 import gzip
 import importlib.util
+import selectors
+import socket
 import ssl
+import threading
+import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -250,6 +254,41 @@ async def test_time_outs(speak: Speak, timeouts: Timeouts, complaint: str) -> No
     async with serving(speak) as port:
         with pytest.raises(TransientError, match=complaint):
             await ask(port, timeouts=timeouts)
+
+
+class Starved(selectors.DefaultSelector):
+    """Acts late on what it has seen, once a request was heard: the system runs other programs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard, self.begun = threading.Event(), threading.Event()
+
+    def select(self, timeout: float | None = None) -> Any:
+        found = super().select(timeout)
+        if not found and self.heard.is_set() and not self.begun.is_set():
+            self.begun.set()
+            time.sleep(0.7)
+        return found
+
+
+def test_a_reply_that_arrived_while_the_process_was_not_run_is_not_late() -> None:
+    starved = Starved()
+
+    def speak(server: socket.socket) -> None:
+        with server.accept()[0] as connection, contextlib.suppress(ConnectionError):
+            connection.recv(9999)
+            starved.heard.set()
+            starved.begun.wait()
+            connection.sendall(OK)
+            connection.recv(9999)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=speak, args=(server,))
+        thread.start()
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(starved)) as runner:
+            asking = ask(server.getsockname()[1], timeouts=Timeouts(total=0.5))
+            assert runner.run(asking) == [b"hi"]
+        thread.join()
 
 
 async def test_a_slow_reply_that_keeps_coming_is_waited_for() -> None:

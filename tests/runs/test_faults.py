@@ -118,7 +118,7 @@ def test_one_of_three_is_killed_and_comes_back(tmp_path: Path, clean: Contents) 
 
 
 def test_all_are_gone_for_a_while_and_the_run_waits(tmp_path: Path, clean: Contents) -> None:
-    done = disturbed(tmp_path, clean, servers=3, die=3, gone=2.0, outage=30.0)
+    done = disturbed(tmp_path, clean, servers=3, die=3, gone=2.0, outage=120.0)
     assert done.judged.wrong(cut=3 * PLACES) == []
     assert done.judged.outcomes.get("failed", 0) == 0
     assert done.after > 0
