@@ -7,13 +7,13 @@ of three servers is killed and brought back; all of them are gone for a minute; 
 more requests than it can take. A run is judged by what it leaves behind: the requests behind its
 journal are reconstructed (`left`) and looked up in the server's log by their digests (`audit`).
 
-A reply counts as *delivered* if the server wrote all of it and it is a completion. Delivered but
-not recorded is *lost*; recorded but never delivered is *invented*; there must be neither. A reply
-without text (`null-content`) is delivered and recorded, and its stage asks again with another seed,
-so the dialogue may differ from that of a run without faults. So may a dialogue with an abandoned
-request (one that was denied three times, say), which is recorded as failed and counted by cause
-below the table. No other dialogue may
-differ.
+A reply counts as *delivered* if the server wrote all of it and it is a completion or a refusal of
+this request (400). Delivered but not recorded is *lost*; recorded but never delivered is
+*invented*; there must be neither. A reply without text (`null-content`, `thinking-only`) is
+delivered and recorded, and its stage asks again with another seed, so the dialogue may differ from
+that of a run without faults. So may a dialogue with a refused request, or an abandoned one (denied
+three times, say); it is recorded as failed and counted by cause below the table. No other dialogue
+may differ.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class _Posting(Ask):
             self.given_up = True
         else:
             self.posts.append(Post(self._index, digest))
-            self.silent |= isinstance(answer, Completion) and not answer.text
+            self.silent |= isinstance(answer, Refusal) or not answer.text
         return await super().__call__(step, request)
 
 
@@ -226,7 +226,7 @@ class Left(Struct, frozen=True):
     answers: int
     records: list[Record]
     silent: frozenset[int]
-    """Dialogues with a recorded reply without text."""
+    """Dialogues with a recorded answer without text: an empty reply, or a refusal."""
 
 
 def left(out: Path) -> Left:
@@ -282,7 +282,8 @@ def delivered(line: Line) -> bool:
     """Return whether the server wrote a complete answer: a completion or a permanent refusal."""
     if line.outcome in ("drip", "slow-headers"):
         return line.status == 200
-    return line.outcome in ("answered", "duplicate", "null-content") or line.status == 400
+    said = ("answered", "duplicate", "null-content", "thinking-only")
+    return line.outcome in said or line.status == 400
 
 
 def audit(left: Left, lines: Iterable[Line], probes: frozenset[str]) -> Account:
@@ -312,7 +313,7 @@ class Judged(Struct, frozen=True):
     differing: frozenset[int]
     """Dialogues whose rows differ from those of the undisturbed run."""
     silent: frozenset[int]
-    """Dialogues with a reply without text."""
+    """Dialogues with an answer without text."""
     given_up: frozenset[int]
     """Dialogues with an abandoned request."""
     unverified: tuple[str, ...]
@@ -506,7 +507,9 @@ def cells(kind: str, rate: float, judged: Judged) -> list[str]:
     account = judged.account
     outcomes = "/".join(str(judged.outcomes.get(o, 0)) for o in ("accepted", "filtered", "failed"))
     odd = len(judged.differing)
-    silent = f" ({len(judged.differing & judged.silent)} with null replies)" if odd else ""
+    silent = (
+        f" ({len(judged.differing & judged.silent)} with an answer without text)" if odd else ""
+    )
     return [
         kind, f"{rate:.0%}", f"{account.requests:,}", f"{account.injected:,}",
         f"{account.refusals:,}", f"{account.recorded:,}", f"{account.twice}", f"{account.lost}",

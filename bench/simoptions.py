@@ -11,7 +11,7 @@ from msgspec import Meta, Struct
 FaultKind = Literal[
     "429", "429-bare", "503", "500", "html", "hang", "reset-early", "reset", "drip",
     "slow-headers", "truncated", "empty-choices", "null-content", "duplicate",
-    "403", "404", "499", "204",
+    "403", "404", "499", "204", "400", "error-200", "thinking-only",
 ]  # fmt: skip
 Natural = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]

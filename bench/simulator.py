@@ -13,11 +13,13 @@ prints its base URL once it listens, and runs until SIGTERM. A token is four cha
     POST /sim/reset     clears counters and cache; request numbers continue
     POST /sim/faults    {"kind": rate, ...} replaces the planned faults
 
-Kinds of faults, by what the client sees: `429` (with Retry-After), `429-bare`, `503`, `500`, `403`,
-`404`, `499`, `204`, `html` (status 200), `hang` (no answer), `reset-early` (before the first byte),
-and, after the engine has done its work: `reset` (in the middle of the body), `drip` and
-`slow-headers` (the response arrives a few bytes at a time), `truncated` (JSON that ends too early),
-`empty-choices`, `null-content`, `duplicate` (the response comes twice).
+Kinds of faults, by what the client sees: `429` (with Retry-After), `429-bare`, `503`, `500`, `403`
+and `400` (flagged by moderation), `404`, `499`, `204`, `html` (status 200), `error-200` (an error
+with status 200), `hang` (no answer), `reset-early` (before the first byte), and, after the engine
+has done its work: `reset` (in the middle of the body), `drip` and `slow-headers` (the response
+arrives a few bytes at a time), `truncated` (JSON that ends too early), `empty-choices`,
+`null-content`, `thinking-only` (no content, but thinking, cut), `duplicate` (the response comes
+twice).
 """
 
 from __future__ import annotations
@@ -65,6 +67,7 @@ from simworld import chatml, kind_of_chat, kind_of_stream, reply, task
 
 _AT_ONCE = (
     "429", "429-bare", "503", "500", "html", "hang", "reset-early", "403", "404", "499", "204",
+    "400", "error-200",
 )  # fmt: skip
 """Faults that do not involve the engine."""
 _GRAIN = 10
@@ -172,6 +175,10 @@ class Simulator:
         """Stop listening and drop every connection, as if killed. May be started again."""
         if self._server is None:
             return
+        for listening in self._server.sockets:
+            asyncio.get_running_loop().remove_reader(listening)
+        for _ in range(2):  # one that was just accepted is only known after two turns of the loop
+            await asyncio.sleep(0)
         self._server.close()
         gone = [connection.closed for connection in self._connections]
         for connection in list(self._connections):

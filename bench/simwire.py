@@ -212,11 +212,16 @@ def failure(fault: str, retry_after: float) -> tuple[int, bytes]:
     if fault == "html":
         page = b"<!DOCTYPE html><html><body><h1>We will be right back</h1></body></html>"
         return 200, head(200, len(page), "text/html") + page
+    if fault == "error-200":
+        data = encode(error("The upstream server is overloaded.", "server_error", 502))
+        return 200, head(200, len(data)) + data
     status = int(fault[:3])
     if status == 204:
         return status, head(status, 0)
     wait = {"Retry-After": f"{retry_after:g}"} if fault == "429" else {}
-    data = encode(error(f"Simulated fault {fault}.", "simulated_fault", status))
+    flagged = status in (400, 403)
+    said = "This prompt was flagged by moderation." if flagged else f"Simulated fault {fault}."
+    data = encode(error(said, "simulated_fault", status))
     return status, head(status, len(data), headers=wait) + data
 
 
@@ -224,18 +229,24 @@ def unusable(fault: str, whole: dict[str, Any]) -> bytes:
     """Return the response with `whole` as its body and a fault that arrives in one piece."""
     if fault == "empty-choices":
         whole = {**whole, "choices": []}
-    if fault == "null-content":
-        whole = {**whole, "choices": [_silent(choice) for choice in whole["choices"]]}
+    if fault in ("null-content", "thinking-only"):
+        thought = fault == "thinking-only"
+        whole = {**whole, "choices": [_silent(c, thought=thought) for c in whole["choices"]]}
     data = encode(whole)
     if fault == "truncated":
         data = data[: len(data) // 2]
     return (head(200, len(data)) + data) * (2 if fault == "duplicate" else 1)
 
 
-def _silent(choice: dict[str, Any]) -> dict[str, Any]:
+def _silent(choice: dict[str, Any], *, thought: bool) -> dict[str, Any]:
+    """Return a choice without its text; with `thought`, as if all of it were thinking, and cut."""
     if "text" in choice:
         return {**choice, "text": None}
-    return {**choice, "message": {"role": "assistant", "content": None}}
+    message = {"role": "assistant", "content": None}
+    if not thought:
+        return {**choice, "message": message}
+    message["reasoning_content"] = choice["message"]["content"]
+    return {**choice, "message": message, "finish_reason": "length"}
 
 
 def pieces(fault: str, whole: dict[str, Any]) -> list[bytes]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -449,6 +450,23 @@ async def test_killed_and_revived_on_the_same_port(tmp_path: Path) -> None:
     assert first.digest != second.digest
 
 
+@pytest.mark.parametrize("turns", range(5))
+async def test_killed_while_a_client_connects(turns: int) -> None:
+    """However far the connection has come, it ends: nobody waits for an answer of the dead."""
+    async with serving(Options()) as simulator:
+        port = int(simulator.url.rpartition(":")[2].partition("/")[0])
+        data = json.dumps(HELLO).encode()
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+            client.sendall(
+                f"POST {CHAT} HTTP/1.1\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data
+            )
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await simulator.stop()
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+
+
 async def test_requests_on_one_connection_are_answered_in_order() -> None:
     async with serving(Options(instant=True)) as simulator:
         port = int(simulator.url.rpartition(":")[2].partition("/")[0])
@@ -479,7 +497,7 @@ async def failing(kind: FaultKind) -> tuple[bytes, bool]:
     return got
 
 
-@pytest.mark.parametrize("kind", ["429", "429-bare", "503", "500", "403", "404", "499"])
+@pytest.mark.parametrize("kind", ["429", "429-bare", "503", "500", "403", "404", "499", "400"])
 async def test_faults_with_a_status(kind: FaultKind) -> None:
     status, headers, body = split((await failing(kind))[0])
     assert status == int(kind[:3])
@@ -491,6 +509,17 @@ async def test_fault_204() -> None:
     """A success that says nothing."""
     status, headers, body = split((await failing("204"))[0])
     assert (status, headers["Content-Length"], body) == (204, "0", b"")
+
+
+async def test_fault_error_200() -> None:
+    status, _, body = split((await failing("error-200"))[0])
+    assert (status, json.loads(body)["error"]["code"]) == (200, 502)
+
+
+async def test_fault_thinking_only() -> None:
+    choice = json.loads(split((await failing("thinking-only"))[0])[2])["choices"][0]
+    assert (choice["message"]["content"], choice["finish_reason"]) == (None, "length")
+    assert choice["message"]["reasoning_content"]
 
 
 async def test_fault_html() -> None:

@@ -11,7 +11,10 @@ from sdsd.config import ModelConfig
 from sdsd.config.environment import fill
 from sdsd.errors import ConfigError
 
-ENV = {"KEY": "k-1", "PASSWORD": "p@ss/w:rd#1", "HOST": "gpu-1:8000", "URL": "http://gpu-1/v1"}
+ENV = {
+    "KEY": "k-1", "PASSWORD": "p@ss/w:rd#1", "HOST": "gpu-1:8000", "URL": "http://gpu-1/v1",
+    "HF_TOKEN_PATH": "/none",
+}  # fmt: skip
 
 
 def section(**keys: Any) -> ModelConfig:

@@ -28,7 +28,7 @@ from sdsd.models.batch_api import (
     multipart,
     parse_line,
 )
-from sdsd.models.http_client import Reply
+from sdsd.models.http_connection import Reply
 from sdsd.models.scripted import ScriptedModel
 from sdsd.runs.events import Called, Event
 from sdsd.types import Answer, Completion, Message, Record, Refusal, Request

@@ -5,8 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import importlib.util
+import selectors
+import socket
 import ssl
+import threading
+import time
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +21,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdsd.errors import ModelError, TransientError
+from sdsd.errors import Malformed, ModelError, TransientError
 from sdsd.models import http_client as module
 from sdsd.models.addresses import parse
-from sdsd.models.http_client import Client, Timeouts
+from sdsd.models.http_client import Client
+from sdsd.models.http_connection import Timeouts
 from sdsd.models.proxies import proxy_for
 
 Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
@@ -98,6 +105,7 @@ async def test_what_is_sent() -> None:
     assert dict(line.split(": ") for line in lines) == {
         "Host": f"127.0.0.1:{port}",
         "Accept": "application/json",
+        "Accept-Encoding": "identity",
         "User-Agent": "sdsd",
         "Authorization": "Bearer k",
         "X-One": "1",
@@ -246,6 +254,41 @@ async def test_time_outs(speak: Speak, timeouts: Timeouts, complaint: str) -> No
     async with serving(speak) as port:
         with pytest.raises(TransientError, match=complaint):
             await ask(port, timeouts=timeouts)
+
+
+class Starved(selectors.DefaultSelector):
+    """Acts late on what it has seen, once a request was heard: the system runs other programs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard, self.begun = threading.Event(), threading.Event()
+
+    def select(self, timeout: float | None = None) -> Any:
+        found = super().select(timeout)
+        if not found and self.heard.is_set() and not self.begun.is_set():
+            self.begun.set()
+            time.sleep(0.7)
+        return found
+
+
+def test_a_reply_that_arrived_while_the_process_was_not_run_is_not_late() -> None:
+    starved = Starved()
+
+    def speak(server: socket.socket) -> None:
+        with server.accept()[0] as connection, contextlib.suppress(ConnectionError):
+            connection.recv(9999)
+            starved.heard.set()
+            starved.begun.wait()
+            connection.sendall(OK)
+            connection.recv(9999)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=speak, args=(server,))
+        thread.start()
+        with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(starved)) as runner:
+            asking = ask(server.getsockname()[1], timeouts=Timeouts(total=0.5))
+            assert runner.run(asking) == [b"hi"]
+        thread.join()
 
 
 async def test_a_slow_reply_that_keeps_coming_is_waited_for() -> None:
@@ -474,6 +517,46 @@ async def test_where_a_server_has_moved_is_said_as_a_whole_base_url(
 async def test_redirects_end() -> None:
     reply, requests, _ = await requested("http://HOST/v1", *[moved(307, "/v1/x")] * 9)
     assert (reply.body, len(requests)) == (b"redirects that do not end", 6)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", gzip.compress(b"[1]", mtime=0)),
+        ("", gzip.compress(b"[1]", mtime=0)),  # sniffed
+        ("deflate", zlib.compress(b"[1]")),
+        ("deflate", zlib.compress(b"[1]", wbits=-15)),  # what some servers take deflate for
+        ("deflate, gzip", gzip.compress(zlib.compress(b"[1]"), mtime=0)),
+        ("gzip", b"[1]"),  # decompressed on the way
+        ("br", b"[1]"),
+        ("identity", b"[1]"),
+    ],
+)
+async def test_a_compressed_reply_is_read(encoding: str, body: bytes) -> None:
+    reply, _, _ = await requested("http://HOST/v1", encoded(200, encoding, body))
+    assert reply.body == b"[1]"
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "BR", "br, gzip"])
+async def test_a_compression_that_is_not_read_is_named(encoding: str) -> None:
+    """For any bytes that are no text: nothing reads them."""
+    body = bytes.fromhex("0b07807b2263686f69636573223a205b5d7d03")
+    if encoding == "br, gzip":
+        body = gzip.compress(body, mtime=0)
+    name = encoding.casefold().partition(",")[0]
+    with pytest.raises(
+        Malformed, match=rf"compressed \({name}\).*switch compression off"
+    ) as caught:
+        await requested("http://HOST/v1", encoded(200, encoding, body))
+    assert "\n" not in str(caught.value)
+    reply, _, _ = await requested("http://HOST/v1", encoded(401, encoding, body))
+    assert reply.status == 401  # what it means does not depend on its words
+    assert f"compressed ({name})".encode() in reply.body
+
+
+def encoded(status: int, encoding: str, body: bytes) -> bytes:
+    head = f"HTTP/1.1 {status} S\r\nContent-Length: {len(body)}\r\n"
+    return f"{head}Content-Encoding: {encoding}\r\n\r\n".encode() + body
 
 
 async def test_what_the_server_repeats_is_hidden() -> None:

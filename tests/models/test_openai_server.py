@@ -17,7 +17,7 @@ from aiohttp import web
 
 from sdsd.errors import ModelError, TransientError
 from sdsd.models.base import Capabilities
-from sdsd.models.http_client import Timeouts
+from sdsd.models.http_connection import Timeouts
 from sdsd.models.openai_server import HttpModel, folded
 from sdsd.types import Answer, Completion, Message, Refusal, Request
 from tests.stand_ins.model_server import StandIn, serving

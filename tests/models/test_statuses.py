@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sdsd.errors import Busy, Denied, ModelError, TransientError
-from sdsd.models.http_client import Reply
+from sdsd.models.http_connection import Reply
 from sdsd.models.statuses import refused, retry_after
 from sdsd.types import Refusal
 

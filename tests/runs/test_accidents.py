@@ -143,6 +143,8 @@ def test_every_flipped_bit_that_changes_what_a_journal_holds_is_found(
         ("UPDATE usage SET seconds = seconds + 1e-9", "sums are not those that were published"),
         ("UPDATE answer SET at = at + 1 WHERE step = 'plan'", "the answer to plan of"),
         ("UPDATE record SET pairs = pairs + 1 WHERE number = 2", "dialogue 2: its record is dam"),
+        ("DELETE FROM kept WHERE name = 'config.yaml'", "its copy of config.yaml is gone"),
+        ("DELETE FROM kept", "its copy of manifest.json is gone"),
         ("CREATE TRIGGER t AFTER INSERT ON answer BEGIN DELETE FROM record; END", "a trigger t"),
         ("CREATE VIEW v AS SELECT * FROM answer", "a view v"),
         ("DROP INDEX record_outcome", "index record_outcome is not as"),

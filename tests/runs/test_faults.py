@@ -59,6 +59,10 @@ N = 12
 """Dialogues of a run of the matrix."""
 MANY = 40
 """Dialogues of a run that is to last some seconds."""
+WORDS: dict[FaultKind, str] = {
+    "null-content": "the reply was empty", "thinking-only": "the model spent its "
+}  # fmt: skip
+"""What is said of replies without text."""
 LIFT = 8.0
 """Seconds after which half of the requests fail no longer: the waits between tries double."""
 
@@ -114,7 +118,7 @@ def test_one_of_three_is_killed_and_comes_back(tmp_path: Path, clean: Contents) 
 
 
 def test_all_are_gone_for_a_while_and_the_run_waits(tmp_path: Path, clean: Contents) -> None:
-    done = disturbed(tmp_path, clean, servers=3, die=3, gone=2.0, outage=30.0)
+    done = disturbed(tmp_path, clean, servers=3, die=3, gone=2.0, outage=120.0)
     assert done.judged.wrong(cut=3 * PLACES) == []
     assert done.judged.outcomes.get("failed", 0) == 0
     assert done.after > 0
@@ -307,14 +311,17 @@ def test_whatever_fails_nothing_is_lost_and_nothing_asked_twice(
     assert judged.account.injected > 0
     if rate == 0.5:
         assert judged.account.injected > N
-    # Only replies without text can spoil a dialogue: a stage asks again, but not for ever.
-    if kind == "null-content":
+    # Only answers without text can spoil a dialogue: a stage asks again, but not for ever.
+    if kind in WORDS:
         known = (
-            "no usable reply in 3 tries: the reply was empty",
-            "no usable reply in 6 tries: the reply was empty",  # a turn, which has twice as many
+            f"no usable reply in 3 tries: {WORDS[kind]}",
+            f"no usable reply in 6 tries: {WORDS[kind]}",  # a turn, which has twice as many
             "token limit in the first exchange",
         )
         assert all(cause.startswith(known) for cause in judged.causes)
+    elif kind == "400":
+        assert judged.causes.keys() == {"HTTP 400"}
+        assert judged.differing == judged.silent
     elif kind in DENIALS:
         assert judged.causes.keys() <= {f"HTTP {kind}"}
         assert judged.differing <= judged.given_up

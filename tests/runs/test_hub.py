@@ -37,6 +37,7 @@ pytestmark = pytest.mark.e2e
 
 SECRETS = ("s3cret", "internal.example", "own-goals")
 """What the configuration of the run has, and nobody else may see."""
+TOKEN = "hf_plntdAbCdEfGhIjKlMnOpQrStUvWxYz01"
 WORKER = """
 import contextlib, io, json, os, sys
 from sdsd.cli.app import main
@@ -177,6 +178,19 @@ def test_nothing_that_is_sent_tells_a_secret(run: RunDir, site: HubStandIn, cli:
         found = [s for s in SECRETS if s in text.replace("own-goals.yaml", "")]
         assert not found, name
         assert str(run.path.parent) not in text
+
+
+@pytest.mark.parametrize(
+    "words", [("push", "RUN", "me/set"), ("run", "--from", "hf:you/set", "-o", "OUT")]
+)
+def test_a_token_that_the_hub_repeats_is_hidden(
+    words: tuple[str, ...], run: RunDir, tmp_path: Path, site: HubStandIn, cli: Sdsd
+) -> None:
+    site.repeats = True
+    places = {"RUN": run.path, "OUT": tmp_path / "out"}
+    said = cli(*(places.get(word, word) for word in words), code=2, token=TOKEN)
+    assert "Bearer ***" in said
+    assert TOKEN[:12] not in said
 
 
 def test_the_same_push_again_sends_and_changes_nothing(

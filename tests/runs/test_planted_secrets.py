@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 import sdsd
-from sdsd import config as configuration
-from sdsd.config.manifest import shown
 from sdsd.models.scripted import ScriptedModel
 from sdsd.runs.directory import RunDir
 from sdsd.runs.events import Event
-from sdsd.runs.hub import publishable
 from sdsd.runs.telemetry import CONTENT
-from tests.stand_ins import repeating_server
+from tests.stand_ins import hub, repeating_server
 from tests.stand_ins.collector import collector
 from tests.stand_ins.model_server import serving
 
@@ -30,6 +32,7 @@ PLANTED = {
     "PLANTED_FIELD": 'plntd "field" 55a9',
     "PLANTED_QUERY": "plntd&query=31f0",
     "PLANTED_PASSWORD": "plntd:p@ss/word#8e2d",
+    "HF_TOKEN": "hf_plntdAbCdEfGhIjKlMnOpQrStUvWx61d3",
 }
 HOST = "127.0.0.1:"
 
@@ -38,14 +41,35 @@ def traces() -> list[str]:
     """What would betray a secret, however it is quoted."""
     basic = base64.b64encode(f"alice:{PLANTED['PLANTED_PASSWORD']}".encode()).decode()
     found = [*PLANTED.values(), *map(quote, PLANTED.values()), basic]
-    return [*found, "plntd", "0123456789", "77c1", "55a9", "31f0", "8e2d"]
+    return [*found, "plntd", "0123456789", "77c1", "55a9", "31f0", "8e2d", "61d3"]
 
 
-def content(path: Path) -> bytes:
+def content(name: str, data: bytes) -> bytes:
     """All that a file says; Parquet is unpacked."""
-    if path.suffix == ".parquet":
-        return json.dumps(pq.read_table(path).to_pylist(), default=str).encode()
-    return path.read_bytes()
+    if name.endswith(".parquet"):
+        table = pq.read_table(pa.BufferReader(data))
+        return json.dumps([table.to_pylist(), str(table.schema.metadata)], default=str).encode()
+    return data
+
+
+def pushed(run: Path, cache: Path) -> dict[str, bytes]:
+    """What a push puts on a hub, and what it says, first to one that repeats what it was sent.
+
+    In a process of its own: the hub's client reads its environment once.
+    """
+    pytest.importorskip("huggingface_hub")
+    with hub.serving(hub.HubStandIn({PLANTED["HF_TOKEN"]: "me"})) as site:
+        env = {"HF_ENDPOINT": site.url, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1"}
+        push = [sys.executable, "-m", "sdsd", "push", str(run), "me/set"]
+        said = b""
+        for site.repeats in (True, False):
+            done = subprocess.run(push, check=False, env=os.environ | env, capture_output=True)
+            said += done.stdout + done.stderr
+        assert b"Bearer ***" in b" ".join(said.split())
+        repo = site.repos["me/set"]
+    assert "data/preference/train-00000-of-00001.parquet" in repo.files
+    found = {f"hub {name}": content(name, data) for name, data in repo.files.items()}
+    return found | {"hub messages": repr(repo.messages).encode(), "push": said}
 
 
 @pytest.mark.e2e
@@ -60,7 +84,7 @@ async def test_no_secret_is_found_anywhere(
     events: list[Event] = []
     with collector() as (collecting, posts):
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collecting)
-        async with serving(repeating_server.app()) as url:
+        async with serving(repeating_server.app(PLANTED["HF_TOKEN"])) as url:
             keys: dict[str, Any] = {
                 "model": "m",
                 "n": 12,
@@ -75,15 +99,12 @@ async def test_no_secret_is_found_anywhere(
             }  # fmt: skip
             run = await sdsd.arun(keys, out=tmp_path / "run", on_event=events.append)
             await sdsd.arun(tmp_path / "run", n=14, on_event=events.append)
-    texts = {str(p): content(p) for p in run.path.rglob("*") if p.is_file()}
+    texts = await asyncio.to_thread(pushed, run.path, tmp_path / "cache")
+    files = [path for path in run.path.rglob("*") if path.is_file()]
+    texts |= {str(path): content(path.name, path.read_bytes()) for path in files}
     texts |= {f"post {n}": post[2] for n, post in enumerate(posts)}
     texts["events"] = repr(events).encode()
     texts["terminal"] = "".join(capfd.readouterr()).encode()
-    rundir = RunDir(run.path)
-    manifest = rundir.manifest()
-    assert manifest is not None
-    published = configuration.dump(publishable(rundir.config(), 14))
-    texts["pushed"] = f"{published}{shown(manifest)}".encode()
     found = {
         (name, trace)
         for name, text in texts.items()
@@ -91,7 +112,7 @@ async def test_no_secret_is_found_anywhere(
         if trace.encode() in text
     }
     assert not found
-    assert b"***" in texts[str(rundir.journal)]
+    assert b"***" in texts[str(RunDir(run.path).journal)]
     data = [name for name in texts if "/data/" in name or name.endswith(".html")]
     assert data
     assert not [name for name in data if HOST.encode() in texts[name]]

@@ -2,7 +2,8 @@
 
 It keeps data sets as commits of files, takes large files by the LFS protocol (with
 `HF_HUB_DISABLE_XET=1`, since the other one needs a service of its own), and believes only the
-tokens it was given. `stall_after` lets so many uploads pass, and answers no other one.
+tokens it was given. `stall_after` lets so many uploads pass, and answers no other one; `repeats`
+refuses every request with its headers as the reason.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class HubStandIn:
         """Digests of the large files that were sent, in order."""
         self.stall_after: int | None = None
         self.stalled = threading.Event()
+        self.repeats = False
         self.meddle = False
         """Somebody else commits just before the next commit."""
 
@@ -90,6 +92,8 @@ class HubStandIn:
     ) -> web.StreamResponse:
         """Who may see and write what, as the hub says it."""
         who = self._who(request)
+        if self.repeats:
+            return _error(403, f"Forbidden for {dict(request.headers)}")
         org, name = (request.match_info.get(key) for key in ("org", "name"))
         if org is not None:
             repo = self.repos.get(f"{org}/{name}")

@@ -1,4 +1,4 @@
-"""A model server that repeats what it was sent: in refusals, in errors, and in what it "writes"."""
+"""A model server that repeats all it knows: in refusals, in errors, and in what it "writes"."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ PROBE = 32
 """Requests for fewer tokens are answered as they should be."""
 
 
-def app() -> web.Application:
-    """Return the stand-in's routes, of which three requests in six repeat their request."""
+def app(known: str = "") -> web.Application:
+    """Return the stand-in's routes, of which three requests in six repeat their request.
+
+    known  what else the server knows, such as the hub's token
+    """
     numbers = itertools.count()
 
     @web.middleware
@@ -29,7 +32,7 @@ def app() -> web.Application:
         case = next(numbers) % 6
         if case in (1, 2):
             return web.json_response(
-                {"error": _repeated(request, body)}, status=(400, 500)[case - 1]
+                {"error": f"{known} {_repeated(request, body)}"}, status=(400, 500)[case - 1]
             )
         response = await handler(request)
         if case == 3 and isinstance(response, web.Response):
@@ -38,7 +41,7 @@ def app() -> web.Application:
                 place, key = (
                     (choice["message"], "content") if "message" in choice else (choice, "text")
                 )
-                place[key] += f" You sent {_repeated(request, body)}."
+                place[key] += f" {known} You sent {_repeated(request, body)}."
             said["model"] = request.headers.get("Authorization", "")
             return web.json_response(said)
         return response

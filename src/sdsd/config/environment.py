@@ -14,6 +14,7 @@ from urllib.parse import quote
 from msgspec import Struct
 from msgspec.structs import replace
 
+from sdsd.config.hub import hub_secrets
 from sdsd.config.model_schema import ModelConfig
 from sdsd.errors import ConfigError
 from sdsd.text.secrets import is_secret_name
@@ -27,7 +28,7 @@ class Filled(Struct, frozen=True):
 
     model: ModelConfig
     secrets: tuple[str, ...]
-    """Values in it that no text may repeat."""
+    """Values that no text may repeat: those in it, and the hub's, which a server may know."""
 
 
 def fill(model: ModelConfig, name: str, env: Mapping[str, str] = os.environ) -> Filled:
@@ -42,7 +43,8 @@ def fill(model: ModelConfig, name: str, env: Mapping[str, str] = os.environ) -> 
         headers={k: filling.text(v, f"headers.{k}") for k, v in model.headers.items()},
         extra_body=filling.tree(model.extra_body, "extra_body"),
     )
-    return Filled(found, (*filling.values, *_secret_fields(found.extra_body)))
+    own = (*filling.values, *_secret_fields(found.extra_body))
+    return Filled(found, (*own, *hub_secrets(env)))
 
 
 class _Filling:

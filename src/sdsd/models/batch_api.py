@@ -18,7 +18,8 @@ from msgspec import Meta, Raw, Struct
 
 from sdsd.errors import JournalError, ModelError, TransientError
 from sdsd.files import make_folder, write_atomic
-from sdsd.models.http_client import Reply, decode_json
+from sdsd.models.http_client import decode_json
+from sdsd.models.http_connection import Reply
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]

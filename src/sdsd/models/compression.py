@@ -1,4 +1,7 @@
-"""Decompress replies: some gateways compress them although no request has asked for that."""
+"""Decompress replies: some gateways compress them although every request asks them not to.
+
+gzip and deflate are read. Brotli, Zstandard and whatever else there is are named, with the remedy.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,49 @@ import zlib
 
 _MOST_BYTES = 64 * 2**20
 """A body that unpacks to more is not read."""
-_UNKNOWN = {b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"BZh": "bzip2"}
+_GZIP, _ZLIB, _RAW = 31, 15, -15
+"""What `zlib` calls the formats that it reads."""
+_MAGIC = {
+    b"\x1f\x8b": "gzip", b"x\x01": "deflate", b"x\x5e": "deflate", b"x\x9c": "deflate",
+    b"x\xda": "deflate", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"BZh": "bzip2",
+}  # fmt: skip
+"""How compressed bodies begin. Brotli has no such mark."""
+_TEXT = (b"{", b"[", b'"', b"<", b":", b"data:")
+"""How bodies begin that are not compressed, whatever their header says."""
 
 
-def unpacked(body: bytes) -> bytes:
-    """Return a body decompressed, if it is gzip or zlib; else as it is.
+def unpacked(body: bytes, encoding: str = "") -> bytes:
+    """Return a body decompressed, or as it is if it is not compressed.
 
-    Raises `ValueError` if it is damaged, too large, or compressed in another way.
+    encoding  its `Content-Encoding`, which counts less than how it begins: some gateways decompress
+              a body and leave the header as it was
+
+    Raises `ValueError` if it is damaged, too large, or compressed in a way that is not read.
     """
-    for magic, name in _UNKNOWN.items():
-        if body.startswith(magic):
-            raise ValueError(f"it is compressed ({name}) although nobody asked for that")
-    gzipped = body.startswith(b"\x1f\x8b")
-    if not gzipped and body[:2] not in (b"x\x01", b"x\x5e", b"x\x9c", b"x\xda"):
+    for name in reversed(encoding.casefold().split(",")):  # the last one was applied last
+        body = _unpacked(body, name.strip().removeprefix("x-"))
+    return body
+
+
+def _unpacked(body: bytes, named: str) -> bytes:
+    found = next((name for magic, name in _MAGIC.items() if body.startswith(magic)), "")
+    if not found and (named in ("", "identity", "gzip") or not body or _is_text(body)):
         return body
-    unpack = zlib.decompressobj(31 if gzipped else 15)
+    name = found or named
+    if name in ("gzip", "deflate"):
+        return _inflated(body, _GZIP if name == "gzip" else _ZLIB if found else _RAW)
+    raise ValueError(
+        f"it is compressed ({name[:40]}), which is not read and was not asked for; switch "
+        "compression off at the server, or at the gateway before it"
+    )
+
+
+def _is_text(body: bytes) -> bool:
+    return body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(_TEXT)
+
+
+def _inflated(body: bytes, kind: int) -> bytes:
+    unpack = zlib.decompressobj(kind)
     try:
         plain = unpack.decompress(body, _MOST_BYTES)
     except zlib.error as error:
@@ -30,11 +61,3 @@ def unpacked(body: bytes) -> bytes:
     if not unpack.eof:
         raise ValueError("it is compressed, and breaks off")
     return plain
-
-
-def plain(body: bytes) -> bytes:
-    """Return a body decompressed, if that is possible, and else as it is."""
-    try:
-        return unpacked(body)
-    except ValueError:
-        return body

@@ -22,6 +22,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from sdsd.config.hub import hub_words
+
 Progress = Callable[[str, int, int], None]
 """Receives what is happening, bytes done, bytes in total; may be called from another thread."""
 
@@ -183,12 +185,12 @@ def fetch_from_hub(repo: str, file: str, into: Path | None) -> Path:
     if into is not None:
         if local:
             why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "no connection"
-            raise DownloadError(f"{constants.ENDPOINT}: {why}")
+            raise DownloadError(hub_words(f"{constants.ENDPOINT}: {why}"))
         disable_progress_bars()  # the caller reports progress
     try:
         return Path(hf_hub_download(repo, file, local_dir=into, local_files_only=local))
     except Exception as error:  # its errors share no base class across versions
-        raise DownloadError(" ".join(str(error).split())[:300] or type(error).__name__) from error
+        raise DownloadError(hub_words(error) or type(error).__name__) from error
 
 
 def _reachable(url: str) -> bool:

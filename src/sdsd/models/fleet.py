@@ -27,7 +27,8 @@ from sdsd.models.batch import BatchModel
 from sdsd.models.batch_api import Limits
 from sdsd.models.concurrency import Gauges
 from sdsd.models.downloads import Progress
-from sdsd.models.http_client import Client, Timeouts
+from sdsd.models.http_client import Client
+from sdsd.models.http_connection import Timeouts
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool
 from sdsd.models.rate_limits import RateLimit, RateLimits

@@ -16,15 +16,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Self, TypeVar
 
-import httptools
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd.errors import ModelError, TransientError, Unreachable
 from sdsd.models.addresses import Address, parse
-from sdsd.models.compression import plain
-from sdsd.models.connection_faults import explained, reason
+from sdsd.models.connection_faults import explained
+from sdsd.models.http_connection import Connection, NoReply, Reply, Timeouts
 from sdsd.models.proxies import Proxy, proxy_for
 from sdsd.text.normalize import encodable
 from sdsd.text.secrets import Secrets, is_secret_name
@@ -33,27 +31,10 @@ T = TypeVar("T")
 
 MAX_BYTES = 64 * 2**20
 """A longer reply is not a completion; it is refused before it fills the memory."""
-_SIZING = (b"content-length", b"transfer-encoding")
 _MOVED = {301, 302, 303, 307, 308}
 _SAME_METHOD = {307, 308}
 """Redirects that keep the method and the body."""
 _MOST_REDIRECTS = 5
-_TLS_ALERT = b"\x15\x03"
-
-
-class Reply(Struct, frozen=True):
-    """One HTTP response."""
-
-    status: int
-    body: bytes
-    headers: list[tuple[bytes, bytes]]
-    """As received; see `header`."""
-
-    def header(self, name: str) -> str | None:
-        """Return the header of that lower-case name; None if it is missing."""
-        found = (value for key, value in self.headers if key.lower() == name.encode())
-        value = next(found, None)
-        return None if value is None else value.decode("latin-1")
 
 
 def decode_json(body: bytes, decode: Callable[[bytes | str], T]) -> T:
@@ -66,17 +47,6 @@ def decode_json(body: bytes, decode: Callable[[bytes | str], T]) -> T:
     except (msgspec.DecodeError, UnicodeDecodeError):
         text = json.dumps(json.loads(body.decode("utf-8", "replace")), ensure_ascii=False)
         return decode(encodable(text))
-
-
-class Timeouts(Struct, frozen=True):
-    """Time-outs in seconds."""
-
-    total: float = 600.0
-    """From sending a request to the last byte of its reply."""
-    connect: float = 15.0
-    """For opening a connection, TLS included."""
-    idle: float = 120.0
-    """Between two chunks of a reply that has begun."""
 
 
 class Client:
@@ -109,8 +79,8 @@ class Client:
         """As messages show it."""
         self._lines = self._constant_lines(headers, key)
         self._max_bytes = max_bytes
-        self._idle: deque[_Connection] = deque()
-        self._open: set[_Connection] = set()
+        self._idle: deque[Connection] = deque()
+        self._open: set[Connection] = set()
         self._tls: ssl.SSLContext | None = None
 
     async def __aenter__(self) -> Self:
@@ -162,7 +132,7 @@ class Client:
             connection = self._idle.pop()
             try:
                 return await connection.exchange(data, self._timeouts)
-            except _NoReply:
+            except NoReply:
                 # The server closed it while it was idle, which shows only now.
                 continue
             finally:
@@ -170,7 +140,7 @@ class Client:
         connection = await self._connect()
         try:
             return await connection.exchange(data, self._timeouts)
-        except _NoReply as error:
+        except NoReply as error:
             raise TransientError(str(error)) from None
         finally:
             self._keep(connection)
@@ -207,32 +177,32 @@ class Client:
         """Return a redirect with what the user should know as its body."""
         return replace(reply, body=self.secrets.hide(text).encode())
 
-    def _keep(self, connection: _Connection) -> None:
+    def _keep(self, connection: Connection) -> None:
         if connection.reusable:
             self._idle.append(connection)
         else:
             connection.close()  # do not wait for the server to do it
             self._open.discard(connection)
 
-    async def _connect(self) -> _Connection:
+    async def _connect(self) -> Connection:
         try:
             async with asyncio.timeout(self._timeouts.connect):
                 connection = await self._opened()
         except TimeoutError:
             seconds = self._timeouts.connect
             raise Unreachable(f"no connection in {seconds:g} s") from None
-        except (OSError, _NoReply, UnicodeError) as error:
+        except (OSError, NoReply, UnicodeError) as error:
             proxy = self._proxy.variable if self._proxy is not None else ""
             raise explained(error, self._address, proxy) from None
         self._open.add(connection)
         return connection
 
-    async def _opened(self) -> _Connection:
+    async def _opened(self) -> Connection:
         loop, server, proxy = asyncio.get_running_loop(), self._address, self._proxy
         if server.secure and self._tls is None:
             self._tls = ssl.create_default_context()
         name = server.host if server.secure else None
-        make = lambda: _Connection(self._max_bytes)  # noqa: E731
+        make = lambda: Connection(self._max_bytes)  # noqa: E731
         if proxy is None:
             _, connection = await loop.create_connection(
                 make, server.host, server.port, ssl=self._tls
@@ -272,7 +242,7 @@ class Client:
     def _constant_lines(self, headers: Mapping[str, str], key: str) -> dict[str, str]:
         """Return the headers of every request. The user's own come last, and win."""
         lines = {"Host": self._address.authority, "Accept": "application/json"}
-        lines["User-Agent"] = "sdsd"
+        lines |= {"Accept-Encoding": "identity", "User-Agent": "sdsd"}
         if authorization := self._address.basic or (f"Bearer {key}" if key else ""):
             lines["Authorization"] = authorization
         if (way := self._relay) is not None:
@@ -298,157 +268,6 @@ class Client:
 def _message(head: bytes, body: bytes) -> bytes:
     """Return a request; its head ends with the name of the length."""
     return b"%b%d\r\n\r\n%b" % (head, len(body), body)
-
-
-class _NoReply(Exception):
-    """The connection ended before the first byte of a reply."""
-
-
-class _Connection(asyncio.Protocol):
-    """One connection; at most one exchange at a time."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._transport: asyncio.Transport | None = None
-        self._parser: httptools.HttpResponseParser | None = None
-        self._waiting: asyncio.Future[Reply] | None = None
-        self._tunnel = False
-        self._reset()
-        self.reusable = False
-        """It is open, and its last exchange left nothing behind."""
-
-    def _reset(self) -> None:
-        self._pieces: list[bytes] = []
-        self._size = 0
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._bodied = False
-        self._last_data = 0.0
-
-    async def exchange(self, data: bytes, timeouts: Timeouts, *, tunnel: bool = False) -> Reply:
-        """Send one request and read its reply. Raises `TransientError` or `_NoReply`."""
-        loop = asyncio.get_running_loop()
-        if self._transport is None or self._transport.is_closing():
-            self.reusable = False
-            raise _NoReply("closed")
-        self.reusable = False
-        self._reset()
-        self._parser = httptools.HttpResponseParser(self)
-        self._tunnel = tunnel
-        waiting: asyncio.Future[Reply] = loop.create_future()
-        self._waiting = waiting
-        self._transport.write(data)
-        deadline = loop.time() + timeouts.total
-        first_check = min(timeouts.idle, timeouts.total)
-        self._alarm = loop.call_later(first_check, self._check, deadline, timeouts)
-        try:
-            return await waiting
-        except BaseException:
-            self.close()
-            raise
-        finally:
-            self._alarm.cancel()
-            self._waiting = None
-
-    def _check(self, deadline: float, timeouts: Timeouts) -> None:
-        """Fail a reply that is late, or schedule the next check."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        quiet = self._last_data + timeouts.idle if self._last_data else deadline
-        if now >= deadline:
-            self._fail(TransientError(f"no complete reply in {timeouts.total:g} s"))
-        elif now >= quiet:
-            self._fail(TransientError(f"silent for {timeouts.idle:g} s in a reply"))
-        else:
-            again = min(deadline, quiet, now + timeouts.idle)
-            self._alarm = loop.call_at(again, self._check, deadline, timeouts)
-
-    def close(self) -> None:
-        self.reusable = False
-        if self._transport is not None:
-            self._transport.abort()
-
-    def _fail(self, error: Exception) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_exception(error)
-
-    # -- called by the loop ----------------------------------------------------------------
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]
-
-    def data_received(self, data: bytes) -> None:
-        if self._waiting is None or self._waiting.done():
-            self.close()  # unsolicited data
-            return
-        self._last_data = asyncio.get_running_loop().time()
-        assert self._parser is not None
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self.on_message_complete()  # the tunnel is open
-        except httptools.HttpParserError as error:
-            tls = data.startswith(_TLS_ALERT)
-            hint = "; it speaks TLS: begin the address with https://" if tls else ""
-            self._fail(Unreachable(f"not HTTP: {error}{hint}"))
-            self.close()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self.reusable = False
-        if self._waiting is None or self._waiting.done():
-            return
-        if not self._last_data:
-            self._fail(_NoReply(f"the server closed the connection{_because(error)}"))
-        elif self._bodied and not self._sized():
-            self.on_message_complete()  # such a reply ends with the connection
-        else:
-            self._fail(TransientError(f"the reply broke off{_because(error)}"))
-
-    # -- called by the parser --------------------------------------------------------------
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name, value))
-        self._grown(len(name) + len(value))
-
-    def on_headers_complete(self) -> None:
-        self._bodied = True
-        if self._tunnel:
-            self.on_message_complete()
-
-    def on_body(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self._grown(len(piece))
-
-    def _grown(self, size: int) -> None:
-        self._size += size
-        if self._size > self._max_bytes:
-            most = f"{self._max_bytes:,}"
-            self._fail(TransientError(f"a reply of more than {most} bytes"))
-            self.close()
-
-    def on_message_complete(self) -> None:
-        parser, waiting = self._parser, self._waiting
-        assert parser is not None
-        if waiting is None or waiting.done():
-            self.close()  # more replies than requests: nothing that follows can be trusted
-            return
-        status = parser.get_status_code()
-        if status < 200:  # informational responses precede the reply
-            self._reset()
-            return
-        self.reusable = parser.should_keep_alive() and not self._tunnel
-        body = b"".join(self._pieces)
-        if not body.startswith(b"{"):  # nearly all replies are JSON
-            body = plain(body)
-        waiting.set_result(Reply(status, body, self._headers))
-        self._reset()  # further data belongs to no request
-
-    def _sized(self) -> bool:
-        """Whether the headers say where the body ends."""
-        return any(key.lower() in _SIZING for key, _ in self._headers)
-
-
-def _because(error: Exception | None) -> str:
-    return f" ({reason(error)})" if error else ""
 
 
 def _new_home(there: Address, base: str) -> str:

@@ -15,8 +15,9 @@ from sdsd.errors import Malformed, ModelError, TransientError
 from sdsd.models import odd_replies, replies, scoring, statuses
 from sdsd.models.base import Capabilities
 from sdsd.models.concurrency import Gauges
-from sdsd.models.http_client import Client, Timeouts, decode_json
-from sdsd.models.http_client import Reply as HttpReply
+from sdsd.models.http_client import Client, decode_json
+from sdsd.models.http_connection import Reply as HttpReply
+from sdsd.models.http_connection import Timeouts
 from sdsd.models.metrics import gauges
 from sdsd.models.replies import Reading
 from sdsd.models.thinking import Thinking

@@ -19,7 +19,7 @@ import time
 from email.utils import parsedate_to_datetime
 
 from sdsd.errors import Busy, Denied, ModelError, TransientError
-from sdsd.models.http_client import Reply
+from sdsd.models.http_connection import Reply
 from sdsd.types import Refusal
 
 _REQUEST = {400, 413, 414, 422, 451}

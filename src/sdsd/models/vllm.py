@@ -26,8 +26,10 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from sdsd.config.hub import hub_secrets
 from sdsd.errors import ConfigError, ModelError, TransientError
 from sdsd.models.base import Capabilities, Model
+from sdsd.text.secrets import Secrets
 from sdsd.types import Answer, Request
 
 _GUARD = """
@@ -405,7 +407,8 @@ def _reason(process: _Process, remedy: str) -> str:
             said = [causes[-1], *said]
             remedy = known
             break
-    quoted = " | ".join(dict.fromkeys(said)) or "nothing"
+    secrets = Secrets([*hub_secrets(), os.environ.get(KEY, "")])
+    quoted = secrets.hide(" | ".join(dict.fromkeys(said))) or "nothing"
     return f"its log says: {quoted}; {remedy}. Full log: {process.log}"
 
 

@@ -22,6 +22,7 @@ from msgspec.structs import replace
 from sdsd import config as configuration
 from sdsd.checks.dialogue_rules import RULES
 from sdsd.config import Config, ModelConfig, ScenariosConfig
+from sdsd.config.hub import hub_words
 from sdsd.config.manifest import Manifest, nameable, shown
 from sdsd.dataset.extensions import excluded_rules
 from sdsd.dataset.splits import SPLITS
@@ -211,7 +212,7 @@ def _faults(repo: str) -> Iterator[None]:
     except Exception as error:
         replies = (getattr(e, "response", None) for e in (error, error.__cause__))
         status = next((reply.status_code for reply in replies if reply is not None), 0)
-        said = " ".join((getattr(error, "server_message", "") or str(error)).split())[:300]
+        said = hub_words(getattr(error, "server_message", "") or error)
         raise SdsdError(
             f"{repo}: {said or type(error).__name__}; {_STATUS.get(status, _ELSE)}"
         ) from error

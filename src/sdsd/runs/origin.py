@@ -43,6 +43,17 @@ def manifest_of(journal: Journal) -> bytes | None:
     return journal.kept(_MANIFEST)
 
 
+def lost(journal: Journal) -> list[str]:
+    """Return the names of the copies that the journal had and has no more.
+
+    A run whose first answer has no digest is older than these copies, and never had any.
+    """
+    first = journal.rows("answer", "rowid = (SELECT min(rowid) FROM answer)")
+    if not first or first[0][-1] is None:
+        return []
+    return [name for name in (_MANIFEST, _CONFIG) if journal.kept(name) is None]
+
+
 def changed_keys(journal: Journal, config: Config) -> list[str] | None:
     """Return the keys of identity whose values are not those that the run began with.
 

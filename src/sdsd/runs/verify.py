@@ -174,6 +174,8 @@ def _compare_origin(
             f"{rundir.manifest_file}: is not what the run began with; delete it, and "
             f"`sdsd run {rundir.path}` writes it again"
         )
+    for name in origin.lost(journal):
+        yield f"{rundir.journal}: its copy of {name} is gone; restore the journal from a copy"
     for key in origin.changed_keys(journal, config) or ():
         yield f"{rundir.config_file}: `{key}` is not what the run began with; restore its value"
     if manifest.seed != config.seed:

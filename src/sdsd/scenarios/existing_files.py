@@ -20,6 +20,7 @@ from gzip import GzipFile
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from sdsd.config.hub import hub_words
 from sdsd.errors import SourceError
 from sdsd.text.encodings import NotText, as_utf8, decode
 from sdsd.text.normalize import valid_unicode
@@ -48,7 +49,7 @@ def fetch_dataset(repo: str, patterns: tuple[str, ...]) -> Path:
     try:
         return Path(snapshot_download(repo, repo_type="dataset", allow_patterns=list(patterns)))
     except Exception as error:  # the hub's errors share no base class in all its versions
-        why = " ".join(str(error).split())[:300] or type(error).__name__
+        why = hub_words(error) or type(error).__name__
         remedy = "check the name and the connection, or download its Parquet files yourself"
         raise SourceError(f"hf:{repo}: {why}; {remedy}") from error
 
