@@ -221,6 +221,6 @@ def test_a_text_without_marks_is_returned_as_it_is(text: str) -> None:
     ["<think>", "</think>", "<|channel|>analysis", f"<|start|>{'a' * 39}", "[|a", "</s> ",
      "<thoughts>", "```\n<think>", "<a_a_a_think", "<think a="],
 )  # fmt: skip
-def test_a_hostile_reply_of_a_megabyte_is_read(piece: str) -> None:
-    # Quadratic time would be hours.
-    assert not template_mark(spoken(piece * (1_000_000 // len(piece))).text)
+def test_a_hostile_reply_is_read_in_linear_time(piece: str) -> None:
+    # Quadratic time would be many minutes.
+    assert not template_mark(spoken(piece * (300_000 // len(piece))).text)

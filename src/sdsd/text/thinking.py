@@ -93,7 +93,7 @@ def spoken(reply: str, *, opened: bool = False) -> Spoken:
     if thinking:
         text = text.strip()
     text, ended = _one_turn(text, wrapped=bool(thinking))
-    if not _without_marks(thinking).strip():  # marks around nothing: it has not thought
+    if _only_marks(thinking):  # around nothing: it has not thought
         thinking = ""
     return Spoken(text, thinking.strip(), closed, ended)
 
@@ -132,19 +132,23 @@ def _suspicious(reply: str) -> bool:
 def _stripped_channels(reply: str) -> int:
     """Return where the text begins in a reply whose channels have lost their marks; 0 if it has
     no channels."""
-    final = _STRIPPED_FINAL.search(reply)
     if _STRIPPED.match(reply):
-        return final.end() if final else len(reply)
+        thought, final_mark, _ = reply.partition("assistantfinal")
+        return len(thought) + len(final_mark)
+    final = _STRIPPED_FINAL.search(reply)
     if final and (_STRIPPED_WORD.match(reply) or reply[: final.start()].strip()[-1:] in ".!?)"):
         return final.end()
     return 0
 
 
-def _without_marks(thinking: str) -> str:
-    """Return thinking without the marks around it."""
-    for mark in reversed(list(marks(thinking))):
-        thinking = thinking[: mark.start] + thinking[mark.end :]
-    return thinking
+def _only_marks(thinking: str) -> bool:
+    """Whether there is nothing but marks and blanks in thinking."""
+    end = 0
+    for mark in marks(thinking):
+        if thinking[end : mark.start].strip():
+            return False
+        end = mark.end
+    return not thinking[end:].strip()
 
 
 class _Reader:
