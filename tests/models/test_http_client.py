@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import gzip
 import importlib.util
 import ssl
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdsd.errors import ModelError, TransientError
+from sdsd.errors import Malformed, ModelError, TransientError
 from sdsd.models import http_client as module
 from sdsd.models.addresses import parse
 from sdsd.models.http_client import Client, Timeouts
@@ -120,6 +122,35 @@ async def test_a_connection_is_used_again() -> None:
     async with serving(server) as port:
         assert await ask(port, times=3) == [b"hi"] * 3
     assert server.connections == 1
+
+
+def encoded(body: bytes, encoding: str) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nContent-Encoding: {encoding}\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+async def test_what_a_header_says_of_the_encoding_need_not_be_true() -> None:
+    whole = b'{"a": 1}'
+    raw = zlib.compress(whole)[2:-4]
+    said = [(whole, "gzip"), (whole, "br"), (gzip.compress(whole), "identity"), (raw, "deflate"),
+            (zlib.compress(whole), "deflate"), (raw, "Deflate ")]  # fmt: skip
+    async with serving(Saying(*(encoded(*way) for way in said))) as port:
+        assert await ask(port, times=len(said)) == [whole] * len(said)
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "compress"])
+async def test_what_is_compressed_in_another_way_is_named(encoding: str) -> None:
+    async with serving(Saying(encoded(b"\x1b\x07\x00\xf8", encoding))) as port:
+        with pytest.raises(Malformed, match=rf"compressed \({encoding}\) although no request asks"):
+            await ask(port)
+
+
+async def test_trailers_and_early_hints_are_no_text() -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n"
+    chunks = b"1;ext=1\r\nh\r\n1\r\ni\r\n0\r\nX-Sum: 7\r\nX-More: 8\r\n\r\n"
+    async with serving(Saying(hints + chunked + chunks, OK)) as port:
+        assert await ask(port, times=2) == [b"hi", b"hi"]
 
 
 @pytest.mark.parametrize("close", ["Connection: close\r\n", ""])

@@ -27,6 +27,8 @@ _SAFE = "/%:@!$&'()*+,;=~-._?[]"
 """What a path or query may hold as it is; `%` because it may be quoted already."""
 _LONG = 20
 """A part of a path or query of at least this many characters is taken for a key."""
+_ROUTE = re.compile(r"(?:/chat)?/completions$|/models$")
+"""What people copy into `base_url` with the rest of an address, and every request appends."""
 _EXAMPLE = "write it like http://localhost:8000/v1"
 
 
@@ -79,7 +81,7 @@ class Address(Struct, frozen=True):
     def target(self, path: str, *, root: bool = False) -> str:
         """Return the target of a request to `path` below it; with `root`, below its part before
         `/v1`."""
-        base = self.path.rstrip("/")
+        base = _ROUTE.sub("", self.path.rstrip("/"))
         if root:
             base = base.removesuffix("/v1")
         if not self.query:

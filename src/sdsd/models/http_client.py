@@ -21,9 +21,9 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.errors import ModelError, TransientError, Unreachable
+from sdsd.errors import Malformed, ModelError, TransientError, Unreachable
 from sdsd.models.addresses import Address, parse
-from sdsd.models.compression import plain
+from sdsd.models.compression import is_unknown, plain
 from sdsd.models.connection_faults import explained, reason
 from sdsd.models.proxies import Proxy, proxy_for
 from sdsd.text.normalize import encodable
@@ -432,7 +432,13 @@ class _Connection(asyncio.Protocol):
         self.reusable = parser.should_keep_alive() and not self._tunnel
         body = b"".join(self._pieces)
         if not body.startswith(b"{"):  # nearly all replies are JSON
-            body = plain(body)
+            headers = Reply(status, b"", self._headers)
+            encoding = headers.header("content-encoding") or ""
+            body = plain(body, encoding)
+            if body and status < 300 and is_unknown(body, encoding):
+                why = f"its reply is compressed ({encoding}) although no request asks for that"
+                waiting.set_exception(Malformed(why))
+                return
         waiting.set_result(Reply(status, body, self._headers))
         self._reset()  # further data belongs to no request
 
