@@ -66,6 +66,8 @@ FAULTS = {
     # values that a list does not have
     "dialogue: {self_check: evry}": "unknown value `evry`; did you mean `every`? allowed: every",
     "source: {kind: alpaca}": "`source.kind`: unknown value `alpaca`; allowed: auto, messages",
+    "models: {big: {api_key_env: sk-0123456789}}": "`models.big.api_key_env` must be the name of",
+    "models: {big: {api_key_env: '${KEY}'}}": "such as OPENAI_API_KEY: not the key itself, and no",
     "models: {big: {transport: bach}}": "`models.big.transport`: unknown value `bach`; did you",
     "critique: {critics: {a: {wording: x}}}": "unknown value `x`; allowed: plain, defend, stranger",
     "pairs: [contrast, revison]": "unknown value `revison`; did you mean `revision`? allowed: ",

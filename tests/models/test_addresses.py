@@ -68,6 +68,7 @@ def test_names_beyond_ascii_are_encoded() -> None:
 @pytest.mark.parametrize(
     "url",
     [
+        "http://h /v1", "http://h\\v1", "http://${HOST}/v1", "http://<host>/v1",
         "http://[::1", "http://", "localhost:8000/v1", "ftp://h/v1", "http://h:port/v1",
         "http://h:99999", "http:///v1", "http://a\x00b/v1", "http://" + "ü" * 80 + "/v1",
         "", "//h/v1",

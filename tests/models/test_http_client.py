@@ -508,6 +508,13 @@ async def test_what_the_server_repeats_is_hidden() -> None:
         ({"all_proxy": "http://p:1", "no_proxy": "*"}, "http://h/v1", None),
         ({"all_proxy": "http://p:1"}, "http://127.0.0.9/v1", None),
         ({"all_proxy": "http://p:1"}, "http://[::1]/v1", None),
+        ({"all_proxy": "http://p:1"}, "http://0.0.0.0:8000/v1", None),
+        ({"all_proxy": "http://p:1"}, "http://api.localhost/v1", None),
+        ({"all_proxy": "http://p:1"}, "http://localhost.:8000/v1", None),
+        ({"all_proxy": "http://p:1", "no_proxy": "*.intra"}, "http://h.intra/v1", None),
+        ({"all_proxy": "http://p:1", "no_proxy": "*.intra"}, "http://intra.h/v1", "all_proxy"),
+        ({"all_proxy": "http://p:1", "no_proxy": "a h.intra"}, "http://h.intra/v1", None),
+        ({"all_proxy": "http://p:1", "no_proxy": "10.*"}, "http://10.1.2.3/v1", None),
         ({}, "http://h/v1", None),
     ],
 )

@@ -27,7 +27,8 @@ _SAFE = "/%:@!$&'()*+,;=~-._?[]"
 """What a path or query may hold as it is; `%` because it may be quoted already."""
 _LONG = 20
 """A part of a path or query of at least this many characters is taken for a key."""
-_ROUTE = re.compile(r"(?:/chat)?/completions$|/models$")
+_HOST = re.compile(r"[\w.~%:-]+", re.ASCII)
+_ROUTE = re.compile(r"(?:/chat)?/completions$|/(?:models|responses|embeddings)$")
 """What people copy into `base_url` with the rest of an address, and every request appends."""
 _EXAMPLE = "write it like http://localhost:8000/v1"
 
@@ -117,7 +118,7 @@ def parse(
         host, port = _host(parts.hostname or ""), parts.port
     except (ValueError, UnicodeError) as error:
         raise _no_address(url, name, str(error), like) from None
-    if parts.scheme not in schemes or not host or not url.isprintable():
+    if parts.scheme not in schemes or not _HOST.fullmatch(host) or not url.isprintable():
         raise _no_address(url, name, "", like)
     authority = f"[{host}]" if ":" in host else host
     if port is not None:
