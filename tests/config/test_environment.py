@@ -53,7 +53,7 @@ def test_addresses_are_filled_in(url: str, found: str, secrets: tuple[str, ...])
     assert (filled.model.urls, filled.secrets) == ((found,), secrets)
 
 
-@pytest.mark.parametrize("text", ["$KEY", "$$", "{KEY}", "$${KEY}", "a $ {b}"])
+@pytest.mark.parametrize("text", ["$$", "5 $KEY a", "{KEY}", "$${KEY}", "a $ {b}"])
 def test_other_dollars_stay(text: str) -> None:
     filled = fill(section(headers={"X-A": text}), "default", ENV)
     assert filled.model.headers["X-A"] == text.replace("$${", "${")
@@ -68,6 +68,9 @@ def test_other_dollars_stay(text: str) -> None:
         ("${KEY:-x}", r"does not name a variable; write \$\{NAME\}"),
         ("${KEY", "does not name a variable"),
         ("${}", "does not name a variable"),
+        ("$KEY", r"`models\.big\.headers\.X-A`: `\$KEY` is sent as it is; write \$\{KEY\} for"),
+        ("Bearer $KEY", r"write \$\{KEY\}"),
+        ("%KEY%", r"write \$\{KEY\}"),
     ],
 )
 def test_what_cannot_be_filled_in(text: str, complaint: str) -> None:

@@ -42,7 +42,12 @@ FAULTS = {
     "models: []": "`models`: Expected `object`, got `array`",
     "models: {big: null}": "`models.big`: Expected `object`, got `null`",
     "models: {big: {headers: {x: 1}}}": "`models.big.headers`: Expected `str`, got `int`",
-    "model: 3": "`models.default.model`: Expected `str`, got `int`",
+    "model: 3": "`models.default.model`: Expected `str`, got `int`; put it in quotation marks",
+    "models: {big: {timeout: '10:00'}}": "`models.big.timeout`: Expected `float`, got `str`",
+    "n: 1:30": "`n`: Expected `int`, got `str`",
+    "n: 010": ":1: 010 is another number to YAML than to people; leave the zero out, or put it in",
+    "models: {big: {<<: {model: m}}}": ":1: `<<` is not read; write the keys out",
+    "n:3\nmodel:m": "must be a mapping of keys, with a space after each colon",
     "scenarios: {principles: [1]}": "`scenarios.principles`: Expected `array` of length 2",
     # out of bounds
     "n: -1": "`n`: Expected `int` >= 0",
@@ -61,6 +66,8 @@ FAULTS = {
     # values that a list does not have
     "dialogue: {self_check: evry}": "unknown value `evry`; did you mean `every`? allowed: every",
     "source: {kind: alpaca}": "`source.kind`: unknown value `alpaca`; allowed: auto, messages",
+    "models: {big: {api_key_env: sk-0123456789}}": "`models.big.api_key_env` must be the name of",
+    "models: {big: {api_key_env: '${KEY}'}}": "such as OPENAI_API_KEY: not the key itself, and no",
     "models: {big: {transport: bach}}": "`models.big.transport`: unknown value `bach`; did you",
     "critique: {critics: {a: {wording: x}}}": "unknown value `x`; allowed: plain, defend, stranger",
     "pairs: [contrast, revison]": "unknown value `revison`; did you mean `revision`? allowed: ",
@@ -121,6 +128,21 @@ def test_a_fault_names_the_file_the_key_and_the_remedy(text: str, tmp_path: Path
         config.load(path)
     assert str(fault.value).startswith(f"{path}:")
     assert FAULTS[text] in str(fault.value)
+
+
+@pytest.mark.parametrize("word", ["off", "Off", "OFF", "no", "false", "'off'"])
+def test_the_words_for_a_truth_value_are_what_a_key_takes(word: str, tmp_path: Path) -> None:
+    """YAML 1.1 takes `off` for false, which would make `thinking: off` an error."""
+    path = tmp_path / "config.yaml"
+    keys = f"models: {{default: {{model: {word}, thinking: {word}, headers: {{x: {word}}}}}}}"
+    if word == "false":
+        keys = keys.replace(f"model: {word}", "model: m").replace(f"x: {word}", "x: y")
+    path.write_text(f"{keys}\ndialogue: {{agent_sees_plan: {word}}}", "utf-8")
+    found = config.load(path)
+    assert (found.models["default"].thinking, found.dialogue.agent_sees_plan) == ("off", False)
+    assert found.models["default"].model in (word.strip("'"), "m")
+    override = dict([config.assignment(f"models.default.thinking={word}")])
+    assert config.load(None, override).models["default"].thinking == "off"
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -26,6 +26,14 @@ from sdsd.models.addresses import parse
         ("http://alice:s3cret@h/v1", "/v1/x", "http://***@h/v1"),
         ("http://t0ken@h/v1", "/v1/x", "http://***@h/v1"),
         ("http://[::1]:8000/v1", "/v1/x", "http://[::1]:8000/v1"),
+        # With the route that every request appends; only its end is one.
+        ("http://h/v1/chat/completions", "/v1/x", "http://h/v1/chat/completions"),
+        ("http://h/v1/completions/", "/v1/x", "http://h/v1/completions/"),
+        ("http://h/d/chat/completions?api-version=1", "/d/x?api-version=1",
+         "http://h/d/chat/completions?api-version=1"),
+        ("http://h/v1/models", "/v1/x", "http://h/v1/models"),
+        ("http://h/models/v1", "/models/v1/x", "http://h/models/v1"),
+        ("HTTP://h/v1#part", "/v1/x", "http://h/v1"),
     ],
 )  # fmt: skip
 def test_what_is_sent_and_what_is_shown(url: str, target: str, shown: str) -> None:
@@ -60,6 +68,7 @@ def test_names_beyond_ascii_are_encoded() -> None:
 @pytest.mark.parametrize(
     "url",
     [
+        "http://h /v1", "http://h\\v1", "http://${HOST}/v1", "http://<host>/v1",
         "http://[::1", "http://", "localhost:8000/v1", "ftp://h/v1", "http://h:port/v1",
         "http://h:99999", "http:///v1", "http://a\x00b/v1", "http://" + "ü" * 80 + "/v1",
         "", "//h/v1",

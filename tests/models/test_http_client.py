@@ -130,6 +130,14 @@ async def test_a_connection_is_used_again() -> None:
     assert server.connections == 1
 
 
+async def test_trailers_and_early_hints_are_no_text() -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n"
+    chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n"
+    chunks = b"1;ext=1\r\nh\r\n1\r\ni\r\n0\r\nX-Sum: 7\r\nX-More: 8\r\n\r\n"
+    async with serving(Saying(hints + chunked + chunks, OK)) as port:
+        assert await ask(port, times=2) == [b"hi", b"hi"]
+
+
 @pytest.mark.parametrize("close", ["Connection: close\r\n", ""])
 async def test_a_connection_that_the_server_closes_is_replaced(close: str) -> None:
     said = OK.replace(b"\r\n", f"\r\n{close}".encode(), 1)
@@ -527,6 +535,9 @@ async def test_redirects_end() -> None:
         ("deflate", zlib.compress(b"[1]")),
         ("deflate", zlib.compress(b"[1]", wbits=-15)),  # what some servers take deflate for
         ("deflate, gzip", gzip.compress(zlib.compress(b"[1]"), mtime=0)),
+        ("Deflate ", zlib.compress(b"[1]")),
+        ("gzip", gzip.compress(gzip.compress(b"[1]", mtime=0), mtime=0)),  # by server and gateway
+        ("gzip", gzip.compress(b"[", mtime=0) + gzip.compress(b"1]", mtime=0)),
         ("gzip", b"[1]"),  # decompressed on the way
         ("br", b"[1]"),
         ("identity", b"[1]"),
@@ -582,6 +593,13 @@ async def test_what_the_server_repeats_is_hidden() -> None:
         ({"all_proxy": "http://p:1", "no_proxy": "*"}, "http://h/v1", None),
         ({"all_proxy": "http://p:1"}, "http://127.0.0.9/v1", None),
         ({"all_proxy": "http://p:1"}, "http://[::1]/v1", None),
+        ({"all_proxy": "http://p:1"}, "http://0.0.0.0:8000/v1", None),
+        ({"all_proxy": "http://p:1"}, "http://api.localhost/v1", None),
+        ({"all_proxy": "http://p:1"}, "http://localhost.:8000/v1", None),
+        ({"all_proxy": "http://p:1", "no_proxy": "*.intra"}, "http://h.intra/v1", None),
+        ({"all_proxy": "http://p:1", "no_proxy": "*.intra"}, "http://intra.h/v1", "all_proxy"),
+        ({"all_proxy": "http://p:1", "no_proxy": "a h.intra"}, "http://h.intra/v1", None),
+        ({"all_proxy": "http://p:1", "no_proxy": "10.*"}, "http://10.1.2.3/v1", None),
         ({}, "http://h/v1", None),
     ],
 )

@@ -301,6 +301,27 @@ async def test_a_request_that_alone_fails_is_not_waited_for_without_end() -> Non
     assert (can.chat, can.schema, can.logprobs) == (True, False, False)
 
 
+@pytest.mark.parametrize(
+    ("status", "said", "path", "hint"),
+    [
+        (400, "This model only support stream mode", "/v1", "set `extra_body: {stream: true}`"),
+        (404, "page not found", "", "with most servers, `base_url` ends in /v1"),
+    ],
+)
+async def test_where_everything_is_refused_a_remedy_is_named(
+    status: int, said: str, path: str, hint: str
+) -> None:
+    server = OddServer(Ways(everything=status, said=said))
+    async with (
+        serving(server.app()) as url,
+        HttpModel("odd", url.removesuffix("/v1") + path) as model,
+    ):
+        with pytest.raises(ModelError) as fault:
+            await probe(model)
+    assert said in str(fault.value)
+    assert hint in str(fault.value)
+
+
 async def test_after_an_outage_it_is_given_up_with_the_cause() -> None:
     server = OddServer(Ways(everything=503, said="Loading model"))
     async with serving(server.app()) as url, HttpModel("odd", url) as model:
@@ -315,7 +336,7 @@ async def test_a_wait_longer_than_an_outage_is_not_begun() -> None:
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", tomorrow)
     async with serving(app) as url, HttpModel("odd", url) as model:
-        with pytest.raises(ServerGone, match="it asks to wait for 86400 s"):
+        with pytest.raises(ServerGone, match=r"it asks to wait for 86,400 s, until 2\d{3}-.*:"):
             await probe(model)
 
 

@@ -6,15 +6,16 @@ import contextlib
 import gzip
 import json
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sdsd.models.odd_replies import ErrorReply, Unreadable
+from sdsd.models.odd_errors import ErrorReply
 from sdsd.models.replies import Reading, read
-from sdsd.models.wire import MOST_TOKENS
+from sdsd.models.wire import MOST_TOKENS, Unreadable
 from sdsd.types import Completion, Message, Request
 
 ASKED = Request("agent", 100, (Message("user", "Hello?"),))
@@ -54,13 +55,34 @@ def got(data: bytes, request: Request = ASKED, reading: Reading = Reading()) -> 
         ([{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Hi."}], "Hi.", "hm"),
         ([{"text": "hm", "thought": True}, {"text": "Hi."}], "Hi.", "hm"),
         ([{"type": "redacted_thinking", "data": "x"}, {"type": "text", "text": "Hi."}], "Hi.", ""),
+        ([{"type": "reasoning_content", "reasoning_content": "hm"}, {"text": "Hi."}], "Hi.", "hm"),
+        (
+            [{"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]},
+             {"type": "output_text", "text": "Hi."}],
+            "Hi.",
+            "hm",
+        ),
+        ([{"reasoningContent": {"reasoningText": {"text": "hm"}}}, {"text": "Hi."}], "Hi.", "hm"),
+        ([{"type": "analysis", "text": "hm"}, {"type": "text", "text": "Hi."}], "Hi.", "hm"),
+        ([{"type": "text", "text": "hm", "channel": "analysis"}, {"text": "Hi."}], "Hi.", "hm"),
+        ([{"kind": "thinking", "text": "hm"}, {"kind": "text", "text": "Hi."}], "Hi.", "hm"),
+        ([{"type": "THINKING", "text": "hm"}, {"type": "TEXT", "text": "Hi."}], "Hi.", "hm"),
+        ([{"text": "hm", "thought": "true"}, {"text": "Hi."}], "Hi.", "hm"),
+        ([{"text": "hm", "is_thinking": True}, {"text": "Hi."}], "Hi.", "hm"),
+        ([{"role": "thinking", "content": "hm"}, {"role": "assistant", "content": "Hi."}],
+         "Hi.", "hm"),
+        # Parts that a gateway has written out as one text.
+        ('[{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "Hi."}]', "Hi.", "hm"),
+        ("[{'type': 'thinking', 'thinking': 'hm'}, {'type': 'text', 'text': 'Hi.'}]", "Hi.", "hm"),
+        ('[{"type": "bird", "name": "wren"}]', '[{"type": "bird", "name": "wren"}]', ""),
+        ('[{"type": "text", "text": "Hi."', '[{"type": "text", "text": "Hi."', ""),
         ({"violated": True}, '{"violated": true}', ""),
         ("<think>hm</think>\n\nHi.", "Hi.", "<think>hm</think>"),
         ("hm</think>\n\nHi.", "Hi.", "hm</think>"),
         ("Hi.<|im_end|>", "Hi.", ""),
         ([{"type": "text", "text": "<think>hm</think>Hi."}], "Hi.", "<think>hm</think>"),
     ],
-)
+)  # fmt: skip
 def test_contents(content: Any, text: str, thinking: str) -> None:
     found = got(body(content))
     assert (found.text, found.thinking, found.finish) == (text, thinking, "stop")
@@ -76,11 +98,32 @@ def test_contents(content: Any, text: str, thinking: str) -> None:
         {"thinking": "hm"},
         {"reasoning_details": [{"type": "reasoning.text", "text": "hm"}], "refusal": []},
         {"thinking_blocks": [{"type": "thinking", "thinking": "hm"}], "refusal": []},
+        {"reasoning_details": [{"type": "reasoning.text", "text": "hm"}]},
+        {"thinking_blocks": [{"type": "thinking", "thinking": "hm"}]},
+        {"reasoning_text": "hm"},
+        {"thoughts": [{"text": "hm"}]},
+        {"reasoning": [{"type": "text", "text": "hm"}]},
+        {"provider_specific_fields": {"reasoning_content": "hm"}, "refusal": []},
     ],
 )
 def test_thinking_next_to_the_content(beside: dict[str, Any]) -> None:
     found = got(body("Hi.", **beside))
     assert (found.text, found.thinking) == ("Hi.", "hm")
+
+
+def test_thinking_that_is_repeated_in_the_content_is_no_text() -> None:
+    thought = "They want a greeting, and a short one."
+    assert got(body(f"{thought}\n\nHi.", reasoning_content=thought)).text == "Hi."
+    assert got(body(f"<think>{thought}</think>Hi.", reasoning_content=thought)).text == "Hi."
+    # By chance, or all that there is.
+    assert got(body("Hi. All well?", reasoning_content="Hi.")).text == "Hi. All well?"
+    assert got(body(thought, reasoning_content=thought)).text == thought
+
+
+def test_text_that_a_server_has_taken_for_thinking() -> None:
+    found = got(body(None, reasoning_content="They greet me.</think>\n\nHi."))
+    assert (found.text, found.thinking, found.finish) == ("Hi.", "They greet me.</think>", "stop")
+    assert got(body("", reasoning_content="They greet me.</think>\n")).finish == "empty"
 
 
 def test_no_text_after_thinking_is_a_cut_or_an_empty_reply() -> None:
@@ -126,13 +169,49 @@ def test_a_mark_that_ends_the_text_makes_it_whole() -> None:
         ("refusal", "refused", False), ("RECITATION", "refused", False),
         ("guardrail_intervened", "refused", False), ("PROHIBITED_CONTENT", "refused", False),
         ("error", "error", False), ("abort", "error", False), ("network_error", "error", False),
+        ("<|eot_id|>", "stop", False), ("stop_str", "stop", False), ("COMPLETE", "stop", False),
+        ("FINISH_REASON_UNSPECIFIED", "stop", True), ("None", "stop", False),
+        ("maxTokens", "length", False), ("FINISH_LENGTH", "length", False),
+        ("stop_limit", "length", False), ("max_time", "length", False),
+        ("contentFilter", "refused", False), ("ERROR_TOXIC", "refused", False),
+        ("jailbreak", "refused", False), ("inference-error", "error", False),
+        ("ERROR_LIMIT", "error", False), ("MALFORMED_FUNCTION_CALL", "error", False),
         ("banana", "stop", True), ("tool_calls", "stop", True), (7, "stop", True),
-        ({"type": "stop"}, "stop", True),
+        ({"type": "stop"}, "stop", False), ({"type": "length", "length": 9}, "length", False),
+        (["stop"], "stop", False), ({"type": "banana"}, "stop", True), ({"a": 1}, "stop", True),
     ],
 )  # fmt: skip
 def test_endings(finish: Any, kind: str, noted: bool) -> None:
     found = got(body("It is so that", finish))
     assert (found.finish, bool(found.ending)) == (kind, noted)
+
+
+@pytest.mark.parametrize(
+    ("choice", "kind"),
+    [
+        ({"finish_reason": "stop", "native_finish_reason": "MAX_TOKENS"}, "length"),
+        ({"finish_reason": "stop", "native_finish_reason": "SAFETY"}, "refused"),
+        ({"finish_reason": "stop", "native_finish_reason": "completed"}, "stop"),
+        ({"finish_reason": "length", "native_finish_reason": "STOP"}, "length"),
+        ({"finish_reason": None, "stop_reason": "max_tokens"}, "length"),
+        ({"finish_reason": "stop", "stop_reason": "\nUser: length"}, "stop"),
+        ({"finish_reason": "stop", "stop_reason": 151645}, "stop"),
+        ({"finish_reason": "stop",
+          "content_filter_results": {"hate": {"filtered": True}}}, "refused"),
+        ({"finish_reason": "stop",
+          "content_filter_results": {"hate": {"filtered": False}}}, "stop"),
+    ],
+)  # fmt: skip
+def test_endings_that_are_told_elsewhere(choice: dict[str, Any], kind: str) -> None:
+    for message in ({"content": "It is so."}, {"content": ["It is so."]}):
+        data = json.dumps({"choices": [{"message": message, **choice}]}).encode()
+        assert got(data).finish == kind
+
+
+def test_a_choice_without_a_message_says_how_it_ended() -> None:
+    for finish, kind in (("length", "length"), ("content_filter", "refused"), ("stop", "empty")):
+        data = json.dumps({"choices": [{"index": 0, "finish_reason": finish}]}).encode()
+        assert (got(data).text, got(data).finish) == ("", kind)
 
 
 def test_a_reply_as_long_as_it_may_be_is_cut_unless_its_ending_is_known() -> None:
@@ -167,6 +246,9 @@ def test_refusals() -> None:
         ({"prompt_tokens": 2**63, "completion_tokens": 10**400}, (MOST_TOKENS, MOST_TOKENS)),
         ({"prompt_tokens": float("nan"), "completion_tokens": float("inf")}, (0, MOST_TOKENS)),
         ({"input_tokens": 9, "output_tokens": 4, "prompt_tokens": None}, (0, 4)),
+        ({"tokens": {"input_tokens": 9, "output_tokens": 4}, "prompt_tokens_details": []}, (9, 4)),
+        ({"promptTokens": 9, "completionTokens": 4, "prompt_tokens": "x"}, (0, 4)),
+        ({"prompt_tokens": True, "completion_tokens": False}, (0, 0)),
         ([], (0, 0)),
         ("9", (0, 0)),
     ],
@@ -190,10 +272,25 @@ def test_counts_are_counts_whatever_is_sent(value: Any) -> None:
         assert 0 <= found.reasoning_tokens <= found.completion_tokens <= 2 * MOST_TOKENS
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"prompt_tokens_details": {"cached_tokens": 7}},
+        {"cached_tokens": 7},
+        {"prompt_cache_hit_tokens": 7, "prompt_cache_miss_tokens": 2},
+        {"cache_read_input_tokens": 7},
+    ],
+)
+def test_tokens_from_the_cache(told: dict[str, Any]) -> None:
+    for prompt in (9, "9"):
+        assert got(body(usage={"prompt_tokens": prompt, **told})).cached_tokens == 7
+
+
 def test_tokens_of_thinking() -> None:
     details = {"completion_tokens_details": {"reasoning_tokens": 30}}
     told = {"prompt_tokens": 9, "completion_tokens": 40, "total_tokens": 49, **details}
     assert got(body(usage=told)).reasoning_tokens == 30
+    assert got(body(usage={"completion_tokens": 40, "reasoning_tokens": 30})).reasoning_tokens == 30
     # Some count it apart: then it is added.
     apart = {"prompt_tokens": 9, "completion_tokens": 10, "total_tokens": 49, **details}
     found = got(body(usage=apart))
@@ -243,6 +340,12 @@ def test_the_room_for_thinking_is_no_room_for_text() -> None:
         body().replace(b'"message"', b'"delta"'),
         body().replace(b'{"content": "Hi."}', b'"Hi."'),
         body().replace(b'"m"', b"7"),
+        gzip.compress(gzip.compress(body(), mtime=0), mtime=0),
+        gzip.compress(body()[:30], mtime=0) + gzip.compress(body()[30:], mtime=0),
+        body().decode().encode("utf-16"),
+        b'{"success": true, "errors": [], "result": ' + body() + b"}",
+        b'{"code": 0, "message": "ok", "data": ' + body() + b"}",
+        body().replace(b'{"content": "Hi."}', b'[{"role": "assistant", "content": "Hi."}]'),
     ],
 )
 def test_wrappings(data: bytes) -> None:
@@ -273,12 +376,54 @@ def test_a_stream_that_nobody_asked_for_is_joined() -> None:
     assert got(lines).text == "Hi!"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.replace(b"\n", b"\r\n"),
+        lambda data: data.replace(b"\n", b"\r"),
+        lambda data: data.replace(b"data: ", b"data:"),
+        lambda data: data.replace(b"\n\n", b"\n"),
+        lambda data: b"\xef\xbb\xbf" + data,
+        lambda data: b": keep-alive\n\n" + data.replace(b"\n\n", b"\nid: 1\n\n"),
+        lambda data: data.replace(b'{"choices"', b'{\ndata: "choices"'),
+        gzip.compress,
+    ],
+)
+def test_streams_of_any_form(change: Callable[[bytes], bytes]) -> None:
+    # A line separator of Unicode is text; only line breaks end a line of the stream.
+    stream = events({"content": "Hi\u2028"}, {"content": "you."}).replace(
+        b"\\u2028", b"\xe2\x80\xa8"
+    )
+    assert got(change(stream)).text == "Hi\u2028you."
+
+
+@pytest.mark.parametrize(
+    ("event", "status"),
+    [
+        (b'event: error\ndata: {"message": "overloaded", "type": "overloaded_error"}', 503),
+        (b"event: error\ndata: it is overloaded", 503),
+        (b'data: {"error": "boom"}', 500),
+        (b'data: {"detail": "boom"}', 500),
+        (b'data: {"object": "error", "message": "too long", "code": 400}', 400),
+        (b'data: {"type": "error", "error": {"type": "rate_limit_error"}}', 429),
+    ],
+)
+@pytest.mark.parametrize("end", [b"", b"\n\ndata: [DONE]\n\n"])
+def test_a_stream_with_an_error_in_it_is_that_error(event: bytes, status: int, end: bytes) -> None:
+    begun = b'data: {"choices": [{"delta": {"content": "It is so th"}}]}\n\n'
+    with pytest.raises(ErrorReply) as raised:
+        got(begun + event + end)
+    assert raised.value.status == status
+
+
 def test_a_stream_that_breaks_off() -> None:
     with pytest.raises(Unreadable, match="breaks off"):
         got(events({"content": "Hi"}, finish=None, done=False))
     with pytest.raises(ErrorReply, match="overloaded"):
         got(b'data: {"choices": [{"delta": {"content": "Hi"}}]}\n\n'
             b'data: {"error": {"message": "overloaded", "code": 503}}\n\n')  # fmt: skip
+    with pytest.raises(Unreadable, match=r"not JSON.*'\[ERROR\] boom'"):
+        got(events({"content": "Hi"}, done=False) + b"data: [ERROR] boom\n\n")
     with pytest.raises(Unreadable, match="without any data"):
         got(b": ping\n\n: ping\n\n")
 
@@ -305,6 +450,19 @@ def test_a_stream_that_breaks_off() -> None:
         ({"detail": "Internal Server Error"}, 500),
         ({"error": {"message": "hm"}, "choices": None}, 500),
         ({"choices": [{"error": {"code": 502, "message": "Bad gateway"}}]}, 502),
+        ({"message": "Too Many Requests"}, 429),
+        ({"Message": "User is not authorized to perform: bedrock:InvokeModel"}, 403),
+        ({"__type": "ThrottlingException", "message": "Rate exceeded"}, 429),
+        ({"Output": {"__type": "UnknownOperationException"}, "Version": "1.0"}, 500),
+        ({"fault": {"faultstring": "Invalid ApiKey"}}, 401),
+        ({"base_resp": {"status_code": 1008, "status_msg": "insufficient balance"}}, 402),
+        ({"base_resp": {"status_code": 1002, "status_msg": "rate limit"}, "choices": []}, 429),
+        ({"error": True, "message": "rate limit exceeded"}, 429),
+        ({"httpStatus": 503, "errorMessage": "x"}, 503),
+        ({"status": "error", "reason": "the model is loading"}, 503),
+        ({"title": "Forbidden", "status": 403, "detail": "not allowed"}, 403),
+        ({"success": False, "result": {}}, 500),
+        ({"detail": [{"loc": ["body"], "msg": "field required", "type": "value_error"}]}, 400),
         ({"choices": [{"message": {"content": "Hi"}}], "error": {"code": 502}}, 502),
     ],
 )
@@ -325,7 +483,20 @@ def test_an_error_that_is_none() -> None:
     ("data", "why"),
     [
         (b"", "empty"),
-        (b"<html>Bad gateway</html>", "not JSON: Expecting value"),
+        (b"<html>Bad gateway</html>", '^it is a web page: "Bad gateway"$'),
+        (
+            b"<!DOCTYPE html><head><title>a.b | 502:\n Bad gateway</title><style>p {}</style>",
+            '^it is a web page: "a.b | 502: Bad gateway"$',
+        ),
+        (b"\n<!-- x --><html><script>y</script><h1>Sign&nbsp;in</h1></html>", 'page: "Sign in"'),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", 'page: "AccessDenied"'),
+        (b"Internal Server Error", "not JSON: Expecting value"),
+        (
+            b'{"model": "m", "message": {"role": "assistant", "content": "Hi."}, "done": true}',
+            "no `choices`, only `model`, `message`, `done`, as another API would",
+        ),
+        (b'{"candidates": [{"content": {"parts": [{"text": "Hi."}]}}]}', "only `candidates`, as"),
+        (b'{"type": "message", "content": [{"type": "text", "text": "Hi."}]}', "as another API"),
         (b"null", "a JSON null where an object was expected"),
         (b"{}", "no `choices`, only nothing"),
         (b'{"id": 1, "data": []}', "no `choices`, only `id`, `data`"),

@@ -70,6 +70,13 @@ def test_what_may_be_the_request_or_everybody(status: int) -> None:
     assert (found.value.cause, found.value.raw) == (f"HTTP {status}", "no")
 
 
+def test_a_page_is_quoted_by_its_title() -> None:
+    page = b"<html>\n<head><title>503 Service\n Unavailable</title></head><body>x</body></html>"
+    with pytest.raises(Busy, match=r'^HTTP 503: a web page: "503 Service Unavailable"$'):
+        judge(503, page)
+    assert judge(400, b"line\n  line").raw == "line line"
+
+
 @given(st.integers(100, 599), st.binary(max_size=60))
 def test_every_status_means_something(status: int, body: bytes) -> None:
     try:
@@ -93,6 +100,13 @@ def test_every_status_means_something(status: int, body: bytes) -> None:
         ({"retry_after": "Wed, 21 Oct 2015 07:00:00 GMT"}, 0.0),
         ({"retry_after": "Wed, 99 Oct 2015 07:00:00 GMT"}, None),
         ({"retry_after_ms": "1500", "retry_after": "2"}, 1.5),
+        ({"retry_after": "90s"}, 90.0),
+        ({"retry_after": "1m30s"}, 90.0),
+        ({"retry_after": "250ms"}, 0.25),
+        ({"retry_after": "1h"}, 3600.0),
+        ({"retry_after": "2015-10-22T07:28:00Z"}, 86400.0),
+        ({"retry_after": "Thu, 22 Oct 2015 07:28:00"}, 86400.0),
+        ({"retry_after": f"{1_600_000_000}"}, 1_600_000_000 - NOW),
     ],
 )
 def test_how_long_a_server_asks_to_wait(headers: dict[str, str], seconds: float | None) -> None:

@@ -28,20 +28,21 @@ from tests.stand_ins.model_server import serving
 
 PLANTED = {
     "PLANTED_KEY": "sk-plntd/0123456789+abcdef==",
-    "PLANTED_HEADER": "plntd-header-77c1",
-    "PLANTED_FIELD": 'plntd "field" 55a9',
-    "PLANTED_QUERY": "plntd&query=31f0",
-    "PLANTED_PASSWORD": "plntd:p@ss/word#8e2d",
-    "HF_TOKEN": "hf_plntdAbCdEfGhIjKlMnOpQrStUvWx61d3",
+    "PLANTED_HEADER": "plntd-header-7w7c1z",
+    "PLANTED_FIELD": 'plntd "field" 5w5a9z',
+    "PLANTED_QUERY": "plntd&query=3w1f0z",
+    "PLANTED_PASSWORD": "plntd:p@ss/word#8w2d1z",
+    "HF_TOKEN": "hf_plntdAbCdEfGhIjKlMnOpQrStUvWx6w1d3z",
 }
 HOST = "127.0.0.1:"
 
 
 def traces() -> list[str]:
-    """What would betray a secret, however it is quoted."""
+    """What would betray a secret, however it is quoted; no digest has it by chance."""
     basic = base64.b64encode(f"alice:{PLANTED['PLANTED_PASSWORD']}".encode()).decode()
     found = [*PLANTED.values(), *map(quote, PLANTED.values()), basic]
-    return [*found, "plntd", "0123456789", "77c1", "55a9", "31f0", "8e2d", "61d3"]
+    marked = ["7w7c1z", "5w5a9z", "3w1f0z", "8w2d1z", "6w1d3z"]
+    return [*found, "plntd", "0123456789", *marked]
 
 
 def content(name: str, data: bytes) -> bytes:

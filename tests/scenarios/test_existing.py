@@ -401,7 +401,7 @@ CUT_SHORT = gzip.compress(b"{}" * 999, mtime=0)[:-9]  # the same bytes in every 
     ("name", "data", "wrong"),
     [
         ("a.parquet", b"PAR1 but not really", "cannot be read: "),
-        ("a.jsonl.gz", b"not gzip", "cannot be read: Not a gzipped file"),
+        ("a.jsonl.gz", b"not gzip", "a.jsonl.gz:1: bad JSON: "),
         ("a.jsonl.gz", CUT_SHORT, "cannot be read: Compressed file ended"),
         ("a.jsonl", b'\n{"messages": [', "a.jsonl:2: bad JSON: "),
         (
@@ -424,7 +424,7 @@ CUT_SHORT = gzip.compress(b"{}" * 999, mtime=0)[:-9]  # the same bytes in every 
         ("a.json", b'[{"plan": "x"}] x', "a.json:1: bad JSON: Extra data"),
         ("a.json", b"[\xff]", "a.json:1: the byte 0xff is not UTF-8"),
         ("a.json", b"[" * 100_000, "a.json:1: bad JSON: "),
-        ("a.json", b'{"data": [{"plan": "x"}]}', "no `plan` or `steps` or `messages` among the"),
+        ("a.json", b'{"more": [{"plan": "x"}]}', "no `plan` or `steps` or `messages` among the"),
     ],
 )
 def test_damage_is_named(name: str, data: bytes, wrong: str, tmp_path: Path) -> None:
@@ -558,7 +558,7 @@ def test_every_reason_is_met_and_documented() -> None:
         (
             {"texts": "Hi"},
             "messages",
-            "no `messages` or `conversation` or `prompt` or `text` or `data` among the columns",
+            "no `messages` or `conversation` or `dialogue` or `dialog` or `turns` or `chat` or",
         ),
         ({"question": "Hi"}, "preference", "no `rejected` or `rejected_response` or `chosen` or"),
         (
@@ -612,7 +612,7 @@ def test_a_wrong_shape_is_an_error(row: Any, kind: Kind, wrong: str, tmp_path: P
 
 def test_bytes_that_are_no_text_in_parquet_are_an_error(tmp_path: Path) -> None:
     where = parquet(tmp_path / "a.parquet", [{"plan": b"\xff"}])
-    assert "a.parquet:row 1: `plan` must be text, not something else" in refused(where)
+    assert "a.parquet:row 1: `plan` must be text, not bytes" in refused(where)
     pq.write_table(pa.table({"plan": _not_utf8()}), tmp_path / "b.parquet")
     assert "b.parquet: cannot be read: " in refused(str(tmp_path / "b.parquet"))
 

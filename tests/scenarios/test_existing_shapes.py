@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,75 @@ ROWS: dict[str, tuple[dict[str, Any], Kind, str, list[tuple[str, str]]]] = {
     "TRL, prompt and completion": (
         {"prompt": ASK, "completion": NO, "label": False}, "instruction", "", WHOLE),
 }  # fmt: skip
+
+
+NEIGHBOURS: list[dict[str, Any]] = [
+    # the names of columns and fields
+    {"Prompt": ASK, " Completion ": NO},
+    {"dialogue": BAD}, {"dialog": [ASK, NO]}, {"turns": BAD}, {"chat": BAD},
+    {"conversation": [{"speaker": "User", "text": ASK}, {"speaker": "bot", "text": NO}]},
+    {"messages": [{"author": "user", "content": ASK}, {"author": "assistant", "content": NO}]},
+    {"conversations": [{"from": "human", "text": ASK}, {"from": "gpt", "text": NO}]},
+    {"contents": [{"role": "user", "parts": [{"text": ASK}]},
+                  {"role": "model", "parts": [{"text": NO}]}]},
+    {"conversation": [{"human": ASK, "assistant": NO}]},
+    {"messages": {"role": ["user", "assistant"], "content": [ASK, NO]}},
+    {"messages": json.dumps(BAD, indent=1)},
+    # the reply that a conversation has already
+    {"conversations": shared(("human", ASK), ("gpt", YES)),
+     "chosen": {"from": "gpt", "value": YES}, "rejected": {"from": "gpt", "value": NO}},
+    # the texts of chat templates
+    {"text": f"<|user|>\n{ASK}</s>\n<|assistant|>\n{NO}</s>"},
+    {"text": f"<|begin_of_text|><|start_header_id|>user<|end_header_id|>\n\n{ASK}<|eot_id|>"
+             f"<|start_header_id|>assistant<|end_header_id|>\n\n{NO}<|eot_id|>"},
+    {"text": f"<bos><start_of_turn>user\n{ASK}<end_of_turn>\n<start_of_turn>model\n{NO}"},
+    {"text": f"USER: {ASK} ASSISTANT: {NO}</s>"},
+    {"text": f"### Instruction:\n{ASK}\n\n### Response:\n{NO}"},
+    # thinking
+    {"messages": [*BAD[:1], {"role": "assistant", "content": f"<think>hm</think>\n{NO}"}]},
+    {"prompt": ASK, "completion": f"<|begin_of_thought|>hm<|end_of_thought|>"
+                                  f"<|begin_of_solution|>{NO}<|end_of_solution|>"},
+    {"messages": [{"role": "user", "content": [{"type": "text", "text": ASK}]},
+                  {"role": "assistant", "content": [
+        {"type": "thinking", "thinking": "hm"}, {"type": "text", "text": NO}]}]},
+    {"messages": [*BAD[:1], {"role": "assistant", "content": NO, "reasoning_content": "hm"}]},
+    {"messages": [*BAD[:1], {"role": "assistant", "content": f"{NO}<|im_end|>"}]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("row", NEIGHBOURS)
+def test_neighbours_of_well_known_layouts(row: dict[str, Any], tmp_path: Path) -> None:
+    path, table = tmp_path / "rows.jsonl", tmp_path / "rows.parquet"
+    path.write_text(json.dumps(row), "utf-8")
+    pq.write_table(pa.Table.from_pylist([row]), table)
+    for file in (path, table):
+        (found,) = read(str(file))
+        assert isinstance(found, SourceRow), found
+        assert [(turn.role, turn.content) for turn in found.messages] == WHOLE
+
+
+PAIR = {"prompt": ASK, "completion": NO}
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.jsonl", gzip.compress(json.dumps(PAIR).encode(), mtime=0)),
+        ("a.jsonl.gz", json.dumps(PAIR).encode()),
+        ("a.json", json.dumps({"data": [PAIR]}).encode()),
+        ("a.json", json.dumps({"version": 1, "train": [PAIR]}).encode()),
+        ("a.json", json.dumps({"rows": [{"row_idx": 0, "row": PAIR}]}).encode()),
+        ("a.csv", f"sep=;\nprompt;completion\n{ASK};{NO}\n".encode()),
+        ("a.csv", f"prompt|completion\n{ASK}|{NO}\n".encode()),
+        ("a.csv", f"Prompt, Completion\n{ASK},{NO}\n".encode()),
+        ("a.csv", f"prompt\tcompletion\r\n{ASK}\t{NO}\r\n".encode("utf-16")),
+    ],
+)
+def test_neighbours_of_files(name: str, data: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    (found,) = read(str(tmp_path / name))
+    assert isinstance(found, SourceRow), found
+    assert [(turn.role, turn.content) for turn in found.messages] == WHOLE
 
 
 @pytest.mark.parametrize("name", ROWS)

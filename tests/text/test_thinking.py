@@ -26,6 +26,37 @@ PAIRS = [
     ("<|start|>assistant<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
     ("analysis", "assistantfinal"),
     ("Here is my thought process:", "Here is my response:"),
+    # Neighbours that no list of names had.
+    ("< think >", "</ think >"),
+    ('<think type="deep">', "</think >"),
+    ("<mm:think>", "</mm:think>"),
+    ("<xai:thinking>", "</xai:thinking>"),
+    ("<inner_thoughts>", "</inner_thoughts>"),
+    ("<chain-of-thought>", "</chain-of-thought>"),
+    ("<thought_process>", "</thought_process>"),
+    ("<reason>", "</reason>"),
+    ("<internal_monologue>", "</internal_monologue>"),
+    ("[REASONING]", "[/REASONING]"),
+    ("[thinking]", "[/thinking]"),
+    ("[BEGIN_THINKING]", "[END_THINKING]"),
+    ("<|thinking|>", "<|/thinking|>"),
+    ("<|think_start|>", "<|think_end|>"),
+    ("<|begin_of_reasoning|>", "<|end_of_reasoning|>"),
+    ("<｜begin▁of▁thinking｜>", "<｜end▁of▁thinking｜>"),
+    ("&lt;think&gt;", "&lt;/think&gt;"),
+    ("\\<think\\>", "\\</think\\>"),
+    ('<details type="reasoning" done="true">', "</details>"),
+    ("<s><think>", "</think>"),
+    ("> <think>", "</think>"),
+    # Another closing mark than the opening one has.
+    ("<think>", "</thinking>"),
+    ("<reasoning>", "</think>"),
+    # Channels, more or less stripped.
+    ("<|channel|>Analysis<|message|>", "<|end|><|start|>assistant<|channel|>Final<|message|>"),
+    ("<|channel|>thought<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+    ("<|channel|>analysis", "<|end|><|start|>assistant<|channel|>final"),
+    ("commentary", "assistantfinal"),
+    ("assistantanalysis", "assistantfinal"),
 ]
 pairs = pytest.mark.parametrize(("opening", "closing"), PAIRS)
 THOUGHT = "Well, the user wants a short answer.\n\nSo be it."
@@ -46,7 +77,11 @@ def test_thinking_that_never_ends_leaves_no_text(opening: str, closing: str) -> 
     assert THOUGHT in found.thinking
 
 
-@pytest.mark.parametrize("closing", ["</think>", "</thinking>", "[/THINK]", "◁/think▷"])
+@pytest.mark.parametrize(
+    "closing",
+    ["</think>", "</thinking>", "[/THINK]", "◁/think▷", "<|END_THINKING|>", "</mm:think>",
+     "</reasoning>", "</inner_thoughts>"],
+)  # fmt: skip
 def test_the_opening_mark_may_have_been_in_the_prompt(closing: str) -> None:
     found = spoken(f"{THOUGHT}\n{closing}\n\nTake the train.")
     assert (found.text, found.closed) == ("Take the train.", True)
@@ -99,6 +134,20 @@ def test_thinking_that_a_turn_opens_is_closed(opening: str, closed: str) -> None
          "One."),
         ("<|START_THINKING|>a<|END_THINKING|><|START_RESPONSE|>One.<|END_RESPONSE|>", "One."),
         ("<think>a</think>\n<answer>One.</answer>", "One."),
+        ("<think>a</think><response>\nOne.\n</response>\n", "One."),
+        ("<think>a</think><output>One.", "One."),
+        ("<answer>One.</answer>", "One."),
+        ("One.</answer>", "One."),
+        ("<thinking>a<reflection>b</reflection>c</thinking>One.", "One."),
+        ("<thinking>a</thinking><reflection>b</reflection>One.", "One."),
+        ("<seed:think>a<seed:cot_budget_reflect>b</seed:cot_budget_reflect>c</seed:think>One.",
+         "One."),
+        ("analysis\na.\nassistantfinal\nOne.", "One."),
+        ("analysisa.assistantcommentaryb.assistantfinal One.", "One."),
+        ("a.assistantfinalOne.", "One."),
+        ("a<|end|><|start|>assistant<|channel|>final<|message|>One.<|return|>", "One."),
+        ("<think>They wrote `</think>`.</think>One.", "One."),
+        ("<think>```\nx = 1\n</think>One.\n```\ny = 2\n```", "One.\n```\ny = 2\n```"),
     ],
 )  # fmt: skip
 def test_texts_between_and_after_thinking(reply: str, text: str) -> None:
@@ -112,7 +161,7 @@ def test_marks_around_nothing_are_no_thinking() -> None:
 MARKS = [
     "<|im_end|>", "<|endoftext|>", "<|eot_id|>", "<|end|>", "<|return|>", "</s>", "<end_of_turn>",
     "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>", "[|endofturn|]", "<eos>", "<|user|>",
-    "<extra_id_1>", "[INST]",
+    "<extra_id_1>", "[INST]", "<SPECIAL_12>", "[e~[",
 ]  # fmt: skip
 
 
@@ -154,6 +203,19 @@ def test_a_reply_that_begins_as_the_user_says_nothing() -> None:
         "analysis of the data",
         "Here is my plan.",
         "An answer in <reasoning> tags is what you want.",
+        "First <reasoning>why</reasoning>, and then the answer.",
+        "Close it with </reasoning> and go on.",
+        "Das Zeichen «<think>» öffnet, „</think>“ schließt.",
+        "「<think>」で始まる。",
+        "Write `<think>steps</think>` here.",
+        "Use this:\n```xml\n<think>\nsteps\n</think>\n```\nThat is it.",
+        "Split there:\n```\nA<|endoftext|>B\n```\nThat is it.",
+        "In <answer> goes the answer, then </answer> ends it.",
+        "<details><summary>More</summary>Text.</details>",
+        "[thinking about it] Yes.",
+        "We have <no_think> as a switch.",
+        "commentary on the match",
+        "He was the assistantfinally.",
     ],
 )
 def test_other_texts_are_left_alone(text: str) -> None:
@@ -171,13 +233,15 @@ def test_no_thinking_reaches_the_text(thought: str, marks: tuple[str, str], text
 
 @given(st.text(max_size=80))
 def test_a_text_without_marks_is_returned_as_it_is(text: str) -> None:
-    if not any(c in text for c in "<[◁") and not text.lstrip().startswith(("analysis", "Here")):
+    if not any(c in text for c in "<[◁&") and not text.lstrip().startswith(("analysis", "Here")):
         assert spoken(text).text == text
 
 
 @pytest.mark.parametrize(
-    "piece", ["<think>", "</think>", "<|channel|>analysis", f"<|start|>{'a' * 39}", "[|a", "</s> "]
-)
-def test_a_hostile_reply_of_a_megabyte_is_read(piece: str) -> None:
-    # Quadratic time would be hours.
-    assert not template_mark(spoken(piece * (1_000_000 // len(piece))).text)
+    "piece",
+    ["<think>", "</think>", "<|channel|>analysis", f"<|start|>{'a' * 39}", "[|a", "</s> ",
+     "<thoughts>", "```\n<think>", "<a_a_a_think", "<think a="],
+)  # fmt: skip
+def test_a_hostile_reply_is_read_in_linear_time(piece: str) -> None:
+    # Quadratic time would be many minutes.
+    assert not template_mark(spoken(piece * (300_000 // len(piece))).text)

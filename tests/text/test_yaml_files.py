@@ -26,6 +26,9 @@ from sdsd.text.yaml_files import YamlError, dump, parse
         ("a: !!set {b}", 1, "is not read"),
         ("a: b\nc: \0", 2, "not allowed"),
         ("a: b\nc: \ud800", 2, "half a character"),
+        ("a: 1\nb: 010", 2, "010 is another number to YAML than to people"),
+        ("a: 1\nb:\n  <<: {c: 1}", 3, "`<<` is not read"),
+        ("{'<<': 1, a: 1, a: 2}", 1, "the key 'a' occurs twice"),
         ("? {a: 1}\n: 2", 1, "a key must be text"),
         ("n: " + "1" * 5_000, 1, "is not of the type int"),
         ("n: 1\na: !!int ''", 2, "'' is not of the type int"),
@@ -52,8 +55,10 @@ def test_keys_and_dates_are_text_as_written() -> None:
     assert parse("1: a\nyes: b\n2001-01-01: 2001-01-01 10:00:00") == {
         "1": "a", "yes": "b", "2001-01-01": "2001-01-01 10:00:00"
     }  # fmt: skip
-    assert parse("[1e3, 1.5E-1, 0x1f, no, ~, '1e3', 1e3x]") == [1000, 0.15, 31, False, None, "1e3",
-                                                               "1e3x"]  # fmt: skip
+    assert parse("[1e3, 1.5E-1, 0x1f, ~, '1e3', 1e3x]") == [1000, 0.15, 31, None, "1e3", "1e3x"]
+    assert parse("[true, False, yes, No, on, OFF, 1:30, 10:00:30.5, 0, 0.5, 1_000, '010']") == [
+        True, False, "yes", "No", "on", "OFF", "1:30", "10:00:30.5", 0, 0.5, 1000, "010"
+    ]  # fmt: skip
     assert parse("") is parse("# nothing") is None
 
 

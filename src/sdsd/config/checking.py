@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import chain
 
@@ -10,6 +11,8 @@ from sdsd.config.schema import MODEL_NAME, PROTOCOLS, Config
 from sdsd.errors import ConfigError, PluginError
 from sdsd.plugins import function, resolve
 from sdsd.types import ROLES
+
+_VARIABLE = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]*)?", re.ASCII)
 
 
 def check(config: Config, where: str) -> None:
@@ -91,6 +94,11 @@ def _model(name: str, model: ModelConfig) -> Iterator[str]:
         yield f"`models` has the name `{name}`; use letters, digits, `_` and `-`"
     if not model.model.strip():
         yield f"`models.{name}.model` is empty; name a model"
+    if not _VARIABLE.fullmatch(model.api_key_env):
+        yield (
+            f"`models.{name}.api_key_env` must be the name of the environment variable that holds "
+            "the key, such as OPENAI_API_KEY: not the key itself, and not `${...}`"
+        )
     if model.launch and model.base_url:
         yield f"{key} has both `launch` and `base_url`; remove one of them"
     if model.backend and (model.launch or model.transport == "batch"):

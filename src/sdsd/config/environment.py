@@ -20,6 +20,10 @@ from sdsd.errors import ConfigError
 from sdsd.text.secrets import is_secret_name
 
 _VARIABLE = re.compile(r"\$(\$?)\{([^}]*)\}?")
+_OTHER_FORM = re.compile(
+    r"(?:\w+ )?(?P<form>[$%](?:env:)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)%?)", re.ASCII
+)
+"""How other programs write a variable: `$KEY`, `%KEY%`, `Bearer $KEY`."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 
 
@@ -40,7 +44,7 @@ def fill(model: ModelConfig, name: str, env: Mapping[str, str] = os.environ) -> 
     found = replace(
         model,
         base_url=tuple(filling.address(url) for url in model.urls),
-        headers={k: filling.text(v, f"headers.{k}") for k, v in model.headers.items()},
+        headers={k: filling.header(v, f"headers.{k}") for k, v in model.headers.items()},
         extra_body=filling.tree(model.extra_body, "extra_body"),
     )
     own = (*filling.values, *_secret_fields(found.extra_body))
@@ -72,6 +76,15 @@ class _Filling:
             return self.values[-1]
 
         return _VARIABLE.sub(value, text)
+
+    def header(self, text: str, key: str) -> str:
+        """Fill in a header, and refuse a variable as other programs write it."""
+        if other := _OTHER_FORM.fullmatch(text):
+            raise ConfigError(
+                f"`{self._section}.{key}`: `{other['form']}` is sent as it is; write "
+                f"${{{other['name']}}} for the environment variable"
+            )
+        return self.text(text, key)
 
     def address(self, url: str) -> str:
         """Fill in an address. In user info and query, a value may hold any character."""

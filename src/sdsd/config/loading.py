@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Mapping
+import typing
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,11 @@ from sdsd.text.yaml_files import YamlError
 
 T = TypeVar("T")
 
+_TRUTHS = {
+    **dict.fromkeys(("yes", "on", "true"), True),
+    **dict.fromkeys(("no", "off", "false"), False),
+}
+
 
 def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] = {}) -> Config:
     """Return the configuration in a YAML file or mapping (None: all defaults).
@@ -40,7 +46,7 @@ def load(source: Path | Mapping[str, Any] | None, overrides: Mapping[str, Any] =
     tree = read(source) if isinstance(source, Path) else dict(source or {})
     tree = anchored(tree, source.parent if isinstance(source, Path) else Path(), where)
     _check_named_once(tree, where)
-    tree = anchored(_overridden(tree, overrides), Path(), where)
+    tree = _truths(anchored(_overridden(tree, overrides), Path(), where))
     _check_values(tree, "", where)
     if isinstance(tree.get("models"), dict):
         tree["models"] = {"default": {}, **tree["models"]}
@@ -92,7 +98,10 @@ def read(path: Path) -> dict[str, Any]:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: must be a mapping of keys; see docs/configuration.md")
+        raise ConfigError(
+            f"{path}: must be a mapping of keys, with a space after each colon; "
+            "see docs/configuration.md"
+        )
     return tree
 
 
@@ -100,6 +109,39 @@ def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
     """Return `tree` with its file names made absolute, so that a run continues from any directory.
 
     `tree` need not be valid: anything but a name or a list of names is left unchanged.
+    """
+
+    def at(value: Any, key: Key, dotted: str) -> Any:
+        if key.file and isinstance(value, list | tuple):
+            return [at(item, key, dotted) for item in value]
+        if not (isinstance(value, str) and _is_local(value, key)):
+            return value
+        try:
+            return _absolute(value, base)
+        except RuntimeError as error:  # `~name` of an unknown user
+            raise ConfigError(f"{where}: `{dotted}`: {error}; write the path out") from None
+
+    return _mapped(tree, at)
+
+
+def _truths(tree: dict[str, Any]) -> dict[str, Any]:
+    """Return `tree` with yes, no, on and off as what a key takes: true and false, or on and off."""
+
+    def at(value: Any, key: Key, dotted: str) -> Any:
+        if not isinstance(value, str | bool):
+            return value
+        meant = _TRUTHS.get(str(value).casefold())
+        if meant is not None and {"on", "off"} <= {*choices(key.type)}:
+            return "on" if meant else "off"
+        return meant if meant is not None and bool in typing.get_args(key.type)[:1] else value
+
+    return _mapped(tree, at)
+
+
+def _mapped(tree: dict[str, Any], change: Callable[[Any, Key, str], Any]) -> dict[str, Any]:
+    """Return `tree` with each value that is no section as `change(value, key, dotted key)` says.
+
+    `tree` need not be valid: values of unknown keys are left unchanged.
     """
 
     def below(value: Any, section: type[Struct], prefix: str) -> Any:
@@ -113,17 +155,10 @@ def anchored(tree: dict[str, Any], base: Path, where: str) -> dict[str, Any]:
             return {k: below(v, key.section, f"{dotted}.{k}.") for k, v in value.items()}
         if key.section:
             return below(value, key.section, f"{dotted}.")
-        if key.file and isinstance(value, list | tuple):
-            return [at(item, key, dotted) for item in value]
-        if not (isinstance(value, str) and _is_local(value, key)):
-            return value
-        try:
-            return _absolute(value, base)
-        except RuntimeError as error:  # `~name` of an unknown user
-            raise ConfigError(f"{where}: `{dotted}`: {error}; write the path out") from None
+        return change(value, key, dotted)
 
-    anchored: dict[str, Any] = below(tree, Config, "")
-    return anchored
+    mapped: dict[str, Any] = below(tree, Config, "")
+    return mapped
 
 
 def _is_local(name: str, key: Key) -> bool:
@@ -187,7 +222,10 @@ def _explain(message: str, prefix: str) -> str:
     if enum := re.match(r"Invalid enum value '(.*)'", message):
         return _explain_choice(path, enum.group(1))
     if not unknown:
-        return f"`{path}`: {message.split(' - at ', maxsplit=1)[0]}; see docs/configuration.md"
+        said = message.split(" - at ", maxsplit=1)[0]
+        quoted = re.match("Expected `str`, got `(int|float|bool)`", said)
+        remedy = "put it in quotation marks" if quoted else "see docs/configuration.md"
+        return f"`{path}`: {said}; {remedy}"
     key = unknown.group(1)
     known = _known_at(path)
     near = difflib.get_close_matches(key, known, n=1)

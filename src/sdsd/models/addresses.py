@@ -29,6 +29,9 @@ _LONG = 20
 """A part of a path or query of at least this many characters is taken for a key."""
 _END = "/v1"
 """What the usual `base_url` ends with, and the addresses that are not OpenAI's do not."""
+_HOST = re.compile(r"[\w.~%:-]+", re.ASCII)
+_ROUTE = re.compile(r"(?:/chat)?/completions$|/(?:models|responses|embeddings)$")
+"""What people copy into `base_url` with the rest of an address, and every request appends."""
 _EXAMPLE = "write it like http://localhost:8000/v1"
 
 
@@ -81,7 +84,7 @@ class Address(Struct, frozen=True):
     def target(self, path: str, *, root: bool = False) -> str:
         """Return the target of a request to `path` below it; with `root`, below its part before
         `/v1`."""
-        base = self.path.rstrip("/")
+        base = _ROUTE.sub("", self.path.rstrip("/"))
         if root:
             base = base.removesuffix(_END)
         if not self.query:
@@ -125,7 +128,7 @@ def parse(
         host, port = _host(parts.hostname or ""), parts.port
     except (ValueError, UnicodeError) as error:
         raise _no_address(url, name, str(error), like) from None
-    if parts.scheme not in schemes or not host or not url.isprintable():
+    if parts.scheme not in schemes or not _HOST.fullmatch(host) or not url.isprintable():
         raise _no_address(url, name, "", like)
     authority = bracketed(host)
     if port is not None:

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Sequence
 
 import msgspec
-from msgspec import Struct
 
 from sdsd.errors import ModelError, TransientError
 from sdsd.models.openai_server import HttpModel
@@ -16,28 +15,36 @@ _PATIENCE = 10.0
 """Seconds that the list may take."""
 
 
-class _Listed(Struct):
-    id: str
-
-
-class _Listing(Struct):
-    data: list[_Listed] = []
-
-
 async def served(model: HttpModel) -> list[str]:
     """Return the names of the models that a server lists (`/models`); empty if it lists none."""
     try:
         async with asyncio.timeout(_PATIENCE):
-            found = msgspec.json.decode(await model.get("/models"), type=_Listing).data
-    except (ModelError, TransientError, ValueError, TimeoutError):
+            return names_in(await model.get("/models"))
+    except (ModelError, TransientError, TimeoutError):
         return []
-    return [entry.id for entry in found]
+
+
+def names_in(body: bytes) -> list[str]:
+    """Return the names in a list of models, under `data`, under `models` or alone.
+
+    >>> names_in(b'{"data": [{"id": "a"}]}'), names_in(b'[{"id": "a"}]'), names_in(b"<html>")
+    (['a'], ['a'], [])
+    """
+    try:
+        found = msgspec.json.decode(body)
+    except (ValueError, RecursionError):
+        return []
+    if isinstance(found, dict):
+        found = found.get("data") or found.get("models")
+    entries = [e for e in found if isinstance(e, dict)] if isinstance(found, list) else []
+    named = (next((e[k] for k in ("id", "name", "model") if k in e), None) for e in entries)
+    return [name for name in named if isinstance(name, str)]
 
 
 async def listing(model: HttpModel) -> str:
     """Return a remark for an error message if the server lists models, but not this one."""
     names = await served(model)
-    if not names or model.name in names:
+    if not names or any(name.removeprefix("models/") == model.name for name in names):
         return ""
     return f". `{model.name}` is not among the models that it lists: {some(names)}"
 

@@ -12,15 +12,18 @@ from typing import Any, Self
 import msgspec
 
 from sdsd.errors import Malformed, ModelError, TransientError
-from sdsd.models import odd_replies, replies, scoring, statuses
+from sdsd.models import replies, scoring, statuses
 from sdsd.models.base import Capabilities
 from sdsd.models.concurrency import Gauges
 from sdsd.models.http_client import Client, decode_json
 from sdsd.models.http_connection import Reply as HttpReply
 from sdsd.models.http_connection import Timeouts
 from sdsd.models.metrics import gauges
+from sdsd.models.odd_errors import ErrorReply
 from sdsd.models.replies import Reading
 from sdsd.models.thinking import Thinking
+from sdsd.models.web_pages import page
+from sdsd.models.wire import Unreadable
 from sdsd.text.thinking import opens_thinking
 from sdsd.types import Answer, Completion, Message, Refusal, Request
 
@@ -118,14 +121,15 @@ class HttpModel:
         reading = Reading(self._room(request), can.thinking_opened)
         try:
             return replies.read(body, request, reading, seconds)
-        except odd_replies.ErrorReply as error:
+        except ErrorReply as error:
             said = self.client.secrets.hide_in_error(error.text.encode())
             return self._refused(error.status, said)
-        except odd_replies.Unreadable as error:
+        except Unreadable as error:
             hide = self.client.secrets.hide_in_error
             why = hide(str(error).encode())[:_QUOTED].decode("utf-8", "replace")
-            said = hide(body)[:_QUOTED]
-            raise Malformed(f"not a completion: {why}: {said!r}", server=self.base_url) from None
+            said = hide(body)
+            shown = "" if page(said) else f": {said[:_QUOTED]!r}"
+            raise Malformed(f"not a completion: {why}{shown}", server=self.base_url) from None
 
     def _room(self, request: Request) -> int:
         """Return the tokens that a request leaves for thinking."""

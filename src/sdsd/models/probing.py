@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -45,6 +47,7 @@ _SHAPE = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required"
 _STOPS = ("\nUser:", "\nPerson:", "\nAssistant:")
 _FIELDS = ("temperature", "seed", "stop", "top_p")
 """In the order of their worth: of two that exclude each other, the later one is left out."""
+_STREAM = re.compile(r"\bstream", re.IGNORECASE)
 _NO_SUCH = ("HTTP 404", "HTTP 405")
 """There is no such route or no such model, whatever the wording."""
 _MAX_SLOTS = 4096
@@ -171,12 +174,12 @@ class _Probe:
         self._know(chat=False)
         if await self._can(Request("agent", _TOKENS, prompt=BEGINNING)):
             return False
-        unknown = await listing(self._model)
+        hints = f"{_hint(self._model.base_url, answer)}{await listing(self._model)}"
         if denied is not None:
-            raise ModelError(f"{denied}{unknown}")
+            raise ModelError(f"{denied}{hints}")
         raise ModelError(
             f"{self._model.base_url}: refuses every request for `{self._model.name}`, however it "
-            f"is worded: {_words(answer)}{unknown}"
+            f"is worded: {_words(answer)}{hints}"
         )
 
     async def _reworded(self, request: Request, answer: Refusal) -> bool:
@@ -304,6 +307,15 @@ class _Probe:
     async def _metrics(self) -> bool:
         body = await self._server.attempt(lambda: self._model.get("/metrics", root=True))
         return isinstance(body, bytes) and metrics.gauges(body) is not None
+
+
+def _hint(base_url: str, refusal: Refusal) -> str:
+    """Return what may help where everything is refused."""
+    if refusal.cause == "HTTP 404" and not urlsplit(base_url).path.strip("/"):
+        return "; with most servers, `base_url` ends in /v1"
+    if _STREAM.search(refusal.raw):
+        return "; if it wants to stream, set `extra_body: {stream: true}`: streams are read, too"
+    return ""
 
 
 def _words(refusal: Answer) -> str:

@@ -1,7 +1,7 @@
 """The proxy on the way to a server, as the environment names it.
 
 `HTTP_PROXY` and `HTTPS_PROXY` go by the scheme of the server's address, `ALL_PROXY` is for both,
-and `NO_PROXY` lists exceptions: names, numbers, networks (`10.0.0.0/8`).
+and `NO_PROXY` lists exceptions: names, numbers, networks (`10.0.0.0/8`), patterns (`*.intra`).
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ import ipaddress
 import os
 import socket
 import urllib.request
+from collections.abc import Sequence
+from fnmatch import fnmatch
 
 from msgspec import Struct
 
@@ -103,23 +105,29 @@ def proxy_for(server: Address) -> Proxy | None:
 
 def _is_exempt(server: Address, exceptions: str) -> bool:
     """Return whether a server is reached directly."""
-    if server.host == "localhost" or urllib.request.proxy_bypass(server.authority):
+    name, entries = server.host.rstrip("."), exceptions.replace(",", " ").split()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    if urllib.request.proxy_bypass(server.authority):
         return True
     if urllib.request.proxy_bypass(f"{server.host}:{server.port}"):
+        return True
+    if any(fnmatch(name, entry.casefold()) for entry in entries):
         return True
     try:
         number = ipaddress.ip_address(server.host)
     except ValueError:
         return False
-    return number.is_loopback or any(number in net for net in _networks(exceptions))
+    here = number.is_loopback or number.is_unspecified
+    return here or any(number in net for net in _networks(entries))
 
 
-def _networks(exceptions: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+def _networks(exceptions: Sequence[str]) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
     """Return the numbers and networks among the exceptions."""
     found = []
-    for text in exceptions.split(","):
+    for entry in exceptions:
         try:
-            found.append(ipaddress.ip_network(text.strip().strip("[]"), strict=False))
+            found.append(ipaddress.ip_network(entry.strip("[]"), strict=False))
         except ValueError:
             continue
     return found

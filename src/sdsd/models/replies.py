@@ -15,41 +15,14 @@ from collections.abc import Iterator, Sequence
 import msgspec
 from msgspec import Struct
 
-from sdsd.models import odd_replies
-from sdsd.models.wire import Choice, Counts, Logprobs, Reply, Token, TokenProb
+from sdsd.models import odd_replies, parts
+from sdsd.models.endings import ending as meaning
+from sdsd.models.wire import Choice, Counts, Logprobs, Reply, Token, TokenProb, Words
 from sdsd.text.thinking import Spoken, opens_thinking, spoken
 from sdsd.types import Completion, Finish, Request
 
 _decode = msgspec.json.Decoder(Reply).decode
 
-_WHOLE = {
-    "stop", "eos", "eos_token", "end_turn", "end_of_turn", "stop_sequence", "stop_token",
-    "complete", "completed", "finished", "finish", "end", "done", "",
-}  # fmt: skip
-_CUT = {
-    "length", "max_tokens", "max_token", "max_length", "max_new_tokens", "max_output_tokens",
-    "model_length", "model_context_window_exceeded", "context_length", "context_length_exceeded",
-    "context_window_exceeded", "token_limit", "length_limit", "length_capped", "truncated",
-    "incomplete", "limit",
-}  # fmt: skip
-_REFUSED = {
-    "content_filter", "content_filtered", "filtered", "filter", "safety", "image_safety", "refusal",
-    "refused", "recitation", "blocklist", "blocked", "prohibited_content", "spii", "sensitive",
-    "error_toxic", "toxic", "guardrail", "guardrails", "guardrail_intervened", "moderation",
-    "policy_violation", "language",
-}  # fmt: skip
-_BROKEN = {
-    "error", "failed", "failure", "network_error", "abort", "aborted", "cancel", "cancelled",
-    "canceled", "timeout", "insufficient_system_resource", "error_limit", "user_cancel",
-    "malformed_response",
-}  # fmt: skip
-_ENDINGS: dict[str, Finish] = {
-    **dict.fromkeys(_WHOLE, "stop"),
-    **dict.fromkeys(_CUT, "length"),
-    **dict.fromkeys(_REFUSED, "refused"),
-    **dict.fromkeys(_BROKEN, "error"),
-}
-"""What servers call the end of a reply, in the form that `_name` gives it."""
 _CHARS_PER_TOKEN, _SPARE_CHARS = 32, 4096
 """A reply may be this long for each token that was asked for, and in any case."""
 
@@ -70,7 +43,7 @@ def read(
 
     seconds  from request to reply
 
-    Raises `odd_replies.Unreadable` with the reason, and `odd_replies.ErrorReply` if the body
+    Raises `Unreadable` with the reason, and `ErrorReply` if the body
     reports an error instead.
     """
     try:
@@ -78,6 +51,8 @@ def read(
         choice = reply.choices[0]
         if reply.error or choice.error or (choice.message is None and choice.text is None):
             raise ValueError("an error, or neither `message` nor `text`")
+        if choice.message is not None and (choice.message.content or "").startswith("[{"):
+            raise ValueError("perhaps parts, written out as a text")
     except (ValueError, IndexError, RecursionError) as error:
         reply = odd_replies.recover(body, str(error))
         choice = reply.choices[0]
@@ -116,9 +91,14 @@ def _said(choice: Choice, opened: bool) -> Spoken:
     if message is None:
         return spoken(choice.text or "", opened=opened)
     apart = message.reasoning_content or message.reasoning or message.thinking or ""
+    if not apart and message != Words(message.content, refusal=message.refusal):
+        apart = parts.thinking_beside(msgspec.structs.asdict(message))
     content = message.content or choice.text or ""
+    if apart and not content.strip():  # a server that did not see where the thinking ends
+        inside = spoken(apart, opened=True)
+        return inside if inside.closed and inside.text else Spoken("", apart)
     if apart:  # a server that takes the thinking out has seen where it ends
-        inside = spoken(content)
+        inside = spoken(parts.unrepeated(content, apart))
         thinking = f"{apart}\n{inside.thinking}" if inside.thinking else apart
         return Spoken(inside.text, thinking, inside.closed, inside.ended)
     return spoken(content or message.refusal or "", opened=opened and bool(content))
@@ -128,18 +108,18 @@ def _finish(choice: Choice, counts: Counts | None, most: int) -> tuple[Finish, s
     """Return how the reply ended, and the server's word for it if that is unknown."""
     if choice.message is not None and choice.message.refusal:
         return "refused", ""
+    if choice.content_filter_results and odd_replies.is_filtered(choice.content_filter_results):
+        return "refused", ""
     given = choice.finish_reason or ""
-    known = _ENDINGS.get(given) or _ENDINGS.get(_name(given))
+    if not given and isinstance(choice.stop_reason, str) and meaning(choice.stop_reason):
+        given = choice.stop_reason
+    known: Finish | None = "stop" if given == "stop" else meaning(given)
+    if known == "stop" and choice.native_finish_reason:
+        known = meaning(choice.native_finish_reason) or known
     # Without a word that is known, a reply as long as it may be has been cut.
     if counts is not None and counts.completion_tokens >= most and not (given and known):
         return "length", "" if known else given[:80]
     return (known, "") if known else ("stop", given[:80])
-
-
-def _name(ending: str) -> str:
-    """Return an ending in the form of `_ENDINGS`: `FinishReason.MAX_TOKENS` is `max_tokens`."""
-    name = ending.strip().casefold().replace("-", "_").replace(" ", "_")
-    return name.rpartition(".")[2].removeprefix("finish_reason_")
 
 
 class _Used(Struct, frozen=True):
@@ -160,9 +140,14 @@ def _used(counts: Counts | None, said: int, thought: int) -> _Used:
     if counts is None:
         return _Used()
     prompt, completion = counts.prompt_tokens, counts.completion_tokens
-    cached = counts.prompt_tokens_details and counts.prompt_tokens_details.cached_tokens
+    cached = (
+        (counts.prompt_tokens_details and counts.prompt_tokens_details.cached_tokens)
+        or counts.cached_tokens
+        or counts.prompt_cache_hit_tokens
+        or counts.cache_read_input_tokens
+    )
     details = counts.completion_tokens_details
-    reasoning = (details and details.reasoning_tokens) or 0
+    reasoning = (details and details.reasoning_tokens) or counts.reasoning_tokens or 0
     if reasoning and counts.total_tokens == prompt + completion + reasoning:
         completion += reasoning
     elif thought and not reasoning:

@@ -15,11 +15,14 @@
 from __future__ import annotations
 
 import math
+import re
 import time
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from sdsd.errors import Busy, Denied, ModelError, TransientError
 from sdsd.models.http_connection import Reply
+from sdsd.models.web_pages import legible
 from sdsd.types import Refusal
 
 _REQUEST = {400, 413, 414, 422, 451}
@@ -33,6 +36,11 @@ _ACCOUNT = (
 )  # fmt: skip
 """Codes that providers send with whatever status: no credit, or a key that is not valid."""
 _TOO_LONG = {400, 413, 422}
+_SINCE_1970 = 1.5e9
+"""Seconds; some servers send the time at which to come again, and not how long to wait."""
+_UNITS = re.compile(r"(?:(\d+)h)?\s?(?:(\d+)m)?\s?(?:(\d+(?:\.\d+)?)s)?\s?(?:(\d+(?:\.\d+)?)ms)?")
+_SECONDS = (3600.0, 60.0, 1.0, 0.001)
+"""Waits as `1m30s` or `250ms`."""
 _CONTEXT_FULL = ("context", "max_new_tokens", "too long")
 """How servers say that a prompt exceeds the context; no status code is reserved for that."""
 
@@ -45,7 +53,7 @@ def refused(
     where, model   name the server and the model in messages
     retry_after    seconds that the server asks to wait
     """
-    said = body[:500].decode("utf-8", "replace")
+    said = legible(body)
     remedy = (
         f"{where}: HTTP {status} for model `{model}`: {said}; check `base_url`, `model` and the "
         "key (`sdsd doctor` shows what the server has)"
@@ -69,12 +77,17 @@ def retry_after(reply: Reply, now: float | None = None) -> float | None:
     """
     if (milliseconds := _number(reply.header("retry-after-ms"))) is not None:
         return milliseconds / 1000
-    value = reply.header("retry-after")
+    value = (reply.header("retry-after") or "").strip()
+    now = time.time() if now is None else now
     if (seconds := _number(value)) is not None:
-        return seconds
+        return max(0.0, seconds - now) if _SINCE_1970 < seconds < 2 * _SINCE_1970 else seconds
+    if value and (units := _UNITS.fullmatch(value)):
+        return sum(float(n or 0) * s for n, s in zip(units.groups(), _SECONDS, strict=True))
     try:
-        date = parsedate_to_datetime(value or "")
-        return max(0.0, date.timestamp() - (time.time() if now is None else now))
+        date = parsedate_to_datetime(value) if "," in value else datetime.fromisoformat(value)
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=UTC)
+        return max(0.0, date.timestamp() - now)
     except (ValueError, OverflowError):
         return None
 

@@ -26,6 +26,8 @@ from sdsd.types import Refusal
 T = TypeVar("T")
 
 _LONGEST_WAIT = 30.0
+_FOREVER = 1e10
+"""Seconds; no calendar has the end of a longer wait."""
 _PROOFS, _BUSY_PROOFS = 5, 8
 """Failures, each followed by an answer to another request, after which a request counts as refused.
 With half of all requests failing by chance, that errs once in 240 times, and once in 6,500."""
@@ -105,7 +107,7 @@ class PatientServer:
                 await self.answer(self._known)
 
     async def _explained(self, last: TransientError) -> str:
-        asked = f"; it asks to wait for {last.retry_after:g} s" if last.retry_after else ""
+        asked = f"; it asks to wait {_until(last.retry_after)}" if last.retry_after else ""
         said = " ".join(last.with_server.split())
         return f"{said}{await listing(self._model)}{asked}"
 
@@ -114,6 +116,14 @@ class PatientServer:
         if last.retry_after is not None:
             seconds = min(last.retry_after, self._outage) + seconds / 10
         await sleep_unless(self._stopping, seconds)
+
+
+def _until(seconds: float) -> str:
+    """Say how long a wait is, and until when if that is more than a minute."""
+    if not 60 < seconds < _FOREVER:
+        return f"for {seconds:,.0f} s" if 1 <= seconds < _FOREVER else f"for {seconds:g} s"
+    then = time.strftime("%Y-%m-%d %H:%M", time.localtime(time.time() + seconds))
+    return f"for {seconds:,.0f} s, until {then}"
 
 
 async def sleep_unless(stopping: asyncio.Event, seconds: float) -> None:

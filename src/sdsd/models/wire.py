@@ -11,6 +11,10 @@ MOST_TOKENS = 10_000_000
 Tokens = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
 
 
+class Unreadable(ValueError):
+    """A body is no completion. Says why, as far as the decoder knows."""
+
+
 class Words(Struct):
     """The assistant's message."""
 
@@ -18,6 +22,10 @@ class Words(Struct):
     reasoning_content: str | None = None
     reasoning: str | None = None
     thinking: str | None = None
+    reasoning_text: Any = None
+    thoughts: Any = None
+    reasoning_details: Any = None
+    thinking_blocks: Any = None
     refusal: str | None = None
 
 
@@ -46,6 +54,11 @@ class Choice(Struct):
     text: str | None = None
     message: Words | None = None
     finish_reason: str | None = None
+    native_finish_reason: str | None = None
+    """What a gateway was told by the server behind it."""
+    stop_reason: Any = None
+    """With some servers the text or token that ended the reply, with others a `finish_reason`."""
+    content_filter_results: Any = None
     logprobs: Logprobs | None = None
     error: Any = None
 
@@ -68,6 +81,10 @@ class Counts(Struct):
     prompt_tokens: Tokens = 0
     completion_tokens: Tokens = 0
     total_tokens: Tokens | None = None
+    cached_tokens: Tokens | None = 0
+    prompt_cache_hit_tokens: Tokens | None = 0
+    cache_read_input_tokens: Tokens | None = 0
+    reasoning_tokens: Tokens | None = 0
     prompt_tokens_details: PromptDetails | None = None
     completion_tokens_details: CompletionDetails | None = None
 

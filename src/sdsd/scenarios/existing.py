@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -20,8 +21,16 @@ from msgspec import Struct
 from sdsd.config.schema import SourceKind
 from sdsd.errors import Unparseable
 from sdsd.scenarios import existing_shapes as shapes
-from sdsd.scenarios.existing_files import Download, Place, fetch_dataset, find, rows
+from sdsd.scenarios.existing_files import (
+    Download,
+    Place,
+    fetch_dataset,
+    find,
+    plain_name,
+    rows,
+)
 from sdsd.text import normalize, parsing
+from sdsd.text.thinking import spoken
 from sdsd.types import Message
 
 T = TypeVar("T")
@@ -138,8 +147,10 @@ _COLUMNS = {
     "persona", "planned_violation", "field", "principles",
 }  # fmt: skip
 
-_NAMES: dict[type, str] = {str: "text", bool: "true/false", int: "a number", float: "a number",
-                           list: "a list", dict: "an object", type(None): "null"}  # fmt: skip
+_NAMES: dict[type, str] = {
+    str: "text", bool: "true/false", int: "a number", float: "a number", list: "a list",
+    dict: "an object", bytes: "bytes", type(None): "null",
+}  # fmt: skip
 
 
 class _Unusable(Exception):
@@ -155,12 +166,19 @@ def source_row(place: Place, row: object, kind: Kind) -> SourceRow | Skipped:
     if not isinstance(row, dict):
         wrong = f"expected an object, found {_named(row)}"
         raise place.error(wrong, "write one object per row")
+    row = _named_plainly(row)
     kind = _kind(place, row, kind)
     filled = {key: value for key, value in row.items() if value is not None}
     try:
         return _Row(place, filled, kind).read()
     except _Unusable as unusable:
         return Skipped(place.origin, unusable.reason)
+
+
+def _named_plainly(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row with the names of known columns in lower case, without blanks around them."""
+    known = {key: plain_name(key) for key in row.keys() - _COLUMNS}
+    return {**{plain: row[key] for key, plain in known.items() if plain in _COLUMNS}, **row}
 
 
 def _kind(place: Place, row: dict[str, Any], kind: Kind) -> Kind:
@@ -235,8 +253,12 @@ class _Row(Struct, frozen=True):
             self.checked("" if name is None else name, str, "a role", "name the speaker")
             if (role := shapes.role(turn)) not in shapes.SPEAKERS:
                 raise _Unusable("a turn of an unknown speaker")
-            content = turn.get("value") if turn.get("content") is None else turn["content"]
-            if role != "tool" and (text := _clean(self.content(content))):
+            if role == "tool":
+                continue
+            content = self.content(shapes.first(turn, shapes.TEXTS))
+            if role == "assistant":  # of models that think, some data sets have that, too
+                content = spoken(content).text
+            if text := _clean(content):
                 yield role, text
 
     def chat(self) -> list[Any]:
@@ -253,7 +275,9 @@ class _Row(Struct, frozen=True):
         return shapes.exchange({name: _listed(value) for name, value in self.columns.items()})
 
     def turn_list(self, key: str) -> list[Any]:
-        value = _listed(self.columns.get(key, []))
+        value = shapes.transposed(_listed(self.columns.get(key, [])))
+        if len(said := shapes.alternating(value)) > 1:
+            return shapes.chat(self.columns, said)
         if not isinstance(value, list):
             wrong = f"`{key}` must be a list of turns, not {_named(value)}"
             raise self.place.error(wrong, "write turns as {role, content}")
@@ -263,6 +287,7 @@ class _Row(Struct, frozen=True):
         """Return a turn's text; a list of parts is joined if all of them are text."""
         if not isinstance(content, list):
             return "" if content is None else self.as_text(content, "content")
+        content = [part for part in content if not _is_thinking(part)]
         parts = [part.get("text") if isinstance(part, dict) else part for part in content]
         texts = [part for part in parts if isinstance(part, str)]
         if len(texts) < len(parts):
@@ -337,9 +362,18 @@ def _conversation(turns: list[tuple[str, str]]) -> tuple[Message, ...]:
     return tuple(messages)
 
 
+_JSON_LIST = re.compile(r"\s*\[\s*\{")
+
+
+def _is_thinking(part: Any) -> bool:
+    """Whether a part of a turn is what a model thought."""
+    kind = part.get("type") if isinstance(part, dict) else None
+    return isinstance(kind, str) and any(word in kind for word in ("think", "reason"))
+
+
 def _listed(value: Any) -> Any:
     """Return the list that a text is in JSON, as in a cell of a table; any other value as it is."""
-    if isinstance(value, str) and value.lstrip().startswith("[{"):
+    if isinstance(value, str) and _JSON_LIST.match(value):
         with contextlib.suppress(ValueError, RecursionError):
             return json.loads(value)
     return value

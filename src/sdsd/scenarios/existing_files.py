@@ -33,6 +33,10 @@ _LIST = 1 << 30
 """Bytes of a `.json` file, at most, because it is read at once."""
 _BATCH = 256
 
+_GZIP = b"\x1f\x8b"
+_LISTS = ("data", "train", "rows", "examples", "items")
+"""Under which a JSON file may have its rows."""
+
 Download = Callable[[str, tuple[str, ...]], Path]
 """From a data set's id and patterns of file names to the directory that has the files."""
 
@@ -150,7 +154,8 @@ def rows(path: Path, name: str, columns: Collection[str]) -> Iterator[tuple[Plac
             yield from _parquet(path, name, columns)
         else:
             with path.open("rb") as raw:
-                plain = GzipFile(fileobj=raw) if kind.endswith(".gz") else raw
+                # By the content: downloads are unpacked, and packed, without being renamed.
+                plain = GzipFile(fileobj=raw) if raw.peek(2)[:2] == _GZIP else raw
                 with as_utf8(plain) as file:
                     yield from read(file, path, name)
     except NotText as error:
@@ -165,7 +170,8 @@ def _parquet(path: Path, name: str, columns: Collection[str]) -> Iterator[tuple[
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        known = [column for column in file.schema_arrow.names if column in columns]
+        names = file.schema_arrow.names
+        known = [name for name in names if name in columns or plain_name(name) in columns]
         numbers = itertools.count(1)
         for batch in file.iter_batches(_BATCH, columns=known or None):
             for row in batch.to_pylist():
@@ -208,18 +214,43 @@ def _json(file: IO[bytes], path: Path, name: str) -> Iterator[tuple[Place, Any]]
             raise Place(path, name, line).error(f"bad JSON: {error}", remedy) from None
         yield from _lines(io.BytesIO(data), path, name)
         return
-    for number, row in enumerate(value if isinstance(value, list) else [value], 1):
+    for number, row in enumerate(_rows_in(value), 1):
         yield Place(path, name, f"row {number}"), row
+
+
+def _rows_in(value: Any) -> list[Any]:
+    """Return the rows of a JSON value: the items of a list, also where an object has it as a field.
+
+    The hub's viewer writes `{"rows": [{"row": {...}}]}`.
+    """
+    if isinstance(value, list):
+        return value
+    for key in _LISTS:
+        found = value.get(key) if isinstance(value, dict) else None
+        if isinstance(found, list) and found and all(map(_is_row, found)):
+            return [row["row"] if isinstance(row.get("row"), dict) else row for row in found]
+    return [value]
+
+
+def _is_row(value: Any) -> bool:
+    return isinstance(value, dict) and not {"role", "from"} & value.keys()  # which is a turn
+
+
+def plain_name(column: str) -> str:
+    """Return the name of a column in lower case, without blanks around it."""
+    return column.strip().casefold()
 
 
 def _table(file: IO[bytes], path: Path, name: str) -> Iterator[tuple[Place, Any]]:
     """Yield the rows below a line of column names, as texts, by column.
 
-    What separates the cells (a comma, semicolon or tab) is seen in the line of names.
+    What separates the cells (a comma, semicolon, tab or bar) is seen in the line of names.
     """
     texts = (text for _, text in _texts(file, path, name, "write one row per line"))
     heading = next(texts, "")
-    separator = max(",;\t", key=heading.count)
+    if stated := re.fullmatch(r"sep=(.)\s*", heading):  # as spreadsheets write it
+        heading = next(texts, "")
+    separator = stated[1] if stated else max(",;\t|", key=heading.count)
     csv.field_size_limit(_LINE)
     table = csv.reader(itertools.chain([heading], texts), delimiter=separator, strict=True)
     try:

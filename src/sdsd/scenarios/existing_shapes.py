@@ -6,7 +6,7 @@ the same, with chosen and rejected       UltraFeedback, Orca DPO pairs, Tulu 3 p
 chosen and rejected alone                HH-RLHF (transcripts), TRL (lists of turns)
 two replies, and which is better         Chatbot Arena, PKU-SafeRLHF, HelpSteer 3
 a list of texts, or of {input, output}   UltraChat, Capybara
-one transcript                           Guanaco, HelpSteer 2, ChatML
+one transcript                           Guanaco, HelpSteer 2, the texts of chat templates
 one message per row, or a tree of them   OpenAssistant
 
 A turn is {role, content} or {from, value}, and is checked where it is read (`existing`).
@@ -23,7 +23,7 @@ Row = Mapping[str, Any]
 Where = TypeVar("Where")
 
 SYSTEMS = ("system", "system_prompt")
-CHATS = ("messages", "conversation")
+CHATS = ("messages", "conversation", "dialogue", "dialog", "turns", "chat", "contents")
 PROMPTS = ("prompt", "question", "instruction", "query", "input")
 _CONTEXTS = (*PROMPTS, "conversations", *CHATS, "context")
 """What a reply may follow."""
@@ -46,22 +46,36 @@ COLUMNS = {
 }  # fmt: skip
 
 SPEAKERS = {
-    "user": "user human person prompter",
-    "assistant": "assistant gpt chatgpt model ai agent bot bing bard",
+    "user": "user human person prompter instruction",
+    "assistant": "assistant gpt chatgpt model ai agent bot bing bard response",
     "system": "system developer",
     "tool": "tool function function_call function_response observation ipython",
 }
 """By role, the names that data sets give it."""
 _ROLE_OF = {name: role for role, names in SPEAKERS.items() for name in names.split()}
-
+NAMES, TEXTS = ("role", "from", "speaker", "author"), ("content", "value", "text", "parts")
+"""The fields of a turn: who speaks, and what is said."""
+_EXCHANGES = (
+    ("input", "output"), ("human", "assistant"), ("user", "assistant"), ("question", "answer"),
+    ("prompt", "response"),
+)  # fmt: skip
+"""The fields of an exchange that is written as one item."""
 _START = r"(?:\A\s*+|\n\n)"
 _TRANSCRIPTS = (
     re.compile(rf"{_START}(Human|Assistant): ?"),
-    re.compile(r"(?:\A\s*+|\n?)### ?(Human|User|Assistant|System): ?"),
+    re.compile(r"(?:\A\s*+|\n?)### ?(Human|User|Assistant|System|Instruction|Response): ?"),
     re.compile(r"(?:\A\s*+|<\|im_end\|>\s*+)<\|im_start\|>(\w+)\n"),
+    re.compile(
+        r"(?:\A\s*+(?:<\|begin_of_text\|>)?|<\|eot_id\|>\s*+)"
+        r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*+"
+    ),
+    re.compile(r"(?:\A\s*+(?:<bos>)?|<end_of_turn>\s*+)<start_of_turn>(\w+)\n"),
+    re.compile(r"(?:\A\s*+(?:<s>)?|(?:</s>|<\|end\|>|\n)\s*+)<\|(user|assistant|system)\|>\s*+"),
+    re.compile(r"(?:\A\s*+|\s)(USER|ASSISTANT): "),
 )
 """The marks of speakers in a transcript, which begins with one."""
-_CHATML_END = "<|im_end|>"
+_ENDS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "</s>")
+"""What ends the last turn of a transcript, or each."""
 _INSIDE = re.compile(r"\n<extra_id_1>(User|Assistant)\n")
 """A mark between the turns of a transcript that begins without one."""
 
@@ -87,6 +101,8 @@ def exchange(row: Row) -> list[Any]:
     spoken = [turn for turn in reply if role(turn) != "system"]
     if spoken and role(spoken[0]) == "user" and (not before or role(before[-1]) != "assistant"):
         return [*_system(row), *reply]
+    while spoken and before and role(before[-1]) == "assistant":
+        before.pop()  # the conversation has a reply of its own, for example the better one
     return before + reply
 
 
@@ -120,7 +136,7 @@ def speaker(turn: Any) -> Any:
     """Return whatever a turn has as the name of its speaker; None if it has none."""
     if not isinstance(turn, Mapping):
         return None
-    return turn.get("from") if turn.get("role") is None else turn["role"]
+    return first(turn, NAMES)
 
 
 def role(turn: Any) -> str:
@@ -130,10 +146,25 @@ def role(turn: Any) -> str:
     return _ROLE_OF.get(name, name)
 
 
+def first(fields: Mapping[str, Any], names: Iterable[str]) -> Any:
+    """Return the first of these fields that is there and not null."""
+    return next((fields[name] for name in names if fields.get(name) is not None), None)
+
+
+def transposed(value: Any) -> Any:
+    """Return the list of turns that an object of lists stands for; any other value as it is."""
+    if not (isinstance(value, dict) and value and all(isinstance(v, list) for v in value.values())):
+        return value
+    return [
+        dict(zip(value, fields, strict=True)) for fields in itertools.zip_longest(*value.values())
+    ]
+
+
 def _pair(item: Any) -> list[Any]:
     """Return the two turns of an exchange that is written as one item; others as they are."""
-    if isinstance(item, dict) and "output" in item and "input" in item and not role(item):
-        item = [item["input"], item["output"]]
+    if isinstance(item, dict) and not role(item):
+        pair = next((keys for keys in _EXCHANGES if item.keys() >= {*keys}), None)
+        item = [item[key] for key in pair] if pair else item
     if isinstance(item, list) and len(item) == 2:
         return [turn("user", item[0]), turn("assistant", item[1])]
     return [item]
@@ -143,7 +174,11 @@ def _transcript(text: str, speaker: str) -> list[Any]:
     mark = next((mark for mark in _TRANSCRIPTS if mark.match(text)), _INSIDE)
     first, *rest = mark.split(text)
     said = [(speaker, first), *zip(rest[::2], rest[1::2], strict=True)]
-    return [turn(name, text.rstrip().removesuffix(_CHATML_END)) for name, text in said]
+    return [turn(name, _without_end(text.rstrip())) for name, text in said]
+
+
+def _without_end(text: str) -> str:
+    return next((text.removesuffix(end) for end in _ENDS if text.endswith(end)), text)
 
 
 def is_transcript(text: Any) -> bool:

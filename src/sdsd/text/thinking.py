@@ -12,64 +12,49 @@ import re
 from msgspec import Struct
 
 from sdsd.text.template_marks import AFTER_FIRST, MARK
+from sdsd.text.thinking_marks import AFTER_FIRST as THINKING_AFTER_FIRST
+from sdsd.text.thinking_marks import FIRST, Code, Mark, closing_of, marks, quoted
 
-_ANYWHERE = ("think", "thinking", "thought", "seed:think", "antthinking", "longcat_think")
-"""Tags that are thinking wherever they stand."""
-_AT_FIRST = ("thoughts", "reasoning", "reflection", "analysis", "scratchpad", "inner_monologue")
-"""Tags that are thinking where the reply begins with them; elsewhere they may be meant."""
-_SPECIAL = {
-    "[THINK]": "[/THINK]",
-    "◁think▷": "◁/think▷",
-    "<|think|>": "<|/think|>",
-    "<|START_THINKING|>": "<|END_THINKING|>",
-    "<|begin_of_thought|>": "<|end_of_thought|>",
-    "<|inner_prefix|>": "<|inner_suffix|>",
-    "<|channel>thought": "<channel|>",
-    "<unused94>": "<unused95>",
-}
-_PAIRS = {f"<{tag}>": f"</{tag}>" for tag in (*_ANYWHERE, *_AT_FIRST)} | _SPECIAL
-"""By opening mark, the closing one."""
-_CLOSED_BY = {opening.casefold(): closing.casefold() for opening, closing in _PAIRS.items()}
-_LONE = frozenset(f"</{tag}>" for tag in _ANYWHERE) | {c.casefold() for c in _SPECIAL.values()}
-"""Closing marks that end thinking which the chat template has begun."""
-_FIRST = frozenset(f"<{tag}>" for tag in _AT_FIRST)
-_OPENINGS = tuple(_CLOSED_BY)
-_LONGEST = max(map(len, _OPENINGS))
-_CLOSING = frozenset(_CLOSED_BY.values())
-
-
-def _unquoted(marks: str) -> re.Pattern[str]:
-    """Compile a pattern for marks that are used: in quotation marks or code they are spoken of."""
-    return re.compile(f"(?<![`\"'“])(?:{marks})|(?:{marks})(?![`\"'”])", re.IGNORECASE)
-
-
-_THINKING = "|".join(map(re.escape, (*_CLOSED_BY, *_CLOSED_BY.values())))
-_THOUGHT = _unquoted(_THINKING)
+_LONGEST = 64
+"""Characters of the longest mark that opens the thinking in a prompt."""
 _CHANNEL = re.compile(
-    r"(?:<\|start\|>[^<]{0,40})?(?:<\|channel\|>|\A)\s*(analysis|commentary|final)\b[^<]{0,80}"
-    r"(?:<\|constrain\|>[^<]{0,40})?<\|message\|>"
+    r"(?:<\|start\|>[^<]{0,40})?(?:<\|channel\|>|\A)\s*([a-z]{1,20})\b[^<]{0,80}"
+    r"(?:<\|constrain\|>[^<]{0,40})?<\|message\|>",
+    re.IGNORECASE,
 )
+_UNSEPARATED = re.compile(
+    r"(?:<\|start\|>[^<]{0,40})?<\|channel\|>\s*(analysis|commentary|final)", re.IGNORECASE
+)
+"""The same, of servers that strip `<|message|>`."""
 _CHANNEL_END = re.compile(r"<\|(?:end|return|call|start|channel)\|>")
-_STRIPPED = re.compile(r"\A\s*analysis(?=[A-Z\"'])")
+_STRIPPED = re.compile(r"\A\s*(?:assistant)?(?:analysis|commentary)(?=[^\W\d_]|[\"'“])")
 """Channels of which a server has stripped the special tokens: `analysisWe ...assistantfinalHi`."""
+_STRIPPED_WORD = re.compile(r"\A\s*(?:assistant)?(?:analysis|commentary)\b")
+_STRIPPED_FINAL = re.compile(
+    r"\bassistantfinal\b|(?<=[^\s`\"'])assistantfinal|assistantfinal(?=[A-Z])"
+)
 _NAMED = re.compile(r"\A\s*Here(?:'s| is) my thought process:")
 _ANSWER = re.compile(r"Here(?:'s| is) my response:")
 _TURN = re.compile(
     r"\A\s*+(?:(?:<\|(?:im_start|start|start_header_id|end_header_id|header_start|header_end|"
     r"start_of_role|end_of_role|start_of_turn_token|chatbot_token|start_response|start_text|"
     r"begin_of_\w+|message|assistant\w*|im_middle|channel)\|>|<start_of_turn>|<s>|<bos>|"
-    r"<｜assistant｜>|<｜begin▁of▁sentence｜>|\[\|assistant\|\]|\[/inst\]|<answer>)"
+    r"<｜assistant｜>|<｜begin▁of▁sentence｜>|\[\|assistant\|\]|\[/inst\])"
     r"(?!\s*(?:user|system|human)\b)(?:\s*(?:assistant|model|bot|final)\b)?\s*)+",
     re.IGNORECASE,
 )
 """What opens the model's own turn."""
-_END = _unquoted(f"{MARK}|</answer>")
-_ANY = re.compile(
-    rf"[<\[◁](?i:{AFTER_FIRST}|/?answer>|"
-    + "|".join(re.escape(mark[1:]) for mark in (*_CLOSED_BY, *_CLOSED_BY.values()))
-    + ")"
+_WRAPPED = re.compile(
+    r"\A\s*<(?P<tag>answer|response|output|solution|final|final_answer|reply)>"
+    r"(?P<text>.*?)(?:</(?P=tag)>|\Z)",
+    re.IGNORECASE | re.DOTALL,
 )
-"""Quick, because the search looks for the few characters that marks begin with."""
+"""What models that think put around the rest."""
+_LONE_ANSWER = re.compile(r"\s*</answer>\s*\Z", re.IGNORECASE)
+_END = re.compile(MARK, re.IGNORECASE)
+_ANY = re.compile(rf"{FIRST}(?i:{AFTER_FIRST}|/?answer>|{THINKING_AFTER_FIRST})")
+_NOTHING = " \t\r\n\\>\u200b\ufeff"
+"""What may stand before the first mark, a quotation's `>` among it, without being text."""
 
 
 class Spoken(Struct, frozen=True):
@@ -94,10 +79,11 @@ def spoken(reply: str, *, opened: bool = False) -> Spoken:
     if not opened and not _suspicious(reply):
         return Spoken(reply)
     if "<|message|>" in reply:
-        text, thinking, closed = _by_channels(reply)
-    elif (begun := _STRIPPED.match(reply)) and not opened:
-        thought, found, text = reply.partition("assistantfinal")
-        thinking, closed = thought[begun.start() :] + found, bool(found)
+        text, thinking, closed = _by_channels(reply, _CHANNEL)
+    elif _UNSEPARATED.search(reply):
+        text, thinking, closed = _by_channels(reply, _UNSEPARATED)
+    elif not opened and (cut := _stripped_channels(reply)):
+        thinking, text, closed = reply[:cut], reply[cut:], cut < len(reply)
     elif _NAMED.match(reply):
         found_answer = _ANSWER.search(reply)
         cut = found_answer.end() if found_answer else len(reply)
@@ -106,91 +92,147 @@ def spoken(reply: str, *, opened: bool = False) -> Spoken:
         text, thinking, closed = _by_marks(reply, opened=opened)
     if thinking:
         text = text.strip()
-    text, ended = _one_turn(text)
-    if not _THOUGHT.sub("", thinking).strip():  # marks around nothing: it has not thought
+    text, ended = _one_turn(text, wrapped=bool(thinking))
+    if _only_marks(thinking):  # around nothing: it has not thought
         thinking = ""
     return Spoken(text, thinking.strip(), closed, ended)
 
 
 def opens_thinking(prompt: str) -> bool:
     """Whether a prompt ends with a mark that begins the model's thinking."""
-    # Only its end is folded: it may hold a whole dialogue.
-    return prompt.rstrip()[-_LONGEST:].casefold().endswith(_OPENINGS)
+    # Only its end is looked at: it may hold a whole dialogue.
+    end = prompt.rstrip()[-_LONGEST:]
+    return any(mark.end == len(end) and not mark.closing for mark in marks(end))
 
 
 def without_thinking(opening: str) -> str:
     """Return what begins a turn, with the thinking that it opens closed again: as models learn to
     leave it out (Qwen3's chat template; arXiv 2504.09858)."""
-    if not opens_thinking(opening):
+    mark = opening.strip()
+    if not opens_thinking(mark):
         return opening
-    begun = opening.strip()
-    return f"{begun}\n\n{_closing(begun)}\n\n"
-
-
-def _closing(begun: str) -> str:
-    """Return the mark that closes the one that a text ends with, in the same case."""
-    for opening, closing in _PAIRS.items():
-        if begun.casefold().endswith(opening.casefold()):
-            mark = begun[-len(opening) :]
-            alike = closing == f"{opening[0]}/{opening[1:]}"
-            return f"{mark[0]}/{mark[1:]}" if alike else closing
-    return ""
+    return f"{mark}\n\n{closing_of(mark)}\n\n"
 
 
 def lacks_opening(thinking: str) -> bool:
     """Whether thinking has a closing mark and no opening one: the prompt has begun it."""
-    mark = _THOUGHT.search(thinking)
-    return mark is not None and mark.group().casefold() in _CLOSING
+    first = next(marks(thinking), None)
+    return first is not None and first.closing
 
 
 def _suspicious(reply: str) -> bool:
     """Whether a reply may hold marks, as few do."""
-    if ("<" in reply or "[" in reply or "◁" in reply) and _ANY.search(reply):
+    if any(first in reply for first in ("<", "[", "◁", "&lt;")) and _ANY.search(reply):
         return True
-    return reply.lstrip()[:8] in ("analysis", "Here is ", "Here's m")
+    if reply.lstrip()[:8] in ("analysis", "commenta", "assistan", "Here is ", "Here's m"):
+        return True
+    return "assistantfinal" in reply
+
+
+def _stripped_channels(reply: str) -> int:
+    """Return where the text begins in a reply whose channels have lost their marks; 0 if it has
+    no channels."""
+    if _STRIPPED.match(reply):
+        thought, final_mark, _ = reply.partition("assistantfinal")
+        return len(thought) + len(final_mark)
+    final = _STRIPPED_FINAL.search(reply)
+    if final and (_STRIPPED_WORD.match(reply) or reply[: final.start()].strip()[-1:] in ".!?)"):
+        return final.end()
+    return 0
+
+
+def _only_marks(thinking: str) -> bool:
+    """Whether there is nothing but marks and blanks in thinking."""
+    end = 0
+    for mark in marks(thinking):
+        if thinking[end : mark.start].strip():
+            return False
+        end = mark.end
+    return not thinking[end:].strip()
+
+
+class _Reader:
+    """Takes a reply with marks apart, from mark to mark."""
+
+    def __init__(self, reply: str, *, opened: bool) -> None:
+        self._reply, self._code = reply, Code(reply)
+        self._marks = list(marks(reply))
+        self._last = {mark.name: mark.start for mark in self._marks if mark.closing}
+        """By name, where its last closing mark is."""
+        self._begun, self._end = 0, len(reply.rstrip())
+        self._inside: str | None = "" if opened else None
+        """The name of the thinking that is read; empty if any mark closes it, None in text."""
+        self._said: list[str] = []
+        self._thought: list[str] = []
+        self._meant: dict[str, int] = {}
+        """By name, opening marks that are text and whose closing ones are, too."""
+
+    def read(self) -> tuple[str, str, bool]:
+        """Return text, thinking, and whether the last thinking is closed."""
+        for mark in self._marks:
+            if self._inside is not None:
+                if mark.closing and self._closes(mark):
+                    self._thought.append(self._reply[self._begun : mark.end])
+                    self._begun, self._inside = mark.end, None
+            elif mark.closing:
+                self._lone(mark)
+            else:
+                self._open(mark)
+        closed = self._inside is None
+        (self._said if closed else self._thought).append(self._reply[self._begun :])
+        return "".join(self._said), "".join(self._thought), closed
+
+    def _closes(self, mark: Mark) -> bool:
+        return mark.name == self._inside or (not self._inside and mark.name != "details")
+
+    def _open(self, mark: Mark) -> None:
+        before = self._reply[self._begun : mark.start].rstrip("\\")
+        first = not (self._said or before.strip(_NOTHING))
+        is_closed = self._last.get(mark.name, -1) > mark.start
+        counts = mark.sure or first or (mark.compound and is_closed)
+        if not counts or (not first and self._code.holds(mark.start, self._begun)):
+            self._meant[mark.name] = self._meant.get(mark.name, 0) + 1
+            return
+        if before.strip(_NOTHING):
+            self._said.append(before)
+        self._begun, self._inside = mark.start, mark.name if is_closed else ""
+
+    def _lone(self, mark: Mark) -> None:
+        """Take a closing mark: of thinking that the chat template has begun, or left over."""
+        if self._meant.get(mark.name):
+            self._meant[mark.name] -= 1
+            return
+        if mark.name == "details" or not (mark.sure or self._apart(mark)):
+            return
+        before = self._reply[self._begun : mark.start].rstrip("\\")
+        self._said.append(before)
+        if not self._thought or mark.end < self._end:  # else it is left over after the answer
+            self._thought += (*self._said, self._reply[mark.start : mark.end])
+            self._said = []
+        self._begun = mark.end
+
+    def _apart(self, mark: Mark) -> bool:
+        """Whether a mark is not a word of a sentence."""
+        before = self._reply[mark.start - 1 : mark.start] if mark.start else "\n"
+        return before not in " (" or self._reply[mark.end : mark.end + 1] in ("", "\n")
 
 
 def _by_marks(reply: str, *, opened: bool) -> tuple[str, str, bool]:
-    """Return text and thinking of a reply with marks, and whether the last thinking is closed."""
-    said: list[str] = []
-    thought: list[str] = []
-    begun, end = 0, len(reply.rstrip())
-    closing = _CLOSING if opened else frozenset[str]()
-    for mark in _THOUGHT.finditer(reply):
-        name = mark.group().casefold()
-        if closing:
-            if name in closing:
-                thought.append(reply[begun : mark.end()])
-                begun, closing = mark.end(), frozenset()
-            continue
-        before = reply[begun : mark.start()]
-        if name in _CLOSED_BY:
-            if name in _FIRST and (said or before.strip()):
-                continue
-            said += filter(str.strip, (before,))
-            begun, closing = mark.start(), frozenset((_CLOSED_BY[name],))
-        elif name in _LONE:
-            said.append(before)
-            if not thought or mark.end() < end:  # else it is left over after the answer
-                thought += (*said, mark.group())
-                said = []
-            begun = mark.end()
-    (thought if closing else said).append(reply[begun:])
-    return "".join(said), "".join(thought), not closing
+    return _Reader(reply, opened=opened).read()
 
 
-def _by_channels(reply: str) -> tuple[str, str, bool]:
+def _by_channels(reply: str, pattern: re.Pattern[str]) -> tuple[str, str, bool]:
     """Return text and thinking of a reply in channels (OpenAI's harmony format)."""
     said: list[str] = []
     thought: list[str] = []
     last = ""
     begun = 0
-    for channel in _CHANNEL.finditer(reply):
+    for channel in pattern.finditer(reply):
         if channel.start() < begun:
             continue
         end = _CHANNEL_END.search(reply, channel.end())
         stop = end.start() if end else len(reply)
-        last = channel[1]
+        last = channel[1].casefold()
         if last == "final":
             said.append(reply[channel.end() : stop])
         else:
@@ -201,9 +243,19 @@ def _by_channels(reply: str) -> tuple[str, str, bool]:
     return "".join(said), "\n".join(thought), last == "final" or not thought
 
 
-def _one_turn(text: str) -> tuple[str, bool]:
-    """Return the text of the first turn in `text`, and whether a mark ended it."""
+def _one_turn(text: str, *, wrapped: bool) -> tuple[str, bool]:
+    """Return the text of the first turn in `text`, and whether a mark ended it.
+
+    wrapped  whether it follows on thinking, and may be in marks of its own
+    """
     if opening := _TURN.match(text):
         text = text[opening.end() :]
-    end = _END.search(text)
-    return (text[: end.start()].rstrip(), True) if end else (text, False)
+    around = _WRAPPED.match(text)
+    if around and (wrapped or around["tag"].casefold() == "answer"):
+        text = around["text"].strip()
+    text = _LONE_ANSWER.sub("", text)
+    code = Code(text)
+    for mark in _END.finditer(text):
+        if not (quoted(text, *mark.span()) or code.holds(mark.start())):
+            return text[: mark.start()].rstrip(), True
+    return text, False

@@ -2,8 +2,9 @@
 
 YAML lets a key occur twice (the last one wins), a value stand for another (`*alias`, by which
 400 bytes can take gigabytes) and nesting have no end. Files that people write need none of it, so
-all of it is an error with its line. PyYAML is kept: it is well tested, it gives the nodes with
-their lines, and the rules fit on this page.
+all of it is an error with its line. What is something else to YAML 1.1 than to people is text
+(`off` is false there, and 1:30 is 90) or an error (010 is 8). PyYAML is kept: it is well tested,
+it gives the nodes with their lines, and the rules fit on this page.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _DEEPEST = 32
 _EXPONENT = re.compile(r"[-+]?[0-9]++(?:\.[0-9]*+)?[eE][-+]?[0-9]++")
 """Numbers such as 1e3, which are text to YAML 1.1 and numbers to JSON and to people."""
+_LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
 
 
 class YamlError(ValueError):
@@ -107,6 +109,8 @@ def _check_keys(root: Node) -> None:
             line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
                 raise YamlError(line, "a key must be text")
+            if key.value == "<<" and not key.style:
+                raise YamlError(line, "`<<` is not read; write the keys out")
             if (earlier := first.get(key.value)) is not None:
                 name = key.value[:60]
                 raise YamlError(line, f"the key {name!r} occurs twice, first on line {earlier}")
@@ -124,6 +128,11 @@ def _value(node: Node) -> Any:
         return [_value(item) for item in node.value]
     if not isinstance(node, yaml.ScalarNode) or kind not in _SCALARS:
         raise YamlError(node.start_mark.line + 1, f"the tag {node.tag[:60]!r} is not read")
+    if kind == "int" and _LEADING_ZERO.fullmatch(node.value):
+        wrong = f"{node.value[:60]} is another number to YAML than to people"
+        raise YamlError(
+            node.start_mark.line + 1, f"{wrong}; leave the zero out, or put it in quotation marks"
+        )
     if kind == "str" and not node.style and _EXPONENT.fullmatch(node.value):
         number = float(node.value)
         return int(number) if number.is_integer() else number
@@ -139,9 +148,13 @@ _SCALARS: dict[str, Callable[[Any, Any], Any]] = {
     "str": lambda _, node: node.value,
     "timestamp": lambda made, node: made.construct_yaml_timestamp(node) and node.value,
     "null": lambda _, node: None,
-    "bool": lambda made, node: made.construct_yaml_bool(node),
-    "int": lambda made, node: made.construct_yaml_int(node),
-    "float": lambda made, node: made.construct_yaml_float(node),
+    "bool": lambda made, node: (
+        made.construct_yaml_bool(node) if node.value.casefold() in ("true", "false") else node.value
+    ),
+    "int": lambda made, node: node.value if ":" in node.value else made.construct_yaml_int(node),
+    "float": lambda made, node: (
+        node.value if ":" in node.value else made.construct_yaml_float(node)
+    ),
 }
 """By tag, the value of a scalar."""
 
