@@ -124,9 +124,9 @@ class HttpModel:
 
     def _room(self, request: Request) -> int:
         """Return the tokens that a request leaves for thinking."""
-        if request.messages:
-            return self.thinking.tokens if self.capabilities.thinks else 0
-        return self.thinking.tokens if opens_thinking(request.prompt) else 0
+        by_itself = bool(request.messages) or self.thinking.mode == "on"
+        thinks = self.capabilities.thinks if by_itself else False
+        return self.thinking.tokens if thinks or opens_thinking(request.prompt) else 0
 
     def encode(self, request: Request, seed: int) -> tuple[str, bytes]:
         can = self.capabilities

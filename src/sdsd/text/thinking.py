@@ -118,12 +118,28 @@ def opens_thinking(prompt: str) -> bool:
     return prompt.rstrip()[-_LONGEST:].casefold().endswith(_OPENINGS)
 
 
+def only_marks(text: str) -> bool:
+    """Whether a text is marks of thinking with nothing between them: begun, ended, or both."""
+    return bool(_THOUGHT.search(text)) and not _THOUGHT.sub("", text).strip()
+
+
 def without_thinking(opening: str) -> str:
     """Return what begins a turn, with the thinking that it opens closed again: as models learn to
     leave it out (Qwen3's chat template; arXiv 2504.09858)."""
     mark = opening.strip()
     closing = _PAIRS.get(mark)
     return f"{mark}\n\n{closing}\n\n" if closing else opening
+
+
+def without_closed(stream: str) -> str:
+    """Return a stream without the thinking that it ends with, if nothing was thought."""
+    rest = stream.rstrip()
+    for opening, closing in _PAIRS.items():
+        if rest.endswith(closing):
+            before = rest[: -len(closing)].rstrip()
+            if before.endswith(opening):
+                return before[: -len(opening)]
+    return stream
 
 
 def lacks_opening(thinking: str) -> bool:
