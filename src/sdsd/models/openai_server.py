@@ -124,8 +124,9 @@ class HttpModel:
 
     def _room(self, request: Request) -> int:
         """Return the tokens that a request leaves for thinking."""
-        by_itself = bool(request.messages) or self.thinking.mode == "on"
-        thinks = self.capabilities.thinks if by_itself else False
+        # A stream begins its replies without thinking, unless that is wanted.
+        may = bool(request.messages) or self.thinking.mode == "on"
+        thinks = may and self.capabilities.thinks
         return self.thinking.tokens if thinks or opens_thinking(request.prompt) else 0
 
     def encode(self, request: Request, seed: int) -> tuple[str, bytes]:

@@ -56,11 +56,8 @@ class Template(Struct, frozen=True):
         """Return the template for an agent that does not think."""
         if not opens_thinking(self.opening):
             return self
-        if (
-            without_closed(self.to_agent) != self.to_agent
-        ):  # every turn says already that it is over
-            return replace(self, opening="")
-        return replace(self, opening=without_thinking(self.opening))
+        over = without_closed(self.to_agent) != self.to_agent  # every turn says so already
+        return replace(self, opening="" if over else without_thinking(self.opening))
 
     def stops(self, speaker: str) -> tuple[str, ...]:
         """Return the texts that end this speaker's turn, for servers that do not strip them."""
