@@ -34,7 +34,7 @@ def on_path(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def small(programs: Path) -> Path:
+def small() -> Path:
     """The small model in transformers' format, as the examples for training unpack it."""
     for name in ("torch", "trl"):
         pytest.importorskip(name, reason=f"{name} is not installed; docs/training.md says how")
@@ -45,7 +45,9 @@ def small(programs: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def server(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def server(
+    programs: Path, small: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     """A vLLM server of the small model, which also renders chat templates that it is sent."""
     log = tmp_path_factory.mktemp("vllm") / "log"
     with vllm(small, log, "--trust-request-chat-template") as served:
@@ -53,10 +55,12 @@ def server(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 
 @pytest.fixture(scope="session")
-def transformers_server(small: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def transformers_server(
+    programs: Path, small: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Served]:
     """`transformers serve`, which has the same API and little of vLLM's."""
     port = free_port()
-    line = [str(PROGRAMS / "transformers"), "serve", str(small)]
+    line = [str(programs / "transformers"), "serve", str(small)]
     line += ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu"]
     with running(line, port, tmp_path_factory.mktemp("transformers") / "log") as served:
         yield served

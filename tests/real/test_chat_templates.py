@@ -22,7 +22,7 @@ from sdsd.text.chat_format import Template, switched
 from sdsd.types import Message
 from tests.helpers.real_servers import Served
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("real")]
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("train")]  # they share the model
 
 SILENT = switch(on=False)
 DATE = {"date_string": "26 Jul 2024"}

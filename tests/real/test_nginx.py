@@ -14,7 +14,7 @@ import sdsd
 from tests.helpers.real_servers import Served, free_port, running
 from tests.helpers.small_runs import assert_sound, config, seen
 
-pytestmark = [pytest.mark.real, pytest.mark.xdist_group("real")]
+pytestmark = [pytest.mark.real, pytest.mark.xdist_group("train")]  # they share the model
 
 CONFIG = """
 daemon off;
