@@ -14,12 +14,22 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sdsd.errors import WeightsError
 from sdsd.models import chat_templates
+from sdsd.models.thinking import switch
 from sdsd.text.chat_format import Template
 from sdsd.types import Message
-from tests.factories.chat_templates import FAMILIES, GEMMA, LLAMA_2, LLAMA_3, MISTRAL_BARE, learnt
+from tests.factories.chat_templates import (
+    CHATML,
+    FAMILIES,
+    GEMMA,
+    LLAMA_2,
+    LLAMA_3,
+    MISTRAL_BARE,
+    learnt,
+)
 
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 TALK = (Message("user", "Hello?"), Message("assistant", "Hi."))
@@ -272,7 +282,13 @@ class Server:
         assert isinstance(messages, list)
         turns = [Message(m["role"], m["content"]) for m in messages]
         try:
-            text = chat_templates.render(self.template, turns, special=SPECIAL)
+            opened, variables = (
+                asked.get(name) for name in ("add_generation_prompt", "chat_template_kwargs")
+            )
+            assert isinstance(variables, dict)
+            text = chat_templates.render(
+                self.template, turns, special=SPECIAL, prompt=bool(opened), variables=variables
+            )
         except WeightsError:
             return None  # HTTP 400
         return {"count": 0, "tokens": self.tokens(text), "max_model_len": 4096}
@@ -289,6 +305,40 @@ async def test_a_server_of_tokens_shows_the_same_seams(
     )
     assert all(asked["model"] == "tiny" for asked in server.asked)
     assert takes_system or len(server.asked) > 3
+
+
+# As Qwen3 and GLM-4.5 have it: the model thinks unless it is told not to.
+OFF = "('' if enable_thinking | default(true) else '<think></think>')"
+HYBRID = CHATML.replace("'<|im_start|>assistant\n' -", f"'<|im_start|>assistant\n' + {OFF} -")
+NOISY = HYBRID.replace(
+    "'<|im_end|>'", "('' if enable_thinking | default(true) else '/quiet') + '<|im_end|>'"
+)
+OPENING = CHATML + "{% if add_generation_prompt %}<think>{% endif %}"
+# As Qwen3.5 and DeepSeek-V3.1: its thinking is begun for it, or ended.
+EITHER = HYBRID.replace("('' if", "('<think>' if").replace("| default(true)", "| default(false)")
+
+
+@pytest.mark.parametrize("thinks", [False, True])
+@pytest.mark.parametrize(
+    ("source", "silent", "loud"),
+    [
+        (HYBRID, "<think></think>", ""),
+        (NOISY, "", ""),  # what the switch writes into turns, the model would write, too
+        (EITHER, "<think></think>", "<think>"),
+        (OPENING, "<think>\n\n</think>\n\n", "<think>"),
+    ],
+)
+async def test_the_template_says_how_a_reply_begins_without_thinking(
+    source: str, silent: str, loud: str, thinks: bool, tmp_path: Path
+) -> None:
+    plain, _ = chat_templates.learn(configured(tmp_path, CHATML))
+    template, _ = chat_templates.learn(configured(tmp_path, source), thinks=thinks)
+    assert template == replace(plain, opening=loud if thinks else silent)
+    variables = switch(on=thinks)
+    found = await chat_templates.from_server(Server(source, adds_bos=False).post, "tiny", variables)
+    assert found is not None
+    if source != NOISY:
+        assert (found[0] if thinks else found[0].closed()) == template
 
 
 async def test_a_server_that_adds_no_bos_token_leaves_it_to_us() -> None:

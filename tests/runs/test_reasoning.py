@@ -16,7 +16,7 @@ from sdsd.dataset.views import VIEWS
 from sdsd.runs.events import Event, Noted
 from sdsd.types import Answer, Completion
 from tests.stand_ins.model_server import is_probe, serving
-from tests.stand_ins.reasoning_server import MANNERS, WORD, Manner, ReasoningStandIn
+from tests.stand_ins.reasoning_server import CLOSED, MANNERS, WORD, Manner, ReasoningStandIn
 
 ROOM = 100
 
@@ -125,10 +125,24 @@ async def test_a_stream_leaves_the_thinking_of_its_template_out(tmp_path: Path) 
     assert WORD not in published(tmp_path)
 
 
-async def test_or_has_it_if_it_is_wanted(tmp_path: Path) -> None:
-    server = ReasoningStandIn("opened")
+async def test_a_model_that_thinks_by_itself_is_told_not_to_as_its_template_does(
+    tmp_path: Path,
+) -> None:
+    server = ReasoningStandIn("inline", switch=True)
+    await run(tmp_path, server, "continuation")
+    opened = [b for b in asked(server) if b.get("prompt", "").endswith(CLOSED)]
+    assert opened
+    assert 160 in {body["max_tokens"] for body in opened}
+    assert WORD not in published(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("manner", "end"), [("opened", "<think>\n"), ("inline", "<|im_start|>assistant\n")]
+)
+async def test_or_has_it_if_it_is_wanted(tmp_path: Path, manner: Manner, end: str) -> None:
+    server = ReasoningStandIn(manner, switch=True)
     await run(tmp_path, server, "continuation", thinking="on")
-    opened = [b for b in asked(server) if b.get("prompt", "").endswith("<think>\n")]
+    opened = [b for b in asked(server) if b.get("prompt", "").endswith(end)]
     assert opened
     assert 160 + ROOM in {body["max_tokens"] for body in opened}
     assert WORD not in published(tmp_path)

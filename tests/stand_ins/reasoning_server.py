@@ -22,6 +22,8 @@ from tests.stand_ins.model_server import StandIn, chatml
 
 Manner = Literal["inline", "opened", "beside", "parts", "harmony"]
 MANNERS: tuple[Manner, ...] = ("inline", "opened", "beside", "parts", "harmony")
+CLOSED = "<think>\n\n</think>\n\n"
+"""What the chat template begins a reply with where thinking is switched off."""
 WORD = "ponderingly"
 """Every word of the thinking."""
 
@@ -37,16 +39,24 @@ class ReasoningStandIn(StandIn):
         """Whether `enable_thinking` in `chat_template_kwargs` is heard."""
 
     async def _template(self, http: web.Request) -> web.Response:
-        chat = msgspec.json.decode(await http.read(), type=dict[str, tuple[Message, ...]])
+        body = await http.json()
+        messages = msgspec.convert(body["messages"], tuple[Message, ...])
+        wanted = body.get("chat_template_kwargs", {}).get("enable_thinking", True)
         opening = "<think>\n" if self.manner == "opened" else ""
-        return web.json_response({"prompt": chatml(chat["messages"]) + opening})
+        if self.switch and not wanted:
+            opening = CLOSED
+        return web.json_response({"prompt": chatml(messages) + opening})
 
     def _worded(self, reply: dict[str, Any], asked: bytes) -> dict[str, Any]:
         body = msgspec.json.decode(asked)
         in_chat = "messages" in body
         wanted = body.get("chat_template_kwargs", {}).get("enable_thinking", True)
         thinks = in_chat and (wanted or not self.switch)
-        thinks = thinks or body.get("prompt", "").rstrip().endswith("<think>")
+        prompt = body.get("prompt", "").rstrip()
+        thinks = thinks or prompt.endswith("<think>")
+        # A model whose template leaves it to think does so in every reply that says nothing else.
+        by_itself = self.manner == "inline" and prompt.endswith("<|im_start|>assistant")
+        thinks = thinks or by_itself
         (choice,) = reply["choices"]
         text = choice["message"]["content"] if in_chat else choice["text"]
         room = body["max_tokens"]
@@ -58,7 +68,8 @@ class ReasoningStandIn(StandIn):
         if in_chat:
             choice["message"] = {"role": "assistant", **self._message(thinking, said)}
         else:
-            choice["text"] = f"{thinking}\n</think>\n\n{said}" if thinks else said
+            begun = "<think>\n" if by_itself else ""
+            choice["text"] = f"{begun}{thinking}\n</think>\n\n{said}" if thinks else said
         used = {"prompt_tokens": 9, "completion_tokens": thought + len(said.split())}
         return reply | {"usage": used}
 

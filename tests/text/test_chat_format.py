@@ -10,8 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sdsd.text.chat_format import cut, marked
-from sdsd.text.thinking import without_thinking
+from sdsd.text.chat_format import cut, marked, switched
 from sdsd.types import Message
 from tests.factories.chat_templates import (
     CHATML,
@@ -109,17 +108,63 @@ def test_clean_and_cut_leave_ordinary_text_alone(family: str, text: str) -> None
         ("<|im_start|>assistant\n<think>\n", "<think>\n", "<think>\n\n</think>\n\n"),
         ("<|im_start|>assistant\n[THINK]", "[THINK]", "[THINK]\n\n[/THINK]\n\n"),
         ("<|im_start|>assistant\n", "", ""),
-        ("<|im_start|>assistant\n<think>\n\n</think>\n\n", "", ""),
+        # Templates that end the thinking for the model (Qwen3.5, DeepSeek-V3.1).
+        (
+            "<|im_start|>assistant\n<think>\n\n</think>\n\n",
+            "<think>\n\n</think>\n\n", "<think>\n\n</think>\n\n",
+        ),
+        ("<|im_start|>assistant\n</think>", "</think>", "</think>"),
+        ("<|im_start|>assistant\nHm.</think>", "", ""),
         ("<|im_start|>", "", ""),
     ],
-)
-def test_an_opening_of_the_thinking_is_no_seam(prompt: str, opening: str, left_out: str) -> None:
+)  # fmt: skip
+def test_what_begins_or_ends_the_thinking_is_no_seam(
+    prompt: str, opening: str, left_out: str
+) -> None:
     source = CHATML.replace("<|im_start|>assistant\n", prompt)
     template = cut(render(source, marked(system=True)))
     assert template is not None
     assert template.to_agent == "<|im_end|>\n<|im_start|>assistant\n"
     assert template.opening == opening
-    assert without_thinking(template.opening) == left_out
+    assert template.closed().opening == left_out
+    stream = f"Hello?{template.to_agent}"
+    assert template.begun(stream) == stream + opening
+
+
+CLOSED = "<think>\n\n</think>\n\n"
+WITH_THOUGHTS = CHATML.replace(
+    "m.role + '\n' +", "m.role + '\n' + (CLOSED if m.role == 'assistant' else '') +"
+).replace("CLOSED", repr(CLOSED))
+"""Every turn of the assistant says that its thinking is over (Nemotron 3, Qwen3.8)."""
+
+
+@pytest.mark.parametrize("prompt", ["<think>\n", CLOSED])
+def test_turns_that_are_over_with_thinking_are_opened_again(prompt: str) -> None:
+    source = WITH_THOUGHTS.replace("assistant\n' -", f"assistant\n' + {prompt!r} -")
+    chat = (Message("user", "Hello?"), Message("assistant", "Hi."), Message("user", "And now?"))
+    template = cut(render(source, marked(system=True)))
+    assert template is not None
+    stream = (
+        f"<|im_start|>user\nHello?{template.to_agent}Hi.{template.to_user}And now?"
+        f"{template.to_agent}"
+    )
+    assert template.begun(stream) == render(source, chat)
+    # Without thinking it is as in the turns before.
+    assert template.closed().begun(stream) == stream
+    assert stream.endswith(CLOSED)
+
+
+def test_a_switch_that_writes_into_turns_is_not_used() -> None:
+    plain, silent, noisy = (
+        cut(render(source, marked(system=True)))
+        for source in (CHATML, WITH_THOUGHTS, CHATML.replace("'<|im_end|>'", "'/quiet<|im_end|>'"))
+    )
+    assert plain is not None
+    assert silent is not None
+    assert noisy is not None
+    assert switched(plain, silent) is silent
+    assert switched(plain, noisy) is plain
+    assert switched(plain, None) is plain
 
 
 FORMS = {

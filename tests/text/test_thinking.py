@@ -107,7 +107,7 @@ def test_a_prompt_that_begins_the_thinking_makes_an_unmarked_reply_thinking() ->
         ("<Seed:Think>", "<Seed:Think>\n\n</Seed:Think>\n\n"),
         ("[think]", "[think]\n\n[/think]\n\n"),
         ("◁think▷", "◁think▷\n\n◁/think▷\n\n"),
-        ("<|start_thinking|>", "<|start_thinking|>\n\n<|END_THINKING|>\n\n"),
+        ("<|start_thinking|>", "<|start_thinking|>\n\n<|end_thinking|>\n\n"),
         ("Reasoning is on.\n<think>\n", "Reasoning is on.\n<think>\n\n</think>\n\n"),
         ("What does <think> mean?\n", "What does <think> mean?\n"),
         ("\n", "\n"),

@@ -11,6 +11,7 @@ wastes time or memory by other means: use only files of models that you would tr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -22,7 +23,8 @@ import msgspec
 from msgspec import Struct
 
 from sdsd.errors import WeightsError
-from sdsd.text.chat_format import Template, cut, marked, opened
+from sdsd.models.thinking import switch
+from sdsd.text.chat_format import Template, cut, marked, opened, switched
 from sdsd.types import Message
 
 if TYPE_CHECKING:
@@ -62,6 +64,7 @@ def render(
     *,
     special: Mapping[str, str] = {},
     prompt: bool = False,
+    variables: Mapping[str, object] = {},
 ) -> str:
     """Render messages by a Jinja chat template; with `prompt`, open the model's turn.
 
@@ -70,7 +73,7 @@ def render(
     """
     environment = _environment()
     chat = [{"role": m.role, "content": m.content} for m in messages]
-    given = {**special, **_DATED, "messages": chat, "tools": None, "documents": None}
+    given = {**special, **_DATED, **variables, "messages": chat, "tools": None, "documents": None}
     try:
         return environment.from_string(source).render({**given, "add_generation_prompt": prompt})
     except Exception as error:  # a template may raise anything
@@ -107,8 +110,10 @@ def source(path: Path) -> Source:
     return Source(text, {})
 
 
-def learn(path: Path) -> tuple[Template, bool]:
+def learn(path: Path, *, thinks: bool = False) -> tuple[Template, bool]:
     """Return the seams of the chat template at `path`, and whether it has a system turn.
+
+    thinks  whether the agent is to think before it speaks, if the template has a switch for that
 
     A leading BOS token is dropped if servers add it themselves. The tokenizer's files say so
     (`add_bos_token`, or a class that does by default); if they do not, it is dropped if it occurs
@@ -118,20 +123,30 @@ def learn(path: Path) -> tuple[Template, bool]:
     found = source(path)
     why = "it loses or moves a turn"
     for system in (True, False):
-        chat = marked(system=system)
         try:
-            rendered = render(found.text, chat, special=found.special)
-            ready = render(found.text, chat, special=found.special, prompt=True)
+            plain = _seams(found, system, {})
         except WeightsError as error:
             why = str(error)
             continue
-        template = cut(_without_bos(rendered, found))
-        if template is not None:
-            return opened(template, ready), system
+        if plain is not None:
+            with contextlib.suppress(WeightsError):
+                plain = switched(plain, _seams(found, system, switch(on=thinks)))
+            return plain if thinks else plain.closed(), system
     raise WeightsError(
         f"{path}: its chat template cannot be used to write both sides of a conversation ({why}); "
         "`dialogue.protocol: chat` needs no template"
     )
+
+
+def _seams(found: Source, system: bool, variables: Mapping[str, object]) -> Template | None:
+    """Return the seams of a rendering with these variables. Raises `WeightsError`."""
+    chat = marked(system=system)
+    rendered, ready = (
+        render(found.text, chat, special=found.special, prompt=prompt, variables=variables)
+        for prompt in (False, True)
+    )
+    template = cut(_without_bos(rendered, found))
+    return template and opened(template, ready)
 
 
 def _without_bos(rendered: str, found: Source) -> str:
@@ -141,8 +156,12 @@ def _without_bos(rendered: str, found: Source) -> str:
     return rendered.removeprefix(bos) if adds else rendered
 
 
-async def from_server(post: Post, model: str) -> tuple[Template, bool] | None:
+async def from_server(
+    post: Post, model: str, variables: Mapping[str, object] = {}
+) -> tuple[Template, bool] | None:
     """Return the seams of a vLLM server's chat template, and whether it has a system turn.
+
+    variables  of the template, such as its switch for thinking
 
     The server renders to tokens. Seams are accepted only if their text, sent as a prompt, gives the
     same tokens; that also shows whether the server adds the BOS token. Returns None if the server
@@ -150,7 +169,11 @@ async def from_server(post: Post, model: str) -> tuple[Template, bool] | None:
     """
     for system in (True, False):
         chat = [{"role": m.role, "content": m.content} for m in marked(system=system)]
-        asked = {"messages": chat, "add_generation_prompt": False, "chat_template_kwargs": _DATED}
+        asked = {
+            "messages": chat,
+            "add_generation_prompt": False,
+            "chat_template_kwargs": {**_DATED, **variables},
+        }
         tokens = await _tokens(post, {"model": model, **asked})
         text = await _text(post, model, tokens)
         if cut(text) is None:

@@ -35,7 +35,6 @@ from sdsd.models.rate_limits import RateLimit, RateLimits
 from sdsd.models.thinking import Thinking
 from sdsd.models.vllm import LaunchedModel
 from sdsd.text.normalize import valid_unicode
-from sdsd.text.thinking import without_thinking
 from sdsd.types import ProtocolName, Role
 
 OPENAI = "https://api.openai.com/v1"
@@ -401,11 +400,10 @@ async def _probe(
     else:
         raise fault
     if chosen.chat_template:
-        template, system = chat_templates.learn(Path(chosen.chat_template))
+        template, system = chat_templates.learn(
+            Path(chosen.chat_template), thinks=chosen.thinking == "on"
+        )
         can = replace(can, template=template, system=system)
-    if can.template is not None and chosen.thinking != "on":
-        opening = without_thinking(can.template.opening)
-        can = replace(can, template=replace(can.template, opening=opening))
     for other in servers:
         other.capabilities = can
     if changes := probing.left_out(can):

@@ -133,9 +133,10 @@ class HttpModel:
 
     def _room(self, request: Request) -> int:
         """Return the tokens that a request leaves for thinking."""
-        if request.messages:
-            return self.thinking.tokens if self.capabilities.thinks else 0
-        return self.thinking.tokens if opens_thinking(request.prompt) else 0
+        # A stream begins its replies without thinking, unless that is wanted.
+        may = bool(request.messages) or self.thinking.mode == "on"
+        thinks = may and self.capabilities.thinks
+        return self.thinking.tokens if thinks or opens_thinking(request.prompt) else 0
 
     def encode(self, request: Request, seed: int) -> tuple[str, bytes]:
         can = self.capabilities

@@ -29,9 +29,10 @@ from sdsd.models import chat_templates, metrics, scoring
 from sdsd.models.base import Capabilities, Scoring
 from sdsd.models.model_list import listing
 from sdsd.models.openai_server import HttpModel
-from sdsd.models.thinking import find_thinking
+from sdsd.models.thinking import find_thinking, switch
 from sdsd.models.waiting import PatientServer
-from sdsd.text.chat_format import Template, cut, marked
+from sdsd.text.chat_format import Template, cut, marked, switched
+from sdsd.text.thinking import opens_thinking
 from sdsd.types import Answer, Completion, Message, Refusal, Request
 
 _TOKENS, _MANY_TOKENS = 16, 256
@@ -102,14 +103,17 @@ class _Probe:
         chat = await self._dialect()
         completions = not chat or await self._can(Request("agent", _TOKENS, prompt=BEGINNING))
         self._know(completions=completions)
-        template, system = await self._seams()
-        if template is None and chat:
+        template, system = await self._seams({})
+        opens = template is not None and opens_thinking(template.opening)
+        if template is not None:
+            template = await self._switched(template)
+        elif chat:
             self._know(system=True)
             system = await self._can(Request("agent", _TOKENS, _BRIEFED))
         self._know(template=template, system=system)
         if chat:
             await self._values()
-            await self._thinking()
+            await self._thinking(opened=opens)
             self._know(schema=await self._schema())
             await self._logprobs()
             way, noise = await self._scoring()
@@ -224,28 +228,39 @@ class _Probe:
                 self._know(**changed)
                 return
 
-    async def _thinking(self) -> None:
-        """Find out how the model thinks, and switch it as configured."""
+    async def _thinking(self, *, opened: bool) -> None:
+        """Find out how the model thinks, and switch it as configured.
+
+        opened  whether the chat template is known to begin the thinking
+        """
 
         async def ask(request: Request, fields: dict[str, Any]) -> Answer:
             return await self._ask(request, thinking_fields=fields)
 
-        template = self._model.capabilities.template
-        opened = template is not None and bool(template.opening)
         found = await find_thinking(ask, self._model.thinking.mode, opened=opened)
         self._know(thinks=found.thinks, thinking_opened=found.opened, thinking_fields=found.fields)
 
     # -- abilities -------------------------------------------------------------------------
 
-    async def _seams(self) -> tuple[Template | None, bool]:
+    async def _switched(self, plain: Template) -> Template:
+        """Return the seams for an agent that thinks, or does not, as configured."""
+        on = self._model.thinking.mode == "on"
+        other, _ = await self._seams(switch(on=on))
+        template = switched(plain, other)
+        return template if on else template.closed()
+
+    async def _seams(self, variables: Mapping[str, object]) -> tuple[Template | None, bool]:
         """Return the seams of the server's chat template, and whether it has a system turn."""
+        chosen = {"chat_template_kwargs": variables} if variables else {}
         for system in (True, False):
-            said = await self._post("/apply-template", {"messages": marked(system=system)})
+            said = await self._post(
+                "/apply-template", {"messages": marked(system=system), **chosen}
+            )
             template = cut(str(said["prompt"])) if said and "prompt" in said else None
             if template is not None:
                 return template, system
         if self._model.capabilities.completions:
-            found = await chat_templates.from_server(self._post, self._model.name)
+            found = await chat_templates.from_server(self._post, self._model.name, variables)
             if found is not None:
                 return found
         return None, False

@@ -22,11 +22,14 @@ from typing import Any
 from msgspec import Struct
 
 from sdsd.models.base import Scoring
+from sdsd.models.thinking import switch
 from sdsd.types import Message
 
 Post = Callable[[str, Mapping[str, object]], Any]
 """POST JSON to a path below the server's root; returns the decoded reply, or raises."""
 
+_SILENT = {"chat_template_kwargs": switch(on=False)}
+"""A given reply has no thinking: a template that begins it would score the reply as thinking."""
 WAYS: tuple[Scoring, ...] = ("token_grammar", "prompt_logprobs", "echo")
 
 
@@ -56,7 +59,8 @@ async def score(
 
 
 async def _by_grammar(post: Post, model: str, messages: Sequence[Message], text: str) -> Score:
-    prompt = (await post("/apply-template", {"messages": messages}))["prompt"]
+    asked = {"messages": messages, **_SILENT}
+    prompt = (await post("/apply-template", asked))["prompt"]
     ids = (await post("/tokenize", {"content": text, "add_special": False}))["tokens"]
     reply = await post(
         "/completion",
@@ -73,9 +77,9 @@ async def _by_grammar(post: Post, model: str, messages: Sequence[Message], text:
     found = [(token["id"], token["logprob"]) for token in reply["completion_probabilities"]]
     if [token for token, _ in found] != ids:
         raise ValueError(f"{len(found)} tokens came back for the {len(ids)} of a text")
-    asked = reply["tokens_evaluated"]
-    cached = asked - reply["timings"]["prompt_n"]
-    return Score(sum(logprob for _, logprob in found), len(ids), asked, max(0, cached))
+    evaluated = reply["tokens_evaluated"]
+    cached = evaluated - reply["timings"]["prompt_n"]
+    return Score(sum(logprob for _, logprob in found), len(ids), evaluated, max(0, cached))
 
 
 async def _by_prompt(post: Post, model: str, messages: Sequence[Message], text: str) -> Score:
@@ -104,7 +108,7 @@ async def _tokens(
     post: Post, model: str, messages: Sequence[Message], text: str
 ) -> tuple[list[int], list[int]]:
     """Return the token ids of the chat, up to where the assistant begins, and of the text."""
-    chat = {"model": model, "messages": messages, "add_generation_prompt": True}
+    chat = {"model": model, "messages": messages, "add_generation_prompt": True, **_SILENT}
     given = {"model": model, "prompt": text, "add_special_tokens": False}
     prompt, reply = await post("/tokenize", chat), await post("/tokenize", given)
     return prompt["tokens"], reply["tokens"]

@@ -25,8 +25,15 @@ _TOKENS, _MORE_TOKENS = 192, 2048
 """For the answer; and again if it was cut, which may have been in unmarked thinking."""
 _TEMPLATE = ("enable_thinking", "thinking")
 """Variables by which chat templates switch it: Qwen, GLM, Hunyuan; DeepSeek, Granite, Kimi."""
+
+
+def switch(*, on: bool) -> dict[str, bool]:
+    """Return the variables of chat templates that switch thinking."""
+    return dict.fromkeys(_TEMPLATE, on)
+
+
 _OFF: tuple[dict[str, Any], ...] = (
-    {"chat_template_kwargs": dict.fromkeys(_TEMPLATE, False)},  # vLLM, SGLang, llama.cpp
+    {"chat_template_kwargs": switch(on=False)},  # vLLM, SGLang, llama.cpp
     {"reasoning_effort": "none"},
     {"reasoning_effort": "minimal"},
     {"enable_thinking": False},
@@ -34,7 +41,7 @@ _OFF: tuple[dict[str, Any], ...] = (
     {"reasoning": {"enabled": False}},
 )
 _ON: tuple[dict[str, Any], ...] = (
-    {"chat_template_kwargs": dict.fromkeys(_TEMPLATE, True)},
+    {"chat_template_kwargs": switch(on=True)},
     {"reasoning_effort": "medium"},
     {"enable_thinking": True},
     {"thinking": {"type": "enabled"}},

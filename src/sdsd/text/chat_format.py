@@ -15,7 +15,7 @@ from functools import lru_cache
 from msgspec import Struct
 from msgspec.structs import replace
 
-from sdsd.text.thinking import opens_thinking
+from sdsd.text.thinking import only_marks, opens_thinking, without_closed, without_thinking
 from sdsd.types import Message
 
 _MARKS = tuple(f"@@sdsd-{name}@@" for name in ("brief", "user", "agent", "again"))
@@ -35,12 +35,29 @@ class Template(Struct, frozen=True):
     to_agent: str
     to_user: str
     opening: str = ""
-    """What begins the thinking after `to_agent`, as reasoning models expect it; empty for others.
-    In a finished conversation it is not there."""
+    """What reasoning models expect after `to_agent` when they are to write: that their thinking
+    begins, or that it is over. In a finished conversation it is not there. Empty for others."""
 
     def open(self, brief: str) -> str:
         """Return the stream up to the first user turn."""
         return f"{self.before_brief}{self.clean(brief)}{self.after_brief}"
+
+    def begun(self, stream: str) -> str:
+        """Return a stream that ends with `to_agent`, ready for the agent to go on.
+
+        A blank at its end belongs to the first token of the turn: alone, it is a token that the
+        model has never seen there.
+        """
+        if opens_thinking(self.opening):
+            stream = without_closed(stream)
+        return stream + self.opening if self.opening else stream.rstrip(" ")
+
+    def closed(self) -> Template:
+        """Return the template for an agent that does not think."""
+        if not opens_thinking(self.opening):
+            return self
+        over = without_closed(self.to_agent) != self.to_agent  # every turn says so already
+        return replace(self, opening="" if over else without_thinking(self.opening))
 
     def stops(self, speaker: str) -> tuple[str, ...]:
         """Return the texts that end this speaker's turn, for servers that do not strip them."""
@@ -97,14 +114,23 @@ def cut(rendered: str) -> Template | None:
 
 def opened(template: Template, rendered: str) -> Template:
     """Return `template` with the opening that a rendering of `marked(...)` ends with: that of a
-    template which begins the model's thinking for it."""
+    template which begins the model's thinking for it, or ends it."""
     end = rendered.rpartition(_MARKS[-1])[2]
     opening = end.removeprefix(template.to_agent)
-    return (
-        replace(template, opening=opening)
-        if end != opening and opens_thinking(opening)
-        else template
-    )
+    if end == opening:  # it may open what finished turns have closed
+        opening = end.removeprefix(without_closed(template.to_agent))
+        found = end != opening and opens_thinking(opening)
+    else:
+        found = only_marks(opening)
+    return replace(template, opening=opening) if found else template
+
+
+def switched(plain: Template, other: Template | None) -> Template:
+    """Return what a template gives with its switch for thinking set: `other`, unless the switch
+    writes into turns (GLM-4.5's `/nothink`), where a model that writes them would write it, too."""
+    if other is None or any(other.stops(who) != plain.stops(who) for who in ("user", "agent")):
+        return plain
+    return other
 
 
 def _first_mark(separator: str) -> str:

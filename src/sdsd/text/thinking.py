@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from sdsd.text.template_marks import AFTER_FIRST, MARK
 from sdsd.text.thinking_marks import AFTER_FIRST as THINKING_AFTER_FIRST
@@ -93,7 +94,7 @@ def spoken(reply: str, *, opened: bool = False) -> Spoken:
     if thinking:
         text = text.strip()
     text, ended = _one_turn(text, wrapped=bool(thinking))
-    if _only_marks(thinking):  # around nothing: it has not thought
+    if only_marks(thinking):  # around nothing: it has not thought
         thinking = ""
     return Spoken(text, thinking.strip(), closed, ended)
 
@@ -105,13 +106,45 @@ def opens_thinking(prompt: str) -> bool:
     return any(mark.end == len(end) and not mark.closing for mark in marks(end))
 
 
+def only_marks(text: str) -> bool:
+    """Whether a text is marks of thinking with nothing between them: begun, ended, or both."""
+    end = 0
+    for mark in marks(text):
+        if text[end : mark.start].strip():
+            return False
+        end = mark.end
+    return end > 0 and not text[end:].strip()
+
+
 def without_thinking(opening: str) -> str:
     """Return what begins a turn, with the thinking that it opens closed again: as models learn to
     leave it out (Qwen3's chat template; arXiv 2504.09858)."""
-    mark = opening.strip()
-    if not opens_thinking(mark):
+    begun = opening.strip()
+    last = _last_mark(begun)
+    if last is None or last.closing:
         return opening
-    return f"{mark}\n\n{closing_of(mark)}\n\n"
+    return f"{begun}\n\n{closing_of(begun[last.start :])}\n\n"
+
+
+def without_closed(stream: str) -> str:
+    """Return a stream without the thinking that it ends with, if nothing was thought."""
+    rest = stream.rstrip()
+    if (closing := _last_mark(rest)) is None or not closing.closing:
+        return stream
+    before = rest[: closing.start].rstrip()
+    if (opening := _last_mark(before)) is None or opening.closing:
+        return stream
+    return before[: opening.start] if opening.name == closing.name else stream
+
+
+def _last_mark(text: str) -> Mark | None:
+    """Return the mark that a text ends with, if it ends with one."""
+    # Only the end is looked at: it may be a whole dialogue.
+    skipped = max(0, len(text) - _LONGEST)
+    found = next((mark for mark in marks(text[skipped:]) if skipped + mark.end == len(text)), None)
+    if found is None:
+        return None
+    return replace(found, start=found.start + skipped, end=found.end + skipped)
 
 
 def lacks_opening(thinking: str) -> bool:
@@ -139,16 +172,6 @@ def _stripped_channels(reply: str) -> int:
     if final and (_STRIPPED_WORD.match(reply) or reply[: final.start()].strip()[-1:] in ".!?)"):
         return final.end()
     return 0
-
-
-def _only_marks(thinking: str) -> bool:
-    """Whether there is nothing but marks and blanks in thinking."""
-    end = 0
-    for mark in marks(thinking):
-        if thinking[end : mark.start].strip():
-            return False
-        end = mark.end
-    return not thinking[end:].strip()
 
 
 class _Reader:

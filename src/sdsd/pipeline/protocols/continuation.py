@@ -20,7 +20,6 @@ from sdsd.pipeline.dialogue import (
     Speaker,
     generate,
 )
-from sdsd.text.thinking import without_thinking
 from sdsd.types import Dialogue, Purpose, Request
 
 
@@ -52,15 +51,10 @@ class _Stream(Conversation):
         return task.request("agent", purpose, prompt=prompt, stop=stop)
 
     def _begun(self, stream: str, prefix: str = "", *, by_agent: bool = True) -> str:
-        """Return the prompt for a turn whose header ends the stream.
-
-        A blank at its end belongs to the first token of the turn: alone, it is a token that the
-        model has never seen there.
-        """
-        opening = self.template.opening if by_agent else ""
+        """Return the prompt for a turn whose header ends the stream."""
         if prefix:
-            return stream + without_thinking(opening) + prefix
-        return stream + opening if opening else stream.rstrip(" ")
+            return stream + self.template.closed().opening + prefix
+        return self.template.begun(stream) if by_agent else stream.rstrip(" ")
 
     def _opening(self, cue: str) -> str:
         """Return the prompt for the user's first message."""
