@@ -32,6 +32,9 @@ FULL = {
     "sdsd.text.sentences._NO_END",
     "sdsd.runs.hub._REPO",
     "sdsd.text.yaml_files._EXPONENT",
+    "sdsd.text.parsing._FENCE",
+    "sdsd.models.statuses._UNITS",
+    "sdsd.config.environment._OTHER_FORM",
 }
 """Patterns that are only matched in full, with a short text or in linear time."""
 

@@ -25,7 +25,7 @@ _SAYS_KIND = ("type", "kind", "role", "channel")
 _FLAGS = ("thought", "is_thought", "is_thinking", "thinking", "is_reasoning")
 _THINKING_KIND = re.compile("think|reason|thought|analysis|commentary")
 _NO_TEXT = re.compile("refusal|tool|image|audio|file")
-_WRITTEN_OUT = re.compile(r"""\s*\[\s*\{\s*(["'])(?:type|thinking|text)\1\s*:""")
+_WRITTEN_OUT = re.compile(r"""\A\s*+\[\s*+\{\s*+(["'])(?:type|thinking|text)\1\s*:""")
 _LONG = 20
 """Characters of thinking that do not begin a content by chance."""
 

@@ -362,7 +362,7 @@ def _conversation(turns: list[tuple[str, str]]) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-_JSON_LIST = re.compile(r"\s*\[\s*\{")
+_JSON_LIST = re.compile(r"\A\s*+\[\s*+\{")
 
 
 def _is_thinking(part: Any) -> bool:

@@ -70,7 +70,7 @@ _TRANSCRIPTS = (
         r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\s*+"
     ),
     re.compile(r"(?:\A\s*+(?:<bos>)?|<end_of_turn>\s*+)<start_of_turn>(\w+)\n"),
-    re.compile(r"(?:\A\s*+(?:<s>)?|(?:</s>|<\|end\|>|\n)\s*+)<\|(user|assistant|system)\|>\s*+"),
+    re.compile(r"(?:\A\s*+(?:<s>)?|(?:</s>|<\|end\|>)\s*+|\n)<\|(user|assistant|system)\|>\s*+"),
     re.compile(r"(?:\A\s*+|\s)(USER|ASSISTANT): "),
 )
 """The marks of speakers in a transcript, which begins with one."""

@@ -51,7 +51,7 @@ _WRAPPED = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 """What models that think put around the rest."""
-_LONE_ANSWER = re.compile(r"\s*</answer>\s*\Z", re.IGNORECASE)
+_LONE_ANSWER = re.compile(r"(?<!\s)\s*+</answer>\s*\Z", re.IGNORECASE)
 _END = re.compile(MARK, re.IGNORECASE)
 _ANY = re.compile(rf"{FIRST}(?i:{AFTER_FIRST}|/?answer>|{THINKING_AFTER_FIRST})")
 _NOTHING = " \t\r\n\\>\u200b\ufeff"
