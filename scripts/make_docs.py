@@ -35,7 +35,7 @@ import typer
 from msgspec import Struct
 
 from sdsd import config
-from sdsd.checks import decided, dialogue_rules, revision_rules
+from sdsd.checks import decided, revision_rules, rules
 from sdsd.cli.app import app
 from sdsd.config.keys import Key, described, keys, metas
 from sdsd.models.scripted import CHATML
@@ -389,7 +389,7 @@ def flags() -> str:
     """The rules for dialogues."""
     rows = [
         (f"`{rule}`", "yes" if rule in config.EXCLUDED_RULES else "", text)
-        for rule, text in dialogue_rules.RULES.items()
+        for rule, text in rules.RULES.items()
     ]
     return table(("rule", "out by default", "meaning"), rows)
 

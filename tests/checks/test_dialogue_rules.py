@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sdsd.checks import dialogue_rules
-from sdsd.checks.dialogue_rules import RULES, Finding, clean_exchanges, find
+from sdsd.checks.dialogue_rules import Finding, clean_exchanges, find
+from sdsd.checks.dialogue_text import Search
+from sdsd.checks.rules import RULES, speakers, wording
 from sdsd.config import EXCLUDED_RULES
 from sdsd.scenarios import catalogue as catalogues
 from sdsd.scenarios import exam_items
@@ -469,12 +470,14 @@ def test_many_turns_are_checked_in_proportion_to_their_number() -> None:
     assert is_linear(lambda n: find(dialogue(*[REPLY] * n), PLAN, (PRINCIPLE,)), 400)
 
 
-@pytest.mark.parametrize("name", ["_AS_ASSISTANT", "_DIRECTED", "_FILLER", "_MARKER"])
+SEARCHES = (speakers._AS_ASSISTANT, wording._DIRECTED, wording._FILLER, wording._MARKER)
+
+
+@pytest.mark.parametrize("search", SEARCHES, ids=["assistant", "directed", "filler", "marker"])
 @given(data=st.data())
 def test_no_match_lacks_the_words_that_every_match_is_said_to_need(
-    name: str, data: st.DataObject
+    search: Search, data: st.DataObject
 ) -> None:
-    search = getattr(dialogue_rules, name)
     plain = re.compile(search.pattern.pattern, search.pattern.flags & ~re.UNICODE | re.ASCII)
     text = data.draw(st.from_regex(plain))  # not the long s, which ignoring case makes an s
     assert search.search(text) == bool(search.pattern.search(text))

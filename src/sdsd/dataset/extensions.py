@@ -24,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 from msgspec.structs import replace
 
 from sdsd import plugins
-from sdsd.checks import dialogue_rules, revision_rules
+from sdsd.checks import revision_rules
 from sdsd.checks.dialogue_rules import QualityCheck
+from sdsd.checks.rules import RULES
 from sdsd.config import EXCLUDED_RULES, ExportConfig
 from sdsd.errors import ConfigError, PluginError
 from sdsd.types import Dialogue, Plan, Record
@@ -56,7 +57,7 @@ def validate(export: ExportConfig) -> None:
 
     To be called before anything is spent.
     """
-    rules = [*dialogue_rules.RULES, *checks_of(export)]
+    rules = [*RULES, *checks_of(export)]
     _known("exclude", excluded_rules(export), rules)
     _known("pairs.exclude_warnings", export.pairs.exclude_warnings, revision_rules.WARNINGS)
     filters_of(export)
@@ -156,7 +157,7 @@ def checks_of(export: ExportConfig) -> dict[str, QualityCheck]:
     checks: dict[str, QualityCheck] = {}
     for name in export.checks:
         rule = name.rpartition(":")[2]
-        if rule in dialogue_rules.RULES or rule in checks:
+        if rule in RULES or rule in checks:
             raise PluginError(f"`{name}`: the rule `{rule}` exists already; use another name")
         checks[rule] = _check(name)
     return checks
@@ -181,6 +182,6 @@ def _check(name: str) -> QualityCheck:
 def meanings_of(export: ExportConfig) -> dict[str, str]:
     """Return every rule on dialogues and what it finds, those of `export.checks` included."""
     own = {name.rpartition(":")[2]: plugins.function(name, "checks") for name in export.checks}
-    return dialogue_rules.RULES | {
+    return RULES | {
         rule: ((check.__doc__ or "").strip() or rule).splitlines()[0] for rule, check in own.items()
     }

@@ -20,7 +20,7 @@ import msgspec
 from msgspec.structs import replace
 
 from sdsd import config as configuration
-from sdsd.checks.dialogue_rules import RULES
+from sdsd.checks.rules import RULES
 from sdsd.config import Config, ModelConfig, ScenariosConfig
 from sdsd.config.hub import hub_words
 from sdsd.config.manifest import Manifest, nameable, shown
