@@ -176,7 +176,7 @@ async def test_as_many_connections_as_requests_at_once() -> None:
 @settings(max_examples=40)
 @given(st.data())
 def test_a_reply_may_come_in_any_pieces(data: st.DataObject) -> None:
-    body = data.draw(st.binary(max_size=60))
+    body = data.draw(st.binary(max_size=60).map(lambda b: b and b"{%b" % b))  # not compressed
     if data.draw(st.booleans()):
         whole = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     else:
