@@ -54,7 +54,7 @@ from sdsd.runs.verify import verify
 from sdsd.types import Answer, Completion, Request
 from simoptions import FaultKind
 
-pytestmark = [pytest.mark.e2e, pytest.mark.xdist_group("faults")]  # they share the matrix
+pytestmark = pytest.mark.e2e
 N = 12
 """Dialogues of a run of the matrix."""
 MANY = 40
