@@ -652,6 +652,7 @@ def test_readable_text_has_plain_lines_and_no_control_characters(text: str) -> N
 LENGTH = 100_000
 FLOODS = [
     *("*", "-", "#", " \t", "\n", "\n-", "> ", "`", "_", "'", '"', ".", "[.", "a...", "1", "("),
+    *("---\n", "```\n", "\n---\n", "```\na\n---\n"),
     *("USER", "USER:", "USER ", "USER: a\nAGENT: b\n", "STEP 1", "STEP 1: a\n", "1. ", "DONE\n"),
     *("DONE ", "VIOLATION: yes\n", "VIOLATION ", "QUOTE: ", "{", "}", '{"', '{"violated":', "[{"),
 ]

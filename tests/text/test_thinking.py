@@ -240,7 +240,8 @@ def test_a_text_without_marks_is_returned_as_it_is(text: str) -> None:
 @pytest.mark.parametrize(
     "piece",
     ["<think>", "</think>", "<|channel|>analysis", f"<|start|>{'a' * 39}", "[|a", "</s> ",
-     "<thoughts>", "```\n<think>", "<a_a_a_think", "<think a="],
+     "<thoughts>", "```\n<think>", "<a_a_a_think", "<think a=",
+     "a [reason] ", "a </reason>\n"],
 )  # fmt: skip
 def test_a_hostile_reply_is_read_in_linear_time(piece: str) -> None:
     # Quadratic time would be many minutes.

@@ -222,20 +222,22 @@ def _unframed(turn: str) -> str:
     Inside, such lines are the speaker's own: a code block keeps its fences.
     """
     lines = turn.split("\n")
-    for end in (0, -1):
-        while lines and (not lines[end].strip() or _is_edge(lines, end)):
-            del lines[end]
-    return "\n".join(lines)
+    fenced = [bool(_FENCE.fullmatch(line)) for line in lines]
+    fences, first, last = sum(fenced), 0, len(lines) - 1
 
+    def separates(end: int) -> bool:
+        """Whether the line at an end only separates the turn from what stood around it."""
+        if not fenced[end]:
+            return not lines[end].strip() or bool(_SEPARATOR.fullmatch(lines[end]))
+        return fences % 2 == 1 or (fences == 2 and fenced[first] and fenced[last])
 
-def _is_edge(lines: list[str], end: int) -> bool:
-    """Whether the line at an end of a turn only separates it from what stood around it."""
-    if not _SEPARATOR.fullmatch(lines[end]):
-        return False
-    fences = sum(map(bool, map(_FENCE.fullmatch, lines)))
-    if not _FENCE.fullmatch(lines[end]) or fences % 2:
-        return True
-    return fences == 2 and bool(_FENCE.fullmatch(lines[0]) and _FENCE.fullmatch(lines[-1]))
+    while first <= last and separates(first):
+        fences -= fenced[first]
+        first += 1
+    while first <= last and separates(last):
+        fences -= fenced[last]
+        last -= 1
+    return "\n".join(lines[first : last + 1])
 
 
 _PLANNED_VIOLATION = re.compile(rf"^{_ALL}SLIP{_ALL}:", re.IGNORECASE | re.MULTILINE)

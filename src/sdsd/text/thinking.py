@@ -54,8 +54,8 @@ _WRAPPED = re.compile(
 _LONE_ANSWER = re.compile(r"(?<!\s)\s*+</answer>\s*\Z", re.IGNORECASE)
 _END = re.compile(MARK, re.IGNORECASE)
 _ANY = re.compile(rf"{FIRST}(?i:{AFTER_FIRST}|/?answer>|{THINKING_AFTER_FIRST})")
-_NOTHING = " \t\r\n\\>\u200b\ufeff"
-"""What may stand before the first mark, a quotation's `>` among it, without being text."""
+_SOMETHING = re.compile("[^ \t\r\n\\\\>\u200b\ufeff]")
+"""Text; a quotation's `>` before the first mark is none."""
 
 
 class Spoken(Struct, frozen=True):
@@ -90,7 +90,7 @@ def spoken(reply: str, *, opened: bool = False) -> Spoken:
         cut = found_answer.end() if found_answer else len(reply)
         thinking, text, closed = reply[:cut], reply[cut:], found_answer is not None
     else:
-        text, thinking, closed = _by_marks(reply, opened=opened)
+        text, thinking, closed = _Reader(reply, opened=opened).read()
     if thinking:
         text = text.strip()
     text, ended = _one_turn(text, wrapped=bool(thinking))
@@ -101,9 +101,8 @@ def spoken(reply: str, *, opened: bool = False) -> Spoken:
 
 def opens_thinking(prompt: str) -> bool:
     """Whether a prompt ends with a mark that begins the model's thinking."""
-    # Only its end is looked at: it may hold a whole dialogue.
-    end = prompt.rstrip()[-_LONGEST:]
-    return any(mark.end == len(end) and not mark.closing for mark in marks(end))
+    last = _last_mark(prompt.rstrip())
+    return last is not None and not last.closing
 
 
 def only_marks(text: str) -> bool:
@@ -187,6 +186,8 @@ class _Reader:
         """The name of the thinking that is read; empty if any mark closes it, None in text."""
         self._said: list[str] = []
         self._thought: list[str] = []
+        self._text: dict[int, int] = {}
+        """Where text begins after the last `_begun` that was looked at."""
         self._meant: dict[str, int] = {}
         """By name, opening marks that are text and whose closing ones are, too."""
 
@@ -209,16 +210,22 @@ class _Reader:
         return mark.name == self._inside or (not self._inside and mark.name != "details")
 
     def _open(self, mark: Mark) -> None:
-        before = self._reply[self._begun : mark.start].rstrip("\\")
-        first = not (self._said or before.strip(_NOTHING))
+        first = not self._said and mark.start <= self._text_at()
         is_closed = self._last.get(mark.name, -1) > mark.start
         counts = mark.sure or first or (mark.compound and is_closed)
         if not counts or (not first and self._code.holds(mark.start, self._begun)):
             self._meant[mark.name] = self._meant.get(mark.name, 0) + 1
             return
-        if before.strip(_NOTHING):
-            self._said.append(before)
+        if mark.start > self._text_at():
+            self._said.append(self._reply[self._begun : mark.start].rstrip("\\"))
         self._begun, self._inside = mark.start, mark.name if is_closed else ""
+
+    def _text_at(self) -> int:
+        """Return where text begins in what has been read since `_begun`."""
+        if self._begun not in self._text:
+            found = _SOMETHING.search(self._reply, self._begun)
+            self._text = {self._begun: found.start() if found else len(self._reply)}
+        return self._text[self._begun]
 
     def _lone(self, mark: Mark) -> None:
         """Take a closing mark: of thinking that the chat template has begun, or left over."""
@@ -238,10 +245,6 @@ class _Reader:
         """Whether a mark is not a word of a sentence."""
         before = self._reply[mark.start - 1 : mark.start] if mark.start else "\n"
         return before not in " (" or self._reply[mark.end : mark.end + 1] in ("", "\n")
-
-
-def _by_marks(reply: str, *, opened: bool) -> tuple[str, str, bool]:
-    return _Reader(reply, opened=opened).read()
 
 
 def _by_channels(reply: str, pattern: re.Pattern[str]) -> tuple[str, str, bool]:

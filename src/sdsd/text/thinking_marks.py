@@ -137,6 +137,6 @@ class Code:
         before = bisect(fences, place)
         if (before - bisect(fences, begun - 1)) % 2 and before < len(fences):
             return True
-        line = max(begun, text.rfind("\n", 0, place) + 1, place - _LINE)
+        line = max(begun, text.rfind("\n", max(0, place - _LINE), place) + 1, place - _LINE)
         rest = text[place : place + _LINE].partition("\n")[0]
         return text.count("`", line, place) % 2 == 1 and "`" in rest
