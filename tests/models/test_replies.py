@@ -557,3 +557,12 @@ def test_probabilities_that_are_no_numbers() -> None:
     assert found.choice_probs == {"yes": 1.0, "no": 0.0}
     tokens[0]["logprob"] = float("nan")
     assert got(json.dumps(data).encode(), JUDGED).choice_probs == {}
+
+
+@pytest.mark.parametrize(
+    "line", [b"data: [1,", b"data: {", b"data: {}", b'data: "a"', b": ", b"id:"]
+)
+def test_a_hostile_stream_is_read_in_linear_time(line: bytes) -> None:
+    # Quadratic time would be many minutes.
+    with pytest.raises((Unreadable, ErrorReply)):
+        got((line + b"\n") * 100_000)

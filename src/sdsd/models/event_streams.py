@@ -9,13 +9,12 @@ from typing import Any
 
 from sdsd.models.odd_errors import reports_error
 from sdsd.models.parts import text_and_thinking, text_of, thinking_beside
-from sdsd.models.wire import Unreadable
+from sdsd.models.wire import Unreadable, as_dict, as_list
 
 BEGINNINGS = (b"data:", b"event:", b"id:", b"retry:", b":")
 Decode = Callable[[str], Any]
 _LINE = re.compile(r"\r\n|\n|\r")
 """The ends of lines; `str.splitlines` knows more, which are text here."""
-_SHOWN = 80
 
 
 def streamed(body: bytes, decode: Decode) -> dict[str, Any]:
@@ -42,20 +41,20 @@ def streamed(body: bytes, decode: Decode) -> dict[str, Any]:
 
 def _events(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Yield name and data of each event. An event may have its data on several lines."""
-    name, data = "", ""
+    name, data = "", list[str]()
     for line in (*lines, ""):
         field, _, value = line.partition(":")
         if field == "data":
-            if data and _is_whole(data):  # servers that leave the empty line out
-                yield name, data
-                data = ""
-            data = f"{data}\n{value.strip()}".strip()
+            if len(data) == 1 and _is_whole(data[0]):  # servers that leave the empty line out
+                yield name, data.pop()
+            if value.strip():
+                data.append(value.strip())
         elif field == "event":
             name = value.strip()
         elif not line.strip():
             if data:
-                yield name, data
-            name, data = "", ""
+                yield name, "\n".join(data)
+            name, data = "", []
 
 
 def _is_whole(data: str) -> bool:
@@ -82,9 +81,7 @@ def chunks(texts: Iterable[str], decode: Decode) -> Iterator[Any]:
         try:
             yield decode(text)
         except Unreadable as error:
-            raise Unreadable(
-                f"a stream with a line that is {error}: {text.strip()[:_SHOWN]!r}"
-            ) from None
+            raise Unreadable(f"a stream with a line that is {error}: {text.strip()!r}") from None
 
 
 def joined(chunks: Iterable[Any]) -> dict[str, Any]:
@@ -100,14 +97,14 @@ def joined(chunks: Iterable[Any]) -> dict[str, Any]:
         if chunk.get("error") or ("choices" not in chunk and reports_error(chunk)):
             return chunk
         usage, model = _usage(chunk) or usage, chunk.get("model") or model
-        for choice in _list(chunk.get("choices")):
+        for choice in as_list(chunk.get("choices")):
             if not isinstance(choice, dict) or choice.get("index") not in (None, 0):
                 continue
             seen = True
-            delta = _dict(choice.get("delta")) or choice
-            whole = _dict(choice.get("message")) or whole
+            delta = as_dict(choice.get("delta")) or choice
+            whole = as_dict(choice.get("message")) or whole
             finish = choice.get("finish_reason") or finish
-            tokens += _list(_dict(choice.get("logprobs")).get("content"))
+            tokens += as_list(as_dict(choice.get("logprobs")).get("content"))
             said, thought = text_and_thinking(delta.get("content") or choice.get("text"))
             texts["content"].append(said)
             texts["reasoning_content"] += [thought, thinking_beside(delta)]
@@ -124,13 +121,5 @@ def joined(chunks: Iterable[Any]) -> dict[str, Any]:
 
 
 def _usage(chunk: dict[str, Any]) -> Any:
-    first = _dict(next(iter(_list(chunk.get("choices"))), None))
-    return chunk.get("usage") or _dict(chunk.get("x_groq")).get("usage") or first.get("usage")
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    first = as_dict(next(iter(as_list(chunk.get("choices"))), None))
+    return chunk.get("usage") or as_dict(chunk.get("x_groq")).get("usage") or first.get("usage")

@@ -31,6 +31,8 @@ from sdsd.models.wire import (
     TokenProb,
     Unreadable,
     Words,
+    as_dict,
+    as_list,
 )
 from sdsd.text.normalize import encodable
 
@@ -106,9 +108,9 @@ def _reply(value: Any, reason: str) -> Reply:
         if "choices" not in value and isinstance(inner, dict) and inner.get("choices"):
             value = {"usage": value.get("usage"), **inner}
     choices = value.get("choices")
-    first = choices if isinstance(choices, dict) else next(iter(_list(choices)), None)
+    first = choices if isinstance(choices, dict) else next(iter(as_list(choices)), None)
     raise_error(value, first)
-    if _withheld(value) and not _dict(first).get("message"):
+    if _withheld(value) and not as_dict(first).get("message"):
         return Reply([Choice(text="", finish_reason="content_filter")], _counts(value.get("usage")))
     if not isinstance(first, dict):
         if "choices" not in value:
@@ -168,8 +170,8 @@ def _counts(usage: Any) -> Counts | None:
         return None
     if isinstance(usage.get("tokens"), dict):
         usage = usage["tokens"] | usage
-    prompt = _dict(usage.get("prompt_tokens_details"))
-    completion = _dict(usage.get("completion_tokens_details"))
+    prompt = as_dict(usage.get("prompt_tokens_details"))
+    completion = as_dict(usage.get("completion_tokens_details"))
     return Counts(
         _count(_first(usage, _PROMPT)),
         _count(_first(usage, _COMPLETION)),
@@ -200,7 +202,7 @@ def _count(value: Any) -> int:
 
 
 def _logprobs(value: Any) -> Logprobs | None:
-    found = [token for item in _list(_dict(value).get("content")) if (token := _token(item))]
+    found = [token for item in as_list(as_dict(value).get("content")) if (token := _token(item))]
     return Logprobs(found) if found else None
 
 
@@ -208,12 +210,12 @@ def _token(value: Any) -> Token | None:
     known = _prob(value)
     if known is None:
         return None
-    others = (_prob(other) for other in _list(value.get("top_logprobs")))
+    others = (_prob(other) for other in as_list(value.get("top_logprobs")))
     return Token(known.token, known.logprob, [other for other in others if other])
 
 
 def _prob(value: Any) -> TokenProb | None:
-    token, logprob = _dict(value).get("token"), _dict(value).get("logprob")
+    token, logprob = as_dict(value).get("token"), as_dict(value).get("logprob")
     if not isinstance(token, str) or not isinstance(logprob, int | float) or math.isnan(logprob):
         return None
     return TokenProb(token, float(max(-9999.0, min(logprob, 0.0))))
@@ -224,23 +226,15 @@ def _prob(value: Any) -> TokenProb | None:
 
 def _withheld(value: dict[str, Any]) -> bool:
     """Whether a filter kept the reply back: Azure's and Google's ways to say so."""
-    if _dict(value.get("promptFeedback")).get("blockReason"):
+    if as_dict(value.get("promptFeedback")).get("blockReason"):
         return True
-    entries = _list(value.get("prompt_filter_results"))
-    return any(is_filtered(_dict(entry).get("content_filter_results")) for entry in entries)
+    entries = as_list(value.get("prompt_filter_results"))
+    return any(is_filtered(as_dict(entry).get("content_filter_results")) for entry in entries)
 
 
 def is_filtered(results: Any) -> bool:
     """Whether one of a filter's results is that it kept the reply back."""
-    return any(_dict(result).get("filtered") is True for result in _dict(results).values())
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _dict(value: Any) -> dict[str, Any]:
-    return value if isinstance(value, dict) else {}
+    return any(as_dict(result).get("filtered") is True for result in as_dict(results).values())
 
 
 def _kind(value: Any) -> str:

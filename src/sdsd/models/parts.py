@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sdsd.models.wire import Unreadable
+from sdsd.models.wire import Unreadable, as_list
 
 _DEEPEST = 100
 """Levels of nested JSON that are followed."""
@@ -67,7 +67,7 @@ def _is_set(flag: Any) -> bool:
 
 def thinking_beside(message: Mapping[str, Any]) -> str:
     """Return the thinking that is next to the content of a message."""
-    blocks = ("\n".join(filter(None, map(text_of, _list(message.get(k))))) for k in _BLOCKS)
+    blocks = ("\n".join(filter(None, map(text_of, as_list(message.get(k))))) for k in _BLOCKS)
     extra = (thinking_beside(m) for key in _EXTRA if isinstance(m := message.get(key), dict))
     return _beside(message) or next(filter(None, (*blocks, *extra)), "")
 
@@ -98,7 +98,7 @@ def unrepeated(content: str, thinking: str) -> str:
 
 def refusal_in(content: Any) -> str:
     """Return the refusal among the parts of a content; empty if there is none."""
-    parts = (part for part in _list(content) if isinstance(part, dict))
+    parts = (part for part in as_list(content) if isinstance(part, dict))
     return next((text_of(p.get("refusal")) for p in parts if p.get("type") == "refusal"), "")
 
 
@@ -115,7 +115,3 @@ def text_of(value: Any, depth: int = 0) -> str:
                 "reasoningText")  # fmt: skip
         return next((t for key in keys if (t := text_of(value.get(key), depth + 1))), "")
     return ""
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

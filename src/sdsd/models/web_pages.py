@@ -14,7 +14,10 @@ _SHOWN = 150
 
 
 def page(body: bytes) -> str:
-    """Return what to call a body that is a web page, in its own words; empty if it is none."""
+    """Return what to call a body that is a web page, in its own words; empty if it is none.
+
+    Hide secrets before it is cut.
+    """
     if not body[:200].lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_BEGINS):
         return ""
     text = body[:_LOOKED_AT].decode("utf-8", "replace")
@@ -25,8 +28,8 @@ def page(body: bytes) -> str:
 
 def legible(body: bytes, most: int = 500) -> str:
     """Return the body of an error as one line for people, at most so many bytes of it."""
-    return page(body) or " ".join(body[:most].decode("utf-8", "replace").split())
+    return page(body)[:_SHOWN] or " ".join(body[:most].decode("utf-8", "replace").split())
 
 
 def _words(text: str) -> str:
-    return " ".join(html.unescape(_TAG.sub(" ", text)).split())[:_SHOWN]
+    return " ".join(html.unescape(_TAG.sub(" ", text)).split())

@@ -12,7 +12,20 @@ Tokens = Annotated[int, Meta(ge=0, le=MOST_TOKENS)]
 
 
 class Unreadable(ValueError):
-    """A body is no completion. Says why, as far as the decoder knows."""
+    """A body is no completion. Says why, as far as the decoder knows.
+
+    It may quote the body: hide secrets in it before it is cut or shown.
+    """
+
+
+def as_list(value: Any) -> list[Any]:
+    """Return a value that should be a list; an empty one if it is not."""
+    return value if isinstance(value, list) else []
+
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """Return a value that should be an object; an empty one if it is not."""
+    return value if isinstance(value, dict) else {}
 
 
 class Words(Struct):

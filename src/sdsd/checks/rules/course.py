@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from sdsd.checks.dialogue_text import (
-    DialogueText,
-    content_stems,
-)
+from sdsd.checks.dialogue_text import DialogueText, content_stems
 from sdsd.checks.rules.registry import rule
 from sdsd.text import languages
 

@@ -7,12 +7,7 @@ from functools import lru_cache
 
 from msgspec import Struct
 
-from sdsd.checks.dialogue_text import (
-    DialogueText,
-    Search,
-    TurnText,
-    stems,
-)
+from sdsd.checks.dialogue_text import DialogueText, Search, TurnText, stems
 from sdsd.checks.rules.registry import rule, turn_rule
 
 _AS_ASSISTANT = Search(

@@ -7,12 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
 
-from sdsd.checks.dialogue_text import (
-    DialogueText,
-    Search,
-    TurnText,
-    stems,
-)
+from sdsd.checks.dialogue_text import DialogueText, Search, TurnText, stems
 from sdsd.checks.rules.registry import rule, turn_rule
 from sdsd.text import languages, normalize
 from sdsd.text.words import WORD, grams
