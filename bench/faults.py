@@ -397,23 +397,30 @@ def trial(
 class Outage:
     """Listens to a run and kills servers in the middle of it.
 
-    That happens after `after` answers; `gone` seconds later they are back on the same ports.
+    That happens after `after` answers. They are back on the same ports `gone` seconds later, or
+    after `missed` more answers of the others.
     """
 
-    def __init__(self, hosts: Sequence[Host], after: int, gone: float = math.inf) -> None:
-        self._hosts, self._after = hosts, after
+    def __init__(
+        self, hosts: Sequence[Host], after: int, gone: float = math.inf, missed: int = 0
+    ) -> None:
+        self._hosts, self._after, self._missed = hosts, after, missed
         self._back = threading.Timer(gone, self._restart) if gone < math.inf else None
+        self._answers = 0
         self.before = 0
 
     def __call__(self, event: Event) -> None:
-        self._after -= isinstance(event, Called)
-        if self._after or not isinstance(event, Called):
+        if not isinstance(event, Called):
             return
-        for host in self._hosts:
-            host.stop()
-            self.before += sum(map(delivered, host.lines()))
-        if self._back is not None:
-            self._back.start()
+        self._answers += 1
+        if self._answers == self._after:
+            for host in self._hosts:
+                host.stop()
+                self.before += sum(map(delivered, host.lines()))
+            if self._back is not None:
+                self._back.start()
+        elif self._missed and self._answers == self._after + self._missed:
+            self._restart()
 
     def over(self) -> None:
         if self._back is not None:
@@ -436,13 +443,19 @@ class Disturbed(Struct, frozen=True):
 
 
 def disturbed(
-    folder: Path, clean: Contents, servers: int, die: int, gone: float, **model: Any
+    folder: Path,
+    clean: Contents,
+    servers: int,
+    die: int,
+    gone: float = math.inf,
+    missed: int = 0,
+    **model: Any,
 ) -> Disturbed:
-    """Make a run on some servers; the first `die` are gone for `gone` seconds in the middle."""
+    """Make a run on some servers; the first `die` are gone for a while in the middle: see `Outage`."""
     with contextlib.ExitStack() as stack:
         hosts = [stack.enter_context(Host(folder / f"log-{k}", **ENGINE)) for k in range(servers)]
         probes = hosts[0].probed()
-        outage = Outage(hosts[:die], len(clean), gone)
+        outage = Outage(hosts[:die], len(clean), gone, missed)
         result = sdsd.run(
             keys(len(clean), hosts, parallel=PLACES, **model), out=folder / "run", on_event=outage
         )

@@ -291,15 +291,24 @@ async def test_the_packaged_prompts_and_the_scripted_model_make_records(
         assert not re.search(r"\{\{ *\w+ *\}\}", message.content)
 
 
-@pytest.mark.parametrize("reply", ["", "colourless green ideas", "{}"])
+@pytest.mark.parametrize(
+    ("reply", "words"),
+    [
+        ("", "no usable reply in 3 tries: the reply was empty"),
+        ("colourless green ideas", "unparseable"),
+        ("{}", "unparseable"),
+    ],
+)
 @pytest.mark.e2e
-def test_a_model_that_writes_nothing_of_use_is_named(tmp_path: Path, reply: str) -> None:
+def test_a_model_that_writes_nothing_of_use_is_named(
+    tmp_path: Path, reply: str, words: str
+) -> None:
     nonsense = ScriptedModel(lambda request, seed: reply)
     result = run(n=2, out=tmp_path / "run", models={"default": nonsense})
     assert result.status().outcomes == {"failed": 2}
     assert all(r.failure and r.failure.raw == reply for r in result.records())
     with pytest.raises(
-        ModelError, match=r"all 2 dialogues failed, the first at plan: unparse"
+        ModelError, match=f"all 2 dialogues failed, the first at plan: {words}"
     ) as error:
         result.require_some()
     remedy = (

@@ -106,7 +106,7 @@ def matrix(
 
 
 def test_one_of_three_is_killed_and_comes_back(tmp_path: Path, clean: Contents) -> None:
-    done = disturbed(tmp_path, clean, servers=3, die=1, gone=1.5)
+    done = disturbed(tmp_path, clean, servers=3, die=1, missed=60)
     assert done.judged.wrong(cut=PLACES) == []
     assert min(done.served) > 0
     assert done.before > 0

@@ -65,7 +65,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
         "models": {
             "default": {
                 "base_url": "http://internal.example/v1",
-                "api_key_env": "sk-s3cret",
+                "api_key_env": "KEY_OF_s3cret",
                 "headers": {"x-key": "s3cret"},
                 "extra_body": {"user": "s3cret"},
                 "price": {"prompt": 3.0},
