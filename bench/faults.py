@@ -451,7 +451,7 @@ def disturbed(
     missed: int = 0,
     **model: Any,
 ) -> Disturbed:
-    """Make a run on some servers; the first `die` are gone for a while in the middle: see `Outage`."""
+    """Make a run on some servers; the first `die` are gone for a while: see `Outage`."""
     with contextlib.ExitStack() as stack:
         hosts = [stack.enter_context(Host(folder / f"log-{k}", **ENGINE)) for k in range(servers)]
         probes = hosts[0].probed()
