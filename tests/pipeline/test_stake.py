@@ -210,6 +210,52 @@ async def test_nobody_sees_it_or_says_it_early(protocol: ProtocolName) -> None:
         assert "Ann tells of her knee." in made.text(step)
 
 
+LEADING = Plan(
+    "",
+    ("Ann tells of her knee.", "Ann asks who else knows.", "Ann gets impatient.", GOOD),
+    "",
+    "Ann",
+    last_message=GOOD,
+)
+"""A plan with exchanges that may be left out."""
+
+
+def unusable(step: str) -> dict[str, str]:
+    """No attempt at a turn gives one that will do."""
+    return dict.fromkeys((step, *(f"{step}/retry/{k}" for k in range(1, 6))), GOOD)
+
+
+@pytest.mark.parametrize("speaker", ["user", "agent"])
+@pytest.mark.parametrize("protocol", ["continuation", "chat", "roleplay"])
+async def test_exchanges_that_cannot_be_written_are_left_out(
+    protocol: ProtocolName, speaker: str
+) -> None:
+    written = {"turn/2/user": "Who else knows?", "turn/4/agent": DIALOGUE[3], "check/4": "no"}
+    made = await make(
+        written | unusable(f"turn/2/{speaker}"), protocol=protocol, start=Start(plan=LEADING)
+    )
+    dialogue = made.record.dialogue
+    assert dialogue is not None
+    assert [m.content for m in dialogue.messages] == [*DIALOGUE[:2], GOOD, DIALOGUE[3]]
+    assert (dialogue.stop, made.record.outcome) == ("skipped_ahead", "accepted")
+    assert "Who else knows?" not in made.text("turn/4/agent")
+    assert not any(step.startswith("turn/3") for step in made.calls)
+
+
+@pytest.mark.parametrize("plan", [LEADING, replace(LEADING, last_message="")])
+async def test_they_are_needed_if_nothing_comes_before_or_after(plan: Plan) -> None:
+    step = "turn/1/user" if plan.last_message else "turn/2/user"
+    made = await make(unusable(step), start=Start(plan=plan))
+    assert made.record.failure is not None
+    assert made.record.failure.step == step
+
+
+async def test_a_server_that_refuses_a_turn_ends_the_dialogue() -> None:
+    made = await make({"turn/2/user": Refusal("HTTP 400", "no")}, start=Start(plan=LEADING))
+    assert made.record.failure is not None
+    assert (made.record.failure.step, made.record.failure.raw) == ("turn/2/user", "no")
+
+
 async def test_in_a_dialogue_of_one_exchange_the_user_says_nothing_else() -> None:
     shorter: dict[str, Any] = {"scenarios__exchanges": [1, 1], "dialogue__max_exchanges": 1}
     made = await make({"turn/1/agent": DIALOGUE[3]}, **shorter)
