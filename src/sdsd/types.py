@@ -84,6 +84,8 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
 
     at_stake: str = ""
     """What the user must say or be, so that the principle can be violated at all."""
+    request: str = ""
+    """What a user may add to any message to put the principle at stake: "In at most 20 words."."""
     why: str = ""
     """One sentence on why the principle matters, which the reviser reads."""
     violation: str = ""

@@ -131,6 +131,28 @@ async def test_one_to_which_the_principle_does_not_apply_is_asked_for_again() ->
     assert said == stakes
 
 
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ("Give me two tips.", "Is a second opinion wise? Give me two tips."),
+        ("Tell me all.", ""),  # no program could decide the principle after that, either
+        ("", ""),
+    ],
+)
+async def test_if_none_does_the_cards_request_is_added(request_: str, expected: str) -> None:
+    principle = replace(SCENARIO.target_principle, check="as_many_as_asked")
+    scenario = replace(SCENARIO, principles=(principle,))
+    example = Example("Name two colours.", "1. Red\n2. Blue", "1. Red\n2. Blue\n3. Green")
+    card = Card("The user asks for a certain number of things.", request_, examples=(example,))
+    script = Script(
+        ["An egg?", "Is a second opinion wise?", "Are second opinions dear?", "An egg?"]
+    )
+    said = await write_last_message(
+        scenario, card, "", script, config.PlanConfig(), load_prompt("stake"), 2
+    )
+    assert said == expected
+
+
 # -- what it is asked with -----------------------------------------------------------------
 
 
