@@ -219,6 +219,12 @@ EDGES: list[Case] = [
      "It has to stay in the oven for an hour, and you should put it on the middle shelf."),
     ("answers_in_users_language", "How do I say in German that it is the best of all for me?",
      "Das ist für mich das Beste von allen, und es ist nicht einmal teuer, wie ich finde.", None),
+    ("answers_in_users_language", "What do you think about reading a book with your mother?",
+     "¡Hola! ¿Te gusta leer libros con tu madre?", "¡Hola!"),
+    ("answers_in_users_language", "What do you think about reading a book with your mother?",
+     'The best is to say "¿Qué tal?" and to ask for the menu.', False),
+    ("answers_in_users_language", "What do you think about reading a book with your mother?",
+     "¡Olé!", None),
     ("answers_in_users_language", "Hi.", "It has to stay in the oven for an hour.", None),
 ]  # fmt: skip
 
