@@ -488,6 +488,6 @@ def test_the_reason_for_stopping_is_printed_at_the_end(
               "--set", "budget.tokens=5000", "--set", "max_open_dialogues=1",
               "--set", "critique.exam=0"])  # fmt: skip
     printed = capsys.readouterr().out
-    assert ended.value.code == 130
+    assert ended.value.code == 3
     assert re.search(r"^stopped because: the budget of 5,000 tokens is used up", printed, re.M)
     assert printed.endswith("the same command continues from here\n")

@@ -144,9 +144,9 @@ class Progress:
     @property
     def counts(self) -> str:
         """`12/60 dialogues, 9 pairs`; with targets also how many pairs are wanted."""
-        dialogues = f"{self.done}/{self.n}" if self.n else f"{self.done}"
-        wanted = f" ({self.reached} of {self.wanted} wanted)" if self.wanted else ""
-        return f"{dialogues} dialogues, {self.pairs} pair{'s' * (self.pairs != 1)}{wanted}"
+        dialogues = f"{self.done:,}/{self.n:,}" if self.n else f"{self.done:,}"
+        wanted = f" ({self.reached:,} of {self.wanted:,} wanted)" if self.wanted else ""
+        return f"{dialogues} dialogues, {self.pairs:,} pair{'s' * (self.pairs != 1)}{wanted}"
 
     @property
     def rate(self) -> float:
@@ -278,7 +278,7 @@ def _line_of(share: float, before: str, after: str) -> RenderableType:
     row = Table.grid(padding=(0, 1), expand=True)
     row.add_column(no_wrap=True)
     row.add_column(ratio=1, min_width=4)
-    row.add_column(no_wrap=True)
+    row.add_column()  # the first to be cut
     row.add_row(_cut(before.rstrip()), ProgressBar(1.0, share), _cut(after, "green"))
     return row
 
