@@ -392,13 +392,13 @@ class BatchModel:
         while True:
             batch = await self._provider.batch(job.state.batch_id)
             self._note_progress(job, batch)
-            if batch.status in ENDED:
-                if not batch.lacks_files:
-                    break
-                if (searches := searches + 1) > _SEARCHES:
-                    raise ModelError(unnamed(job.state, batch))
+            searches += batch.lacks_files
+            if batch.status in ENDED and (not batch.lacks_files or searches > _SEARCHES):
+                break
             await self._sleep(wait)
             wait = min(wait * 1.5, self._limits.max_poll)
+        if batch.lacks_files:
+            raise ModelError(unnamed(job.state, batch))
         job.status = batch.status
         if batch.status == "failed" and not batch.output_file_id:
             self._forget(job)  # nothing was generated, so there is nothing to continue from
@@ -408,10 +408,8 @@ class BatchModel:
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
             ignored += add_lines(lines, await self._provider.content(file), asked)
         if ignored:
-            self._note(
-                f"batch {job.state.number}: {ignored:,} lines of the result ignored: unknown, "
-                "unreadable or repeated"
-            )
+            what = "lines of the result ignored: unknown, unreadable or repeated"
+            self._note(f"batch {job.state.number}: {ignored:,} {what}")
         job.answered = any(line.answered for line in lines.values())
         self._require_some(job, lines)
         return lines

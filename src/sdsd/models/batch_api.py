@@ -97,7 +97,8 @@ class Batch(Struct):
     @property
     def lacks_files(self) -> bool:
         """Whether there must be results, and no file is named that has them."""
-        return bool(self.answered) and not (self.output_file_id or self.error_file_id)
+        named = self.output_file_id or self.error_file_id
+        return self.status in ENDED and bool(self.answered) and not named
 
     @property
     def faults(self) -> list[ApiError]:
