@@ -37,7 +37,7 @@ SIZED = (
         (METRICS + SIZED.replace("251856", "None"), Gauges(15.0, 10.0, 528 * 2048)),
         ('sglang:num_running_reqs 4\nsglang:num_queue_reqs{a="b"} 2.0\n', Gauges(4.0, 2.0)),
         ("llamacpp:requests_processing 1\nllamacpp:requests_deferred 0\n", Gauges(1.0, 0.0)),
-        (METRICS + PLAIN.replace('"x"', '"a}, block_size=\\"1'), Gauges(15.0, 10.0, 32768)),
+        (METRICS + PLAIN.replace('"x"', '"a}, block_size=\\"1"'), Gauges(15.0, 10.0, 32768)),
         (METRICS.replace('"m"', '"a}b{"'), Gauges(15.0, 10.0, 0)),
         (METRICS.replace(" 12.0", "\t1.2E+1 1700000000").replace(" 3.0", " 3"), Gauges(15.0, 10.0)),
         (METRICS.replace("\n", "\r\n") + "# EOF\n", Gauges(15.0, 10.0)),
