@@ -26,10 +26,13 @@ Framing = Literal["", "do", "dont"]
 ProtocolName = str
 """A packaged protocol (see `sdsd.pipeline.protocols`), or `package.module:name`."""
 
-StopReason = Literal["completed", "early_end", "violation_end", "turn_limit", "token_limit"]
+StopReason = Literal[
+    "completed", "skipped_ahead", "early_end", "violation_end", "turn_limit", "token_limit"
+]
 """Why a dialogue stopped.
 
 completed      it reached the planned last reply
+skipped_ahead  so, too, but without the exchanges before it that could not be written
 early_end      the model declared the conversation over before that
 violation_end  the model noticed a violation before that
 turn_limit     the plan has more exchanges than `dialogue.max_exchanges`
@@ -81,6 +84,8 @@ class Card(Struct, frozen=True, forbid_unknown_fields=True):
 
     at_stake: str = ""
     """What the user must say or be, so that the principle can be violated at all."""
+    request: str = ""
+    """What a user may add to any message to put the principle at stake: "In at most 20 words."."""
     why: str = ""
     """One sentence on why the principle matters, which the reviser reads."""
     violation: str = ""

@@ -89,6 +89,7 @@ REPLIES = (
     "I would say blue, since most people name it first when they are asked.",
     "Colours are a matter of wavelength; red has the longest, at about 700 nanometres.",
     "Naïve question! ☕",
+    "Red 🟥, blue 🟦 or שלום: 👩‍🍳 knows.",
 )
 
 
@@ -111,7 +112,9 @@ async def test_given_text_is_scored_as_the_reference_implementation_does(
         with torch.no_grad():
             logits = model(torch.tensor([before + own])).logits[0, len(before) - 1 : -1]
         chosen = torch.log_softmax(logits.float(), -1)[range(len(own)), own]
-        return float(chosen.sum())
+        # The engine gives none for a token that leaves a character open.
+        whole = [not tokenizer.decode(own[: k + 1]).endswith("\ufffd") for k in range(len(own))]
+        return float(chosen[torch.tensor(whole)].sum())
 
     async with HttpModel(NAME, base_url) as server:
         await probe(server)

@@ -51,6 +51,26 @@ async def test_a_reply_is_scored_by_the_sum_over_its_own_tokens(server: Any, way
     assert (other.logprob or 0.0) < (answer.logprob or 0.0)
 
 
+@pytest.mark.parametrize(
+    ("given", "likely", "unlikely"),
+    [
+        ("a fruit ☕", 2, 1),
+        ("☕", 0, 1),
+        ("☕☕ a fruit ☕, a tree", 5, 3),
+        ("👩‍🍳", 0, 3),  # three characters in one
+        ("naïve", 1, 2),
+    ],
+)
+async def test_a_character_of_several_tokens_counts_by_its_last(
+    given: str, likely: int, unlikely: int
+) -> None:
+    async with model_at(LlamaCpp().app(), "token_grammar") as model:
+        answer = await model.complete(replace(ASKED, given=given), 0)
+    assert isinstance(answer, Completion)
+    assert answer.completion_tokens == likely + unlikely
+    assert answer.logprob == pytest.approx(likely * LIKELY + unlikely * UNLIKELY)
+
+
 @pytest.mark.parametrize(("server", "way"), SERVERS, ids=[way for _, way in SERVERS])
 async def test_the_probe_finds_the_way(server: Any, way: Scoring) -> None:
     async with serving(server.app()) as url, HttpModel("tiny", url) as model:

@@ -131,6 +131,28 @@ async def test_one_to_which_the_principle_does_not_apply_is_asked_for_again() ->
     assert said == stakes
 
 
+@pytest.mark.parametrize(
+    ("request_", "expected"),
+    [
+        ("Give me two tips.", "Is a second opinion wise? Give me two tips."),
+        ("Tell me all.", ""),  # no program could decide the principle after that, either
+        ("", ""),
+    ],
+)
+async def test_if_none_does_the_cards_request_is_added(request_: str, expected: str) -> None:
+    principle = replace(SCENARIO.target_principle, check="as_many_as_asked")
+    scenario = replace(SCENARIO, principles=(principle,))
+    example = Example("Name two colours.", "1. Red\n2. Blue", "1. Red\n2. Blue\n3. Green")
+    card = Card("The user asks for a certain number of things.", request_, examples=(example,))
+    script = Script(
+        ["An egg?", "Is a second opinion wise?", "Are second opinions dear?", "An egg?"]
+    )
+    said = await write_last_message(
+        scenario, card, "", script, config.PlanConfig(), load_prompt("stake"), 2
+    )
+    assert said == expected
+
+
 # -- what it is asked with -----------------------------------------------------------------
 
 
@@ -208,6 +230,52 @@ async def test_nobody_sees_it_or_says_it_early(protocol: ProtocolName) -> None:
     for step in ("turn/1/user", "turn/1/agent"):
         assert GOOD not in made.text(step)
         assert "Ann tells of her knee." in made.text(step)
+
+
+LEADING = Plan(
+    "",
+    ("Ann tells of her knee.", "Ann asks who else knows.", "Ann gets impatient.", GOOD),
+    "",
+    "Ann",
+    last_message=GOOD,
+)
+"""A plan with exchanges that may be left out."""
+
+
+def unusable(step: str) -> dict[str, str]:
+    """No attempt at a turn gives one that will do."""
+    return dict.fromkeys((step, *(f"{step}/retry/{k}" for k in range(1, 6))), GOOD)
+
+
+@pytest.mark.parametrize("speaker", ["user", "agent"])
+@pytest.mark.parametrize("protocol", ["continuation", "chat", "roleplay"])
+async def test_exchanges_that_cannot_be_written_are_left_out(
+    protocol: ProtocolName, speaker: str
+) -> None:
+    written = {"turn/2/user": "Who else knows?", "turn/4/agent": DIALOGUE[3], "check/4": "no"}
+    made = await make(
+        written | unusable(f"turn/2/{speaker}"), protocol=protocol, start=Start(plan=LEADING)
+    )
+    dialogue = made.record.dialogue
+    assert dialogue is not None
+    assert [m.content for m in dialogue.messages] == [*DIALOGUE[:2], GOOD, DIALOGUE[3]]
+    assert (dialogue.stop, made.record.outcome) == ("skipped_ahead", "accepted")
+    assert "Who else knows?" not in made.text("turn/4/agent")
+    assert not any(step.startswith("turn/3") for step in made.calls)
+
+
+@pytest.mark.parametrize("plan", [LEADING, replace(LEADING, last_message="")])
+async def test_they_are_needed_if_nothing_comes_before_or_after(plan: Plan) -> None:
+    step = "turn/1/user" if plan.last_message else "turn/2/user"
+    made = await make(unusable(step), start=Start(plan=plan))
+    assert made.record.failure is not None
+    assert made.record.failure.step == step
+
+
+async def test_a_server_that_refuses_a_turn_ends_the_dialogue() -> None:
+    made = await make({"turn/2/user": Refusal("HTTP 400", "no")}, start=Start(plan=LEADING))
+    assert made.record.failure is not None
+    assert (made.record.failure.step, made.record.failure.raw) == ("turn/2/user", "no")
 
 
 async def test_in_a_dialogue_of_one_exchange_the_user_says_nothing_else() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections import Counter
@@ -11,6 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from sdsd.checks.decided import decide
 from sdsd.hashing import hash64
 from sdsd.models.base import Capabilities
 from sdsd.models.scripted import CHATML, ScriptedModel
@@ -22,7 +24,7 @@ from sdsd.scenarios import exam_items
 from sdsd.scenarios.catalogue import PACKAGED, Catalogue, load
 from sdsd.scenarios.exam_items import Item
 from sdsd.types import Answer as ModelAnswer
-from sdsd.types import Completion, Example, Request
+from sdsd.types import Completion, Example, Message, Request
 
 RUN = 6
 """Words in a row that two texts on one principle may not share."""
@@ -156,6 +158,25 @@ def test_where_a_program_decides_the_card_says_how_to_satisfy_it_too(catalogue: 
     assert not any(text.startswith(("Do not", "Don't", "Never")) for text in told.values())
 
 
+MESSAGES = (
+    "My neighbour says that snow melts faster under ash.",
+    "We are going to paint the old boat in May!",
+    "I never know what to say to the plumber.",
+)
+
+
+def test_a_request_puts_its_principle_at_stake_whatever_was_said(catalogue: Catalogue) -> None:
+    asking = [p for p in catalogue.principles if catalogue.cards[p.id].request]
+    assert len(asking) >= 5
+    for principle, message in itertools.product(asking, MESSAGES):
+        card = catalogue.cards[principle.id]
+        replies = [reply for e in card.examples for reply in (e.satisfies, e.violates)]
+        for text, applies in ((message, False), (f"{message} {card.request}", True)):
+            told = (Message("user", text),)
+            found = [decide(principle.check, told, reply) is not None for reply in replies]
+            assert any(found) == applies, (principle.id, text)
+
+
 def test_what_to_do_gives_away_no_example_of_its_card(catalogue: Catalogue) -> None:
     for name, card in catalogue.cards.items():
         told = {*runs_of(card.violation), *runs_of(card.satisfaction)}
@@ -181,6 +202,7 @@ def test_no_exam_item_resembles_what_critics_are_shown_for_its_principle(
         card = catalogue.cards[item.principle.id]
         said = (
             card.at_stake,
+            card.request,
             card.why,
             card.violation,
             card.satisfaction,

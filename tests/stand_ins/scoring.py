@@ -6,6 +6,7 @@ Both know one language: a token is a word with the space before it, and its log 
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -44,11 +45,29 @@ async def _chat(_: web.Request) -> web.Response:
     return web.json_response({"choices": [{"message": {"content": "Red."}}]})
 
 
+class Bytewise(Language):
+    """A language in which each character beyond ASCII takes two tokens: all its bytes but the last,
+    and the last. Words hold bytes that are no text as surrogates."""
+
+    def ids(self, text: str) -> list[int]:
+        found: list[str] = []
+        for whole, other in re.findall(r"(\s*[!-~]+)|(\s*[^!-~\s])", text):
+            data = other.encode()
+            parts = [data[:-1], data[-1:]] if other else [whole.encode()]
+            found += [part.decode(errors="surrogateescape") for part in parts]
+        self.words += [word for word in dict.fromkeys(found) if word not in self.words]
+        return [self.words.index(word) for word in found]
+
+
 class LlamaCpp:
-    """`/apply-template`, `/tokenize` and `/completion` as llama.cpp has them."""
+    """`/apply-template`, `/tokenize` and `/completion` as llama.cpp has them.
+
+    No grammar lets part of a character through, and the probability of a token that leaves one open
+    is withheld; generation goes on until it is whole.
+    """
 
     def __init__(self) -> None:
-        self.language = Language()
+        self.language: Language = Bytewise()
         self.lost = 0
         """Tokens that are left out of each answer."""
         self.changed: dict[str, Any] = {}
@@ -69,18 +88,34 @@ class LlamaCpp:
     async def _tokenize(self, http: web.Request) -> web.Response:
         body = await http.json()
         assert body["add_special"] is False
-        return web.json_response({"tokens": self.language.ids(body["content"])})
+        assert body["with_pieces"] is True
+        ids = self.language.ids(body["content"])
+        return web.json_response({"tokens": [{"id": k, "piece": self._piece(k)} for k in ids]})
+
+    def _piece(self, token: int) -> str | list[int]:
+        word = self.language.words[token]
+        data = word.encode(errors="surrogateescape")
+        return word if word.isprintable() else list(data)
 
     async def _complete(self, http: web.Request) -> web.Response:
         body = await http.json()
-        ids = [int(token) for token in re.findall(r"<\[(\d+)\]>", body["grammar"])]
-        assert body["grammar"].startswith("root ::= ")
+        if "grammar" in body:
+            assert body["grammar"].startswith("root ::= ")
+            ids = [int(token) for token in re.findall(r"<\[(\d+)\]>", body["grammar"])]
+            parts = [token for token in ids if not self.language.words[token].isprintable()]
+        else:
+            ids = [token for token, _ in body["logit_bias"]]
+            parts = [token for token in ids if _leaves_open(self.language.words[token])]
+        if parts:
+            said = "got exception: Unexpected empty grammar stack after accepting piece: . (30)"
+            return web.json_response({"error": {"code": 500, "message": said}}, status=500)
         assert (body["n_predict"], body["post_sampling_probs"]) == (len(ids), False)
+        text, *before = body["prompt"] if isinstance(body["prompt"], list) else [body["prompt"]]
         entries = [
-            {"id": token, "logprob": self.language.logprob(token, body["prompt"])} | self.changed
+            {"id": token, "logprob": self.language.logprob(token, text)} | self.changed
             for token in ids[: len(ids) - self.lost]
         ]
-        n = len(body["prompt"].split())
+        n = len(text.split()) + len(before)
         return web.json_response(
             {
                 "completion_probabilities": entries,
@@ -88,6 +123,13 @@ class LlamaCpp:
                 "timings": {"prompt_n": n - 2},
             }
         )
+
+
+def _leaves_open(word: str) -> bool:
+    """Whether the bytes end with the first ones of a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(word.encode(errors="surrogateescape"))
+    return bool(decoder.getstate()[0])
 
 
 class Vllm:

@@ -261,15 +261,16 @@ def init(
     """Write a configuration file with every key explained."""
     from sdsd import config as configuration
     from sdsd.errors import ConfigError
+    from sdsd.files import write_atomic
 
     if path.exists():
         raise ConfigError(f"{path}: already exists; name another file or remove it")
     text, schema_file = configuration.explained(), path.with_suffix(".schema.json")
     try:
         if schema:
-            schema_file.write_text(configuration.json_schema_text(), "utf-8")
+            write_atomic(schema_file, configuration.json_schema_text())
             text = f"# yaml-language-server: $schema={schema_file.name}\n{text}"
-        path.write_text(text, "utf-8")
+        write_atomic(path, text)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}; name another") from None
     typer.echo(f"wrote {path}; now: sdsd run {path}")

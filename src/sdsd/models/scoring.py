@@ -4,7 +4,8 @@ Chat APIs return probabilities of generated tokens only. Three ways lead to thos
 
 token_grammar    llama.cpp: a grammar that allows nothing but the reply's token ids, in their order,
                  makes the server "generate" it, with the probability of each token before sampling.
-                 A grammar of strings will not do: it may split the text into other tokens.
+                 A grammar of strings will not do: it may split the text into other tokens. Of a
+                 character of several tokens only the last counts: see `_runs`.
 prompt_logprobs  vLLM: chat and reply as one prompt of token ids, with the probabilities of the
                  prompt
 echo             older servers: the same prompt, echoed with `logprobs`
@@ -15,8 +16,9 @@ has the same tokens in whichever chat it is scored.
 
 from __future__ import annotations
 
+import codecs
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -61,17 +63,39 @@ async def score(
 async def _by_grammar(post: Post, model: str, messages: Sequence[Message], text: str) -> Score:
     asked = {"messages": messages, **_SILENT}
     prompt = (await post("/apply-template", asked))["prompt"]
-    ids = (await post("/tokenize", {"content": text, "add_special": False}))["tokens"]
+    given = {"content": text, "add_special": False, "with_pieces": True}
+    tokens = (await post("/tokenize", given))["tokens"]
+    ids = [token["id"] for token in tokens]
+    scores = []
+    for run in _runs([_bytes(token["piece"]) for token in tokens]):
+        before, own = ids[: run.start], ids[run.start : run.stop]
+        scores.append(await _forced(post, [prompt, *before] if before else prompt, own))
+    first = scores[0]
+    return Score(
+        sum(score.logprob for score in scores),
+        sum(score.tokens for score in scores),
+        first.prompt_tokens,
+        first.cached_tokens,
+    )
+
+
+async def _forced(post: Post, prompt: str | list[str | int], ids: Sequence[int]) -> Score:
+    """Score token ids after a prompt by letting the server generate nothing else.
+
+    Neither way changes the probabilities that it reports: those before sampling.
+    """
+    alone = {"logit_bias": [[ids[0], 1000.0]]}  # no grammar lets part of a character through
+    several = {"grammar": "root ::= " + " ".join(f"<[{token}]>" for token in ids)}
     reply = await post(
         "/completion",
         {
             "prompt": prompt,
-            "grammar": "root ::= " + " ".join(f"<[{token}]>" for token in ids),
             "n_predict": len(ids),
             "n_probs": 1,
             "post_sampling_probs": False,
             "temperature": 0.0,
             "cache_prompt": True,
+            **(alone if len(ids) == 1 else several),
         },
     )
     found = [(token["id"], token["logprob"]) for token in reply["completion_probabilities"]]
@@ -80,6 +104,34 @@ async def _by_grammar(post: Post, model: str, messages: Sequence[Message], text:
     evaluated = reply["tokens_evaluated"]
     cached = evaluated - reply["timings"]["prompt_n"]
     return Score(sum(logprob for _, logprob in found), len(ids), evaluated, max(0, cached))
+
+
+def _runs(pieces: Sequence[bytes]) -> Iterator[range]:
+    """Yield the runs of tokens that llama.cpp gives probabilities for.
+
+    A character may take several tokens, as many emoji do. llama.cpp withholds the probability of a
+    token that leaves a character open, and the grammar rejects the one that completes it. So the
+    former is left to the prompt of the next run, and the latter is a run by itself.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    start, was_open = 0, False
+    for place, piece in enumerate(pieces):
+        decoder.decode(piece)
+        is_open = bool(decoder.getstate()[0])
+        if is_open or was_open:
+            if start < place:
+                yield range(start, place)
+            if not is_open:
+                yield range(place, place + 1)
+            start = place + 1
+        was_open = is_open
+    if start < len(pieces):
+        yield range(start, len(pieces))
+
+
+def _bytes(piece: str | list[int]) -> bytes:
+    """Return the bytes of a token; llama.cpp lists them where they are not text by themselves."""
+    return piece.encode() if isinstance(piece, str) else bytes(piece)
 
 
 async def _by_prompt(post: Post, model: str, messages: Sequence[Message], text: str) -> Score:

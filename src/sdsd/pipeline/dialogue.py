@@ -11,7 +11,7 @@ the conversation itself stays one growing prefix in the server's cache.
 
 from __future__ import annotations
 
-import itertools
+import copy
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Sequence
@@ -179,7 +179,8 @@ class Conversation(ABC):
     """One conversation while a turn-by-turn protocol writes it.
 
     A protocol says what to ask for each turn (`turn`, `self_check`) and takes in what was written
-    (`append`). It keeps whatever state it needs: a stream of text, one chat, or two views.
+    (`append`). It keeps whatever state it needs: a stream of text, one chat, or two views. State is
+    replaced, never changed in place, so that a shallow copy holds an earlier one.
     """
 
     def __init__(self, task: DialogueTask) -> None:
@@ -272,12 +273,15 @@ async def generate(
 ) -> Dialogue | OpenDialogue:
     """Write turn by turn, up to the agent's last reply or to where the dialogue ends before it.
 
+    An exchange of which no usable turn can be had is left out, and so are those after it, where the
+    user's last message is written already and at least one exchange comes before it.
+
     name  the protocol's, for the record
 
     Raises `StageFailed` if not even the first exchange could be written.
     """
-    dialogue = OpenDialogue(name, conversation, task)
-    for exchange in itertools.count(1):
+    dialogue, exchange = OpenDialogue(name, conversation, task), 1
+    while True:
         try:
             await dialogue.write("user", exchange)
             if exchange == task.exchanges:
@@ -285,11 +289,17 @@ async def generate(
             await dialogue.write("agent", exchange)
         except ContextFull:
             return dialogue.truncated()
+        except StageFailed as failed:
+            if failed.kind or not task.plan.last_message or not 1 < exchange < task.exchanges:
+                raise
+            dialogue.skip_ahead()
+            exchange = task.exchanges
+            continue
         check = await dialogue.self_check(exchange)
         if check.violated or check.over:
             stop: StopReason = "violation_end" if check.violated else "early_end"
             return dialogue.ended(stop, flagged=check.violated)
-    raise AssertionError("unreachable: the last exchange returns")
+        exchange += 1
 
 
 class OpenDialogue:
@@ -300,6 +310,9 @@ class OpenDialogue:
         self._conversation = conversation
         self._task = task
         self._seen = {normalize.normal(task.plan.last_message)} - {""}
+        self._complete = copy.copy(conversation)
+        """The conversation after its last complete exchange."""
+        self._end = task.planned_end
         self.messages: tuple[Message, ...] = ()
         """The conversation so far; ends with the user's last turn once `generate` returns it."""
 
@@ -311,18 +324,22 @@ class OpenDialogue:
         """End the dialogue with `reply`."""
         self._append("agent", reply)
         check = await self.self_check(self._task.exchanges)
-        return self.ended(self._task.planned_end, flagged=check.violated)
+        return self.ended(self._end, flagged=check.violated)
 
     def truncated(self) -> Dialogue:
         """End with the last complete exchange because no room is left.
 
         Raises `StageFailed` if there is none.
         """
-        complete = len(self.messages) // 2 * 2
-        if not complete:
+        self._take_back()
+        if not self.messages:
             raise StageFailed("turn/1", "token limit in the first exchange")
-        self.messages = self.messages[:complete]
         return self.ended("token_limit", flagged=False)
+
+    def skip_ahead(self) -> None:
+        """Leave out what there is of an exchange, and all before the last."""
+        self._take_back()
+        self._end = "skipped_ahead"
 
     async def write(self, speaker: Speaker, exchange: int) -> None:
         """Write the next turn; the user's last one may have been written before the plan."""
@@ -355,8 +372,15 @@ class OpenDialogue:
                 raise
             return nothing
 
+    def _take_back(self) -> None:
+        """Go back to the end of the last complete exchange."""
+        self._conversation = copy.copy(self._complete)
+        self.messages = self.messages[: len(self.messages) // 2 * 2]
+
     def _append(self, speaker: Speaker, text: str) -> None:
         self._conversation.append(speaker, text)
+        if speaker == "agent":
+            self._complete = copy.copy(self._conversation)
         self.messages = (*self.messages, Message(_ROLES[speaker], text))
         self._seen.add(normalize.normal(text))
 

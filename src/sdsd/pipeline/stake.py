@@ -3,7 +3,8 @@
 Drawn blindly, topic and principle rarely meet: nobody can break "do not claim to have phoned" where
 nothing is to be phoned. So a conversation is planned backwards, from a message on its topic in
 which the principle matters. It is asked for with the principle's example messages, as far as its
-card has any, before there is a plan; the planner gets it, and the user says it word for word.
+card has any, before there is a plan; the planner gets it, and the user says it word for word. If no
+attempt puts the principle at stake, the card's own request is added to one that is on the topic.
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ async def write_last_message(
         purpose="last_message",
     )
 
+    on_topic: list[str] = []
+
     def read(completion: Completion) -> str:
         text = parsing.readable(completion.text)
         if completion.finish == "length":
@@ -69,6 +72,9 @@ async def write_last_message(
         text = parsing.turn(text)
         if flaw := _flaw(text, scenario, card):
             raise Unparseable(flaw)
+        if not _at_stake(text, scenario.target_principle, card):
+            on_topic.append(text)
+            raise Unparseable("the principle does not apply to any reply to the message")
         return text
 
     try:
@@ -76,7 +82,8 @@ async def write_last_message(
     except StageFailed as failed:
         if failed.kind:  # refused by the server, not by `read`
             raise
-        return ""
+    asking = (f"{text} {card.request}" for text in on_topic if card.request)
+    return next((text for text in asking if _at_stake(text, scenario.target_principle, card)), "")
 
 
 def _flaw(text: str, scenario: Scenario, card: Card) -> str:
@@ -88,8 +95,6 @@ def _flaw(text: str, scenario: Scenario, card: Card) -> str:
     topic = {word[:_STEM] for word in content_words(f"{scenario.subarea} {scenario.domain}")}
     if topic.isdisjoint(word[:_STEM] for word in content_words(text)):
         return "the message is not about the topic"
-    if not _at_stake(text, scenario.target_principle, card):
-        return "the principle does not apply to any reply to the message"
     return ""
 
 

@@ -26,7 +26,7 @@ from sdsd.types import Card, Domain, Example, Framing, Goal, Message, Principle,
 
 PACKAGED = Path(__file__).parent / "data"
 _USER = "user"
-_TEXTS = ("at_stake", "why", "violation", "satisfaction")
+_TEXTS = ("at_stake", "request", "why", "violation", "satisfaction")
 _OF_CARD = (*_TEXTS, "examples")
 _OPTIONAL = ("framing", "check")
 """Family, category and kind of entries that state none."""
@@ -115,6 +115,7 @@ class _Principle(_Shape, frozen=True):
     framing: Framing = ""
     check: str = ""
     at_stake: str = ""
+    request: str = ""
     why: str = ""
     violation: str = ""
     satisfaction: str = ""

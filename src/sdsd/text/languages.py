@@ -32,6 +32,7 @@ _FUNCTION_WORDS = {
 }
 """The most frequent words of each language, without those that are frequent in English too."""
 _LANGUAGES = {language: frozenset(words.split()) for language, words in _FUNCTION_WORDS.items()}
+_SPANISH = re.compile("[¿¡]")
 _ASCII = re.compile(r"[\x00-\x7f]+")
 _LETTERS = re.compile(r"[A-Za-z]+")
 _TEN_LETTERS = re.compile(r"(?:[A-Za-z][^A-Za-z]*+){10}")
@@ -47,11 +48,15 @@ def differ(
     here, there = _script(first), _script(second)
     if here != there or here != "latin":
         return bool(here and there) and here != there
-    if len(first_words) < 6 or len(second_words) < 14:
+    if len(first_words) < 6:
         return False
     share, language = _likeliest(first_words)
     left = _share(language, second_words)
     if share < 0.2 or left > 0.25:  # no share is four times this
+        return False
+    if _SPANISH.search(second) and not left and language != "es":
+        return len(second_words) > 3  # fewer may be a name or a greeting
+    if len(second_words) < 14:
         return False
     now, _ = _likeliest(second_words)
     return now >= 0.25 and left <= now / 4

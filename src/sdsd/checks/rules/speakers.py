@@ -71,7 +71,8 @@ _SPEECH = (
     r"|expresses|is (?:asking|happy|ready|talking|curious|worried))\b"
 )
 _FINITE = (
-    r"(?:can|could|should|would|will|may|might|must|had|did"
+    r"(?:can|could|should|would|will|may|might|must|had|did|said|told|thought|felt|wanted|knew|went"
+    r"|(?:[a-z]+ly )?[a-z]{2,}ed"
     r"|(?:[a-z]+ly )?(?!(?:this|thus|as|its|yes|us|perhaps|always|sometimes|unless|plus|towards"
     r"|besides|across|his|hers|ours|yours|less)\b)[a-z]+s)\b"
 )
@@ -81,6 +82,10 @@ _NARRATOR = re.compile(
     r"|The assistant (?:says|replies|responds|answers|explains)[,:]"
 )
 """Beginnings of a turn that narrates in its only sentence."""
+_TO_ASSISTANT = re.compile(
+    r"\b(?:asks|tells|thanks) the (?:AI )?assistant\b(?! (?:at|behind|from|in|of|who)\b)"
+)
+"""What a user does, told by somebody else."""
 _NARRATES = re.compile(rf"(?:\A|[.!?]\s)The (?:user|person|assistant) {_SPEECH}")
 _ABOUT_USERS = re.compile(r"\b(?:user|person|people|assistant|customer)s?\b", re.IGNORECASE)
 _SCRIPT = stems(
@@ -115,6 +120,8 @@ def _naming(name: str) -> _Naming:
         addressed=re.compile(
             rf"\A{greeting}?{name}[,!] (?!here\b)|\A{name} {_SPEECH}"
             rf"|\A[^.!?\n]{{1,30}}, {name}[.!?] \S"
+            rf"|\A(?:[^\n]{{1,400}}[.!?] )?(?![^.!?\n]*\b(?i:thank|cheers|love|regards|yours|best))"
+            rf"[^.!?\n]{{12,200}}, {name}[.!?]\Z"
         ),
         introduced=re.compile(rf"\b(?:I'm|I am|[Mm]y name is) {name}\b(?!'s)"),
         label=re.compile(rf"\A\W*{name}\W{{0,3}}:[*_]*\s"),
@@ -180,6 +187,8 @@ def _third_person(turn: TurnText, whole: DialogueText) -> bool:
     sentences = len(_NARRATES.findall(turn.plain))
     narrated = sentences > 1 or (sentences == 1 and bool(_NARRATOR.match(turn.plain)))
     if narrated and not _ABOUT_USERS.search(turn.asked):
+        return True
+    if turn.role == "user" and _TO_ASSISTANT.search(turn.plain):
         return True
     if not whole.name or whole.name not in turn.plain:
         return False

@@ -44,7 +44,7 @@ def _dialogues(selected: Selected) -> Iterator[Row]:
         "stop_reason": dialogue.stop,
         "exchanges": dialogue.exchanges,
         "planned_exchanges": len(plan.steps) if plan else record.scenario.exchanges,
-        "intended_violation": dialogue.stop == "completed",
+        "intended_violation": dialogue.stop in ("completed", "skipped_ahead"),
         "self_flagged_violation": dialogue.self_flagged,
         "confirmed_violation": bool(record.critique.violations) if record.critique else None,
         "warnings": sorted({finding.rule for finding in findings}),
@@ -69,13 +69,14 @@ dialogues = View(
         Column("goal_kind", c.TEXT, "Kind of the goal.", lambda r: r.scenario.goal.kind),
         Column("protocol", c.TEXT, "`transcript`, `continuation`, `chat`, `roleplay`, or `given`."),
         c.STRATEGY,
-        Column("stop_reason", c.TEXT, "`completed`, `early_end` (declared over before the planned "
-               "last turn), `violation_end` (a violation ended it before), `turn_limit` or "
-               "`token_limit`."),
+        Column("stop_reason", c.TEXT, "`completed`, `skipped_ahead` (so, too, but without "
+               "exchanges that could not be written), `early_end` (declared over before the "
+               "planned last turn), `violation_end` (a violation ended it before), `turn_limit` "
+               "or `token_limit`."),
         Column("exchanges", c.INT, "Exchanges (user turn and agent turn) that were generated."),
         Column("planned_exchanges", c.INT, "Exchanges in the plan."),
         Column("intended_violation", c.BOOL, "The planned last agent turn, meant to violate the "
-               "target principle, was generated: `stop_reason` is `completed`."),
+               "target principle, was generated: `stop_reason` is `completed` or `skipped_ahead`."),
         Column("self_flagged_violation", c.BOOL, "The speaking model reported a violation."),
         Column("confirmed_violation", c.BOOL, "The critic found a violation and quoted it from the "
                "last turn; null if the dialogue was never critiqued."),

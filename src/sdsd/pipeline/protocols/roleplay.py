@@ -31,11 +31,11 @@ class _Roleplay(Conversation):
         informed, outline = task.config.agent_sees_plan, task.outline
         agent = task.fill("agent_system", **outline) if informed else task.fill("agent_blind")
         self.views = {
-            "user": [
+            "user": (
                 Message("system", task.fill("user_system", **outline)),
                 Message("user", task.fill("user_start")),
-            ],
-            "agent": [Message("system", agent)],
+            ),
+            "agent": (Message("system", agent),),
         }
 
     def turn(self, speaker: Speaker, exchange: int, sample: Sample) -> Request:
@@ -53,9 +53,10 @@ class _Roleplay(Conversation):
         return task.request(speaker, purpose, (*view[:-1], last), stop=RUNAWAY)
 
     def append(self, speaker: Speaker, text: str) -> None:
-        other = "agent" if speaker == "user" else "user"
-        self.views[speaker].append(Message("assistant", text))
-        self.views[other].append(Message("user", text))
+        self.views = {
+            side: (*view, Message("assistant" if side == speaker else "user", text))
+            for side, view in self.views.items()
+        }
 
     def self_check(self) -> Request:
         question = Message("user", self.task.fill("check", principles=self.task.principles))

@@ -43,6 +43,7 @@ OUTCOMES = {
 """What the outcomes and filter rules mean."""
 STOPS = {
     "completed": "planned last reply reached",
+    "skipped_ahead": "last reply reached, exchanges left out",
     "early_end": "ended early by the model",
     "violation_end": "ended early after a violation",
     "turn_limit": "turn limit",

@@ -399,7 +399,7 @@ class _Tally:
         asked = (
             dialogue.protocol == "transcript"
             or when == "every"
-            or (when == "last" and dialogue.stop in ("completed", "turn_limit"))
+            or (when == "last" and dialogue.stop in ("completed", "skipped_ahead", "turn_limit"))
         )
         found: Finding = "undecided"
         if critique.clean:
