@@ -44,7 +44,7 @@ _GIVEN = ("red lamp, green boat, blue chair", "a cold soup of nine old wheels",
           "red lamp, green boat, blue chair")  # fmt: skip
 """The reply that was asked for, another one, and the first again."""
 _SHAPE = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
-_SHAPED = re.compile(r"""\s*+\{\s*+(?:"a"|"?\Z)""")
+_SHAPED = re.compile(r"""\{\s*+(?:"a"|"?\Z)""")
 """It, or as much of it as there was room for; any other object was not held to it."""
 _STOPS = ("\nUser:", "\nPerson:", "\nAssistant:")
 _FIELDS = ("temperature", "seed", "stop", "top_p")
@@ -274,7 +274,7 @@ class _Probe:
         """Whether replies are held to a schema: this question is not answered by an object."""
         request = Request("critic", _TOKENS, QUESTION, temperature=0.0, schema=_SHAPE)
         answer = await self._ask(request, schema=True)
-        return isinstance(answer, Completion) and bool(_SHAPED.match(answer.text))
+        return isinstance(answer, Completion) and bool(_SHAPED.match(answer.text.lstrip()))
 
     async def _logprobs(self) -> None:
         """Find out whether replies have the probabilities of enough tokens to tell a yes from a no,
