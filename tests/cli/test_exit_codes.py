@@ -85,7 +85,8 @@ def test_4_is_a_server_that_failed(tmp_path: Path) -> None:
 def test_130_is_an_interruption(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with spawned(log, 0.05) as url:
-        command = [SDSD, "run", "-m", "m", "--url", url, "-n", "200", "-o", tmp_path / "run"]
+        out = str(tmp_path / "run")
+        command = [SDSD, "run", "-m", "m", "--url", url, "-n", "200", "-o", out]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             while len(read_log(log)) < 100:
                 time.sleep(0.05)

@@ -31,14 +31,14 @@ class Clock:
         return self.now
 
 
-def began(n: int = 10, **more: int) -> Began:
+def began(n: int, **more: int) -> Began:
     return Began(Path("runs/mine"), n, 0, 4, "chat", **more)
 
 
 def called(tokens: int = 50) -> Called:
     request = Request("agent", 10)
     return Called(
-        Call("s", "turn/1/agent", request, 0, 0), Completion("x", completion_tokens=tokens)
+        Call("s", "turn/1/agent", request, 0, {}), Completion("x", completion_tokens=tokens)
     )
 
 
@@ -95,10 +95,9 @@ def test_it_fits_the_terminal(records: list[Record], columns: int) -> None:
     lines = drawn(screen, columns)
     assert max(map(len, lines)) <= min(columns, 100)
     assert len(lines) == 7  # none was broken
-    if columns >= 80:
-        assert lines[4:] == ["         turn", "calls      40", "tokens  49.4M"] or lines[
-            3
-        ].split() == ["turn"]
+    assert lines[1].startswith("about 0 s left ")
+    assert ("1,000,000 wanted)" in lines[1]) == (columns >= 80)
+    assert lines[3:] == ["         turn", "calls      40", "tokens  49.4M", "s/call    0.0"]
 
 
 def test_a_log_file_gets_a_line_at_intervals(
@@ -139,7 +138,8 @@ def test_a_line_for_each_dialogue_is_printed_on_request(
 def test_the_reason_of_a_stop_outlives_the_live_display(tmp_path: Path, columns: int) -> None:
     """And no word is broken at the edge of the terminal."""
     with spawned(tmp_path / "log") as url:
-        command = [SDSD, "run", "-n", "20", "-m", "m", "--url", url, "-o", "mine",
+        command: list[str | Path] = [
+            SDSD, "run", "-n", "20", "-m", "m", "--url", url, "-o", "mine",
                    "--set", "critique.exam=0", "--set", "budget.tokens=3000"]  # fmt: skip
         seen = in_terminal(command, columns, cwd=tmp_path)
     assert seen.code == 3
