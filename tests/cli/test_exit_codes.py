@@ -86,9 +86,9 @@ def test_130_is_an_interruption(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with spawned(log, 0.05) as url:
         out = str(tmp_path / "run")
-        command = [SDSD, "run", "-m", "m", "--url", url, "-n", "200", "-o", out]
+        command = [str(SDSD), "run", "-m", "m", "--url", url, "-n", "200", "-o", out]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            while len(read_log(log)) < 100:
+            while process.poll() is None and len(read_log(log)) < 100:
                 time.sleep(0.05)
             process.send_signal(signal.SIGINT)
             process.communicate()
