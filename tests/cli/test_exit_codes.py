@@ -45,12 +45,9 @@ def test_1_is_a_problem_that_was_found(copied: Path) -> None:
     ("arguments", "said"),
     [
         (["run", "--no-such-option"], "No such option"),
-        (["no-such-command"], "No such command"),
         (["run", "--set", "no.such.key=1"], "unknown key"),
-        (["run", "-m", "m", "--url", "localhost:8000"], "write it like http://localhost:8000/v1"),
         (["run", "--url", NOWHERE], "also give `--model`"),
         (["exam", "--url", NOWHERE], "also give `--model`"),
-        (["show", "no-such-run", "0"], "not a run directory"),
     ],
 )
 def test_2_is_for_the_user_to_act(arguments: list[str], said: str) -> None:

@@ -102,6 +102,7 @@ def demonstrated(path: Path) -> None:
     run = shlex.quote(str(path))
     out.print("\nThe replies of this run were written by hand; the pipeline did the rest. Look at")
     for command, what in (
+        (f"sdsd list {run}", "its dialogues, a line each"),
         (f"sdsd show {run} 2", "one dialogue: plan, turns, verdicts, three pairs"),
         (f"sdsd verify {run}", "every record made again from its recorded answers"),
         (f"sdsd export {run} --format openai-preference", "the same pairs for another trainer"),

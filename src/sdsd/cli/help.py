@@ -15,7 +15,7 @@ EXIT_CODES = {
     1: "`verify` or `doctor` found a problem.",
     2: "Usage, configuration or files: the message says what to do.",
     3: "Stopped, for example by the budget: the same command continues.",
-    4: "A model or a server failed, or every dialogue did.",
+    4: "A model or its server failed, or every dialogue did.",
     130: "Interrupted by Ctrl-C or a signal: the same command continues.",
 }
 """What scripts can tell from the exit code of any command."""

@@ -175,7 +175,12 @@ class Progress:
 
 def left(seconds: float) -> str:
     """`about 3 min 20 s left`."""
-    return f"about {duration(round(seconds))} left"
+    return f"about {_whole(seconds)} left"
+
+
+def _whole(seconds: float) -> str:
+    """Write a time without fractions of a second."""
+    return f"{round(seconds)} s" if seconds < 59.5 else duration(round(seconds))
 
 
 class Screen:
@@ -253,7 +258,7 @@ class Screen:
         seen, width = self._progress, min(options.max_width, _WIDEST)
         parts: list[RenderableType] = []
         if seen.began:
-            speed = f"{seen.rate:,.0f} tokens/s, {duration(round(seen.elapsed))} so far"
+            speed = f"{seen.rate:,.0f} tokens/s, {_whole(seen.elapsed)} so far"
             parts += [_cut(seen.title, "dim"), _line_of(seen.share, f"{seen.left} ", seen.counts)]
             parts += [_cut(speed), self._stages()]
         elif self._first:
