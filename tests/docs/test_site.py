@@ -170,7 +170,7 @@ async def test_opened_as_a_file_it_can_be_searched_offline(site: Path, tmp_path:
             nonlocal number
             number += 1
             await tab.send_json({"id": number, "method": method, "params": parameters})
-            while (message := await tab.receive_json(timeout=120)).get("id") != number:
+            while (message := await tab.receive_json(timeout=60)).get("id") != number:
                 if message.get("method") == "Network.requestWillBeSent":
                     requested.append(message["params"]["request"]["url"])
             return message["result"]
@@ -179,7 +179,7 @@ async def test_opened_as_a_file_it_can_be_searched_offline(site: Path, tmp_path:
         await call("Emulation.setFocusEmulationEnabled", enabled=True)
         await call("Page.enable")
         await call("Page.navigate", url=(site / "index.html").as_uri())
-        while (await tab.receive_json(timeout=120)).get("method") != "Page.loadEventFired":
+        while (await tab.receive_json(timeout=60)).get("method") != "Page.loadEventFired":
             pass
         evaluated = await call(
             "Runtime.evaluate", expression=SEARCH, awaitPromise=True, returnByValue=True
@@ -249,3 +249,31 @@ def test_the_job_scripts_parse() -> None:
 def test_no_row_of_a_table_is_broken_over_two_lines(page: Path) -> None:
     for line in page.read_text("utf-8").splitlines():
         assert not line.startswith("| ") or line.endswith("|"), line
+
+
+# -- figures -------------------------------------------------------------------------------
+
+
+def rows(page: str, heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading, row by row."""
+    below = (DOCS / page).read_text("utf-8").partition(heading)[2]
+    table = re.findall(r"^\|.*\|$", below.partition("\n\n| ")[2].partition("\n\n")[0], re.M)
+    return [[cell.strip() for cell in row.strip("|").split("|")] for row in table[1:]]
+
+
+def test_figures_are_those_that_were_measured() -> None:
+    measured = (DOCS / "benchmarks.md").read_text("utf-8")
+    found = rows("comparison.md", "\n## Measured\n")
+    assert len(found) == 9
+    for _, cpu, cached, repeated in found:
+        assert not cpu or f"| {cpu} [" in measured
+        assert not cached or f"| 0.{cached.strip('%')} [" in measured
+        for again, answered in re.findall(r"(\d+) of (\d+)", repeated):
+            assert f"| {answered} | {again} |" in measured
+
+
+def test_the_exam_that_is_quoted_is_that_of_the_exam_page() -> None:
+    examined = rows("exam.md", "\n## The embedded model's exam\n")
+    quoted = rows("choosing-a-model.md", "**What one answer looks like.**")
+    assert len(quoted) == 3
+    assert all(row in [cells[:3] for cells in examined] for row in quoted)
