@@ -107,11 +107,11 @@ def pairs(run: Run, wanted: Wanted, *, json: bool) -> None:
 
 
 def _chosen(run: Run, wanted: Wanted) -> Iterator[Record]:
+    if wanted.random is None:
+        return _matching(run, wanted)
     indexes = [record.scenario.index for record in _matching(run, wanted)]
-    if wanted.random is not None:
-        chosen = random.sample(indexes, min(wanted.random, len(indexes)))
-        indexes = sorted(chosen)
-    return (run[index] for index in indexes)
+    chosen = random.sample(indexes, min(wanted.random, len(indexes)))
+    return (run[index] for index in sorted(chosen))
 
 
 def _matching(run: Run, wanted: Wanted) -> Iterator[Record]:
@@ -133,7 +133,7 @@ def _matching(run: Run, wanted: Wanted) -> Iterator[Record]:
 
 
 def _require(option: str, name: str, known: set[str], run: Run) -> None:
-    if name and name not in known:
+    if name and known and name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(sorted(known))}"
         raise ConfigError(f"{option} {name}: no dialogue of {run.path} has it; {hint}")
