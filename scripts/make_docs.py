@@ -141,7 +141,8 @@ _CONFIGURATION = """\
 {note}
 
 Every key of a run, with its default. All keys are optional. `sdsd init` writes a file that contains
-all of them with explanations; [examples/minimal.yaml](../examples/minimal.yaml) is a short one.
+all of them with explanations and allowed values, `sdsd init --minimal` the five that most people need;
+[examples/minimal.yaml](../examples/minimal.yaml) is another short one.
 Editors can complete and check keys with the JSON schema [config.schema.json](config.schema.json): put
 `# yaml-language-server: $schema=PATH` in the first line of your file.
 
@@ -303,8 +304,9 @@ Where `RUN` is optional, the default is the run under `./runs` that was written 
 
 {exit_codes}
 
-What a run has when it ends with 3, 4 or 130 is published, and no answer is lost: the same command
-continues, after a stop by the budget with a larger one.
+What a run has when it ends with 3, 4 or 130 is published (not after a second Ctrl-C, which stops at
+once), and no answer is lost: the same command continues, after a stop by the budget with a larger
+one. A traceback, which also ends with 1, is a fault of sdsd.
 
 ## Completion
 

@@ -24,6 +24,7 @@ from sdsd.cli.app import main
 from sdsd.cli.streams import explained
 from sdsd.config import MINIMAL, Config, flat, load, tree
 from sdsd.runs.directory import RunDir
+from sdsd.runs.expand_catalogue import Grown
 from sdsd.runs.experiment import load as load_experiment
 from sdsd.runs.journal import Journal
 from sdsd.runs.progress import safe, terminal
@@ -493,6 +494,26 @@ def test_the_catalogue_s_commands(command: Command) -> None:
     some = command("catalogue", "preview", "-n", 3, "--seed", 4)
     assert len(re.findall(r"^00000[012]-[0-9a-f]{8}  ", some.out, re.MULTILINE)) == 3
     assert command("catalogue", "preview", "-n", 3, "--seed", 4).out == some.out
+
+
+def test_a_preview_is_data_too(command: Command) -> None:
+    told = json.loads(command("catalogue", "preview", "-n", 3, "--json").out)
+    shown = command("catalogue", "preview", "-n", 3).out
+    assert [scenario["index"] for scenario in told] == [0, 1, 2]
+    assert all(scenario["subarea"] in shown for scenario in told)
+
+
+def test_what_a_command_wrote_is_data_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from sdsd.cli import display
+
+    grown = Grown(before=4, after=27)
+    display.written(tmp_path, grown, "23 more", json=True)
+    told = {"path": str(tmp_path), "before": 4, "after": 27, "stopped": ""}
+    assert json.loads(capsys.readouterr().out) == told
+    display.written(tmp_path, grown, "23 more", json=False)
+    assert capsys.readouterr().out == "23 more\n"
 
 
 def test_a_preview_has_the_seed_of_the_configuration_unless_another_is_given(

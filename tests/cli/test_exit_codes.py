@@ -69,7 +69,7 @@ def test_3_is_a_stop_that_the_same_command_continues(tmp_path: Path) -> None:
         ]
         code, said = ended("run", "-n", 20, "-o", tmp_path / "run", *server)
         assert (code, "the budget of 3,000 tokens is used up" in said) == (3, True)
-        # The exam stops for the same reason.
+        # So do other commands that ask a model.
         code, said = ended("exam", "-n", 48, "-o", tmp_path / "exam", *server)
         assert (code, "the budget of 3,000 tokens is used up" in said) == (3, True)
 
