@@ -182,3 +182,13 @@ def test_a_directory_that_holds_no_tokenizer_is_found_before_anything_is_spent(
     assert said.startswith(f"export.tokenizer: {tmp_path}: ")
     assert said.endswith("; name a directory with a model's tokenizer.json")
     assert "\n" not in said
+
+
+def test_a_name_that_the_hub_cannot_have_is_one_line() -> None:
+    pytest.importorskip("huggingface_hub")
+    with pytest.raises(ConfigError) as raised:
+        validate(ExportConfig(tokenizer="hf:no name"))
+    said = str(raised.value)
+    assert said.startswith("export.tokenizer: hf:no name: ")
+    assert said.endswith("; check the name and the connection")
+    assert "\n" not in said

@@ -162,7 +162,8 @@ class DialogueConfig(Section, frozen=True):
         "Most exchanges in a dialogue, whatever its plan says.")] = 8
     agent_sees_plan: Annotated[bool, identity(
         "`roleplay`: whether the agent knows the plan. Agents that do not know it sound more "
-        "natural and violate principles less often.")] = True
+        "natural and violate principles less often, and what they are told can be trained on: the "
+        "system turn of the training views.")] = True
     candidates: Annotated[int, identity(
         "Samples of the agent's last reply. The critic judges them all; one that violates a "
         "principle is kept, and each clean one makes a pair with it (not with `transcript`).",
