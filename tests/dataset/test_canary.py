@@ -55,10 +55,11 @@ def test_the_guid_is_the_runs_own_and_stays() -> None:
 
 
 def test_without_one_nothing_changes(tmp_path: Path) -> None:
-    for number, off in enumerate((False, "")):
+    values: tuple[bool | str, ...] = (False, "")
+    for off in values:
         export([accepted()], manifest(), Config(export=ExportConfig(canary=off)), tmp_path / "d")
         (row,) = read(tmp_path / "d", "preference")
-        assert "canary" not in row, number
+        assert "canary" not in row
         told = pq.read_schema(tmp_path / "d" / "sft" / "train-00000-of-00001.parquet").metadata
         assert b"canary" not in told[b"sdsd"]
 
