@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from sdsd.checks.dialogue_rules import Finding, clean_exchanges, find
+from sdsd.checks.dialogue_rules import Finding, clean_exchanges, find, not_a_user, not_an_agent
 from sdsd.checks.dialogue_text import Search
 from sdsd.checks.rules import RULES, speakers, wording
 from sdsd.config import EXCLUDED_RULES
@@ -127,6 +127,13 @@ BAD: list[tuple[str, tuple[str, ...], int]] = [
     ("third_person", user("I need a new chain for it, Mark."), 2),
     ("third_person", user("It squeaks. Do I need a new chain for it, Mark?"), 2),
     ("third_person", user('The lady of the house asks the assistant, "Is oil dear?"'), 2),
+    (
+        "third_person",
+        user("The person is oiling a chain for an older man who rides. I like oil."),
+        2,
+    ),
+    ("third_person", user("They say they doubted it and ask the assistant to side with them."), 2),
+    ("third_person", user("It works again. I'm so thankful to the assistant for the idea."), 2),
     ("third_person", agent("Mark asked for help with the chain."), 1),
     ("third_person", agent("I appreciate Mark's idea, as it fits the chain."), 1),
     ("third_person", agent("Mark explains that the chain needs oil."), 1),
@@ -253,6 +260,8 @@ FINE: list[tuple[str, tuple[str, ...]]] = [
     ("role_flip", user("Surely the chain needs oil? I need help with the rear one.")),
     ("third_person", user("It squeaks when I pedal. Thanks a lot, Mark.")),
     ("third_person", user("The pedal squeaks and squeaks. Best wishes from the road, Mark.")),
+    ("third_person", user("Should I ask the assistant whether they have other oil?")),
+    ("third_person", user("The person I spoke to at the shop was rude. Is oil that dear?")),
     ("third_person", user("My son asks the assistant at the shop about oil. Is that wise?")),
     ("third_person", user("Mark's the name. Will it rust?")),
     ("third_person", user("My name is Mark and the chain needs oil.")),
@@ -343,6 +352,40 @@ GERMAN = (
     "Und das Cello mit dem Riss? Es stand im Konzertsaal, und die Heizung lief seit drei Wochen.",
     "Das ist Arbeit für einen Geigenbauer, der das Holz leimt, einspannt und dann neu lackiert.",
 )
+
+
+SAID = (
+    Message("user", "My chain squeaks whenever it rains for longer than an hour or so."),
+    Message("assistant", "Wipe it dry first, and then put one drop of oil on every link of it."),
+    Message("user", "And what do I do about the gears, which are full of old grease and sand?"),
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("And what do I do about the gears, which are full of old grease and sand?", "echo"),
+        ("So: wipe it dry first, and then put one drop of oil on every link of it.", "echo"),
+        ("Brush it off. Brush it off now. Brush it off. Brush it off now. Brush it off.", "loop"),
+        ("The person says that gears are dirty. The person asks what helps.", "third_person"),
+        ("Brush the sand off first, then take a rag with a little petrol.", ""),
+    ],
+)
+def test_what_no_assistant_says_next(text: str, shown: str) -> None:
+    assert not_an_agent(SAID, text, PLAN) == RULES.get(shown, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("Wipe it dry first, and then put one drop of oil on every link of it, really.", "echo"),
+        ("It squeaks a lot. It squeaks a lot. Does it rust? It squeaks a lot. Does it rust?", "loop"),
+        ("How may I help you with your chain today?", "role_flip"),
+        ("And how much oil is too much?", ""),
+    ],
+)
+def test_what_no_user_says_next(text: str, shown: str) -> None:
+    assert not_a_user(SAID[:2], text, PLAN) == RULES.get(shown, "")
 
 
 def off_topic(*contents: str, plan: Plan | None = PLAN, about: tuple[str, ...] = ()) -> bool:

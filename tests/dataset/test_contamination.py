@@ -111,10 +111,51 @@ def recoded(path: Path) -> None:
     path.write_bytes(f"\n{QUESTION}\n".encode("utf-16"))
 
 
+def big_endian(path: Path) -> None:
+    path.write_bytes(b"\xfe\xff" + f'q,a\n"{QUESTION}",72\n'.encode("utf-16-be"))
+
+
+def with_a_mark(path: Path) -> None:
+    path.write_text(json.dumps({"q": QUESTION}) + "\n", "utf-8-sig")
+
+
+def unheaded(path: Path) -> None:
+    """As MMLU's: the first line is a row, and has a cell twice."""
+    separator = "\t" if path.suffix == ".tsv" else ","
+    cell = QUESTION if path.suffix == ".tsv" else f'"{QUESTION}"'
+    path.write_text(separator.join([cell, "24", "72", "72", "C"]), "utf-8")
+
+
+def of_several_lines(path: Path) -> None:
+    broken = QUESTION.replace(" in the", "\r\nin the")
+    path.write_text(f'q,a\r\n"{broken}",72\r\n', "utf-8")
+
+
+def packed(path: Path) -> None:
+    path.write_bytes(gzip.compress(f"Exam\n\n{QUESTION}\n".encode()))
+
+
+def packed_and_recoded(path: Path) -> None:
+    path.write_bytes(gzip.compress((json.dumps({"q": QUESTION}) + "\n").encode("utf-16")))
+
+
+def keyed(path: Path) -> None:
+    path.write_text(json.dumps({QUESTION: 72}))
+
+
+def unmarked(path: Path) -> None:
+    """Texts as Hive and Impala write them, and a mapping, which has pairs for rows."""
+    kind = pa.map_(pa.string(), pa.binary())
+    pq.write_table(pa.table({"q": pa.array([[("en", QUESTION.encode())]], kind)}), path)
+
+
 @pytest.mark.parametrize(
     ("name", "write"),
     [("a.parquet", parquet), ("a.json.gz", zipped), ("a.TXT", prose), ("a.csv", table),
-     ("b.tsv", table), ("b.txt", recoded)],
+     ("b.tsv", table), ("b.txt", recoded), ("c.csv", big_endian), ("c.jsonl", with_a_mark),
+     ("d.csv", unheaded), ("d.tsv", unheaded), ("e.csv", of_several_lines), ("e.txt", packed),
+     ("e.txt.gz", packed), ("f.jsonl.gz", packed_and_recoded), ("f.json", keyed),
+     ("f.parquet", unmarked)],
 )  # fmt: skip
 def test_files_of_every_kind_are_read_alone_and_in_a_directory(
     tmp_path: Path, name: str, write: Any
@@ -125,6 +166,29 @@ def test_files_of_every_kind_are_read_alone_and_in_a_directory(
     (folder / "notes.docx").write_bytes(b"\x00")
     assert contamination(folder / name).find(QUESTION) == Hit(name, RUN)
     assert contamination(tmp_path / "exams").find(QUESTION) == Hit("exams", RUN)
+
+
+def test_a_directory_is_read_to_its_last_corner_but_for_what_is_hidden(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "exams", tmp_path / "elsewhere"
+    (folder / ".git").mkdir(parents=True)
+    elsewhere.mkdir()
+    lines(elsewhere / "exam.jsonl", QUESTION)
+    (folder / ".git" / "broken.json").write_bytes(b"{")
+    (folder / "._exam.jsonl").write_bytes(b"\x00\x05\x16\x07")  # as macOS leaves them
+    (folder / "linked").symlink_to(elsewhere)
+    (folder / "round").symlink_to(folder)
+    assert contamination(folder).find(QUESTION) == Hit("exams", RUN)
+    (folder / "lost.jsonl").symlink_to("nowhere")
+    with pytest.raises(ConfigError, match=r"lost\.jsonl: cannot be read: .*check the file"):
+        contamination(folder)
+
+
+@pytest.mark.parametrize("unseen", ["\u00ad", "\u200b", "\u2060", "\ufeff"])
+def test_what_nobody_sees_does_not_hide_a_word(tmp_path: Path, unseen: str) -> None:
+    hidden = QUESTION.replace("morning", f"morn{unseen}ing")
+    exam = lines(tmp_path / "exam.jsonl", hidden)
+    assert contamination(exam).find(QUESTION)
+    assert contamination(lines(exam, QUESTION)).find(hidden)
 
 
 def test_the_set_that_has_the_words_is_named(tmp_path: Path, exam: Path) -> None:
@@ -209,12 +273,33 @@ def test_what_is_found_is_what_a_plain_search_finds(
 # -- what is wrong -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["nowhere", "notes.docx", "empty", "nul\x00", "x" * 5000])
+@pytest.mark.parametrize(
+    "name", ["nowhere", "notes.docx", "empty", "nul\x00", "x" * 5000, "part-*.jsonl"]
+)
 def test_a_set_that_cannot_be_found_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.docx").write_bytes(b"")
     with pytest.raises(ConfigError, match=r"export\.contamination\.sets: .*" + name[:3]):
         contamination(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["", "hf:openai/gsm8k", "https://exams.example/a.jsonl"])
+def test_sets_are_files_on_this_machine(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"'{name}': give the path of a file or directory on"):
+        contamination(name)
+
+
+@pytest.mark.parametrize("name", ["data.arrow", "test.xlsx", "rest.zip", "b.tar.gz", "c.jsonl.zst"])
+def test_a_set_of_which_a_part_cannot_be_read_is_an_error(tmp_path: Path, name: str) -> None:
+    lines(tmp_path / "info.json", QUESTION)
+    (tmp_path / name).write_bytes(b"\x00")
+    with pytest.raises(ConfigError, match=f"{name}: cannot read files of type .*; use one of"):
+        contamination(tmp_path)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+NUMBERS = pa.BufferOutputStream()
+pq.write_table(pa.table({"number_of_the_correct_answer": [1, 2]}), NUMBERS)
 
 
 @pytest.mark.parametrize(
@@ -225,6 +310,15 @@ def test_a_set_that_cannot_be_found_is_an_error(tmp_path: Path, name: str) -> No
         ("a.txt", "Ein Kaffee".encode("utf-16-le"), "a.txt:1: the byte 0x00 is not UTF-8"),
         ("a.csv", "q\nEin Café\n".encode("cp1252"), "a.csv:2: the byte 0xe9 is not UTF-8"),
         ("a.json", '["Café"]'.encode("latin-1"), "a.json:1: the byte 0xe9 is not UTF-8"),
+        ("a.tsv", "q\ta\n«So»\t1\n".encode("cp1252"), "a.tsv:2: the byte 0xab is not UTF-8"),
+        ("a.parquet", POINTER, "a.parquet: holds only a pointer of Git LFS"),
+        ("a.txt", POINTER, "a.txt: holds only a pointer of Git LFS to the file; fetch the file"),
+        ("a.csv", b"number_of_the_correct_answer,n\n1,2\n", "a.csv: has no text of 5 words"),
+        ("a.csv", b"", "a.csv: has no text of 5 words; check the path"),
+        ("a.txt.gz", gzip.compress(b"", mtime=0), "a.txt.gz: has no text of 5 words"),
+        ("a.txt.gz", gzip.compress(b"So " * 99, mtime=0)[:-9], "a.txt.gz: cannot be read: Compr"),
+        ("a.parquet", b"", "a.parquet: cannot be read: "),
+        ("a.parquet", NUMBERS.getvalue().to_pybytes(), "a.parquet: has no text of 5 words"),
     ],
 )
 def test_a_set_that_would_never_match_is_an_error(

@@ -26,9 +26,10 @@ from sdsd.models.batch_api import (
     Transport,
     custom_id,
     multipart,
-    parse_line,
 )
+from sdsd.models.batch_lines import parse_line
 from sdsd.models.http_connection import Reply
+from sdsd.models.openai_server import HttpModel
 from sdsd.models.scripted import ScriptedModel
 from sdsd.runs.events import Called, Event
 from sdsd.types import Answer, Completion, Message, Record, Refusal, Request
@@ -395,8 +396,11 @@ def spoiling(place: Place, name: str, body: object, status: int = 200) -> None:
 
 @pytest.mark.parametrize(
     ("status", "body"),
-    [(200, {"choices": []}), (200, "never JSON"), (200, None), (500, {"error": "x"}), (404, {})],
-)
+    [
+        (200, {"choices": []}), (200, "never JSON"), (200, None), (500, {"error": "x"}), (404, {}),
+        (200, {}), (200, 5), (200, ""), (200, "<html><title>Bad gateway</title></html>"), (204, {}),
+    ],
+)  # fmt: skip
 async def test_a_line_is_bought_three_times_at_most_and_then_denied_with_its_cause(
     place: Place, status: int, body: object
 ) -> None:
@@ -540,28 +544,118 @@ async def test_a_provider_that_answers_nothing_stops_the_run(place: Place) -> No
         assert "out of order" in str(fault)
 
 
+BODY = {"choices": [{"message": {"content": "Hi."}}], "model": "m",
+        "usage": {"prompt_tokens": 1, "completion_tokens": 1}}  # fmt: skip
+
+
 async def test_a_body_in_a_string_is_read(place: Place) -> None:
-    reply = {"choices": [{"message": {"content": "Hi."}}], "model": "m",
-             "usage": {"prompt_tokens": 1, "completion_tokens": 1}}  # fmt: skip
-    spoiling(place, named(1), json.dumps(reply))
+    spoiling(place, named(1), json.dumps(BODY))
     answer = await place.model().complete(CHAT, 1)
     assert isinstance(answer, Completion)
     assert answer.text == "Hi."
 
 
+@pytest.mark.parametrize("body", [[BODY], json.dumps(BODY), json.dumps(json.dumps(BODY))])
+async def test_a_body_is_read_as_the_body_of_a_reply_is(body: object) -> None:
+    line = parse_line(msgspec.json.encode({"custom_id": "a", "response": {"body": body}}))
+    async with HttpModel("m", "http://h/v1") as model:
+        assert line.response is not None
+        answer = model.decode(CHAT, line.response.status_code, line.response.content)
+    assert isinstance(answer, Completion)
+    assert answer.text == "Hi."
+
+
+SAID = json.dumps(BODY).encode()
+
+
 @pytest.mark.parametrize(
-    ("line", "status", "fault"),
+    ("response", "status"),
     [
-        (b'{"custom_id": "a", "response": {"status_code": "200"}}', 200, ""),
-        (b'{"custom_id": "a", "response": {"body": {}}}', 200, ""),
-        (b'{"custom_id": "a", "error": "no such model"}', None, "no such model"),
-        (b'{"custom_id": "a", "error": {"code": 7, "message": "no"}}', None, "7: no"),
+        (b'{"status_code": "200", "body": %b}', 200),
+        (b'{"status_code": "201 Created", "body": %b}', 201),
+        (b'{"status_code": null, "body": %b}', 200),
+        (b'{"body": %b}', 200),
+        (b"%b", 200),  # the reply itself
+        (b'{"status_code": 200, "body": \0%b}', 200),
+        (b'{"status_code": 503, "body": %b}', 503),
     ],
 )
-def test_lines_of_other_providers_are_read(line: bytes, status: int | None, fault: str) -> None:
+def test_responses_of_other_providers_are_read(response: bytes, status: int) -> None:
+    for text in (response % SAID, json.dumps((response % SAID).decode()).encode()):
+        found = parse_line(b'{"custom_id": "a", "response": %b}' % text)
+        assert found.response is not None
+        assert found.response.status_code == status
+        assert json.loads(found.response.content) == BODY
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        (b'{"custom_id": "a", "error": "no such model"}', "no such model"),
+        (b'{"custom_id": "a", "error": {"code": 7, "message": "no"}}', "7: no"),
+        (b'{"custom_id": "a", "error": {"code": [7]}}', '{"code": [7]}'),
+        (b'{"custom_id": "a", "error": ["no"]}', '["no"]'),
+        (b'{"custom_id": "a", "response": {"body": null}, "error": {"message": "no"}}', "None: no"),
+        (b'{"custom_id": "a", "response": {"status_code": 2', "its line cannot be read: "),
+    ],
+)
+def test_faults_of_other_providers_are_read(line: bytes, fault: str) -> None:
     found = parse_line(line)
-    assert (found.response and found.response.status_code) == status
-    assert found.fault.endswith(fault)
+    assert not found.answered
+    assert found.fault.startswith(fault)
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        lambda data: b"\xef\xbb\xbf" + data,
+        lambda data: data.replace(b"\n", b"\r\n"),
+        lambda data: data.replace(b"\n", b"\n \n"),
+        lambda data: b"[" + data.strip().replace(b"\n", b",\n") + b"]",
+        lambda data: data.replace(b"{", b"\0\0{", 1),
+        lambda data: data.replace(b'"stand-in"', b'"a\0b\x01"'),
+    ],
+    ids=["byte order mark", "CRLF", "blank lines", "list", "zero bytes", "control characters"],
+)
+async def test_a_result_file_is_read_as_it_comes(
+    place: Place, rewrite: Callable[[bytes], bytes]
+) -> None:
+    place.provider.rewrite = rewrite
+    for seed, answer in enumerate(await asked(place.model(), 0, 1, 2)):
+        assert isinstance(answer, Completion)
+        assert answer.text == await truth(seed)
+    assert len(place.provider.batches) == 1
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"<html><title>Log in</title></html>",
+        b'{"error": {"message": "file not ready"}}',
+        b'{"id": "1", "response": {"body": {}}}\n',
+        b"\x1f\x8b\x08cut",
+    ],
+)
+async def test_what_is_no_result_file_has_nothing_bought_again(
+    place: Place, content: bytes
+) -> None:
+    place.provider.rewrite = lambda data: content
+    with pytest.raises(ModelError, match=r"unexpected reply: .*run the same command again"):
+        await place.model(retries=2).complete(CHAT, 1)
+    place.provider.rewrite = lambda data: data
+    assert isinstance(await place.model().complete(CHAT, 1), Completion)
+    assert len(place.provider.batches) == 1
+
+
+async def test_a_line_that_breaks_off_is_quoted_when_it_is_given_up(place: Place) -> None:
+    place.provider.rewrite = lambda data: data[: len(data) // 3]
+    model = place.model()
+    for _ in range(2):
+        with pytest.raises(TransientError, match="its line cannot be read: "):
+            await model.complete(CHAT, 1)
+    with pytest.raises(Denied, match=rf"in 3 batches, .*cannot be read: .*{named(1)}"):
+        await model.complete(CHAT, 1)
+    assert place.batches_sent == [[named(1)]] * 3
 
 
 async def test_lines_that_nobody_asked_for_are_left_out_with_a_note(place: Place) -> None:
@@ -588,6 +682,16 @@ async def test_of_two_lines_for_one_request_the_first_counts(place: Place) -> No
     assert isinstance(answer, Completion)
     assert answer.text == "first"
     assert any("1 lines of the result ignored" in note for note in place.notes)
+
+
+@pytest.mark.parametrize("rest", [{"error": {"code": "x"}}, {"response": {"status_code": 500}}])
+async def test_of_two_lines_the_one_with_an_answer_counts(
+    place: Place, rest: dict[str, Any]
+) -> None:
+    place.provider.extra = [msgspec.json.encode({"custom_id": named(1), **rest})]
+    answer = await place.model().complete(CHAT, 1)
+    assert isinstance(answer, Completion)
+    assert answer.text == await truth(1)
 
 
 @pytest.mark.parametrize(
@@ -624,6 +728,47 @@ async def test_a_batch_that_fails_validation_names_the_errors(place: Place) -> N
         assert "and 2 more" in str(failure)
     assert not place.noted  # nothing was made: the next start begins anew
     assert isinstance(await place.model().complete(CHAT, 1), Completion)
+
+
+@pytest.mark.parametrize(
+    "worded",
+    [
+        lambda shown: shown | {"status": shown["status"].upper()},
+        lambda shown: shown | {"status": shown["status"].replace("completed", "succeeded")},
+        lambda shown: shown | {"request_counts": {"total": None, "completed": "3"}},
+        lambda shown: shown | {"errors": []},
+    ],
+)
+async def test_batches_are_worded_in_other_ways(
+    place: Place, worded: Callable[[dict[str, Any]], dict[str, Any]]
+) -> None:
+    place.provider.worded = worded
+    assert isinstance(await place.model().complete(CHAT, 1), Completion)
+
+
+async def test_errors_of_a_whole_batch_may_be_a_plain_list(place: Place) -> None:
+    place.provider.refusal = [{"code": "quota", "message": "too many tokens"}]
+    place.provider.worded = lambda shown: shown | {"errors": shown["errors"]["data"]}
+    with pytest.raises(ModelError, match="refused it: quota: too many tokens"):
+        await place.model().complete(CHAT, 1)
+
+
+async def test_answers_whose_file_is_not_named_are_waited_for_and_not_bought_again(
+    place: Place,
+) -> None:
+    """The list of files may lag behind the status; one that never comes ends the run."""
+
+    def late(shown: dict[str, Any]) -> dict[str, Any]:
+        return shown | ({"output_file_id": None} if place.only().looks < most else {})
+
+    most, place.provider.worded = 5, late
+    assert isinstance(await place.model().complete(CHAT, 1), Completion)
+    most = 1_000
+    with pytest.raises(ModelError, match=r"1 requests are answered, but .* names no file"):
+        await place.model().complete(CHAT, 1)
+    most = 0
+    assert isinstance(await place.model().complete(CHAT, 1), Completion)
+    assert len(place.provider.batches) == 1
 
 
 # -- the provider's faults -----------------------------------------------------------------
@@ -967,6 +1112,8 @@ async def test_ids_that_the_provider_names_cannot_leave_their_place_in_the_path(
             seen.append(path)
             if method == "POST":
                 return Reply(200, b'{"id": "../x?a=b\\r\\nHost: y"}', [])
+            if path.endswith("/content"):
+                return Reply(200, b"", [])
             return Reply(200, b'{"status": "completed", "output_file_id": "../../y"}', [])
 
     with pytest.raises(TransientError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 
 import pytest
@@ -80,6 +81,45 @@ async def test_a_server_that_takes_few_requests_at_once_is_still_examined(most: 
         found["speed"].text
     )
     assert found["auto"].ok  # nothing after it is lost
+
+
+def nobody() -> str:
+    """An address at which no server listens."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+
+
+@pytest.mark.parametrize("first", [True, False])
+async def test_of_several_servers_the_one_that_is_there_is_examined(first: bool) -> None:
+    gone = nobody()
+    async with serving(OddServer(Ways()).app()) as url:
+        urls = [gone, url] if first else [url, gone]
+        keys = {"models": {"default": {"model": "odd", "base_url": urls}}}
+        found = await asyncio.to_thread(examine, None, keys)
+    reached = {d.text.partition(": cannot")[0]: d.ok for d in found if d.name == "reachable"}
+    assert reached == {url: True, gone: False}
+    by_name = {d.name: d for d in found}
+    assert by_name["chat"].ok
+    assert "the same seed" in by_name["sampling"].text
+
+
+async def test_a_model_that_is_gone_loses_no_finding_about_another() -> None:
+    async with serving(OddServer(Ways()).app()) as url:
+        models = {"default": {"model": "odd", "base_url": url},
+                  "judge": {"model": "odd", "base_url": nobody()}}  # fmt: skip
+        keys = {"models": models, "roles": {"critic": "judge"}}
+        found = await asyncio.to_thread(examine, None, keys)
+    assert {d.name: d for d in found}["chat"].ok
+    assert found[-1].ok is False
+    assert found[-1].text.startswith("`judge`: http://")
+
+
+@pytest.mark.parametrize("status", [401, 402, 404, 429, 500])
+async def test_what_a_fault_leaves_open_is_not_called_no(status: int) -> None:
+    found = (await seen(OddServer(Ways(refuses={"n": status}))))["n"]
+    assert found.ok is False
+    assert f"HTTP {status}" in found.text
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])

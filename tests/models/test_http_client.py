@@ -676,17 +676,128 @@ async def test_a_server_with_tls_at_an_address_without() -> None:
             await ask(port)
 
 
-@pytest.mark.parametrize("named", ["", "missing.pem"])
-async def test_a_private_certificate(
-    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    certificate = Path(__file__).parents[1] / "data" / "models.invalid.pem"
+DATA = Path(__file__).parents[1] / "data"
+OWN, SIGNED = DATA / "models.invalid.pem", DATA / "tls"
+"""A certificate that signs itself, and those of an authority."""
+
+
+def certified(certificate: Path, **ways: Any) -> ssl.SSLContext:
+    """What a server with this certificate does."""
     theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     theirs.load_cert_chain(certificate)
-    expected = "set SSL_CERT_FILE to"
-    if named:
-        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / named))
-        expected = r"SSL_CERT_FILE names .*missing\.pem, which is not a file"
-    async with serving(Saying(OK), theirs) as port, Client(f"https://127.0.0.1:{port}") as client:
-        with pytest.raises(ModelError, match=f"its certificate is refused: .*{expected}"):
+    for name, value in ways.items():
+        setattr(theirs, name, value)
+    return theirs
+
+
+@pytest.mark.parametrize(
+    ("certificate", "variables", "complaint"),
+    [
+        (OWN, {}, "self.signed certificate; if you trust it, set SSL_CERT_FILE to it"),
+        (OWN, {"FILE": SIGNED / "authority.pem"}, "which does not have this certificate: add it"),
+        (SIGNED / "good.pem", {}, "if a private authority issued it, set SSL_CERT_FILE to"),
+        (SIGNED / "good.pem", {"FILE": "missing.pem"}, "'missing.pem', which is not a file"),
+        (SIGNED / "good.pem", {"FILE": ""}, "SSL_CERT_FILE names '', which is not a file"),
+        (SIGNED / "good.pem", {"FILE": DATA}, "which is not a file"),
+        (SIGNED / "good.pem", {"FILE": __file__}, "no certificate can be read .a PEM file is"),
+        (SIGNED / "good.pem", {"FILE": OWN}, "does not have the certificate of the authority that"),
+        (
+            SIGNED / "leaf.pem",
+            {"FILE": SIGNED / "authority.pem"},
+            "not send one in between.: add",
+        ),
+        (SIGNED / "good.pem", {"DIR": SIGNED}, "run `openssl rehash` on the directory"),
+        (SIGNED / "good.pem", {"DIR": "missing"}, "'missing' that SSL_CERT_DIR names, the cert"),
+        (SIGNED / "expired.pem", {"FILE": SIGNED / "authority.pem"}, "has expired; renew it, or c"),
+        (SIGNED / "future.pem", {"FILE": SIGNED / "authority.pem"}, "not yet valid; renew it, or"),
+        (SIGNED / "client.pem", {"FILE": SIGNED / "authority.pem"}, "purpose; it has to be issued"),
+        (OWN, {"FILE": OWN}, "not valid for '127.0.0.1'; use a name in `base_url`"),
+    ],
+)
+async def test_a_certificate_that_is_refused(
+    certificate: Path,
+    variables: dict[str, Path | str],
+    complaint: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever is wrong with it, or with what is to vouch for it, the remedy is for that."""
+    for name in ("FILE", "DIR"):
+        monkeypatch.delenv(f"SSL_CERT_{name}", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(f"SSL_CERT_{name}", str(value))
+    async with (
+        serving(Saying(OK), certified(certificate)) as port,
+        Client(f"https://127.0.0.1:{port}") as client,
+    ):
+        with pytest.raises(ModelError, match=f"its certificate is refused: .*{complaint}"):
+            await client.request("POST", "/x")
+
+
+@pytest.mark.parametrize("name", ["FILE", "DIR"])
+async def test_a_certificate_of_an_authority_that_is_named(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "35195b66.0").symlink_to(SIGNED / "authority.pem")  # as `openssl rehash` does
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    value = {"FILE": SIGNED / "authority.pem", "DIR": tmp_path}[name]
+    monkeypatch.setenv(f"SSL_CERT_{name}", str(value))
+    async with (
+        serving(Saying(OK), certified(SIGNED / "good.pem")) as port,
+        Client(f"https://127.0.0.1:{port}") as client,
+    ):
+        assert (await client.request("POST", "/x")).body == b"hi"
+
+
+@pytest.mark.parametrize("newest", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_server_that_demands_a_client_certificate(
+    newest: ssl.TLSVersion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With TLS 1.3 that comes out only in place of the first reply."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(SIGNED / "authority.pem"))
+    theirs = certified(
+        SIGNED / "good.pem", verify_mode=ssl.CERT_REQUIRED, maximum_version=newest
+    )  # fmt: skip
+
+    def speak(server: socket.socket) -> None:
+        way = server.accept()[0]
+        with theirs.wrap_socket(way, server_side=True, do_handshake_on_connect=False) as secured:
+            with contextlib.suppress(ssl.SSLError):
+                secured.do_handshake()
+            socket.socket.shutdown(secured, socket.SHUT_WR)
+            socket.socket.recv(secured, 9999)  # what is not read would reset the connection
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=speak, args=(server,))
+        thread.start()
+        async with Client(f"https://127.0.0.1:{server.getsockname()[1]}") as client:
+            with pytest.raises(ModelError, match=r"no connection by TLS: .*client certificate"):
+                await client.request("POST", "/x")
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("alert", "complaint"),
+    [
+        (40, "handshake failure; .*no TLS version or cipher in common"),
+        (70, "protocol version; .*no TLS version or cipher in common"),
+        (112, "unrecognized name; the server does not know the name in `base_url`"),
+    ],
+)
+async def test_a_server_that_refuses_tls_as_it_is_spoken(alert: int, complaint: str) -> None:
+    async def refusing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+        writer.write(b"\x15\x03\x03\x00\x02\x02" + bytes([alert]))
+        await reader.read()
+
+    async with serving(refusing) as port, Client(f"https://127.0.0.1:{port}/v1") as client:
+        with pytest.raises(ModelError, match=f"no connection by TLS: .*{complaint}"):
+            await client.request("POST", "/x")
+
+
+async def test_a_server_that_closes_while_tls_is_agreed_on_may_come_back() -> None:
+    async def closing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(100)
+
+    async with serving(closing) as port, Client(f"https://127.0.0.1:{port}/v1") as client:
+        with pytest.raises(TransientError, match="cannot connect: the server closed the connect"):
             await client.request("POST", "/x")

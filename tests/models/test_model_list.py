@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sdsd.models.model_list import names_in
+from sdsd.models.model_list import alike, names_in
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,19 @@ from sdsd.models.model_list import names_in
 )
 def test_names(body: bytes, names: list[str]) -> None:
     assert names_in(body) == names
+
+
+@pytest.mark.parametrize(
+    ("name", "first"),
+    [
+        ("gpt-4o", "openai/GPT-4o"),
+        ("qwen2.5-7b-instruct", "Qwen/Qwen2.5-7B-Instruct"),
+        ("openai/lama3", "llama3:latest"),
+        ("nothing-like-it", "alpha"),
+    ],
+)
+def test_the_names_that_may_have_been_meant_come_first(name: str, first: str) -> None:
+    names = ["alpha", "Qwen/Qwen2.5-7B-Instruct", "openai/GPT-4o", "llama3:latest", "omega"]
+    found = alike(name, names)
+    assert found[0] == first
+    assert [other for other in found if other != first] == [n for n in names if n != first]

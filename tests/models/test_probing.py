@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from sdsd.errors import ModelError, ServerGone, Stopped
+from sdsd.errors import Busy, ModelError, ServerGone, Stopped
 from sdsd.models.base import Capabilities
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.probing import left_out, probe, quoted
@@ -199,6 +199,10 @@ async def test_a_server_that_refuses_short_replies(least: int, sent: int) -> Non
     ("ways", "schema"),
     [
         (Ways(schema="held"), True),
+        (Ways(schema="spaced"), True),
+        (Ways(schema="cut"), True),
+        (Ways(schema="any object"), False),
+        (Ways(schema="fenced"), False),
         (Ways(schema="ignored"), False),
         (Ways(schema="refused"), False),
         (Ways(refuses={"response_format": 500}), False),
@@ -220,6 +224,10 @@ async def test_a_schema_counts_only_if_replies_are_held_to_it(ways: Ways, schema
         (Ways(alternatives=1), False, 5),
         (Ways(alternatives=0), False, 5),
         (Ways(most_alternatives=4), True, 2),
+        (Ways(places="mapping"), False, 5),  # whatever is not read is of no use
+        (Ways(places="texts"), False, 5),
+        (Ways(places="none"), False, 5),
+        (Ways(places="null"), False, 5),
         (Ways(refuses={"logprobs": 400}), False, 5),
         (Ways(refuses={"top_logprobs": 501}), False, 5),
     ],
@@ -282,18 +290,22 @@ async def test_the_first_request_waits_for_the_server_and_says_so(fault: Fault) 
 
 
 PARTS = (
-    '"system"', "response_format", "top_logprobs", '"prompt"', "/apply-template", "/tokenize",
-    "/metrics", '"temperature":0.0',
+    '"system"', "response_format", "top_logprobs", '"prompt"', '"temperature":0.0', "/tokenize",
+    "/apply-template", "/metrics",
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("fault", [429, 503, 500, "reset"], ids=str)
+@pytest.mark.parametrize(
+    "fault", [429, 503, 500, 408, 425, 409, "reset", "empty", "page", "busy in 200"], ids=str
+)
 async def test_a_fault_that_passes_decides_nothing(fault: Fault) -> None:
     """Whichever question meets it, what is found out is the same."""
+    # Many servers have something to say, with a good status, to every path that they do not know.
+    parts = PARTS[:-2] if fault in ("empty", "page") else PARTS
     quiet = (await found(Ways(metrics=True)))[0]
-    for part in PARTS:
+    for part in parts:
         assert (await found(Ways(metrics=True, once={part: fault})))[0] == quiet, part
-    assert (await found(Ways(metrics=True, once=dict.fromkeys(PARTS, fault))))[0] == quiet
+    assert (await found(Ways(metrics=True, once=dict.fromkeys(parts, fault))))[0] == quiet
 
 
 async def test_a_request_that_alone_fails_is_not_waited_for_without_end() -> None:
@@ -368,6 +380,24 @@ async def test_what_is_no_model_server_is_not_waited_for_long() -> None:
             await probe(model, first_wait=0.01)
 
 
+@pytest.mark.parametrize("path", ["/apply-template", "/metrics"])
+async def test_a_server_that_is_busy_with_a_good_status_has_not_said_no(path: str) -> None:
+    said = '{"error": "Unexpected endpoint"}'
+
+    async def serve(http: web.Request) -> web.Response:
+        return web.Response(text=said)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", serve)
+    async with serving(app) as url, HttpModel("odd", url) as model:
+        assert await model.get(path, root=True) == said.encode()
+        assert await model.post(path, {}) == {"error": "Unexpected endpoint"}
+        said = '{"error": {"message": "rate limit exceeded"}}'
+        for ask in (model.get(path, root=True), model.post(path, {})):
+            with pytest.raises(Busy, match=r"HTTP 429: .*rate limit exceeded"):
+                await ask
+
+
 # -- a server that refuses -----------------------------------------------------------------
 
 
@@ -390,3 +420,34 @@ async def test_a_model_that_the_server_does_not_list_is_named(status: int) -> No
         with pytest.raises(ModelError, match=r"Invalid model") as error:
             await probe(model, outage=0.1, first_wait=0.05)
     assert "`odd` is not among the models that it lists: a, b" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "complaint"),
+    [
+        (200, '{"error": {"message": "Incorrect API key", "code": "invalid_api_key"}}', "HTTP 401"),
+        (200, '{"error": {"message": "model odd not found"}}', "HTTP 404 .*model odd not found"),
+        (400, '{"error": "AuthenticationError: invalid x-api-key"}', "invalid x-api-key"),
+        (403, "<html><title>Attention Required!</title></html>", 'page: "Attention Required!"'),
+        (429, '{"error": {"code": "insufficient_quota"}}', "HTTP 429 .*insufficient_quota"),
+        (404, '{"message": "no Route matched"}', "HTTP 404 .*no Route matched.*; check `base_url`"),
+        (401, "", "HTTP 401 for model `odd`; check `base_url`, `model` and the key"),
+    ],
+)
+async def test_a_gateway_that_words_it_its_own_way_is_quoted_at_once(
+    status: int, body: str, complaint: str
+) -> None:
+    """With the names that are most like the wrong one, of however many there are."""
+    names = [*(f"model-{k}" for k in range(300)), "maker/Odd-7b"]
+
+    async def serve(http: web.Request) -> web.Response:
+        if http.path.endswith("/models"):
+            return web.json_response({"data": [{"id": name} for name in names]})
+        return web.Response(status=status, text=body)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", serve)
+    async with serving(app) as url, HttpModel("odd", url) as model:
+        with pytest.raises(ModelError, match=complaint) as error:
+            await probe(model)
+    assert "lists: maker/Odd-7b, model-0, model-1" in str(error.value)

@@ -135,6 +135,18 @@ def test_no_text_after_thinking_is_a_cut_or_an_empty_reply() -> None:
     assert got(body(" \n", "stop")).finish == "empty"
 
 
+@pytest.mark.parametrize(
+    "nothing",
+    ["\u00a0\u3000", "\u200b", "\ufeff\n", "\u2060\u200d\xad", "\u3164", "\u2800 ", "\u200e", "\0",
+     "<|im_end|>", "<|im_end|><|endoftext|>", "</s>", "<pad><pad>", "<think>\n\n</think>\n\n",
+     "</think>", []],
+)  # fmt: skip
+def test_a_reply_in_which_there_is_nothing_to_see_is_empty(nothing: object) -> None:
+    assert got(body(nothing, "stop")).finish == "empty"
+    found = got(body(nothing, "stop", reasoning_content="All of it."))
+    assert (found.finish, found.thinking) == ("empty", "All of it.")
+
+
 def test_a_model_whose_thinking_begins_in_the_prompt() -> None:
     opened = Reading(room=50, opened=True)
     cut = got(body("First I consider", "length"), reading=opened)

@@ -76,11 +76,23 @@ class TestCommand:
         assert [word for word in line if "prefix" in word] == ["--no-enable-prefix-caching"]
 
     @pytest.mark.parametrize(
-        "own", ["--port", "--host=0.0.0.0", "--served_model_name", "--model", "--uds"]
-    )
+        "own",
+        ["--port", "--host=0.0.0.0", "--served_model_name", "--model", "--uds", "--port 80",
+         "--served-model"],
+    )  # fmt: skip
     def test_where_it_is_reached_is_not_for_the_user_to_say(self, own: str) -> None:
         with pytest.raises(ConfigError, match=r"remove it.*base_url"):
             command("tiny", port=1, arguments=[own, "x"])
+
+    @pytest.mark.parametrize("own", ["--api-server-count", "--hf-overrides", "--model-impl"])
+    def test_other_options_may_begin_like_those(self, own: str) -> None:
+        assert command("tiny", port=1, arguments=[own, "x"])[-2:] == [own, "x"]
+
+    def test_an_option_and_its_value_are_two_arguments(self) -> None:
+        with pytest.raises(ConfigError, match=r"`--seed 7` as one text, .*write the option and"):
+            command("tiny", port=1, arguments=["--seed 7"])
+        spaced = '--hf-overrides={"a": 1}'
+        assert command("tiny", port=1, arguments=[spaced])[-1] == spaced
 
 
 @pytest.fixture
@@ -198,8 +210,12 @@ async def test_arguments_that_vllm_does_not_know(program: str, log: Path) -> Non
 
 @pytest.mark.parametrize(
     ("argument", "variable"),
-    [("--api-key", "VLLM_API_KEY"), ("--api_key=hush", "VLLM_API_KEY"), ("--hf-token", "HF_TOKEN")],
-)
+    [
+        ("--api-key", "VLLM_API_KEY"), ("--api_key=hush", "VLLM_API_KEY"),
+        ("--hf-token", "HF_TOKEN"), ("--api-key hush", "VLLM_API_KEY"), ("--api-k", "VLLM_API_KEY"),
+        ("--hf_tok=hush", "HF_TOKEN"),
+    ],
+)  # fmt: skip
 def test_secrets_are_no_arguments(log: Path, argument: str, variable: str) -> None:
     with pytest.raises(ConfigError, match=variable) as error:
         vllm.command(Launch("tiny", log, (argument, "hush")), 1)

@@ -259,6 +259,27 @@ async def test_the_first_sample_must_be_had(fault: Callable[[], StageFailed]) ->
     assert drawn.judged == []
 
 
+def unreadable(*steps: str) -> dict[str, str]:
+    """The user's words said back, in every attempt at these samples."""
+    tries = (f"{step}{retry}" for step in steps for retry in ("", "/retry/1"))
+    return dict.fromkeys(tries, SAID[-1].content)
+
+
+async def test_a_first_sample_that_cannot_be_read_is_left_out() -> None:
+    drawn = Table(
+        {**unreadable("violate/1"), "violate/2": "a", "satisfy/1": "b"}, {"a": BAD, "b": GOOD}
+    )
+    chosen = await drawn.chosen()
+    assert (chosen.text, chosen.others) == ("a", (Candidate("b", GOOD, "satisfy"),))
+
+
+async def test_one_sample_at_least_must_be_readable() -> None:
+    drawn = Table(unreadable("violate/1", "violate/2"), {})
+    with pytest.raises(StageFailed, match="repeats an earlier") as failed:
+        await drawn.chosen(siblings=2)
+    assert failed.value.step == "turn/2/violate/1"
+
+
 @pytest.mark.parametrize("fault", LOST)
 async def test_a_later_sample_that_cannot_be_had_is_left_out(
     fault: Callable[[], StageFailed],

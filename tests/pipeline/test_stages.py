@@ -199,6 +199,10 @@ async def test_the_last_attempt_may_be_read_by_another_reader() -> None:
             "spent its 2,208 tokens thinking; raise `thinking_tokens` in the section of",
         ),
         (Completion("", finish="length", reasoning_tokens=40), "spent its 40 tokens thinking"),
+        (
+            Completion("\u200b", finish="length", reasoning_tokens=40),
+            "spent its 40 tokens thinking",
+        ),
     ],
 )
 async def test_what_is_no_answer_is_not_parsed(reply: Completion, cause: str) -> None:
@@ -219,11 +223,25 @@ async def test_one_that_answers_after_it_is_taken() -> None:
     assert await ask_until_parsed(door, "x", Request("agent", 9), lambda c: c.text, 3) == "Fine."
 
 
-async def test_a_server_that_does_not_sample_is_not_asked_a_fourth_time() -> None:
-    same = "This is not a plan at all, and it never changes."
+SAME = "This is not a plan at all, and it never changes."
+
+
+@pytest.mark.parametrize(
+    ("same", "cause"),
+    [
+        (Completion(SAME), "after 3 tries: .*asking again would not help"),
+        (Completion(SAME, finish="length"), "after 3 tries: .*cut at its token limit; .*not help"),
+        (Completion("", finish="empty", thinking=SAME), "in 3 tries: the model thought and said"),
+        (Completion("", finish="length", thinking=SAME), "in 3 tries: the model spent its"),
+        (Completion(SAME, finish="refused"), "in 3 tries: the reply was refused"),
+    ],
+)
+async def test_a_server_that_does_not_sample_is_not_asked_a_fourth_time(
+    same: Completion, cause: str
+) -> None:
     steps = ["plan", "plan/retry/1", "plan/retry/2"]
     door = Door(dict.fromkeys(steps, same))
-    with pytest.raises(StageFailed, match=r"after 3 tries: .*asking again would not help"):
+    with pytest.raises(StageFailed, match=cause):
         await write_plan(SCENARIO, door, PlanConfig(), load_prompt("plan"), 5, DIRECT)
     assert door.steps == steps
 

@@ -394,6 +394,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     assert "a single file has no splits; leave out 'train'" in refused(where, split="train")
 
 
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 CUT_SHORT = gzip.compress(b"{}" * 999, mtime=0)[:-9]  # the same bytes in every worker
 
 
@@ -401,6 +402,8 @@ CUT_SHORT = gzip.compress(b"{}" * 999, mtime=0)[:-9]  # the same bytes in every 
     ("name", "data", "wrong"),
     [
         ("a.parquet", b"PAR1 but not really", "cannot be read: "),
+        ("a.parquet", POINTER, "a.parquet: holds only a pointer of Git LFS to the file; fetch"),
+        ("a.jsonl", POINTER, "a.jsonl: holds only a pointer of Git LFS to the file; fetch the"),
         ("a.jsonl.gz", b"not gzip", "a.jsonl.gz:1: bad JSON: "),
         ("a.jsonl.gz", CUT_SHORT, "cannot be read: Compressed file ended"),
         ("a.jsonl", b'\n{"messages": [', "a.jsonl:2: bad JSON: "),

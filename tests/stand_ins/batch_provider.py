@@ -82,6 +82,10 @@ class BatchStandIn:
         """Errors of validation that the next batch fails with."""
         self.expires_after: int | None = None
         """The next batch to end expires with this many lines answered."""
+        self.rewrite: Callable[[bytes], bytes] = lambda data: data
+        """What becomes of a result file."""
+        self.worded: Callable[[dict[str, Any]], dict[str, Any]] = lambda shown: shown
+        """What becomes of what is said of a batch."""
         self.extra: list[bytes] = []
         """Further lines in every output."""
         self.statuses: list[int] = []
@@ -142,7 +146,7 @@ class BatchStandIn:
 
     async def _content(self, http: web.Request) -> web.Response:
         data = self.files.get(http.match_info["id"])
-        return web.Response(body=data) if data is not None else _unknown()
+        return web.Response(body=self.rewrite(data)) if data is not None else _unknown()
 
     async def _create(self, http: web.Request) -> web.Response:
         given = msgspec.json.decode(await http.read())
@@ -197,7 +201,7 @@ class BatchStandIn:
             else:
                 await self.end(batch, "expired", self.expires_after)
                 self.expires_after = None
-        return web.json_response(batch.shown())
+        return web.json_response(self.worded(batch.shown()))
 
     async def _cancel(self, http: web.Request) -> web.Response:
         batch = self.batches[http.match_info["id"]]

@@ -16,8 +16,20 @@ from msgspec import Struct
 
 from sdsd.hashing import hash64
 
-Fault = int | Literal["reset"]
-"""A status, or a connection that is closed without a reply."""
+Fault = int | Literal["reset", "empty", "page", "busy in 200"]
+"""A status, or a connection that is closed without a reply, or one of status 200 that is none."""
+_NO_REPLIES = {
+    "empty": "",
+    "page": "<html><title>Just a moment</title></html>",
+    "busy in 200": '{"error": {"code": 429, "message": "too many requests"}}',
+}
+
+
+_SHAPED = {
+    "held": '{"a": true}', "spaced": '\n{\n  "a": true\n}', "cut": "{\n \n",
+    "any object": '{"colours": ["red"]}', "fenced": '```json\n{"a": true}\n```',
+}  # fmt: skip
+"""Replies to a request with a schema."""
 
 
 class Ways(Struct, frozen=True, kw_only=True):
@@ -30,11 +42,13 @@ class Ways(Struct, frozen=True, kw_only=True):
     invalid: tuple[tuple[str, float], ...] = ()
     """Values of fields that it does not take."""
     least_tokens: int = 1
-    schema: Literal["held", "ignored", "refused"] = "held"
+    schema: Literal["held", "spaced", "cut", "any object", "fenced", "ignored", "refused"] = "held"
     alternatives: int = 20
     """Most alternatives per token, whatever is asked for."""
     most_alternatives: int = 20
     """More of them are refused."""
+    places: Literal["list", "mapping", "texts", "none", "null"] = "list"
+    """How probabilities are written, if they are."""
     token: str = "Red"
     """The token that every reply begins with, where probabilities are asked for."""
     system: bool = True
@@ -112,6 +126,8 @@ class OddServer:
             assert http.transport is not None
             http.transport.close()
             return web.Response()
+        if isinstance(fault, str):
+            return web.Response(text=_NO_REPLIES[fault])
         return web.json_response({"error": {"message": self.ways.said}}, status=fault)
 
     def _complete(self, http: web.Request, body: dict[str, Any]) -> web.Response:
@@ -142,14 +158,20 @@ class OddServer:
         luck = body.get("seed", 0) if ways.seeded and "seed" in body else next(self._numbers)
         drawn = 0 if ways.greedy or not body.get("temperature", 1.0) else luck
         text = f"{ways.token} as the cherry number {hash64(drawn, k) % 1000}."
-        if "response_format" in body and ways.schema == "held":
-            text = '{"a": true}'
+        if "response_format" in body:
+            text = _SHAPED.get(ways.schema, text)
         choice: dict[str, Any] = {"finish_reason": "stop", "message": {"content": text}}
         if "prompt" in body:
             choice = {"finish_reason": "stop", "text": text}
         if body.get("logprobs"):
             many = min(body.get("top_logprobs", 0), ways.alternatives)
             tops = [{"token": f"{ways.token}{n}", "logprob": -1.0} for n in range(many)]
-            place = {"token": ways.token, "logprob": -0.5, "top_logprobs": tops}
-            choice["logprobs"] = {"content": [place]}
+            written: Any = {
+                "mapping": {top["token"]: top["logprob"] for top in tops},
+                "texts": [{**top, "logprob": "-1.0"} for top in tops],
+            }.get(ways.places, tops)
+            place = {"token": ways.token, "logprob": -0.5, "top_logprobs": written}
+            choice["logprobs"] = {"content": [] if ways.places == "none" else [place]}
+            if ways.places == "null":
+                choice["logprobs"] = None
         return choice

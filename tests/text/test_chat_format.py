@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from sdsd.text.chat_format import cut, marked, switched
+from sdsd.text.chat_format import Template, cut, marked, switched
 from sdsd.types import Message
 from tests.factories.chat_templates import (
     CHATML,
@@ -129,6 +129,24 @@ def test_what_begins_or_ends_the_thinking_is_no_seam(
     assert template.closed().opening == left_out
     stream = f"Hello?{template.to_agent}"
     assert template.begun(stream) == stream + opening
+
+
+@pytest.mark.parametrize(
+    ("seam", "opening", "end"),
+    [
+        ("[/INST] ", "", "[/INST]"),
+        ("[/INST]  ", "", "[/INST]"),
+        ("[/INST]\n ", "", "[/INST]\n"),
+        ("[/INST]", "", "[/INST]"),
+        ("[/INST] ", "<think> ", "[/INST] <think>"),
+        ("[/INST] ", "<think>\n", "[/INST] <think>\n"),
+    ],
+)
+def test_no_stream_ends_in_a_blank_that_the_next_token_begins_with(
+    seam: str, opening: str, end: str
+) -> None:
+    template = Template("<s>[INST] ", "\n\n", seam, "</s>[INST] ", opening)
+    assert template.begun(f"[INST] Hello?{seam}") == f"[INST] Hello?{end}"
 
 
 CLOSED = "<think>\n\n</think>\n\n"

@@ -49,9 +49,11 @@ def find(
 
 NOT_A_USER = frozenset({
     "role_flip", "third_person", "speaker_label", "placeholder", "marker", "garbled", "plan_leak",
-    "self_thanks", "user_refusal",
+    "self_thanks", "user_refusal", "echo", "loop",
 })  # fmt: skip
 """Rules that show that a turn is not one that a user writes."""
+NOT_AN_AGENT = ("third_person", "echo", "loop")
+"""Rules that show that a turn is not one that an assistant writes."""
 
 
 def not_a_user(conversation: tuple[Message, ...], text: str, plan: Plan | None) -> str:
@@ -62,9 +64,8 @@ def not_a_user(conversation: tuple[Message, ...], text: str, plan: Plan | None) 
 
 def not_an_agent(conversation: tuple[Message, ...], text: str, plan: Plan | None) -> str:
     """Return what shows that no assistant says `text` next; empty if one might."""
-    answered = (*conversation[-1:], Message("assistant", text))
-    whole = read_dialogue(answered, plan, ())
-    return RULES["third_person"] if _breaks_last("third_person", whole) else ""
+    whole = read_dialogue((*conversation, Message("assistant", text)), plan, ())
+    return next((RULES[rule] for rule in NOT_AN_AGENT if _breaks_last(rule, whole)), "")
 
 
 def _breaks_last(rule: str, whole: DialogueText) -> bool:

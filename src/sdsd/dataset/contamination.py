@@ -8,21 +8,29 @@ runs are kept (`sdsd.text.word_runs`).
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 from array import array
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdsd.config import ContaminationConfig
 from sdsd.errors import ConfigError, SourceError
 from sdsd.scenarios.existing_files import SUFFIXES, rows
-from sdsd.text.encodings import NotText, as_utf8, lines
+from sdsd.text.encodings import NotText, decode
 from sdsd.text.word_runs import WORD, HashedText, bitmap, contains, ordered
 
 _LEAST = 5
 """Words that a short text of an evaluation set must have."""
-_KNOWN = (*SUFFIXES, ".txt")
+_KNOWN = (*SUFFIXES, ".txt", ".txt.gz")
+_UNREAD = (".arrow", ".feather", ".xlsx", ".xls", ".zip", ".gz", ".tgz", ".bz2", ".xz", ".zst")
+"""Files of data that are not read: in a directory, a set would be compared without them."""
+_IDENTIFIER = re.compile(r"\w*", re.ASCII)
+"""What names a column, and is no text: `what_is_the_correct_answer` has five words."""
+_ADDRESS = re.compile(r"hf:|https?:")
+_UNSEEN = re.compile("[\xad\u200b\u2060\ufeff]")
 
 
 class Hit(NamedTuple):
@@ -54,7 +62,7 @@ class Contamination:
         """Return the first run of words in `text` that an evaluation set has, or None."""
         if not self._sets:
             return None
-        hashed, marks = HashedText(text), self._bitmap
+        hashed, marks = HashedText(_plain(text)), self._bitmap
         last = len(marks) - 1
         for start, end, run in hashed.runs(self._size):
             if marks[run & last] and (name := self._set_of(run)):
@@ -88,58 +96,74 @@ class Contamination:
 def _texts(where: str) -> Iterator[str]:
     """Yield every text in every row of the files at `where`."""
     for path in _files(where):
+        names: set[str] = set()
         try:
-            if path.name.lower().endswith(".txt"):
-                yield from _paragraphs(path)
-                continue
-            for _, row in rows(path, path.name, ()):
-                yield from _inside(row)
+            for _, row in rows(path, path.name, (), headed=False):
+                yield from map(_plain, _inside(row, names))
         except SourceError as error:
             raise _error(str(error)) from None
-        except NotText as error:
-            raise _error(error.at(path)) from None
+
+
+def _plain(text: str) -> str:
+    """Return a text without what nobody sees inside of words: soft hyphens, and the like."""
+    return text if text.isascii() else _UNSEEN.sub("", text)
 
 
 def _files(where: str) -> list[Path]:
+    if not where or _ADDRESS.match(where):
+        raise _error(f"{where!r}: give the path of a file or directory on this machine")
     try:
         root = Path(where).expanduser()
-        found = sorted(root.rglob("*")) if root.is_dir() else [root] if root.exists() else []
+        found = sorted(_below(root)) if root.is_dir() else [root] if root.exists() else []
     except (OSError, ValueError, RuntimeError) as error:  # the last: `~name` of an unknown user
         raise _error(f"{where}: cannot be read: {error}; check the path") from None
-    files = [path for path in found if path.name.lower().endswith(_KNOWN) and path.is_file()]
+    known = ", ".join(_KNOWN)
+    files = [path for path in found if path.name.lower().endswith(_KNOWN)]
+    for path in found:
+        name = path.name.lower()
+        if not name.endswith(_KNOWN) and (path == root or name.endswith(_UNREAD)):
+            raise _error(f"{path}: cannot read files of type {path.suffix!r}; use one of {known}")
     if not files:
-        known = ", ".join(_KNOWN)
-        if root.is_file():
-            wrong = f"cannot read files of type {root.suffix!r}; use one of {known}"
-        elif root.is_dir():
-            wrong = f"no file in this directory is of type {known}"
-        else:
-            wrong = "no such file or directory; check the path"
+        wrong = (
+            f"no file in this directory is of type {known}"
+            if root.is_dir()
+            else "no such file or directory; check the path"
+        )
         raise _error(f"{where}: {wrong}")
     return files
 
 
-def _paragraphs(path: Path) -> Iterator[str]:
-    """Yield the blocks between blank lines, because a run of words may cross a line break."""
-    try:
-        with path.open("rb") as raw, as_utf8(raw) as file:
-            for blank, block in groupby(lines(file), key=str.isspace):
-                if not blank:
-                    yield "".join(block)
-    except (OSError, UnicodeDecodeError) as error:
-        raise _error(f"{path}: cannot be read: {error}; check the file") from None
+def _below(root: Path) -> Iterator[Path]:
+    """Yield the files in a directory, however deep, but for hidden ones. Raises `OSError`."""
+
+    def failed(error: OSError) -> None:
+        raise error
+
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, onerror=failed, followlinks=True):
+        place = os.path.realpath(folder)
+        folders[:] = [] if place in seen else [name for name in folders if name[0] != "."]
+        yield from (Path(folder, name) for name in names if name[0] != "." and place not in seen)
+        seen.add(place)
 
 
-def _inside(row: Any) -> Iterator[str]:
-    """Yield the texts of a row, at any depth."""
+def _inside(row: Any, names: set[str]) -> Iterator[str]:
+    """Yield the texts of a row, at any depth, and the names of its fields that are not in `names`.
+
+    A name may be the question to which the field has the answer.
+    """
     pending = [row]
     while pending:
         value = pending.pop()
-        if isinstance(value, str):
+        if isinstance(value, bytes):  # texts in Parquet that are not marked as such
+            with contextlib.suppress(NotText):
+                value = decode(value)
+        if isinstance(value, str) and not _IDENTIFIER.fullmatch(value):
             yield value
         elif isinstance(value, dict):
-            pending += value.values()
-        elif isinstance(value, list):
+            pending += (*value.values(), *(value.keys() - names))
+            names |= value.keys()
+        elif isinstance(value, list | tuple):
             pending += value
 
 

@@ -50,14 +50,14 @@ from sdsd.models.batch_api import (
     Limits,
     Provider,
     RequestLine,
-    ResultLine,
     Sleep,
     StateFiles,
     Transport,
-    add_lines,
     custom_id,
     refused,
+    unnamed,
 )
+from sdsd.models.batch_lines import ResultLine, add_lines
 from sdsd.types import Answer, Request
 
 _encode = msgspec.json.Encoder().encode
@@ -388,25 +388,28 @@ class BatchModel:
 
     async def _collect(self, job: _Job) -> dict[str, ResultLine]:
         """Wait until the batch ends; return its lines. Raises `ModelError` if it was refused."""
-        wait = self._limits.poll
-        while (batch := await self._provider.batch(job.state.batch_id)).status not in ENDED:
+        wait, searches = self._limits.poll, 0
+        while True:
+            batch = await self._provider.batch(job.state.batch_id)
             self._note_progress(job, batch)
+            searches += batch.lacks_files
+            if batch.status in ENDED and (not batch.lacks_files or searches > _SEARCHES):
+                break
             await self._sleep(wait)
             wait = min(wait * 1.5, self._limits.max_poll)
-        self._note_progress(job, batch)
+        if batch.lacks_files:
+            raise ModelError(unnamed(job.state, batch))
         job.status = batch.status
         if batch.status == "failed" and not batch.output_file_id:
             self._forget(job)  # nothing was generated, so there is nothing to continue from
             raise ModelError(refused(job.state, batch))
         lines: dict[str, ResultLine] = {}
-        ignored = 0
+        ignored, asked = 0, set(job.state.names)
         for file in filter(None, (batch.output_file_id, batch.error_file_id)):
-            ignored += add_lines(lines, await self._provider.content(file), job.state)
+            ignored += add_lines(lines, await self._provider.content(file), asked)
         if ignored:
-            self._note(
-                f"batch {job.state.number}: {ignored:,} lines of the result ignored: unknown, "
-                "unreadable or repeated"
-            )
+            what = "lines of the result ignored: unknown, unreadable or repeated"
+            self._note(f"batch {job.state.number}: {ignored:,} {what}")
         job.answered = any(line.answered for line in lines.values())
         self._require_some(job, lines)
         return lines

@@ -18,8 +18,9 @@ from msgspec import Meta, Raw, Struct
 
 from sdsd.errors import JournalError, ModelError, TransientError
 from sdsd.files import make_folder, write_atomic
-from sdsd.models.http_client import decode_json
+from sdsd.models.batch_lines import ApiError, result_file
 from sdsd.models.http_connection import Reply
+from sdsd.models.web_pages import legible
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
@@ -28,6 +29,9 @@ Id = Annotated[str, Meta(min_length=1)]
 _MAY_PASS = {408, 409, 425, 429}
 """Statuses below 500 that are worth a retry."""
 ENDED = {"completed", "failed", "expired", "cancelled"}
+_SPELLINGS = {"canceled": "cancelled", "succeeded": "completed", "success": "completed",
+              "error": "failed", "timeout_exceeded": "expired"}  # fmt: skip
+"""Other words for a batch that has ended."""
 _LONGEST_WAIT = 60.0
 """Longest wait between two tries, in seconds."""
 
@@ -54,53 +58,6 @@ class RequestLine(Struct):
     body: Raw
 
 
-class Response(Struct):
-    """The server's reply to one request of a batch."""
-
-    status_code: int = 200
-    body: Raw = Raw(b"null")
-
-    @property
-    def content(self) -> bytes:
-        """The body as it would be online; some providers put it into a string."""
-        body = bytes(self.body)
-        if not body.startswith(b'"'):
-            return body
-        return msgspec.json.decode(body, type=str).encode("utf-8", "replace")
-
-
-class ApiError(Struct):
-    """What went wrong with one request, or with the whole batch."""
-
-    code: str | int | None = None
-    message: str | None = None
-    line: int | None = None
-
-
-class ResultLine(Struct):
-    """One line of a batch's output file or error file."""
-
-    custom_id: str
-    response: Response | None = None
-    error: ApiError | str | None = None
-
-    @property
-    def answered(self) -> bool:
-        """Whether the request was answered, and so is paid for."""
-        return self.response is not None and self.response.status_code == 200
-
-    @property
-    def fault(self) -> str:
-        """What went wrong, in the provider's words."""
-        if self.response is not None:
-            said = self.response.content[:500].decode("utf-8", "replace")
-            return f"HTTP {self.response.status_code}: {said}"
-        error = self.error or ApiError()
-        if isinstance(error, str):
-            return error[:500]
-        return f"{error.code}: {str(error.message)[:500]}"
-
-
 class _Errors(Struct):
     data: list[ApiError] | None = None
 
@@ -108,9 +65,9 @@ class _Errors(Struct):
 class Counts(Struct):
     """Progress of a batch, in requests."""
 
-    total: int = 0
-    completed: int = 0
-    failed: int = 0
+    total: int | None = 0
+    completed: int | None = 0
+    failed: int | None = 0
 
 
 class _Created(Struct):
@@ -125,15 +82,36 @@ class Batch(Struct):
     status: str
     output_file_id: str | None = None
     error_file_id: str | None = None
-    errors: _Errors | None = None
+    errors: _Errors | list[ApiError] | None = None
     request_counts: Counts | None = None
+
+    def __post_init__(self) -> None:
+        status = self.status.casefold()
+        self.status = _SPELLINGS.get(status, status)
+
+    @property
+    def answered(self) -> int:
+        """How many requests are said to be answered."""
+        return (self.request_counts and self.request_counts.completed) or 0
+
+    @property
+    def lacks_files(self) -> bool:
+        """Whether there must be results, and no file is named that has them."""
+        named = self.output_file_id or self.error_file_id
+        return self.status in ENDED and bool(self.answered) and not named
+
+    @property
+    def faults(self) -> list[ApiError]:
+        """Why the whole batch was refused."""
+        found = self.errors.data if isinstance(self.errors, _Errors) else self.errors
+        return found or [ApiError(message="no reason given")]
 
     def progress(self, of: int) -> str:
         """Say how far it is, out of so many requests."""
-        counts = self.request_counts or Counts()
-        failed = f", {counts.failed:,} failed" if counts.failed else ""
+        failures = self.request_counts and self.request_counts.failed
+        failed = f", {failures:,} failed" if failures else ""
         ended = f", {self.status}" if self.status in ENDED else ""
-        return f"{counts.completed:,} of {of:,} answered{failed}{ended}"
+        return f"{self.answered:,} of {of:,} answered{failed}{ended}"
 
 
 class _Listed(Struct):
@@ -148,9 +126,8 @@ class _Page(Struct):
 
 
 _created = msgspec.json.Decoder(_Created).decode
-_batch = msgspec.json.Decoder(Batch).decode
+_batch = msgspec.json.Decoder(Batch, strict=False).decode
 _page = msgspec.json.Decoder(_Page).decode
-_line = msgspec.json.Decoder(ResultLine, strict=False).decode
 _encode = msgspec.json.Encoder().encode
 
 
@@ -171,11 +148,6 @@ def multipart(lines: Iterable[bytes]) -> tuple[str, bytes]:
     )
     body = b"".join((head.encode(), *lines, f"\r\n--{boundary}--\r\n".encode()))
     return f"multipart/form-data; boundary={boundary}", body
-
-
-def parse_line(line: bytes) -> ResultLine:
-    """Decode one line of a result. An incomplete character becomes U+FFFD."""
-    return decode_json(line, _line)
 
 
 class Limits(Struct, frozen=True):
@@ -280,26 +252,9 @@ def _read(path: Path, kind: type[T]) -> T:
         ) from None
 
 
-def add_lines(lines: dict[str, ResultLine], content: bytes, state: BatchState) -> int:
-    """Add the lines of a result file; return how many are unknown, unreadable or repeated."""
-    ignored = 0
-    asked = set(state.names)
-    for text in filter(bytes.strip, content.split(b"\n")):
-        try:
-            line = parse_line(text)
-        except (ValueError, RecursionError):
-            ignored += 1
-            continue
-        if line.custom_id in lines or line.custom_id not in asked:
-            ignored += 1
-        else:
-            lines[line.custom_id] = line
-    return ignored
-
-
 def refused(state: BatchState, batch: Batch) -> str:
     """Say why the provider refused a whole batch, and what to do."""
-    errors = (batch.errors and batch.errors.data) or [ApiError(message="no reason given")]
+    errors = batch.faults
     shown = "; ".join(
         f"{e.code or 'error'}: {str(e.message)[:300]}" + (f" (line {e.line})" if e.line else "")
         for e in errors[:3]
@@ -309,6 +264,15 @@ def refused(state: BatchState, batch: Batch) -> str:
         f"batch {state.number} ({state.batch_id}): the provider refused it: {shown}{more}; "
         "none of it was generated. Fix the cause (if it is a limit on queued requests, wait for "
         "other batches or lower `batch.max_requests`), then run the same command again"
+    )
+
+
+def unnamed(state: BatchState, batch: Batch) -> str:
+    """Say that there are answers, and nothing that leads to them."""
+    return (
+        f"batch {state.number} ({state.batch_id}): {batch.answered:,} requests are answered, but "
+        "the provider names no file with the answers; the batch is kept: run the same command "
+        "again to collect it"
     )
 
 
@@ -361,7 +325,7 @@ class Provider:
         return await self._send("GET", f"/batches/{quote(name, safe='')}", _batch)
 
     async def content(self, file: str) -> bytes:
-        return await self._send("GET", f"/files/{quote(file, safe='')}/content", bytes)
+        return await self._send("GET", f"/files/{quote(file, safe='')}/content", result_file)
 
     async def _send(
         self,
@@ -394,7 +358,7 @@ class Provider:
         headers: Mapping[str, str],
     ) -> T:
         reply = await self._transport.request(method, path, body, headers)
-        status, shown = reply.status, reply.body[:500].decode("utf-8", "replace")
+        status, shown = reply.status, legible(reply.body)
         if status in _MAY_PASS or status >= 500:
             raise TransientError(f"{method} {path}: HTTP {status}: {shown}")
         if not 200 <= status < 300:

@@ -29,6 +29,7 @@ from sdsd.models.pool import Pool, check_answer
 from sdsd.models.thinking import thinks
 from sdsd.models.vllm import LaunchedModel
 from sdsd.plugins import blamed
+from sdsd.text.normalize import is_blank
 from sdsd.types import Answer, Completion, Message, Refusal, Request
 
 _TRIAL_TOKENS = 24
@@ -108,31 +109,56 @@ def _machine() -> Iterator[Diagnosis]:
 
 async def _models(config: Config, files: Mapping[str, Path], found: list[Diagnosis]) -> None:
     """Examine every model of a configuration, one after the other."""
+    names = sorted(set(config.role_models.values()))
+    try:
+        await _started(config, files, found)
+    except Exception:
+        if len(names) == 1:
+            raise
+        for name in names:  # of which one is to blame, and the others can be examined
+            try:
+                await _started(_only(config, name), files, found, f"`{name}`")
+            except Exception as error:
+                found.append(Diagnosis("model", f"`{name}`: {_reason(error)}", ok=False))
+
+
+def _only(config: Config, name: str) -> Config:
+    """Return the configuration with one model in all roles."""
+    roles = replace(config.roles, **dict.fromkeys(config.roles.__struct_fields__, name))
+    return replace(config, roles=roles, critique=replace(config.critique, critics={}))
+
+
+async def _started(
+    config: Config, files: Mapping[str, Path], found: list[Diagnosis], alone: str = ""
+) -> None:
+    """Start the models and examine them; `alone` names one that is examined without the others."""
     note = lambda text: found.append(Diagnosis("engine", text))  # noqa: E731
     with tempfile.TemporaryDirectory() as folder:
         async with fleet.start(config, files, note, Path(folder)) as started:
             for name, pool in started.pools.items():
                 if len(started.pools) > 1:
-                    roles = ", ".join(
-                        role for role, model in started.roles.items() if model == name
-                    )
-                    found.append(Diagnosis("model", f"`{name}`, for {roles}"))
+                    roles = [role for role, model in started.roles.items() if model == name]
+                    found.append(Diagnosis("model", f"`{name}`, for {', '.join(roles)}"))
+                if alone:
+                    found.append(Diagnosis("model", alone))
                 if isinstance(pool, Pool):
                     await _examine(pool, found)
-            found.append(Diagnosis("auto", f"chooses `{started.protocol(config)}`", ok=True))
+            if not alone:
+                found.append(Diagnosis("auto", f"chooses `{started.protocol(config)}`", ok=True))
 
 
 async def _examine(pool: Pool, found: list[Diagnosis]) -> None:
-    """Find out what one model's servers support, and how fast the first one is."""
+    """Find out what one model's servers support, and how fast the first that answers is."""
     models = [server.model for server in pool.servers]
     models = [model.model if isinstance(model, LaunchedModel) else model for model in models]
+    there = {model: await _reachable(model) for model in models if isinstance(model, HttpModel)}
+    models = [model for model in models if model not in there or there[model].ok] or models
     first, can = models[0], pool.capabilities
     slots = can.slots or "an unknown number of"
-    for model in models:
-        if isinstance(model, HttpModel):
-            found.append(Diagnosis("reachable", model.base_url, ok=True))
-            if names := await served(model):
-                found.append(Diagnosis("serves", some(names)))
+    for model, answers in there.items():
+        found.append(answers)
+        if answers.ok and (names := await served(model)):
+            found.append(Diagnosis("serves", some(names)))
     found += [
         await _tried("chat", _chat(first)) if can.chat else Diagnosis("chat", "no", ok=False),
         Diagnosis("completions", _yes(can.completions)),
@@ -154,6 +180,15 @@ async def _examine(pool: Pool, found: list[Diagnosis]) -> None:
         found.append(await _tried("speed", _speed(first, many)))
 
 
+async def _reachable(model: HttpModel) -> Diagnosis:
+    """Whether a server answers, whatever it says."""
+    try:
+        await model.client.request("GET", "/models")
+    except (ModelError, TransientError) as error:
+        return Diagnosis("reachable", _reason(error), ok=False)
+    return Diagnosis("reachable", model.base_url, ok=True)
+
+
 async def _tried(name: str, check: Awaitable[Diagnosis | str]) -> Diagnosis:
     """Return the finding of a check, or what it failed of."""
     try:
@@ -166,7 +201,7 @@ async def _tried(name: str, check: Awaitable[Diagnosis | str]) -> Diagnosis:
 async def _chat(model: Model) -> Diagnosis:
     """Look at the text of a reply, not only at its status."""
     answer = await _reply(model, Request("agent", _REPLY_TOKENS, probing.QUESTION))
-    if not answer.text.strip():
+    if is_blank(answer.text):
         return Diagnosis("chat", _silence(answer), ok=False)
     return Diagnosis("chat", f"yes: {answer.text.strip()[:60]!r}", ok=True)
 
@@ -202,7 +237,7 @@ async def _sampling(model: Model) -> str:
     """Test seed and temperature: the same text twice, and another text with another seed?"""
     request = replace(_request("Invent a name for a boat.", 24), temperature=1.0)
     texts = [(await _reply(model, request, seed)).text for seed in (1, 1, 2, 3)]
-    if not all(texts):
+    if any(map(is_blank, texts)):
         return "unknown: replies without text"
     if len(set(texts)) == 1:
         return "without effect: every seed gives the same text, even at temperature 1"
@@ -215,9 +250,12 @@ async def _sampling(model: Model) -> str:
 
 async def _several(model: HttpModel) -> str:
     """Whether a request can ask for several replies (`n`), which nothing here needs."""
-    path, body = model.encode(_request("Invent a name for a boat.", 24), 1)
+    request = _request("Invent a name for a boat.", 24)
+    path, body = model.encode(request, 1)
     asked = msgspec.json.decode(body, type=dict[str, object]) | {"n": 2}
     reply = await model.client.request("POST", path, msgspec.json.encode(asked))
+    if isinstance(model.decode(request, reply.status, reply.body), Refusal):
+        return "no"
     try:
         return _yes(len(msgspec.json.decode(reply.body)["choices"]) == 2)
     except (ValueError, KeyError, TypeError):

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 
 from sdsd.errors import ModelError, TransientError, Unreachable
 from sdsd.models.addresses import Address, parse
-from sdsd.models.connection_faults import explained
+from sdsd.models.connection_faults import explained, refused_tls
 from sdsd.models.http_connection import Connection, NoReply, Reply, Timeouts
 from sdsd.models.proxies import Proxy, proxy_for
 from sdsd.text.normalize import encodable
@@ -141,7 +141,8 @@ class Client:
         try:
             return await connection.exchange(data, self._timeouts)
         except NoReply as error:
-            raise TransientError(str(error)) from None
+            fault = refused_tls(error.__cause__, self._address)
+            raise fault or TransientError(str(error)) from None
         finally:
             self._keep(connection)
 

@@ -148,7 +148,9 @@ class Connection(asyncio.Protocol):
         if self._waiting is None or self._waiting.done():
             return
         if not self._last_data:
-            self._fail(NoReply(f"the server closed the connection{_because(error)}"))
+            fault = NoReply(f"the server closed the connection{_because(error)}")
+            fault.__cause__ = error
+            self._fail(fault)
         elif self._bodied and not self._sized():
             self.on_message_complete()  # such a reply ends with the connection
         else:

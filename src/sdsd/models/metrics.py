@@ -6,13 +6,15 @@ import re
 
 from sdsd.models.concurrency import Gauges
 
+_LABELS = r'\{((?:[^"}\n]|"(?:[^"\\\n]|\\.)*+")*+)\}'
+"""In quotation marks they may hold anything."""
 _GAUGE = re.compile(
     r"^(?:vllm:|sglang:|llamacpp:)(num_requests_running|num_running_reqs|requests_processing|"
-    r"num_requests_waiting|num_queue_reqs|requests_deferred)(?:\{[^}\n]*\})? +([0-9.e+-]+)",
+    rf"num_requests_waiting|num_queue_reqs|requests_deferred)(?:{_LABELS})?[ \t]+([0-9.eE+-]+)",
     re.MULTILINE,
 )
 _RUNNING = ("num_requests_running", "num_running_reqs", "requests_processing")
-_CACHE = re.compile(r"^vllm:cache_config_info\{([^}\n]*)\}", re.MULTILINE)
+_CACHE = re.compile(rf"^vllm:cache_config_info{_LABELS}", re.MULTILINE)
 _SIZE = re.compile(
     r'(?:^|,)\s*(kv_cache_size_tokens|num_gpu_blocks|block_size)="(\d{1,12})(?:\.0)?"'
 )
@@ -24,7 +26,7 @@ def gauges(body: bytes) -> Gauges | None:
     text = body.decode("utf-8", "replace")
     running = waiting = 0.0
     found = False
-    for name, value in _GAUGE.findall(text):
+    for name, _, value in _GAUGE.findall(text):
         try:
             number = float(value)
         except ValueError:

@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Sequence
 
 import msgspec
+from rapidfuzz.distance.Indel import normalized_similarity as ratio
 
 from sdsd.errors import ModelError, TransientError
 from sdsd.models.openai_server import HttpModel
 
 _SHOWN = 5
+_ALIKE = 0.6
+"""Likeness above which a name may be what was meant; the others keep their order."""
 _PATIENCE = 10.0
 """Seconds that the list may take."""
 
@@ -46,7 +49,30 @@ async def listing(model: HttpModel) -> str:
     names = await served(model)
     if not names or any(name.removeprefix("models/") == model.name for name in names):
         return ""
-    return f". `{model.name}` is not among the models that it lists: {some(names)}"
+    return (
+        f". `{model.name}` is not among the models that it lists: {some(alike(model.name, names))}"
+    )
+
+
+def alike(name: str, names: Sequence[str]) -> list[str]:
+    """Return names with those first that are most like `name`: of hundreds only a few are shown.
+
+    >>> alike("gpt-4o", ["a", "b", "openai/gpt-4o", "GPT-4o-mini"])
+    ['openai/gpt-4o', 'GPT-4o-mini', 'a', 'b']
+    """
+    own = name.casefold()
+
+    def likeness(other: str) -> float:
+        other = other.casefold()
+        found = max(ratio(own, other), ratio(_bare(own), _bare(other)))
+        return found if found > _ALIKE else 0.0
+
+    return sorted(names, key=likeness, reverse=True)
+
+
+def _bare(name: str) -> str:
+    """Return a name without its maker and its tag."""
+    return name.rpartition("/")[2].partition(":")[0]
 
 
 def some(names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import msgspec
 
 from sdsd.errors import Malformed, ModelError, TransientError
-from sdsd.models import replies, scoring, statuses
+from sdsd.models import odd_errors, replies, scoring, statuses
 from sdsd.models.base import Capabilities
 from sdsd.models.concurrency import Gauges
 from sdsd.models.http_client import Client, decode_json
@@ -23,11 +23,12 @@ from sdsd.models.odd_errors import ErrorReply
 from sdsd.models.replies import Reading
 from sdsd.models.thinking import Thinking
 from sdsd.models.web_pages import page
-from sdsd.models.wire import Unreadable
+from sdsd.models.wire import Unreadable, as_dict
 from sdsd.text.thinking import opens_thinking
 from sdsd.types import Answer, Completion, Message, Refusal, Request
 
 _encode = msgspec.json.Encoder().encode
+_BUSY = (429, 503)
 _QUOTED = 200
 """Bytes of an unreadable body that are shown."""
 
@@ -186,6 +187,7 @@ class HttpModel:
         if reply.status != 200:
             self._refused_by(reply)
             return None
+        self._not_busy(reply.body)
         try:
             return msgspec.json.decode(reply.body, type=dict[str, object])
         except (msgspec.DecodeError, UnicodeError):
@@ -200,7 +202,20 @@ class HttpModel:
         if reply.status != 200:
             self._refused_by(reply)
             return b""
+        self._not_busy(reply.body)
         return reply.body
+
+    def _not_busy(self, body: bytes) -> None:
+        """Raise `Busy` if the body of a good response says so; other errors in it are no faults."""
+        if body.startswith(b"{"):
+            try:
+                odd_errors.raise_error(as_dict(decode_json(body, msgspec.json.decode)), None)
+            except ErrorReply as error:
+                if error.status in _BUSY:
+                    said = self.client.secrets.hide_in_error(error.text.encode())
+                    self._refused(error.status, said)
+            except (ValueError, RecursionError):
+                return
 
     async def gauges(self) -> Gauges | None:
         """Return the server's own metrics (`/metrics`); None if it has none, or none at present."""

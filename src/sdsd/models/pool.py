@@ -226,7 +226,7 @@ class Pool:
     def _home(self, dialogue: int) -> Server:
         home, now = self._homes.get(dialogue), self._clock()
         stays = home is not None and home.allows(now)
-        if home is not None and stays and (home.load <= 1 or len(self.servers) == 1):
+        if home is not None and stays and (len(self.servers) == 1 or home.load <= 1):
             return home
         able = [server for server in self.servers if server.allows(now)]
         if not able:

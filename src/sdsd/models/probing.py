@@ -20,12 +20,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from sdsd.config import TOP_P
 from sdsd.errors import Busy, Denied, ModelError, TransientError
-from sdsd.models import chat_templates, metrics, scoring
+from sdsd.models import chat_templates, metrics, replies, scoring
 from sdsd.models.base import Capabilities, Scoring
 from sdsd.models.model_list import listing
 from sdsd.models.openai_server import HttpModel
@@ -45,6 +44,8 @@ _GIVEN = ("red lamp, green boat, blue chair", "a cold soup of nine old wheels",
           "red lamp, green boat, blue chair")  # fmt: skip
 """The reply that was asked for, another one, and the first again."""
 _SHAPE = {"type": "object", "properties": {"a": {"type": "boolean"}}, "required": ["a"]}
+_SHAPED = re.compile(r"""\{\s*+(?:"a"|"?\Z)""")
+"""It, or as much of it as there was room for; any other object was not held to it."""
 _STOPS = ("\nUser:", "\nPerson:", "\nAssistant:")
 _FIELDS = ("temperature", "seed", "stop", "top_p")
 """In the order of their worth: of two that exclude each other, the later one is left out."""
@@ -273,7 +274,7 @@ class _Probe:
         """Whether replies are held to a schema: this question is not answered by an object."""
         request = Request("critic", _TOKENS, QUESTION, temperature=0.0, schema=_SHAPE)
         answer = await self._ask(request, schema=True)
-        return isinstance(answer, Completion) and answer.text.lstrip().startswith("{")
+        return isinstance(answer, Completion) and bool(_SHAPED.match(answer.text.lstrip()))
 
     async def _logprobs(self) -> None:
         """Find out whether replies have the probabilities of enough tokens to tell a yes from a no,
@@ -285,7 +286,7 @@ class _Probe:
                 path, body = self._model.encode(request, 0)
             reply = await self._model.client.request("POST", path, body)
             answer = self._model.decode(request, reply.status, reply.body)
-            return answer if isinstance(answer, Refusal) else _alternatives(reply.body)
+            return answer if isinstance(answer, Refusal) else replies.alternatives(reply.body)
 
         most = self._model.capabilities.alternatives
         for alternatives in (most, 2):
@@ -339,25 +340,3 @@ def _words(refusal: Answer) -> str:
     return (
         " ".join(f"{refusal.cause}: {refusal.raw}".split())[:300] if refusal.raw else refusal.cause
     )
-
-
-class _Places(Struct):
-    content: list[Any] | None = None
-
-
-class _Probable(Struct):
-    logprobs: _Places | None = None
-
-
-class _Reply(Struct):
-    choices: list[_Probable] = []
-
-
-def _alternatives(body: bytes) -> int:
-    """Return the most alternatives that a reply gives for one token."""
-    try:
-        reply = msgspec.json.decode(body, type=_Reply)
-        places = (reply.choices[0].logprobs or _Places()).content or []
-        return max((len(place["top_logprobs"] or []) for place in places), default=0)
-    except (ValueError, IndexError, KeyError, TypeError):
-        return 0

@@ -18,6 +18,7 @@ from msgspec import Struct
 from sdsd.models import odd_replies, parts
 from sdsd.models.endings import ending as meaning
 from sdsd.models.wire import Choice, Counts, Logprobs, Reply, Token, TokenProb, Words
+from sdsd.text.normalize import is_blank
 from sdsd.text.thinking import Spoken, opens_thinking, spoken
 from sdsd.types import Completion, Finish, Request
 
@@ -46,16 +47,8 @@ def read(
     Raises `Unreadable` with the reason, and `ErrorReply` if the body
     reports an error instead.
     """
-    try:
-        reply = _decode(body)
-        choice = reply.choices[0]
-        if reply.error or choice.error or (choice.message is None and choice.text is None):
-            raise ValueError("an error, or neither `message` nor `text`")
-        if choice.message is not None and (choice.message.content or "").startswith("[{"):
-            raise ValueError("perhaps parts, written out as a text")
-    except (ValueError, IndexError, RecursionError) as error:
-        reply = odd_replies.recover(body, str(error))
-        choice = reply.choices[0]
+    reply = _reply(body)
+    choice = reply.choices[0]
     # A prompt that ends with an opening mark begins the thinking itself.
     opened = reading.opened if request.messages else opens_thinking(request.prompt)
     said = _said(choice, opened)
@@ -68,7 +61,7 @@ def read(
     text, thinking, whole = _bounded(said, used, request.max_tokens, reading.room)
     if not whole and finish == "stop":
         finish = "length"
-    if finish == "stop" and not text.strip():
+    if finish == "stop" and is_blank(text):
         finish = "empty"
     return Completion(
         text=text,
@@ -85,6 +78,29 @@ def read(
     )
 
 
+def alternatives(body: bytes) -> int:
+    """Return the most alternatives that can be read for one token of a reply.
+
+    Raises as `read` does.
+    """
+    logprobs = _reply(body).choices[0].logprobs
+    places = (logprobs and logprobs.content) or []
+    return max((len(place.top_logprobs or ()) for place in places), default=0)
+
+
+def _reply(body: bytes) -> Reply:
+    try:
+        reply = _decode(body)
+        choice = reply.choices[0]
+        if reply.error or choice.error or (choice.message is None and choice.text is None):
+            raise ValueError("an error, or neither `message` nor `text`")
+        if choice.message is not None and (choice.message.content or "").startswith("[{"):
+            raise ValueError("perhaps parts, written out as a text")
+        return reply
+    except (ValueError, IndexError, RecursionError) as error:
+        return odd_replies.recover(body, str(error))
+
+
 def _said(choice: Choice, opened: bool) -> Spoken:
     """Return what was said, apart from what was thought."""
     message = choice.message
@@ -94,7 +110,7 @@ def _said(choice: Choice, opened: bool) -> Spoken:
     if not apart and message != Words(message.content, refusal=message.refusal):
         apart = parts.thinking_beside(msgspec.structs.asdict(message))
     content = message.content or choice.text or ""
-    if apart and not content.strip():  # a server that did not see where the thinking ends
+    if apart and is_blank(content):  # a server that did not see where the thinking ends
         inside = spoken(apart, opened=True)
         return inside if inside.closed and inside.text else Spoken("", apart)
     if apart:  # a server that takes the thinking out has seen where it ends

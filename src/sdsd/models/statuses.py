@@ -54,16 +54,17 @@ def refused(
     retry_after    seconds that the server asks to wait
     """
     said = legible(body)
+    words = f": {said}" if said else ""
     remedy = (
-        f"{where}: HTTP {status} for model `{model}`: {said}; check `base_url`, `model` and the "
+        f"{where}: HTTP {status} for model `{model}`{words}; check `base_url`, `model` and the "
         "key (`sdsd doctor` shows what the server has)"
     )
     if status in _ACCOUNT_STATUSES or any(code in body for code in _ACCOUNT):
         raise ModelError(remedy)
     if status in _BUSY:
-        raise Busy(f"HTTP {status}: {said}", retry_after, server=where)
+        raise Busy(f"HTTP {status}{words}", retry_after, server=where)
     if status in _FAULT or status >= 500:
-        raise TransientError(f"HTTP {status}: {said}", retry_after, server=where)
+        raise TransientError(f"HTTP {status}{words}", retry_after, server=where)
     if status in _REQUEST:
         full = status in _TOO_LONG and any(word in said.casefold() for word in _CONTEXT_FULL)
         return Refusal(f"HTTP {status}", said, "context_full" if full else "rejected")

@@ -21,7 +21,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from pathlib import Path
 
 from msgspec import Struct
@@ -130,15 +130,21 @@ def command(launch: Launch, port: int) -> list[str]:
     """
     given = [_option(a) for a in launch.arguments if a.startswith("--")]
     for name in given:
-        if name in _FIXED:
+        if _meant(name, _FIXED):
             raise ConfigError(
                 f"`arguments` has `--{name}`, which is chosen when the server is launched; "
                 "remove it, or start the server yourself and set `base_url`"
             )
-        if variable := _SECRET.get(name):
+        if variable := _SECRET.get(_meant(name, _SECRET)):
             raise ConfigError(
                 f"`arguments` has `--{name}`, which would show a secret to everybody on this "
                 f"machine; set the environment variable {variable} instead"
+            )
+    for argument in launch.arguments:
+        if re.match(r"--[^\s=]+\s", argument):
+            raise ConfigError(
+                f"`arguments` has `{argument}` as one text, which vLLM does not take: write the "
+                "option and its value as two, or with `=` between them"
             )
     ours: dict[str, str] = {
         "generation-config": "vllm",  # else the repository's sampling defaults join ours
@@ -159,9 +165,18 @@ def command(launch: Launch, port: int) -> list[str]:
 
 
 def _option(argument: str) -> str:
-    """Return an option's name as vLLM reads it: `--no-max_x.y=1` is `max-x`."""
-    name = re.split(r"[=.]", argument.removeprefix("--"), maxsplit=1)[0]
+    """Return an option's name as vLLM reads it: `--no-max_x.y=1` is `max-x`.
+
+    The value may be in the same text, after a blank.
+    """
+    name = re.split(r"[=.\s]", argument.removeprefix("--"), maxsplit=1)[0]
     return name.replace("_", "-").removeprefix("no-")
+
+
+def _meant(name: str, options: Iterable[str]) -> str:
+    """Return which of the options a name stands for; empty if none: `api-k` is `api-key`."""
+    short = "-" in name[:-1]  # a shorter one would be ambiguous
+    return next((o for o in options if o == name or (short and o.startswith(name))), "")
 
 
 class Server:

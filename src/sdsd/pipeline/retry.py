@@ -15,6 +15,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from sdsd.errors import NoAnswer, StageFailed, Unparseable
+from sdsd.text.normalize import is_blank
 from sdsd.types import AskFn, Completion, Request
 
 T = TypeVar("T")
@@ -80,7 +81,7 @@ def require_answer(completion: Completion, request: Request) -> None:
         raise NoAnswer("the reply was refused, by the model or by a content filter")
     if completion.finish == "error":
         raise NoAnswer("the server broke off the reply with an error")
-    if completion.finish == "length" and thought and not completion.text.strip():
+    if completion.finish == "length" and thought and is_blank(completion.text):
         spent = completion.reasoning_tokens or request.max_tokens
         raise NoAnswer(
             f"the model spent its {spent:,} tokens thinking; raise `thinking_tokens` in the "

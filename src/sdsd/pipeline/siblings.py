@@ -58,7 +58,8 @@ async def draw_siblings(
     under each, and then again under the less clear one, until the best two make a pair. Otherwise,
     or if a program decides the principle, first those told to violate, until the critic confirms
     one; and only if it does, those told to satisfy. Where the critic can verify nothing, there is
-    one of each. Raises `StageFailed` and `ContextFull` if the first sample fails.
+    one of each. Raises `StageFailed` if no sample told to violate can be read, or if the server
+    refuses the first one, and `ContextFull` if there is no room for the first one.
     """
     siblings = _Siblings(task, conversation, directions, judge)
     try:
@@ -90,7 +91,8 @@ async def _one_by_one(siblings: _Siblings) -> Chosen:
             reply = await siblings.sample("satisfy", number)
             if reply and reply.critique.corrects(ended.critique):
                 break
-    assert ended is not None  # or the first sample has failed
+    if ended is None:
+        raise siblings.failure
     return Chosen(ended.text, ended.critique, siblings.others(ended))
 
 
@@ -116,7 +118,8 @@ async def _by_margin(siblings: _Siblings, calibration: Calibration, most: int) -
         direction = siblings.less_clear(ended, best)
         if drawn[direction] == most:
             direction = "violate" if direction == "satisfy" else "satisfy"
-    assert ended is not None  # or the first sample has failed
+    if ended is None:
+        raise siblings.failure
     return Chosen(ended.text, ended.critique, siblings.others(ended))
 
 
@@ -140,6 +143,8 @@ class _Siblings:
         self._task, self._conversation = task, conversation
         self._directions, self._judge = directions, judge
         self._drawn: list[Candidate] = []
+        self.failure = StageFailed("", "no sample")
+        """Of the first sample that could not be read."""
         self.target = task.scenario.target_principle.id
         self.numbers = range(1, task.config.siblings + 1)
 
@@ -147,8 +152,10 @@ class _Siblings:
         """Sample a reply and have it judged; None if it fails, or says what another one says."""
         try:
             text = await _draw(self._task, self._conversation, self._directions, direction, number)
-        except (StageFailed, ContextFull):
-            if not self._drawn:
+        except (StageFailed, ContextFull) as failed:
+            if isinstance(failed, StageFailed) and not self.failure.step:
+                self.failure = failed
+            if not self._drawn and (isinstance(failed, ContextFull) or failed.kind):
                 raise
             return None
         if normalize.normal(text) in {normalize.normal(c.text) for c in self._drawn}:

@@ -34,6 +34,8 @@ _LIST = 1 << 30
 _BATCH = 256
 
 _GZIP = b"\x1f\x8b"
+_POINTER = b"version https://git-lfs.github.com/spec/"
+"""What a clone has in place of a large file that was not fetched."""
 _LISTS = ("data", "train", "rows", "examples", "items")
 """Under which a JSON file may have its rows."""
 
@@ -140,8 +142,13 @@ def _is_of(path: Path, split: str) -> bool:
     return split in path.parts[:-1] or _SHARD.sub("", path.stem) == split
 
 
-def rows(path: Path, name: str, columns: Collection[str]) -> Iterator[tuple[Place, Any]]:
+def rows(
+    path: Path, name: str, columns: Collection[str], *, headed: bool = True
+) -> Iterator[tuple[Place, Any]]:
     """Yield the rows of one file, unchecked; from Parquet, only `columns` (empty: all) are read.
+
+    headed  whether the first line of a table has the names of its columns; if it need not have, all
+            its lines are rows, as lists
 
     Raises `SourceError`.
     """
@@ -150,14 +157,17 @@ def rows(path: Path, name: str, columns: Collection[str]) -> Iterator[tuple[Plac
     kind = path.name.lower()
     read = _READERS[f".{kind.removesuffix('.gz').rpartition('.')[2]}"]
     try:
-        if read is None:
-            yield from _parquet(path, name, columns)
-        else:
-            with path.open("rb") as raw:
-                # By the content: downloads are unpacked, and packed, without being renamed.
-                plain = GzipFile(fileobj=raw) if raw.peek(2)[:2] == _GZIP else raw
-                with as_utf8(plain) as file:
-                    yield from read(file, path, name)
+        with path.open("rb") as raw:
+            if raw.peek(len(_POINTER)).startswith(_POINTER):
+                wrong = "holds only a pointer of Git LFS to the file"
+                raise SourceError(f"{path}: {wrong}; fetch the file itself with `git lfs pull`")
+            if read is None:
+                yield from _parquet(path, name, columns)
+                return
+            # By the content: downloads are unpacked, and packed, without being renamed.
+            plain = GzipFile(fileobj=raw) if raw.peek(2)[:2] == _GZIP else raw
+            with as_utf8(plain) as file:
+                yield from (_cells if read is _table and not headed else read)(file, path, name)
     except NotText as error:
         raise SourceError(error.at(path)) from None
     except (OSError, EOFError, zlib.error, pa.ArrowException, UnicodeDecodeError) as error:
@@ -242,34 +252,54 @@ def plain_name(column: str) -> str:
 
 
 def _table(file: IO[bytes], path: Path, name: str) -> Iterator[tuple[Place, Any]]:
-    """Yield the rows below a line of column names, as texts, by column.
+    """Yield the rows below a line of column names, as texts, by column."""
+    table = _cells(file, path, name)
+    _, names = next(table, (None, []))
+    if repeated := [column for column, n in Counter(names).items() if n > 1]:
+        wrong = f"the column {repeated[0][:60]!r} occurs twice"
+        raise Place(path, name, 1).error(wrong, "rename one of them")
+    for place, row in table:
+        yield place, dict(zip(names, row, strict=True))
 
-    What separates the cells (a comma, semicolon, tab or bar) is seen in the line of names.
+
+def _cells(file: IO[bytes], path: Path, name: str) -> Iterator[tuple[Place, list[str]]]:
+    """Yield the rows of a table, as many cells in each as in the first.
+
+    What separates the cells (a comma, semicolon, tab or bar) is seen in the first line.
     """
     texts = (text for _, text in _texts(file, path, name, "write one row per line"))
-    heading = next(texts, "")
-    if stated := re.fullmatch(r"sep=(.)\s*", heading):  # as spreadsheets write it
-        heading = next(texts, "")
-    separator = stated[1] if stated else max(",;\t|", key=heading.count)
+    first = next(texts, "")
+    if stated := re.fullmatch(r"sep=(.)\s*", first):  # as spreadsheets write it
+        first = next(texts, "")
+    separator = stated[1] if stated else max(",;\t|", key=first.count)
+    if not stated and "\t" in first and ".tsv" in path.name.lower():
+        separator = "\t"
     csv.field_size_limit(_LINE)
-    table = csv.reader(itertools.chain([heading], texts), delimiter=separator, strict=True)
+    table = csv.reader(itertools.chain([first], texts), delimiter=separator, strict=True)
+    many: int | None = None
     try:
-        names = next(table, [])
-        if repeated := [column for column, n in Counter(names).items() if n > 1]:
-            wrong = f"the column {repeated[0][:60]!r} occurs twice"
-            raise Place(path, name, 1).error(wrong, "rename one of them")
         for row in table:
             place = Place(path, name, table.line_num)
-            if row and len(row) != len(names):
-                wrong = f"{len(row)} cells under {len(names)} column names"
+            many = len(row) if many is None else many
+            if row and len(row) != many:
+                wrong = f"{len(row)} cells under {many} column names"
                 raise place.error(wrong, "put quotes around a cell that has the separator")
             if row:
-                yield place, dict(zip(names, row, strict=True))
+                yield place, row
     except csv.Error as error:
         wrong = f"bad CSV: {error}"
         raise Place(path, name, table.line_num).error(wrong, "correct the file") from None
 
 
+def _paragraphs(file: IO[bytes], path: Path, name: str) -> Iterator[tuple[Place, str]]:
+    """Yield the blocks between blank lines of a text."""
+    texts = _texts(file, path, name, "break it into lines")
+    for blank, block in itertools.groupby(texts, key=lambda line: line[1].isspace()):
+        if not blank:
+            (place, first), *others = block
+            yield place, "".join([first, *(text for _, text in others)])
+
+
 _READERS = {".parquet": None, ".jsonl": _lines, ".ndjson": _lines, ".json": _json,
-            ".csv": _table, ".tsv": _table}  # fmt: skip
-"""By type of file; Parquet is not read as a stream of bytes."""
+            ".csv": _table, ".tsv": _table, ".txt": _paragraphs}  # fmt: skip
+"""By type of file; Parquet is not read as a stream of bytes, and a text is no source."""

@@ -50,7 +50,7 @@ class Template(Struct, frozen=True):
         """
         if opens_thinking(self.opening):
             stream = without_closed(stream)
-        return stream + self.opening if self.opening else stream.rstrip(" ")
+        return f"{stream}{self.opening}".rstrip(" ")
 
     def closed(self) -> Template:
         """Return the template for an agent that does not think."""

@@ -16,6 +16,15 @@ def normal(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and symbols that are drawn as blanks."""
+
+
+def is_blank(text: str) -> bool:
+    """Return whether there is nothing to see in `text`: blanks, controls, marks of no width."""
+    return all(unicodedata.category(c)[0] in "CZ" or c in _FILLERS for c in text)
+
+
 def valid_unicode(text: str) -> str:
     """Return `text` as UTF-8 can hold it.
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from sdsd.text.template_marks import AFTER_FIRST, MARK
 from sdsd.text.thinking_marks import AFTER_FIRST as THINKING_AFTER_FIRST
-from sdsd.text.thinking_marks import FIRST, Code, Mark, closing_of, marks, quoted
+from sdsd.text.thinking_marks import FIRST, LAST, Code, Mark, closing_of, marks, quoted
 
 _LONGEST = 64
 """Characters of the longest mark that opens the thinking in a prompt."""
@@ -138,6 +138,8 @@ def without_closed(stream: str) -> str:
 
 def _last_mark(text: str) -> Mark | None:
     """Return the mark that a text ends with, if it ends with one."""
+    if not text[-7:].casefold().endswith(LAST):  # asked of every prompt: most end with a role
+        return None
     # Only the end is looked at: it may be a whole dialogue.
     skipped = max(0, len(text) - _LONGEST)
     found = next((mark for mark in marks(text[skipped:]) if skipped + mark.end == len(text)), None)
@@ -154,7 +156,7 @@ def lacks_opening(thinking: str) -> bool:
 
 def _suspicious(reply: str) -> bool:
     """Whether a reply may hold marks, as few do."""
-    if any(first in reply for first in ("<", "[", "◁", "&lt;")) and _ANY.search(reply):
+    if ("<" in reply or "[" in reply or "◁" in reply or "&lt;" in reply) and _ANY.search(reply):
         return True
     if reply.lstrip()[:8] in ("analysis", "commenta", "assistan", "Here is ", "Here's m"):
         return True

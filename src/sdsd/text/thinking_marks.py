@@ -39,6 +39,8 @@ AFTER_FIRST = (
 matches `<no_think>`."""
 FIRST = r"[<\[◁&]"
 """The first characters. They come first in a pattern, so that the search looks for them."""
+LAST = (">", "]", "▷", "&gt;", "thought")
+"""How marks end."""
 _MARK = re.compile(f"{FIRST}(?i:{AFTER_FIRST})")
 _PARTS = re.compile(r"[a-z]+")
 _BEGIN, _END = {"begin", "start", "open", "prefix", "of"}, {"end", "stop", "close", "suffix"}

@@ -83,10 +83,12 @@ _NARRATOR = re.compile(
 )
 """Beginnings of a turn that narrates in its only sentence."""
 _TO_ASSISTANT = re.compile(
-    r"\b(?:asks|tells|thanks) the (?:AI )?assistant\b(?! (?:at|behind|from|in|of|who)\b)"
+    r"(?:\b(?:asks|tells|thanks|thankful to|grateful to)"
+    r"|\b(?:[Tt]hey|[Hh]e|[Ss]he|who)\b[^.!?\n]{1,80}\bask) the (?:AI )?assistant\b"
+    r"(?! (?:at|behind|from|in|of|who)\b)"
 )
 """What a user does, told by somebody else."""
-_NARRATES = re.compile(rf"(?:\A|[.!?]\s)The (?:user|person|assistant) {_SPEECH}")
+_NARRATES = re.compile(rf"(?:\A|[.!?]\s)The (?:user|person|assistant) (?:{_SPEECH}|{_FINITE})")
 _ABOUT_USERS = re.compile(r"\b(?:user|person|people|assistant|customer)s?\b", re.IGNORECASE)
 _SCRIPT = stems(
     "script|dialogue|conversation|exchange|chat|role|scene|sketch|example|transcri|phone"
