@@ -3,7 +3,7 @@
 #   docker build -t sdsd .
 #   docker run --rm -v "$PWD/runs:/work/runs" --user "$(id -u):$(id -g)" sdsd demo
 #
-# compose.yaml adds a vLLM. For the embedded engine, build with --build-arg EXTRAS=local,hub,metrics,tokens.
+# compose.yaml adds a vLLM. For the embedded engine, build with --build-arg EXTRAS=local,hub.
 FROM python:3.13-slim AS build
 ARG EXTRAS=hub,metrics,otel,tokens
 WORKDIR /source
