@@ -77,8 +77,9 @@ class Tokenizer:
             self.sha256 = hashlib.sha256(b"".join(f.read_bytes() for f in files)).hexdigest()
             self._template = chat_templates.source(folder) if _has_template(folder) else None
         except Exception as error:  # the engine raises Exception itself
+            why = " ".join(str(error).split())[:300]
             raise _unusable(
-                f"{folder}: {error}; name a directory with a model's tokenizer.json"
+                f"{folder}: {why}; name a directory with a model's tokenizer.json"
             ) from None
 
     def count(self, chat: Sequence[Row], *, prompt: bool = False) -> int:

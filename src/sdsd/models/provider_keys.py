@@ -25,7 +25,7 @@ PROVIDERS = {
     "api.x.ai": "XAI_API_KEY",
     "router.huggingface.co": "HF_TOKEN",
 }
-"""By host, the name that the provider's own documentation uses. Nobody else's key is sent there."""
+"""By host, the usual name of the provider's own key. Nobody else's key is sent there."""
 
 
 def key_variable(chosen: ModelConfig) -> str:
