@@ -3,8 +3,8 @@
     python scripts/make_docs.py           write them
     python scripts/make_docs.py --check   only say which are out of date, and fail if one is
 
-Whole files: `docs/configuration.md` and `docs/config.schema.json` (from `sdsd.config`), and `docs/cli.md` (from the command line's
-own declarations). Parts of files, between a line `<!-- made: name -->` and `<!-- end -->`: the
+Whole files: `docs/configuration.md` and `docs/config.schema.json` (from `sdsd.config`), `docs/cli.md` (from the command line's
+own declarations), `docs/glossary.md` (from CONTRIBUTING.md) and `docs/llms.txt` (from `docs/README.md`). Parts of files, between a line `<!-- made: name -->` and `<!-- end -->`: the
 requests shown in `docs/method.md` (by generating a small dialogue), the placeholders in
 `docs/prompts.md`, the packaged strategies, the rules in
 `docs/quality.md`, the checks in `docs/catalogue.md`, the examples in `docs/extending.md`, the levels and modules in `docs/architecture.md`. What comes out depends on the
@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import api_docs
+import docs_site
 import msgspec
 import typer
 from msgspec import Struct
@@ -71,6 +72,8 @@ def made() -> dict[Path, str]:
         DOCS / "config.schema.json": config.json_schema_text(),
         DOCS / "cli.md": command_line(),
         DOCS / "api.md": _API.format(note=NOTE, reference=api_docs.reference()),
+        DOCS / "glossary.md": glossary(),
+        DOCS / "llms.txt": docs_site.llms(),
         DOCS / "method.md": filled(
             DOCS / "method.md",
             {
@@ -358,6 +361,29 @@ def _written(name: str, kind: Any, info: Any, *, required: bool) -> str:
     first = [info.default] if isinstance(info.default, str) else []  # where typer keeps it
     options = [*first, *(info.param_decls or ())] or ["--" + name.replace("_", "-")]
     return f"{', '.join(options)} {word}".strip()
+
+
+# -- words --------------------------------------------------------------------------------------
+
+_GLOSSARY = """\
+# Glossary
+
+{note}
+
+One word, one meaning: in the commands, the configuration, the columns of the data set, the code and
+on these pages.
+
+{words}
+"""
+
+
+def glossary() -> str:
+    """`docs/glossary.md`: the glossary of CONTRIBUTING.md, for readers who do not contribute."""
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    tables = text.partition("\n## Glossary\n")[2].partition("\n## ")[0]
+    words = re.sub(r"^\*\*(.+)\*\*$", r"## \1", tables, flags=re.MULTILINE)
+    note = NOTE.replace("Change the code", "Change CONTRIBUTING.md")
+    return _GLOSSARY.format(note=note, words=words[words.index("## ") :].strip())
 
 
 # -- extensions ---------------------------------------------------------------------------------

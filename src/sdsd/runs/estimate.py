@@ -196,7 +196,7 @@ def _usual(request: Request, seed: int) -> str:
     missing = 4 * usual - len(text)
     if missing <= 0 or request.max_tokens <= 16:  # a self-check is short
         return text
-    words = f" {seed} and so on" * (missing // 10)
+    words = "".join(f" {seed + k} and so on" for k in range(missing // 10))  # in no loop
     padding = words[: missing - 2] + "."
     if request.role.startswith("critic") and text.endswith("}"):
         return text.replace('"reason": "', f'"reason": "{padding.strip()} ', 1)
