@@ -379,7 +379,10 @@ def test_what_no_assistant_says_next(text: str, shown: str) -> None:
     ("text", "shown"),
     [
         ("Wipe it dry first, and then put one drop of oil on every link of it, really.", "echo"),
-        ("It squeaks a lot. It squeaks a lot. Does it rust? It squeaks a lot. Does it rust?", "loop"),
+        (
+            "It squeaks a lot. It squeaks a lot. Does it rust? It squeaks a lot. Does it rust?",
+            "loop",
+        ),
         ("How may I help you with your chain today?", "role_flip"),
         ("And how much oil is too much?", ""),
     ],
