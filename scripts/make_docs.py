@@ -188,9 +188,8 @@ run is executed, and may change between two starts (see [resume.md](resume.md)):
 
 | variable | use |
 | --- | --- |
-| the one that `api_key_env` names | The API key of a server (`OPENAI_API_KEY` by default). Read when the run starts, never written anywhere. |
+| the one that `api_key_env` names | The API key of a server; by default its provider's own variable, or `OPENAI_API_KEY`: see [servers.md](servers.md#pointing-at-a-server). Read when the run starts, never written anywhere. |
 | `OPENAI_BASE_URL` | The server of models that have no `base_url` and whose name is not a model file. If it is not set but `OPENAI_API_KEY` is, OpenAI; see [servers.md](servers.md#pointing-at-a-server). |
-| `HF_TOKEN` | The API key if `base_url` is the Hugging Face router and `api_key_env` is not set. |
 | `SDSD_CACHE` | The directory for model files; see [models.md](models.md). |
 | any that `${{VAR}}` names in `base_url`, `headers` or `extra_body` | Read when the run starts, never written anywhere; see [servers.md](servers.md#keys-and-other-secrets). |
 | `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY`, `NO_PROXY` | Proxies for requests to servers, except to this machine; see [servers.md](servers.md#proxies-certificates-redirects). |

@@ -3,9 +3,9 @@
     python bench/peers/loaders.py RUN --tokenizer DIRECTORY [--gguf FILE]
 
 `RUN` is an exported run; the tokenizer has a chat template (`--gguf`: that of the file in the
-directory). The loaders are those of TRL, LLaMA-Factory (`llamafactory`), Axolotl and torchtune, as
-far as they can be imported. Nothing is trained. Prints the number of rows that each loader took; a
-row that it drops or changes is an error.
+directory). The loaders are those of TRL, LLaMA-Factory (`llamafactory`), Axolotl, torchtune and
+NeMo-RL (`nemo_rl`), as far as they can be imported. Nothing is trained. Prints the number of rows
+that each loader took; a row that it drops or changes is an error.
 """
 
 from __future__ import annotations
@@ -188,6 +188,29 @@ def torchtune(data: Path, out: Path, tokenizer: Any) -> Iterator[tuple[str, int]
     yield "preference_dataset on `implicit`", len(whole)
 
 
+# --- NeMo-RL --------------------------------------------------------------------------------------
+
+
+def nemo_rl(data: Path, out: Path, tokenizer: Any) -> Iterator[tuple[str, int]]:
+    """Load the format as its data set does, and lay both completions out by the chat template."""
+    from nemo_rl.data.datasets.preference_datasets.preference_dataset import PreferenceDataset
+    from nemo_rl.data.processors import preference_preprocessor
+
+    write(data, "nemo-rl", out)
+    told = SimpleNamespace(prompt=None, system_prompt=None)
+    loaded = PreferenceDataset(str(out / "nemo-rl-train.jsonl")).dataset
+    rows = list(read(data, "preference", "train"))
+    for number, (line, row) in enumerate(zip(loaded, rows, strict=True)):
+        made = preference_preprocessor(line, told, tokenizer, 1 << 30, number)
+        for side in ("chosen", "rejected"):
+            chat, got = [*row["prompt"], *row[side]], made[f"message_log_{side}"]
+            same([m["role"] for m in chat], [m["role"] for m in got])
+            for said, text in zip(texts(chat), texts(got), strict=True):
+                if said.strip() not in text:
+                    same(said, text)
+    yield "PreferenceDataset", len(rows)
+
+
 def _lines(path: Path) -> Iterator[Row]:
     with path.open(encoding="utf-8", newline="\n") as file:
         for line in file:
@@ -202,7 +225,7 @@ def main() -> None:
     options = parser.parse_args()
     named = {"gguf_file": options.gguf} if options.gguf else {}
     tokenizer = AutoTokenizer.from_pretrained(options.tokenizer, **named)
-    for loader in (trl, llamafactory, axolotl, torchtune):
+    for loader in (trl, llamafactory, axolotl, torchtune, nemo_rl):
         try:
             importlib.import_module(loader.__name__)
         except ImportError as error:

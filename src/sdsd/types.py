@@ -175,6 +175,8 @@ class Dialogue(Struct, frozen=True):
     stop: StopReason
     self_flagged: bool
     """The speaking model's own statement that a principle was violated."""
+    system: str = ""
+    """The agent's system prompt, if it gives nothing of the plan away and can be trained on."""
 
     @property
     def last_reply(self) -> str:

@@ -390,6 +390,8 @@ EXECUTION = {
     "export.exclude": ["echo"],
     "export.truncate": True,
     "export.include_plan": True,
+    "export.canary": "a canary of some length",
+    "export.tokenizer": "hf:org/name",
     "export.views": ["mine:lengths"],
     "export.filters": ["mine:keep"],
     "export.checks": ["mine:shouting"],

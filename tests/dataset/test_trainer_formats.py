@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from sdsd.config import Config, ExportConfig
 from sdsd.dataset.export import export, read
@@ -103,6 +104,22 @@ def check_axolotl_dpo(line: Line) -> None:
         assert line[side]["content"] == line[side]["content"].strip() != ""
 
 
+def check_nemo_rl(line: Line) -> None:
+    """Two completions, each one assistant turn, of different ranks: the lower is the better.
+
+    The loader adds a column `task_name`, and fails where there is one already.
+    """
+    assert set(line) == {"context", "completions"}
+    check_chat(line["context"])
+    assert line["context"][-1]["role"] == "user"
+    assert [set(c) for c in line["completions"]] == [{"rank", "completion"}] * 2
+    assert [c["rank"] for c in line["completions"]] == [0, 1]
+    for completion in line["completions"]:
+        (reply,) = completion["completion"]
+        assert reply["role"] == "assistant"
+        assert reply["content"].strip()
+
+
 def aligned(line: Line, entry: Line) -> tuple[list[Line], list[Line]]:
     """Prompt and response as LLaMA-Factory's converter takes them from a line of sharegpt.
 
@@ -137,6 +154,7 @@ CHECKS: dict[str, Callable[[Line], None]] = {
     "axolotl": check_openai,
     "openai-preference": check_openai_preference,
     "axolotl-dpo": check_axolotl_dpo,
+    "nemo-rl": check_nemo_rl,
 }
 
 
@@ -171,6 +189,28 @@ def test_llamafactory_finds_what_its_registry_names(data: Path, tmp_path: Path) 
     assert {True, False} == set(labels)
 
 
+def test_a_system_prompt_comes_first_in_every_form(tmp_path: Path) -> None:
+    """Not as the plan: that is what `sft` alone may have."""
+    record = accepted()
+    assert record.dialogue
+    record = replace(record, dialogue=replace(record.dialogue, system="Be brief."))
+    export([record], manifest(), Config(), tmp_path / "data")
+    for form in FORMATS:
+        for file in write(tmp_path / "data", form, tmp_path / form):
+            for line in lines(tmp_path / form / file):
+                (first,) = [
+                    turns[0]
+                    for holder in (line, line.get("input", {}))
+                    for key in ("messages", "conversations", "context")
+                    if (turns := holder.get(key))
+                ]
+                assert "system" in first.values(), (form, file)
+                assert "Be brief." in first.values(), (form, file)
+    for entry in json.loads((tmp_path / "llamafactory" / "dataset_info.json").read_text()).values():
+        for line in lines(tmp_path / "llamafactory" / entry["file_name"]):
+            aligned(line, entry)
+
+
 def test_forms_say_what_the_views_say(data: Path, tmp_path: Path) -> None:
     for form in FORMATS:
         write(data, form, tmp_path / form)
@@ -182,6 +222,8 @@ def test_forms_say_what_the_views_say(data: Path, tmp_path: Path) -> None:
     (ranked, *_) = lines(tmp_path / "llamafactory" / "preference-train.jsonl")
     assert [t["value"] for t in ranked["conversations"]] == [m["content"] for m in pair["prompt"]]
     assert (ranked["chosen"]["value"], ranked["rejected"]["value"]) == (FIXED, BROKEN)
+    (best, worst) = lines(tmp_path / "nemo-rl" / "nemo-rl-train.jsonl")[0]["completions"]
+    assert (best["completion"], worst["completion"]) == (pair["chosen"], pair["rejected"])
     (shared, *_) = lines(tmp_path / "sharegpt" / "sharegpt-train.jsonl")
     assert [t["value"] for t in shared["conversations"]] == [m["content"] for m in talk["messages"]]
     assert shared["conversations"][0]["from"] == "system"

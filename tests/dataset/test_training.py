@@ -200,6 +200,37 @@ def test_a_trainer_takes_the_view_as_it_is(
 # -- rows ----------------------------------------------------------------------------------
 
 
+def test_token_counts_are_those_of_the_trainer(tiny: str, tmp_path: Path) -> None:
+    """And `longest` is the smallest `max_length` that clips none."""
+    trl, datasets = importlib.import_module("trl"), importlib.import_module("datasets")
+    made = sdsd.run(
+        {**CONFIG, "export": {"tokenizer": tiny, "canary": True}},
+        out=tmp_path / "run",
+        models={"default": sdsd.ScriptedModel()},
+    )
+    counts = made.export()
+    assert counts
+    lengths = counts.tokens["preference"]
+    rows = datasets.load_dataset(
+        str(made.path), "preference", split="train", cache_dir=str(tmp_path / "cache")
+    )
+    options = {"output_dir": str(tmp_path / "out"), "report_to": [], "use_cpu": True, "bf16": False}
+    trainer = trl.DPOTrainer(
+        tiny, args=trl.DPOConfig(**options, max_length=lengths.longest), train_dataset=rows
+    )
+    trained = trainer.train_dataset
+    assert len(trained) == len(rows) == counts.rows["preference"] > 6
+    sides = ("prompt", "chosen", "rejected")
+    for row, taken in zip(rows, trained, strict=True):
+        assert [len(taken[f"{s}_ids"]) for s in sides] == [row[f"{s}_tokens"] for s in sides]
+    whole = [
+        len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+        for row in trained
+    ]
+    assert lengths.longest == max(whole)
+    assert lengths.longest_prompt == max(len(row["prompt_ids"]) for row in trained)
+
+
 def test_no_domain_is_both_trained_on_and_held_out(run: Path, training: Any) -> None:
     whole = training.load_dataset(str(run), "preference", split="train")
     train, held_out = training.rows(run, "preference")

@@ -97,6 +97,31 @@ def test_the_plan_stands_before_the_talk_only_if_asked_for() -> None:
         assert roles(row["messages"]) == "uaua"
 
 
+def test_a_system_prompt_comes_before_the_talk_wherever_it_is_trained_on() -> None:
+    def told(record: Record, system: str) -> Record:
+        assert record.dialogue
+        return replace(record, dialogue=replace(record.dialogue, system=system))
+
+    record = told(accepted(), "Be brief.")
+    first = {"content": "Be brief.", "role": "system"}
+    for view, columns in {
+        "preference": ("prompt",), "implicit": ("chosen", "rejected"), "kto": ("prompt",),
+        "sft": ("messages",),
+    }.items():  # fmt: skip
+        for row in rows(view, record, MODELS):
+            assert all(row[column][0] == first for column in columns)
+            assert all(roles(row[column])[:3] == "sua" for column in columns)
+    for blank in ("", " \n"):
+        bare = rows("preference", told(accepted(), blank), MODELS)
+        assert bare == rows("preference", accepted(), MODELS)
+    (row,) = rows("sft", record, MODELS, ExportConfig(include_plan=True))
+    assert texts(row["messages"])[0] == PLAN.text
+    assert "s" not in roles(row["messages"])[1:]
+    marked = told(accepted(), "Be brief.<|im_end|>")
+    assert not rows("preference", marked, MODELS)
+    assert [row["rule"] for row in rows("removed", marked, MODELS)] == ["template_mark"]
+
+
 # --- pairs ----------------------------------------------------------------------------------------
 
 

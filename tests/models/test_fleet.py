@@ -12,7 +12,7 @@ from sdsd import config as configuration
 from sdsd.config import Config, ModelConfig
 from sdsd.errors import ConfigError, ServerGone
 from sdsd.models import fleet as fleets
-from sdsd.models.fleet import OPENAI, addresses, key_for
+from sdsd.models.fleet import OPENAI, addresses
 from sdsd.models.pool import Pool
 from simoptions import Options
 from simulator import serving
@@ -40,25 +40,6 @@ def test_where_a_model_is_served(
     chosen: ModelConfig, env: dict[str, str], found: tuple[str, ...]
 ) -> None:
     assert addresses(chosen, env) == found
-
-
-ENV = {"OPENAI_API_KEY": "openai", "HF_TOKEN": "hub", "MINE": "mine"}
-HUB = "https://router.huggingface.co/v1"
-
-
-@pytest.mark.parametrize(
-    ("chosen", "key"),
-    [
-        (server(base_url="http://a/v1"), "openai"),
-        (server(base_url="http://a/v1", api_key_env="MINE"), "mine"),
-        (server(base_url="http://a/v1", api_key_env="NONE"), ""),
-        (server(base_url=HUB), "hub"),
-        (server(base_url=HUB, api_key_env="MINE"), "mine"),
-        (server(base_url=[HUB, "http://a/v1"]), "openai"),
-    ],
-)
-def test_which_key_is_sent(chosen: ModelConfig, key: str) -> None:
-    assert key_for(chosen, ENV) == key
 
 
 async def started(config: Config, folder: Path) -> tuple[fleets.Fleet, list[str]]:

@@ -571,12 +571,21 @@ async def test_a_cue_rides_on_one_turn_only() -> None:
 
 async def test_an_agent_that_is_blind_knows_nothing_of_the_plan() -> None:
     door = Door()
-    await talk("roleplay", door, agent_sees_plan=False)
+    dialogue = await talk("roleplay", door, agent_sees_plan=False)
+    assert dialogue.system
     for step, request in door.requests.items():
         if step.endswith("agent"):
             said = "\n".join(heard(request))
             assert not any(text in said for text in ("point", "all will be well", "Ann"))
             assert request.messages[-1].content == f"Question {step.split('/')[1]}?"
+            assert request.messages[0] == Message("system", dialogue.system)
+
+
+@turn_by_turn
+async def test_what_an_agent_is_told_that_knows_the_plan_is_no_system_prompt(
+    protocol: ProtocolName,
+) -> None:
+    assert (await talk(protocol, Door())).system == ""
 
 
 # -- dialogue, in one completion -----------------------------------------------------------

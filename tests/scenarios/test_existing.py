@@ -505,6 +505,22 @@ def test_what_is_normalised(
     assert (given.plan, said(given)) == (plan, talk)
 
 
+def test_a_system_prompt_is_kept_beside_a_plan_and_one_that_is_a_plan_is_not(
+    tmp_path: Path,
+) -> None:
+    told = turns(("system", "Be brief."), *PLAIN)
+
+    def prompt_of(row: dict[str, Any], kind: Kind = "auto") -> str:
+        dialogue = dialogue_of(made(row, tmp_path, kind))
+        assert dialogue
+        return dialogue.system
+
+    assert prompt_of(told) == "Be brief."
+    assert prompt_of({**told, "plan": FORM}) == "Be brief."
+    assert prompt_of(turns(("system", FORM), *PLAIN)) == ""
+    assert prompt_of(turns(*PLAIN)) == ""
+
+
 def test_a_plan_of_its_own_comes_before_system_turns(tmp_path: Path) -> None:
     row = {**turns(("system", "Be brief."), *PLAIN), "plan": FORM}
     assert made(row, tmp_path).plan == FORM
@@ -713,6 +729,10 @@ def test_the_digest_is_of_what_the_rows_are(tmp_path: Path) -> None:
     assert digest([given(1, origin="b.parquet:row 9"), given(2)]) == first
     assert digest([given(2), given(1)]) != first
     assert digest([given(1), given(2, is_violation=True)]) != first
+    assert digest([given(1), given(2, system="Be brief.")]) != first
+    # One that serves as the plan was in the digest before it had a field of its own.
+    told = [given(1, plan="Be brief.")]
+    assert digest([given(1, plan="Be brief.", system="Be brief.")]) == digest(told)
 
 
 def test_a_source_without_a_usable_row_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from sdsd.errors import ConfigError, PluginError
 from sdsd.plugins import function, resolve
 from sdsd.types import ROLES
 
+_CANARY = 20
+"""Characters of a canary, at least."""
 _VARIABLE = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]*)?", re.ASCII)
 
 
@@ -82,6 +84,12 @@ def _ranges(config: Config) -> Iterator[str]:
         yield (
             f"`scenarios.exchanges` asks for up to {most}, but `dialogue.max_exchanges` is "
             f"{limit}; raise that limit or ask for fewer exchanges"
+        )
+    canary = config.export.canary
+    if isinstance(canary, str) and 0 < len(canary) < _CANARY:
+        yield (
+            f"`export.canary`: `{canary}` occurs elsewhere by chance; write `true`, or a text of "
+            f"at least {_CANARY} characters"
         )
     splits = config.export.splits
     if splits.validation + splits.test >= 1:

@@ -53,8 +53,9 @@ class ModelConfig(Section, frozen=True):
         "info is sent as Basic authorization; a query string goes with every request; `${VAR}` is "
         "read from the environment.")] = ""
     api_key_env: Annotated[str, execution(
-        "The environment variable that holds the API key. The key itself is never written "
-        "anywhere.")] = "OPENAI_API_KEY"
+        "The environment variable that holds the API key, which itself is never written anywhere. "
+        "Empty: the provider's own, by the host of `base_url` (`OPENROUTER_API_KEY`, `HF_TOKEN`; "
+        "see `docs/servers.md`), or `OPENAI_API_KEY`.")] = ""
     headers: Annotated[dict[str, str], execution(
         "HTTP headers to send with every request to `base_url`. `${VAR}` is read from the "
         "environment when the run starts, and never written anywhere.")] = {}

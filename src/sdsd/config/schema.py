@@ -162,7 +162,8 @@ class DialogueConfig(Section, frozen=True):
         "Most exchanges in a dialogue, whatever its plan says.")] = 8
     agent_sees_plan: Annotated[bool, identity(
         "`roleplay`: whether the agent knows the plan. Agents that do not know it sound more "
-        "natural and violate principles less often.")] = True
+        "natural and violate principles less often, and what they are told can be trained on: the "
+        "system turn of the training views.")] = True
     candidates: Annotated[int, identity(
         "Samples of the agent's last reply. The critic judges them all; one that violates a "
         "principle is kept, and each clean one makes a pair with it (not with `transcript`).",
@@ -336,6 +337,13 @@ class ExportConfig(Section, frozen=True):
         "begin with one.")] = False
     include_plan: Annotated[bool, execution(
         "Put the plan as a system turn before the messages of `sft`.")] = False
+    canary: Annotated[bool | str, execution(
+        "A text that every row of the training views carries in a column `canary`, outside of the "
+        "messages, to find copies of the data set by. `true`: the usual form, with a GUID of the "
+        "run's own.")] = False
+    tokenizer: Annotated[FileName, execution(
+        "A model's directory with `tokenizer.json`, or `hf:org/name`: count the tokens of every "
+        "row by its chat template; needs the extra `tokens`. Empty: no counts.")] = ""
     views: Annotated[tuple[str, ...], execution(
         "Your own views, as `package.module:name`, in addition to the packaged ones; see "
         "`docs/extending.md`.")] = ()

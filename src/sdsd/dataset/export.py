@@ -24,13 +24,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct
 
-from sdsd.config import Config
+from sdsd.config import Config, ExportConfig
 from sdsd.config.manifest import Manifest
+from sdsd.dataset.canary import canary, marked
 from sdsd.dataset.extensions import views_of
 from sdsd.dataset.provenance import provenance
 from sdsd.dataset.selection import Selection
 from sdsd.dataset.splits import SPLITS, Split, split
+from sdsd.dataset.tokens import COUNTED, Lengths, TokenLengths, counted, tokenizer
 from sdsd.dataset.view import Row, View, select
+from sdsd.dataset.views import TRAINING
 from sdsd.errors import PluginError, SdsdError
 from sdsd.files import make_folder, sync_folder
 from sdsd.text.normalize import encodable
@@ -65,6 +68,8 @@ class Counts(Struct, frozen=True, kw_only=True):
     """Dialogues and pairs left out, by rule (`sdsd.dataset.selection`)."""
     warnings: dict[str, int] = {}
     """Dialogues that break each quality rule (`sdsd.checks.dialogue_rules`)."""
+    tokens: dict[str, TokenLengths] = {}
+    """With `export.tokenizer`, how long the rows are, by view; without rows, a view is missing."""
 
 
 def export(
@@ -107,9 +112,10 @@ def staged(
     Takes the arguments of `export`. `Writers.publish` gives the files their names; those that it
     did not get to are removed at the end.
     """
-    views = views_of(config.export)
+    views = exported_views(manifest, config.export)
     schemas = {name: view.schema(provenance(manifest, config)) for name, view in views.items()}
-    with Writers(data, schemas, *limits) as writers:
+    measured = COUNTED if config.export.tokenizer else ()
+    with Writers(data, schemas, *limits, measured) as writers:
         for made in _made(records, manifest, config, selection, views):
             for row in made.rows:
                 writers.add(made.view, made.split, row, made.size)
@@ -124,7 +130,7 @@ def differing(
 
     Takes the arguments of `export`, and compares row by row.
     """
-    views = views_of(config.export)
+    views = exported_views(manifest, config.export)
     written = {(name, each): read(data, name, each) for name in views for each in SPLITS}
     problems: dict[str, str] = {}
 
@@ -144,6 +150,17 @@ def differing(
         if name not in problems:
             compare(name, each, None)
     yield from problems.values()
+
+
+def exported_views(manifest: Manifest, config: ExportConfig) -> dict[str, View]:
+    """Return all views by name, with the columns that the configuration adds to them."""
+    views = views_of(config)
+    if config.tokenizer:
+        found = tokenizer(config.tokenizer)
+        views |= {name: counted(views[name], found) for name in COUNTED}
+    if text := canary(config, manifest):
+        views |= {name: marked(views[name], text) for name in TRAINING}
+    return views
 
 
 class _Made(NamedTuple):
@@ -226,9 +243,15 @@ class Writers(contextlib.AbstractContextManager["Writers"]):
     """
 
     def __init__(
-        self, data: Path, schemas: dict[str, Any], rows_per_group: int, bytes_per_file: int
+        self,
+        data: Path,
+        schemas: dict[str, Any],
+        rows_per_group: int,
+        bytes_per_file: int,
+        measured: Iterable[str] = (),
     ) -> None:
         self._data = data
+        self._lengths: dict[str, Lengths] = {view: Lengths() for view in measured}
         self._schemas = schemas
         self._limits = (rows_per_group, bytes_per_file)
         self._writers: dict[str, dict[Split, _SplitWriter]] = {view: {} for view in schemas}
@@ -244,6 +267,8 @@ class Writers(contextlib.AbstractContextManager["Writers"]):
         if split not in splits:
             splits[split] = self._new(view, split)
         splits[split].add(row, size)
+        if view in self._lengths:
+            self._lengths[view].add(row)
 
     def _new(self, view: str, split: Split) -> _SplitWriter:
         return _SplitWriter(split, self._data / view, self._schemas[view], *self._limits)
@@ -269,6 +294,9 @@ class Writers(contextlib.AbstractContextManager["Writers"]):
             },
             removed=dict(selection.removed.most_common()),
             warnings=dict(selection.warnings.most_common()),
+            tokens={
+                view: lengths.result() for view, lengths in self._lengths.items() if lengths.rows
+            },
         )
 
     def publish(self) -> list[Path]:

@@ -63,6 +63,10 @@ def validate(export: ExportConfig) -> None:
     filters_of(export)
     if export.views:  # imports pyarrow
         views_of(export)
+    if export.tokenizer:
+        from sdsd.dataset.tokens import tokenizer
+
+        tokenizer(export.tokenizer)
 
 
 def excluded_rules(export: ExportConfig) -> tuple[str, ...]:

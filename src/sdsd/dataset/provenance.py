@@ -10,7 +10,9 @@ import msgspec
 from sdsd import config as configuration
 from sdsd.config import Config, ModelConfig
 from sdsd.config.manifest import Manifest
+from sdsd.dataset.canary import canary
 from sdsd.dataset.extensions import versions
+from sdsd.dataset.tokens import tokenizer
 from sdsd.text.normalize import encodable
 
 _PRIVATE = re.compile(r"\.(base_url|headers|extra_body)\b")
@@ -53,5 +55,7 @@ def provenance(manifest: Manifest, config: Config) -> dict[bytes, bytes]:
         **({"left_out": manifest.left_out} if manifest.left_out else {}),
         "settings": settings(config),
         "extensions": versions(config.export),
+        **({"canary": text} if (text := canary(config.export, manifest)) else {}),
+        **({"tokenizer": tokenizer(name).sha256} if (name := config.export.tokenizer) else {}),
     }
     return {b"sdsd": msgspec.json.encode(encodable(story), order="deterministic")}

@@ -172,6 +172,7 @@ def unusable(record: Record) -> Decision:
 def _texts(record: Record, dialogue: Dialogue) -> Iterator[str]:
     """Yield everything that a model wrote into the rows of a dialogue."""
     yield from (message.content for message in dialogue.messages)
+    yield dialogue.system
     yield from _reasons(record.critique)
     if record.plan is not None:
         yield record.plan.text

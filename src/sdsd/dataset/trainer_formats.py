@@ -84,6 +84,12 @@ def _axolotl_dpo(row: Row) -> dict[str, Any]:
     return {"messages": row["prompt"], **replies}
 
 
+def _nemo_rl(row: Row) -> dict[str, Any]:
+    ranked = enumerate((row["chosen"], row["rejected"]))  # the lowest rank is the best
+    completions = [{"rank": rank, "completion": side} for rank, side in ranked]
+    return {"context": row["prompt"], "completions": completions}
+
+
 def _ranking(row: Row) -> dict[str, Any]:
     sides = {side: _named(row[side])[0] for side in ("chosen", "rejected")}
     return {"conversations": _named(row["prompt"]), **sides}
@@ -121,6 +127,10 @@ FORMATS: dict[str, Format] = {
     "axolotl-dpo": Format(
         "DPO and IPO in Axolotl: `type: chat_template.default`.",
         (File("axolotl-dpo", "preference", _axolotl_dpo),),
+    ),
+    "nemo-rl": Format(
+        "DPO and reward models in NeMo-RL: `dataset_name: PreferenceDataset`.",
+        (File("nemo-rl", "preference", _nemo_rl),),
     ),
     "llamafactory": Format(
         "SFT, DPO and KTO in LLaMA-Factory: a `dataset_dir` with its registry.",

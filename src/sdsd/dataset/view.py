@@ -94,6 +94,12 @@ def chat(messages: Iterable[Message]) -> list[Row]:
     return [{"content": m.content, "role": m.role} for m in messages]
 
 
+def prompt(dialogue: Dialogue) -> list[Row]:
+    """Return what comes before the last reply, the agent's system prompt first if it has one."""
+    system = [Message("system", dialogue.system)] if dialogue.system.strip() else []
+    return chat([*system, *dialogue.messages[:-1]])
+
+
 def reply(text: str) -> list[Row]:
     """Return one assistant turn as a row of the type `CHAT`."""
     return [{"content": text, "role": "assistant"}]

@@ -16,7 +16,9 @@ import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -75,10 +77,17 @@ def render(
     chat = [{"role": m.role, "content": m.content} for m in messages]
     given = {**special, **_DATED, **variables, "messages": chat, "tools": None, "documents": None}
     try:
-        return environment.from_string(source).render({**given, "add_generation_prompt": prompt})
+        code, known = _compiled(source), environment.make_globals(None)
+        template = environment.template_class.from_code(environment, code, known)
+        return template.render({**given, "add_generation_prompt": prompt})
     except Exception as error:  # a template may raise anything
         said = "".join(c if c.isprintable() else " " for c in str(error))[:300]
         raise WeightsError(f"the chat template: {said or type(error).__name__}") from None
+
+
+@lru_cache(maxsize=8)
+def _compiled(source: str) -> CodeType:
+    return _environment().compile(source)
 
 
 def source(path: Path) -> Source:

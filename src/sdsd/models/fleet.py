@@ -31,6 +31,7 @@ from sdsd.models.http_client import Client
 from sdsd.models.http_connection import Timeouts
 from sdsd.models.openai_server import HttpModel
 from sdsd.models.pool import Pool
+from sdsd.models.provider_keys import key_for
 from sdsd.models.rate_limits import RateLimit, RateLimits
 from sdsd.models.thinking import Thinking
 from sdsd.models.vllm import LaunchedModel
@@ -183,14 +184,6 @@ def addresses(chosen: ModelConfig, env: Mapping[str, str] = os.environ) -> tuple
         parse(named, "OPENAI_BASE_URL")
         return (named,)
     return (OPENAI,) if env.get("OPENAI_API_KEY") else ()
-
-
-def key_for(chosen: ModelConfig, env: Mapping[str, str] = os.environ) -> str:
-    """Return the API key for a model's servers; `HF_TOKEN` for the hub's router by default."""
-    hub = all(parse(url).host == "router.huggingface.co" for url in chosen.urls)
-    if chosen.urls and hub and chosen.api_key_env == ModelConfig().api_key_env:
-        return env.get("HF_TOKEN", "")
-    return env.get(chosen.api_key_env, "")
 
 
 def _used(config: Config) -> list[str]:

@@ -183,6 +183,9 @@ class Conversation(ABC):
     replaced, never changed in place, so that a shallow copy holds an earlier one.
     """
 
+    system = ""
+    """The agent's system prompt, if it gives nothing of the plan away; for `Dialogue.system`."""
+
     def __init__(self, task: DialogueTask) -> None:
         self.task = task
 
@@ -350,7 +353,8 @@ class OpenDialogue:
 
     def ended(self, stop: StopReason, *, flagged: bool) -> Dialogue:
         """Return the dialogue as it stands."""
-        return Dialogue(self.messages, self._protocol, stop, flagged)
+        system = self._conversation.system
+        return Dialogue(self.messages, self._protocol, stop, flagged, system)
 
     async def self_check(self, exchange: int) -> parsing.Check:
         """Ask the speaking model about the last turn, if configured.

@@ -8,7 +8,7 @@ new number: every run keeps its own copy of its prompts.
 
 VERSIONS = {
     "plan": 2,
-    "dialogue": 6,
+    "dialogue": 7,
     "critique": 2,
     "revision": 1,
     "parsing": 2,

@@ -18,8 +18,7 @@ from msgspec.structs import replace
 from sdsd import config as configuration
 from sdsd.config import CatalogueConfig, Config
 from sdsd.config.manifest import Manifest
-from sdsd.dataset.export import Counts
-from sdsd.dataset.extensions import views_of
+from sdsd.dataset.export import Counts, exported_views
 from sdsd.dataset.provenance import settings
 from sdsd.dataset.splits import SPLITS
 from sdsd.dataset.view import View
@@ -44,7 +43,7 @@ def card(manifest: Manifest, config: Config, counts: Counts, figures: Figures) -
 
     It refers to the files of `sdsd.reports.card_charts.plots`, which belong in `plots/` next to it.
     """
-    views = views_of(config.export)
+    views = exported_views(manifest, config.export)
     filled = {name: view for name, view in views.items() if counts.rows[name]}
     template = page.environment().overlay(finalize=_plain).get_template("card.md")
     body = template.render(

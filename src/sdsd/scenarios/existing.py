@@ -85,6 +85,8 @@ class SourceRow(Struct, frozen=True):
     """The dialogue's own flag; None where the source has none."""
     is_truncated: bool | None = None
     """The dialogue stopped early; None where the source does not say."""
+    system: str = ""
+    """Its system prompt; empty where the layout has the plan there."""
 
 
 class Skipped(Struct, frozen=True):
@@ -224,8 +226,8 @@ class _Row(Struct, frozen=True):
 
     def read(self) -> SourceRow:
         turns = list(self.turns())
-        system = dict.fromkeys(text for role, text in turns if role == "system")
-        plan = self.plan() or _joined(system)
+        system = _joined(dict.fromkeys(text for role, text in turns if role == "system"))
+        plan = self.plan() or system
         messages = () if self.kind == "plans" else _conversation(turns)
         if self.kind == "plans" and not plan:
             raise _Unusable("no plan")
@@ -241,6 +243,7 @@ class _Row(Struct, frozen=True):
             origin=self.place.origin,
             is_violation=self.flag("is_violation") if flagged else None,
             is_truncated=self.flag("is_truncated") if flagged else None,
+            system="" if flagged or self.kind == "plans" else system,
         )
 
     def turns(self) -> Iterator[tuple[str, str]]:

@@ -67,7 +67,7 @@ def scenario_of(row: SourceRow, index: int, base: Scenario, known: Known) -> Sce
     subarea = row.subarea or domain
     field = row.field or known.fields.get(_key(domain), _FAMILY)
     principles = tuple(_principle(text, known) for text in row.principles) or base.principles
-    plan = _parsed_plan(row)
+    plan = _as_plan(row.plan)
     exchanges = (len(plan.steps) if plan else 0) or len(row.messages) // 2 or base.exchanges
     texts = (field, domain, subarea, row.goal, *(p.text for p in principles), exchanges)
     digest = hash64(index, *texts, content(row).decode())
@@ -93,7 +93,7 @@ def plan_of(row: SourceRow, scenario: Scenario) -> Plan | None:
     """
     if not row.plan:
         return None
-    if plan := _parsed_plan(row):
+    if plan := _as_plan(row.plan):
         return plan
     if row.messages:
         asked = row.messages[::2]
@@ -104,18 +104,22 @@ def plan_of(row: SourceRow, scenario: Scenario) -> Plan | None:
 
 
 def dialogue_of(row: SourceRow) -> Dialogue | None:
-    """Return the row's dialogue; None if it only has a plan. Its flags are those of the source."""
+    """Return the row's dialogue; None if it only has a plan. Its flags are those of the source.
+
+    A system turn in a form that plans have is no system prompt: it gives the violation away.
+    """
     if not row.messages:
         return None
     early: StopReason = "violation_end" if row.is_violation else "early_end"
     stop = early if row.is_truncated else "completed"
-    return Dialogue(row.messages, "given", stop, self_flagged=bool(row.is_violation))
+    system = "" if _as_plan(row.system) else row.system
+    return Dialogue(row.messages, "given", stop, bool(row.is_violation), system)
 
 
-def _parsed_plan(row: SourceRow) -> Plan | None:
-    """Return the row's plan if it is in a known form, with its text complete."""
+def _as_plan(text: str) -> Plan | None:
+    """Return the plan that a text is, with its text complete; None if it is in no known form."""
     try:
-        return replace(parsing.plan(row.plan, _ANY), text=parsing.readable(row.plan))
+        return replace(parsing.plan(text, _ANY), text=parsing.readable(text))
     except Unparseable:
         return None
 

@@ -137,5 +137,11 @@ def _line(row: SourceRow) -> bytes:
 
 
 def content(row: SourceRow) -> bytes:
-    """Return the content of a row, independent of where it was read from."""
-    return msgspec.json.encode(replace(row, origin=""))
+    """Return the content of a row, independent of where it was read from.
+
+    A system prompt that serves as the plan is in it once, as it was in earlier versions.
+    """
+    content = msgspec.to_builtins(replace(row, origin=""))
+    if row.system in ("", row.plan):
+        del content["system"]
+    return msgspec.json.encode(content)

@@ -15,3 +15,5 @@ VIEWS: dict[str, View] = {
     )
 }  # fmt: skip
 """By name, in the order of the data set."""
+TRAINING = tuple(name for name in VIEWS if name not in ("verdicts", "scenarios", "removed"))
+"""The views for training; the others are for auditing."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from sdsd.dataset import columns as c
 from sdsd.dataset import measures
 from sdsd.dataset.columns import Column
-from sdsd.dataset.view import Row, Selected, View, chat, reply
+from sdsd.dataset.view import Row, Selected, View, prompt, reply
 
 _KIND = Column("kind", c.TEXT, "`contrast`: both replies were sampled for the same conversation, "
                "one told to satisfy the principle, one to violate it. `revision`: chosen is the "
@@ -22,9 +22,9 @@ def _preference(selected: Selected) -> Iterator[Row]:
     original = dialogue.last_reply
     for pair in selected.pairs:
         yield {
-            "prompt": chat(dialogue.messages[:-1]),
+            "prompt": prompt(dialogue),
             "chosen": reply(pair.chosen),
-            "rejected": chat(dialogue.messages[-1:]),
+            "rejected": reply(original),
             "kind": pair.kind,
             "similarity": measures.similarity(original, pair.chosen),
             "edit_distance": measures.edit_distance(original, pair.chosen),
@@ -42,7 +42,8 @@ preference = View(
     "One row per verified pair; a dialogue may have several. TRL's explicit, conversational "
     "preference format.",
     (
-        Column("prompt", c.CHAT, "All turns before the agent's last reply; no system turn."),
+        Column("prompt", c.CHAT, "All turns before the agent's last reply; first the system "
+               "prompt, if the dialogue has one."),
         Column("chosen", c.CHAT, "One assistant turn that satisfies the principles."),
         Column("rejected", c.CHAT, "One assistant turn: the original, which violates a principle."),
         c.ID, c.INDEX, _KIND, c.DOMAIN, c.STRATEGY, c.VIOLATION_IDS,
@@ -75,8 +76,8 @@ def _implicit(selected: Selected) -> Iterator[Row]:
         return
     for pair in selected.pairs:
         yield {
-            "chosen": [*chat(dialogue.messages[:-1]), *reply(pair.chosen)],
-            "rejected": chat(dialogue.messages),
+            "chosen": [*prompt(dialogue), *reply(pair.chosen)],
+            "rejected": [*prompt(dialogue), *reply(dialogue.last_reply)],
             "kind": pair.kind,
         }
 

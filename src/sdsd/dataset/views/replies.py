@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from msgspec.structs import replace
+
 from sdsd.dataset import columns as c
 from sdsd.dataset.columns import Column
-from sdsd.dataset.view import Row, Selected, View, chat, reply
-from sdsd.types import Message
+from sdsd.dataset.view import Row, Selected, View, prompt, reply
 
 
 def _good(selected: Selected) -> list[tuple[str, str]]:
@@ -29,9 +30,10 @@ def _sft(selected: Selected) -> Iterator[Row]:
         return  # trainers learn every assistant turn, not only the last one
     source, text = good[0]
     plan = record.plan.text if record.plan and selected.config.include_plan else ""
-    system = [Message("system", plan)] if plan.strip() else []
+    if plan.strip():
+        dialogue = replace(dialogue, system=plan)
     yield {
-        "messages": [*chat([*system, *dialogue.messages[:-1]]), *reply(text)],
+        "messages": [*prompt(dialogue), *reply(text)],
         "source": source,
     }
 
@@ -41,8 +43,8 @@ sft = View(
     "One row per dialogue with a good last reply, original or not, for supervised fine-tuning.",
     (
         Column("messages", c.CHAT, "`user` and `assistant` turns, ending in an assistant turn in "
-               "which the critic found no violation; with `export.include_plan`, the plan comes "
-               "first as `system`."),
+               "which the critic found no violation; first the system prompt, if the dialogue has "
+               "one, or with `export.include_plan` the plan, as `system`."),
         c.ID, c.INDEX, c.DOMAIN, c.FIELD, c.STRATEGY,
         Column("source", c.TEXT, "The last turn is the original (`clean`), or the `chosen` of the "
                "dialogue's first pair (`revision` or `on_policy`)."),
@@ -60,7 +62,7 @@ def _kto(selected: Selected) -> Iterator[Row]:
         labelled.append(("violation", dialogue.last_reply, False))
     for source, text, label in labelled:
         yield {
-            "prompt": chat(dialogue.messages[:-1]),
+            "prompt": prompt(dialogue),
             "completion": reply(text),
             "label": label,
             "source": source,
@@ -71,7 +73,8 @@ kto = View(
     "kto",
     "One row per last reply with a label, good or bad: unpaired preferences in TRL's KTO format.",
     (
-        Column("prompt", c.CHAT, "All turns before the agent's last reply; no system turn."),
+        Column("prompt", c.CHAT, "All turns before the agent's last reply; first the system "
+               "prompt, if the dialogue has one."),
         Column("completion", c.CHAT, "One assistant turn."),
         Column("label", c.BOOL, "True: the critic found no violation. False: one is confirmed."),
         c.ID, c.INDEX, c.DOMAIN, c.STRATEGY,

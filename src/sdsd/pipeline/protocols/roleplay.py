@@ -30,6 +30,7 @@ class _Roleplay(Conversation):
         super().__init__(task)
         informed, outline = task.config.agent_sees_plan, task.outline
         agent = task.fill("agent_system", **outline) if informed else task.fill("agent_blind")
+        self.system = "" if informed else agent
         self.views = {
             "user": (
                 Message("system", task.fill("user_system", **outline)),
