@@ -38,6 +38,7 @@ from msgspec import Struct
 from sdsd import config
 from sdsd.checks import decided, revision_rules, rules
 from sdsd.cli.app import app
+from sdsd.cli.help import EXIT_CODES
 from sdsd.config.keys import Key, described, keys, metas
 from sdsd.models.scripted import CHATML
 from sdsd.pipeline.method import PROMPTS, Method
@@ -140,7 +141,8 @@ _CONFIGURATION = """\
 {note}
 
 Every key of a run, with its default. All keys are optional. `sdsd init` writes a file that contains
-all of them with explanations; [examples/minimal.yaml](../examples/minimal.yaml) is a short one.
+all of them with explanations and allowed values, `sdsd init --minimal` the five that most people need;
+[examples/minimal.yaml](../examples/minimal.yaml) is another short one.
 Editors can complete and check keys with the JSON schema [config.schema.json](config.schema.json): put
 `# yaml-language-server: $schema=PATH` in the first line of your file.
 
@@ -290,17 +292,25 @@ _COMMAND_LINE = """\
 
 {note}
 
-`sdsd COMMAND --help` prints the same text for one command. Results go to standard output, progress and
-errors to standard error. In a terminal, progress is a live display; elsewhere, plain lines. With
-`--json`, the result is JSON and progress is off.
+`sdsd COMMAND -h` prints the same text for one command. Results go to standard output, progress and
+errors to standard error. In a terminal, progress is a live display; elsewhere, a line every thirty
+seconds. `--lines` adds a line for each finished dialogue. With `--json`, the result is JSON and
+progress is off.
 
-Where the `PATH` of a run is optional, the default is the run under `./runs` that was written to last.
+Where `RUN` is optional, the default is the run under `./runs` that was written to last.
 
-| exit code | meaning |
-| --- | --- |
-| 0 | Success. |
-| 2 | You have to act; the message says how. Also for invalid options, and when `verify` or `doctor` finds a problem. |
-| 130 | Stopped by Ctrl-C or SIGTERM, or because the budget is used up. Answers are kept, and the same command continues (with a larger budget). |
+## Exit codes
+
+{exit_codes}
+
+What a run has when it ends with 3, 4 or 130 is published (not after a second Ctrl-C, which stops at
+once), and no answer is lost: the same command continues, after a stop by the budget with a larger
+one. A traceback, which also ends with 1, is a fault of sdsd.
+
+## Completion
+
+`sdsd --install-completion` installs completion of commands and options for your shell (bash, zsh,
+fish, PowerShell); it takes effect in a new terminal.
 
 {commands}
 """
@@ -319,7 +329,8 @@ def command_line() -> str:
         parts += [
             _command(prefix, _name(c), c.callback, level=3) for c in inner.registered_commands
         ]
-    return _COMMAND_LINE.format(note=NOTE, commands="\n\n".join(parts))
+    codes = table(("exit code", "meaning"), [(str(k), text) for k, text in EXIT_CODES.items()])
+    return _COMMAND_LINE.format(note=NOTE, exit_codes=codes, commands="\n\n".join(parts))
 
 
 def _name(command: Any) -> str:
@@ -355,9 +366,11 @@ def _written(name: str, kind: Any, info: Any, *, required: bool) -> str:
     if isinstance(kind, types.UnionType):
         kind = next(k for k in typing.get_args(kind) if k is not type(None))
     many = typing.get_origin(kind) is list
-    word = "" if kind is bool else _KINDS[typing.get_args(kind)[0] if many else kind]
+    word = (
+        "" if kind is bool else info.metavar or _KINDS[typing.get_args(kind)[0] if many else kind]
+    )
     if isinstance(info, typer.models.ArgumentInfo):
-        return name.upper() if required else f"[{name.upper()}]"
+        return word if required else f"[{word}]"
     first = [info.default] if isinstance(info.default, str) else []  # where typer keeps it
     options = [*first, *(info.param_decls or ())] or ["--" + name.replace("_", "-")]
     return f"{', '.join(options)} {word}".strip()

@@ -125,7 +125,7 @@ def test_a_notebook_shows_counts_and_notes_safely(tmp_path: Path) -> None:
     run = sdsd.run(n=3, out=tmp_path / "run", models={"default": ScriptedModel()}, on_event=hear)
     notebook.draw()
     status = run.status()
-    assert f"3/3 dialogues, {status.pairs} verified pairs" in pages[-1]
+    assert f"3/3 dialogues, {status.pairs} pairs" in pages[-1]
     assert "value='1.000'" in pages[-1]
     assert not any("<script>" in page or "\x1b" in page for page in pages)
     assert any("&lt;script&gt;\\u001b[2J" in page for page in pages)

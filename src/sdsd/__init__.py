@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         JournalError,
         Malformed,
         ModelError,
+        ModelSetup,
         NoAnswer,
         PluginError,
         PromptError,
@@ -77,8 +78,8 @@ _NAMES = {
     "sdsd.dataset.view": "View",
     "sdsd.errors": (
         "Busy CatalogueError ConfigError Denied Divergence JournalError Malformed ModelError "
-        "NoAnswer PluginError PromptError ReplayMiss RunDirError SdsdError ServerGone SourceError "
-        "StageFailed Stopped TransientError Unparseable Unreachable WeightsError"
+        "ModelSetup NoAnswer PluginError PromptError ReplayMiss RunDirError SdsdError ServerGone "
+        "SourceError StageFailed Stopped TransientError Unparseable Unreachable WeightsError"
     ),
     "sdsd.models.base": "Capabilities Model",
     "sdsd.models.scripted": "ScriptedModel",
@@ -124,6 +125,7 @@ __all__ = [
     "Method",
     "Model",
     "ModelError",
+    "ModelSetup",
     "NoAnswer",
     "Noted",
     "Pipeline",

@@ -2,7 +2,7 @@
 
 SdsdError              the user must act: the message names the cause and the remedy
     ConfigError, CatalogueError, PromptError, SourceError, PluginError
-    WeightsError, ModelError (ServerGone, Denied), RunDirError
+    WeightsError, ModelError (ModelSetup, ServerGone, Denied), RunDirError
     JournalError (Divergence, ReplayMiss)
     Stopped            the run was asked to stop
 TransientError         a failed request that is retried, and leaves no trace in the journal
@@ -55,6 +55,14 @@ class WeightsError(SdsdError):
 class ModelError(SdsdError):
     """A model server cannot serve this run: it is gone, or the model's name or the key is wrong."""
 
+    exit_code = 4
+
+
+class ModelSetup(ModelError):
+    """A model cannot be asked at all: its address is malformed, or a package is missing."""
+
+    exit_code = 2
+
 
 class ServerGone(ModelError):
     """A server could not be reached when the run started."""
@@ -92,10 +100,19 @@ class ReplayMiss(JournalError):
     """A replay (`sdsd verify`) asks for a step that is not in the journal."""
 
 
-class Stopped(SdsdError):
-    """The run was asked to stop: requests in flight are recorded, and no new ones are sent."""
+INTERRUPTED = "interrupted"
+"""The reason of a stop by Ctrl-C or another signal; every other reason is the run's own."""
 
-    exit_code = 130
+
+class Stopped(SdsdError):
+    """The run was asked to stop: requests in flight are recorded, and no new ones are sent.
+
+    `reason` says why: `INTERRUPTED`, or for example that the budget is used up.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.exit_code = 130 if reason == INTERRUPTED else 3
 
 
 class TransientError(Exception):

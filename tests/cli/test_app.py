@@ -22,9 +22,10 @@ from msgspec.structs import replace
 import sdsd
 from sdsd.cli.app import main
 from sdsd.cli.streams import explained
-from sdsd.config import Config, load
-from sdsd.models.scripted import ScriptedModel
+from sdsd.config import MINIMAL, Config, flat, load, tree
 from sdsd.runs.directory import RunDir
+from sdsd.runs.expand_catalogue import Grown
+from sdsd.runs.experiment import load as load_experiment
 from sdsd.runs.journal import Journal
 from sdsd.runs.progress import safe, terminal
 from sdsd.types import Critique, Dialogue, Failure, Message, Plan, Record, Revision, Verdict
@@ -62,20 +63,6 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
         return Printed(code if isinstance(code, int) else int(bool(code)), out, err)
 
     return call
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A complete run of eight dialogues; not to be changed."""
-    out = tmp_path_factory.mktemp("cli") / "run"
-    sdsd.run(n=8, out=out, models={"default": ScriptedModel()})
-    return out
-
-
-@pytest.fixture
-def copied(finished: Path, tmp_path: Path) -> Path:
-    """A complete run that may be changed."""
-    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 # -- the demonstration -----------------------------------------------------------------------
@@ -131,9 +118,9 @@ def test_without_a_command_the_help_is_shown(command: Command) -> None:
 # -- what is refused -----------------------------------------------------------------------
 
 
-def refused(printed: Printed, *said: str) -> None:
-    """Exit code 2, one message on standard error, nothing on standard output, no traceback."""
-    assert printed.code == 2, printed
+def refused(printed: Printed, *said: str, code: int = 2) -> None:
+    """The exit code, one message on standard error, nothing on standard output, no traceback."""
+    assert printed.code == code, printed
     assert printed.out == ""
     assert "Traceback" not in printed.err
     assert printed.err.count("error: ") == 1
@@ -182,7 +169,7 @@ def test_an_unknown_model(command: Command, tmp_path: Path) -> None:
 
 def test_a_server_that_is_not_there(command: Command, tmp_path: Path) -> None:
     printed = command("run", "--url", "http://127.0.0.1:9/v1", "-m", "m", "-o", tmp_path / "out")
-    refused(printed, "http://127.0.0.1:9/v1", "is the server running")
+    refused(printed, "http://127.0.0.1:9/v1", "is the server running", code=4)
 
 
 def test_another_configuration_s_directory(command: Command, finished: Path) -> None:
@@ -203,7 +190,7 @@ def test_what_is_no_run(command: Command, tmp_path: Path, name: str) -> None:
 
 
 def test_a_dialogue_that_is_not_there(command: Command, finished: Path) -> None:
-    refused(command("show", 8, finished), "dialogue 8 is not finished", "8 are finished")
+    refused(command("show", finished, 8), "dialogue 8 is not finished", "8 are finished")
     refused(command("show", 10**30, finished), "too large")
 
 
@@ -273,6 +260,30 @@ def test_init_writes_a_schema_for_editors(command: Command, tmp_path: Path) -> N
     assert load(file) == Config()
 
 
+def test_init_explains_the_values_that_a_key_may_have(command: Command, tmp_path: Path) -> None:
+    command("init", tmp_path / "all.yaml")
+    text = " ".join((tmp_path / "all.yaml").read_text("utf-8").replace("#", "").split())
+    assert "Values: any, majority, all, weighted. vote:" in text
+    assert "Values: domain, field, subarea. by:" in text
+
+
+def test_init_writes_the_keys_that_most_people_need(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "minimal.yaml"
+    command("init", file, "--minimal")
+    assert tuple(key for key, _ in flat(yaml.safe_load(file.read_text("utf-8")))) == tuple(
+        key for key, _ in flat(tree(Config())) if key in MINIMAL
+    )
+    assert load(file) == Config()
+
+
+def test_init_writes_an_experiment(command: Command, tmp_path: Path) -> None:
+    file = tmp_path / "experiment.yaml"
+    printed = command("init", file, "--experiment")
+    assert printed.out == f"wrote {file}; now: sdsd experiment {file}\n"
+    assert len(load_experiment(file).arms) == 3
+    refused(command("init", tmp_path / "b.yaml", "--experiment", "--minimal"), "leave out")
+
+
 # -- a run from end to end -----------------------------------------------------------------
 
 
@@ -284,12 +295,12 @@ def test_a_run_against_a_server(command: Command, tmp_path: Path) -> None:
         assert doctor.code == 0, doctor
         assert re.search(r"ok +auto +chooses `continuation`", doctor.out)
 
-        first = command("run", "-m", "stand-in", "--url", url, "-o", out, "-n", 4)
+        first = command("run", "-m", "stand-in", "--url", url, "-o", out, "-n", 4, "--lines")
         assert first.code == 0, first
         assert "done: 4 of 4 dialogues, " in first.out
         assert f"report  {out / 'report.html'}\n" in first.out
         # How many at once is adapted from the first request on, and the exam comes first.
-        begins = rf"^{out}: 0 of 4 dialogues done, continuation, up to \d+ in flight$"
+        begins = rf"^{out}: 0/4 dialogues, 0 pairs, continuation, up to \d+ in flight$"
         assert re.search(begins, first.err, re.MULTILINE)
         assert "exam: verdict: AUC " in first.err
         assert len(re.findall(r"^\[\d/4\] dialogue \d: ", first.err, re.MULTILINE)) == 4
@@ -323,9 +334,9 @@ def test_status(command: Command, finished: Path) -> None:
 
 
 def test_show(command: Command, finished: Path) -> None:
-    printed = command("show", 1, finished)
+    printed = command("show", finished, 1)
     plain(printed)
-    told = json.loads(command("show", 1, finished, "--json").out)
+    told = json.loads(command("show", finished, 1, "--json").out)
     assert told["scenario"]["index"] == 1
     last = told["dialogue"]["messages"][-1]["content"]
     assert last in printed.out
@@ -339,9 +350,12 @@ def test_a_server_without_a_model_is_refused(command: Command, tmp_path: Path) -
     assert not (tmp_path / "out").exists()
 
 
-def test_show_takes_the_run_first_too(command: Command, finished: Path) -> None:
-    assert command("show", finished).out == command("show", 0, finished).out
+def test_show_takes_the_run_first_and_still_understands_it_last(
+    command: Command, finished: Path
+) -> None:
+    assert command("show", finished).out == command("show", finished, 0).out
     assert command("show", finished, 1).out == command("show", 1, finished).out
+    assert command("show", finished, 1).out != command("show", finished, 0).out
 
 
 def test_show_says_what_is_neither_a_run_nor_an_index(
@@ -456,10 +470,10 @@ def test_verify(command: Command, copied: Path) -> None:
     assert printed.out.endswith(f"replay to the data set in {copied}\n")
     shutil.rmtree(copied / "data" / "preference")
     printed = command("verify", copied)
-    assert (printed.code, printed.out) == (2, "")
+    assert (printed.code, printed.out) == (1, "")
     assert printed.err.startswith(f"defect: {copied / 'data' / 'preference'}/train-")
     printed = command("verify", copied, "--json")
-    assert printed.code == 2
+    assert printed.code == 1
     assert len(json.loads(printed.out)["defects"]) == 1
 
 
@@ -482,6 +496,26 @@ def test_the_catalogue_s_commands(command: Command) -> None:
     assert command("catalogue", "preview", "-n", 3, "--seed", 4).out == some.out
 
 
+def test_a_preview_is_data_too(command: Command) -> None:
+    told = json.loads(command("catalogue", "preview", "-n", 3, "--json").out)
+    shown = command("catalogue", "preview", "-n", 3).out
+    assert [scenario["index"] for scenario in told] == [0, 1, 2]
+    assert all(scenario["subarea"] in shown for scenario in told)
+
+
+def test_what_a_command_wrote_is_data_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    from sdsd.cli import display
+
+    grown = Grown(before=4, after=27)
+    display.written(tmp_path, grown, "23 more", json=True)
+    told = {"path": str(tmp_path), "before": 4, "after": 27, "stopped": ""}
+    assert json.loads(capsys.readouterr().out) == told
+    display.written(tmp_path, grown, "23 more", json=False)
+    assert capsys.readouterr().out == "23 more\n"
+
+
 def test_a_preview_has_the_seed_of_the_configuration_unless_another_is_given(
     command: Command, tmp_path: Path
 ) -> None:
@@ -500,7 +534,7 @@ def test_the_command_that_reads_a_run_can_be_pasted(
 ) -> None:
     out = Path(shutil.copytree(finished, tmp_path / "my run"))
     last = command("run", "-o", out, "-n", 8).out.splitlines()[-1]
-    assert last == f"read    sdsd show 0 '{out}'"
+    assert last == f"read    sdsd show '{out}' 0"
 
 
 def test_the_models_that_are_known(command: Command) -> None:

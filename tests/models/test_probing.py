@@ -317,7 +317,7 @@ async def test_a_request_that_alone_fails_is_not_waited_for_without_end() -> Non
     ("status", "said", "path", "hint"),
     [
         (400, "This model only support stream mode", "/v1", "set `extra_body: {stream: true}`"),
-        (404, "page not found", "", "with most servers, `base_url` ends in /v1"),
+        (404, "page not found", "", "with most servers, `base_url` ends in /v1: http://127.0.0.1:"),
     ],
 )
 async def test_where_everything_is_refused_a_remedy_is_named(

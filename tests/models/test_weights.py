@@ -322,6 +322,21 @@ def test_a_name_near_nothing_gets_the_list_alone(name: str) -> None:
     assert "Did you mean" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("gpt-4o", "set OPENAI_API_KEY to use OpenAI's, or add `--url URL`"),
+        ("o3-mini", "set OPENAI_API_KEY"),
+        ("Qwen/Qwen3-8B", "`vllm serve Qwen/Qwen3-8B`, and add `--url http://localhost:8000/v1`"),
+    ],
+)
+def test_a_name_that_servers_know_is_answered_with_how_to_reach_one(name: str, advice: str) -> None:
+    with pytest.raises(WeightsError) as caught:
+        weights.locate(name)
+    assert f"{name} is no model of the embedded engine: " in str(caught.value)
+    assert advice in str(caught.value)
+
+
 def test_a_path_must_be_a_gguf_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.gguf"
     with pytest.raises(WeightsError, match=r"mine\.gguf: No such file"):

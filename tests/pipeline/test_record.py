@@ -312,7 +312,7 @@ def test_a_model_that_writes_nothing_of_use_is_named(
     ) as error:
         result.require_some()
     remedy = (
-        f"`sdsd show 0 {result.path}` prints the raw reply; use a more capable model"
+        f"`sdsd show {result.path} 0` prints the raw reply; use a more capable model"
         if reply
         else f"`sdsd doctor {result.path / 'config.yaml'}` shows what the model answers"
     )

@@ -452,8 +452,8 @@ def test_progress_says_how_much_is_left(capsys: pytest.CaptureFixture[str]) -> N
     screen.on_event(Examined(3, 10, 75.0))
     screen.on_event(Examined(10, 10))
     assert capsys.readouterr().err.splitlines() == [
-        "[3/10] exam  (about 1 min 15 s left)",
-        "[10/10] exam",
+        "about 1 min 15 s left: exam: 3/10 items",
+        "exam: 10/10 items",
     ]
 
 

@@ -204,3 +204,12 @@ def test_fresh_are_those_like_nothing_before_them(texts: list[str], known: int) 
         if text not in taken and text not in seen:
             seen.append(text)
     assert kept == seen
+
+
+def test_a_stop_is_told_and_what_there_is_stays(topics: Path, tmp_path: Path) -> None:
+    """The domains that it did not come to are written as they were."""
+    out, stingy = tmp_path / "larger", load({"attempts": 2, "budget": {"tokens": 1}})
+    came = expand(out, topics, stingy, per_domain=9, models={"default": ScriptedModel(writer)})
+    assert "the budget of 1 tokens is used up" in came.stopped
+    assert 4 <= came.after < 27
+    assert len(catalogue.load(out).domains) == 3

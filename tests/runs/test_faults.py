@@ -212,7 +212,7 @@ def test_a_model_that_does_not_exist_fails_at_once(
         out = str(tmp_path / "run")
         with pytest.raises(SystemExit) as caught:
             main(["run", "-m", "absent", "--url", host.url, "-n", "2", "-o", out])
-        assert caught.value.code == 2
+        assert caught.value.code == 4
         assert "`absent`" in " ".join(capsys.readouterr().err.split())
         assert len(host.lines()) == 2  # a chat, and a raw completion
 

@@ -7,19 +7,34 @@ from typing import Annotated
 
 import typer
 
-from sdsd.cli.options import Changes, Json, overrides
+from sdsd.cli.help import Command, Group
+from sdsd.cli.options import Changes, Json, Model, Url, exit_if_stopped, overrides
 
 app = typer.Typer(
-    help="Check, preview and extend topics, principles and goals.", no_args_is_help=True
+    cls=Group, help="Check, preview and extend topics, principles and goals.", no_args_is_help=True
 )
+_OWN = "Your catalogue"
+
+Topics = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Your topics.", rich_help_panel=_OWN)
+]
+Principles = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Your principles.", rich_help_panel=_OWN)
+]
+Goals = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Your goals.", rich_help_panel=_OWN)
+]
+Affinities = Annotated[
+    Path | None, typer.Option(metavar="PATH", help="Your affinities.", rich_help_panel=_OWN)
+]
 
 
-@app.command("check")
+@app.command("check", cls=Command)
 def catalogue_check(
-    topics: Annotated[Path | None, typer.Option(help="Your topics.")] = None,
-    principles: Annotated[Path | None, typer.Option(help="Your principles.")] = None,
-    goals: Annotated[Path | None, typer.Option(help="Your goals.")] = None,
-    affinities: Annotated[Path | None, typer.Option(help="Your affinities.")] = None,
+    topics: Topics = None,
+    principles: Principles = None,
+    goals: Goals = None,
+    affinities: Affinities = None,
     json: Json = False,
 ) -> None:
     """Check the catalogue and count what is in it."""
@@ -29,97 +44,108 @@ def catalogue_check(
     display.catalogue(catalogue.load(topics, principles, goals, affinities), json=json)
 
 
-@app.command("expand")
+@app.command("expand", cls=Command)
 def catalogue_expand(
-    out: Annotated[Path, typer.Argument(help="The directory to write the larger topics to.")],
-    topics: Annotated[Path | None, typer.Option(help="Your topics.")] = None,
-    per_domain: Annotated[int, typer.Option(help="Subareas per domain.")] = 20,
+    out: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The directory to write the larger topics to.")
+    ],
+    topics: Topics = None,
+    per_domain: Annotated[int, typer.Option(metavar="N", help="Subareas per domain.")] = 20,
     only: Annotated[
         list[str] | None,
-        typer.Option("--only", help="Only these fields. Repeatable."),
+        typer.Option("--only", metavar="FIELD", help="Only these fields. Repeatable."),
     ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The model that writes them.")
-    ] = None,
-    url: Annotated[str | None, typer.Option("--url", help="The base URL of its server.")] = None,
+    model: Model = None,
+    url: Url = None,
+    json: Json = False,
 ) -> None:
     """Let a model write more subareas per domain.
 
-    Running the same command again continues where it stopped.
+    The same command continues where it stopped.
     """
     from sdsd import config as configuration
+    from sdsd.cli import display
     from sdsd.runs.expand_catalogue import expand
     from sdsd.runs.progress import terminal
 
     chosen = configuration.load(None, overrides(model, url))
-    with terminal() as screen:
+    with terminal(quiet=json) as screen:
         grown = expand(
             out, topics, chosen, per_domain=per_domain, only=only or [], on_event=screen.on_event
         )
-    typer.echo(f"{grown.before} subareas before, {grown.after} now, in {out}")
+    text = f"{grown.before} subareas before, {grown.after} now, in {out}"
+    display.written(out, grown, text, json=json)
+    exit_if_stopped(grown.stopped)
 
 
-@app.command("affinities")
+@app.command("affinities", cls=Command)
 def catalogue_affinities(
-    out: Annotated[Path, typer.Argument(help="The file to write.")],
-    topics: Annotated[Path | None, typer.Option(help="Your topics.")] = None,
-    principles: Annotated[Path | None, typer.Option(help="Your principles.")] = None,
-    goals: Annotated[Path | None, typer.Option(help="Your goals.")] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The model that judges.")
-    ] = None,
-    url: Annotated[str | None, typer.Option("--url", help="The base URL of its server.")] = None,
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
+    topics: Topics = None,
+    principles: Principles = None,
+    goals: Goals = None,
+    model: Model = None,
+    url: Url = None,
+    json: Json = False,
 ) -> None:
     """Let a model draft which fields, goals and strategies go with your principles.
 
-    The result is a file to edit. Running the same command again continues where it stopped.
+    The result is a file to edit. The same command continues where it stopped.
     """
     from sdsd import config as configuration
+    from sdsd.cli import display
     from sdsd.runs.draft_affinities import draft
     from sdsd.runs.progress import terminal
     from sdsd.scenarios import catalogue
 
     chosen = configuration.load(None, overrides(model, url))
-    with terminal() as screen:
+    with terminal(quiet=json) as screen:
         loaded = catalogue.load(topics, principles, goals)
         drafted = draft(out, loaded, chosen, on_event=screen.on_event)
-    typer.echo(f"{drafted.judged} of {drafted.principles} principles judged, in {out}")
+    text = f"{drafted.judged} of {drafted.principles} principles judged, in {out}"
+    display.written(out, drafted, text, json=json)
 
 
-@app.command("examples")
+@app.command("examples", cls=Command)
 def catalogue_examples(
-    out: Annotated[Path, typer.Argument(help="The YAML file to write.")],
-    principles: Annotated[Path, typer.Option(help="Your principles. They stay as they are.")],
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="The model that writes them.")
-    ] = None,
-    url: Annotated[str | None, typer.Option("--url", help="The base URL of its server.")] = None,
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML file to write.")],
+    principles: Annotated[
+        Path, typer.Option(metavar="PATH", help="Your principles. They stay as they are.")
+    ],
+    model: Model = None,
+    url: Url = None,
     changes: Changes = None,
+    json: Json = False,
 ) -> None:
     """Let a model draft the cards of your principles: what is at stake, why, and example pairs.
 
     Only what a card lacks is drafted. The result is a file to edit: read every pair before use.
-    Running the same command again continues where it stopped.
+    The same command continues where it stopped.
     """
     from sdsd import config as configuration
+    from sdsd.cli import display
     from sdsd.runs.draft_examples import draft
     from sdsd.runs.progress import terminal
 
     chosen = configuration.load(None, overrides(model, url, changes))
-    with terminal() as screen:
+    with terminal(quiet=json) as screen:
         drafted = draft(out, principles, chosen, on_event=screen.on_event)
-    typer.echo(f"{drafted.whole} of {drafted.principles} principles have a whole card, in {out}")
-    for name, parts in drafted.left_out.items():
-        typer.echo(f"left out: {name}: {', '.join(parts)}")
+    text = f"{drafted.whole} of {drafted.principles} principles have a whole card, in {out}"
+    lacking = (f"\nleft out: {name}: {', '.join(k)}" for name, k in drafted.left_out.items())
+    display.written(out, drafted, text + "".join(lacking), json=json)
 
 
-@app.command("preview")
+@app.command("preview", cls=Command)
 def catalogue_preview(
-    n: Annotated[int, typer.Option("-n", help="Number of scenarios.")] = 10,
-    seed: Annotated[
-        int | None, typer.Option(help="The run's seed. Default: that of the configuration.")
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG", help="A configuration.")
     ] = None,
-    config: Annotated[Path | None, typer.Argument(help="A configuration.")] = None,
+    n: Annotated[int, typer.Option("-n", metavar="N", help="Number of scenarios.")] = 10,
+    seed: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="The run's seed. Default: that of the configuration."),
+    ] = None,
+    json: Json = False,
 ) -> None:
     """Print the first scenarios of a run, before anything is spent."""
     from sdsd import config as configuration
@@ -128,4 +154,4 @@ def catalogue_preview(
 
     chosen = configuration.load(config, {} if seed is None else {"seed": seed})
     scenarios = read_inputs(chosen).scenarios
-    display.scenarios([scenarios[i] for i in range(n)])
+    display.scenarios([scenarios[i] for i in range(n)], json=json)

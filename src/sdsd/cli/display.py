@@ -48,6 +48,19 @@ def emit(value: object) -> None:
     print_json(msgspec.json.format(data, indent=2).decode())
 
 
+def result(text: str, value: object, *, json: bool) -> None:
+    """Print what a command made: `text`, or with `json` the `value`."""
+    if json:
+        emit(value)
+    else:
+        out.print(text, soft_wrap=True)
+
+
+def written(path: Path, counts: msgspec.Struct, text: str, *, json: bool) -> None:
+    """Say what a command wrote to `path`."""
+    result(safe(text), {"path": path, **msgspec.structs.asdict(counts)}, json=json)
+
+
 def error_line(message: str) -> None:
     """Print one error to standard error."""
     err.print(Text.assemble(("error: ", "bold red"), safe(message)), soft_wrap=True)
@@ -66,12 +79,16 @@ def finished(run: Run, status: RunStatus, *, json: bool) -> None:
     if status.done:
         out.print(f"data    {run.path / 'data'}", soft_wrap=True)
         out.print(f"report  {run.path / 'report.html'}", soft_wrap=True)
-        out.print(f"read    sdsd show 0 {shlex.quote(str(run.path))}", soft_wrap=True)
+        out.print(f"read    sdsd show {shlex.quote(str(run.path))} 0", soft_wrap=True)
     if run.stopped:
-        out.print(f"stopped because: {safe(run.stopped)}", soft_wrap=True)
-        out.print("the same command continues from here")
+        _print_stop(run.stopped)
     elif status.advice:
         _print_advice(status.advice)
+
+
+def _print_stop(reason: str) -> None:
+    out.print(f"stopped because: {safe(reason)}", soft_wrap=not out.is_terminal)
+    out.print("the same command continues from here")
 
 
 def dropped(index: int, answers: int) -> None:
@@ -85,6 +102,7 @@ def demonstrated(path: Path) -> None:
     run = shlex.quote(str(path))
     out.print("\nThe replies of this run were written by hand; the pipeline did the rest. Look at")
     for command, what in (
+        (f"sdsd list {run}", "its dialogues, a line each"),
         (f"sdsd show {run} 2", "one dialogue: plan, turns, verdicts, three pairs"),
         (f"sdsd verify {run}", "every record made again from its recorded answers"),
         (f"sdsd export {run} --format openai-preference", "the same pairs for another trainer"),
@@ -154,8 +172,7 @@ def compared(outcome: Outcome, *, json: bool) -> None:
         return
     found = outcome.comparison
     if found is None:
-        out.print(f"stopped because: {safe(outcome.stopped)}", soft_wrap=True)
-        out.print("the same command continues from here")
+        _print_stop(outcome.stopped)
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     heads = ("arm", "scenarios", "violations", "yield", "95%", "verified pairs", "tokens per pair")
@@ -425,7 +442,10 @@ def catalogue(loaded: Catalogue, *, json: bool) -> None:
     out.print("families   " + ", ".join(f"{name} {k}" for name, k in families.most_common()))
 
 
-def scenarios(found: Sequence[Scenario]) -> None:
+def scenarios(found: Sequence[Scenario], *, json: bool = False) -> None:
+    if json:
+        emit(found)
+        return
     for s in found:
         out.print(Text(safe(f"{s.id}  {s.domain}: {s.subarea}"), style="bold"), soft_wrap=True)
         out.print(Text(safe(f"  {s.goal.text}")), soft_wrap=True)

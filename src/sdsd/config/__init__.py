@@ -32,6 +32,8 @@ from sdsd.config.schema import (
     Vote,
 )
 from sdsd.config.writing import (
+    EXPERIMENT,
+    MINIMAL,
     differences,
     digest,
     dump,
@@ -44,6 +46,8 @@ from sdsd.config.writing import (
 
 __all__ = [
     "EXCLUDED_RULES",
+    "EXPERIMENT",
+    "MINIMAL",
     "TOP_P",
     "BalanceConfig",
     "BudgetConfig",

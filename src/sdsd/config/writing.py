@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from sdsd.config.keys import Key, is_execution, keys
+from sdsd.config.keys import Key, choices, is_execution, keys
 from sdsd.config.schema import Config
 from sdsd.text import yaml_files
 from sdsd.text.secrets import HIDDEN, is_secret_name
@@ -54,32 +54,72 @@ def flat(value: object, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield f"{prefix}{key}", list(item) if isinstance(item, tuple) else item
 
 
-def explained() -> str:
-    """Return the default configuration as YAML with every key explained: for `sdsd init`."""
+MINIMAL = (
+    "n",
+    "models.default.model",
+    "models.default.base_url",
+    "catalogue.principles",
+    "budget.tokens",
+)
+"""The keys that most people need."""
+EXPERIMENT = """\
+# An experiment of sdsd: the same scenarios under several configurations, compared at the end.
+
+# What all arms share: keys of a configuration, as `sdsd init` explains them.
+base:
+  n: 20
+
+# By name, what each arm changes; the first is the baseline of the comparison.
+arms:
+  direct: {scenarios: {strategies: [direct]}}
+  false-premise: {scenarios: {strategies: [false-premise]}}
+  haste: {scenarios: {strategies: [haste]}}
+"""
+"""An experiment file to start from."""
+
+
+def explained(*, minimal: bool = False) -> str:
+    """Return the default configuration as YAML with every key explained: for `sdsd init`.
+
+    With `minimal`, only the keys of `MINIMAL`.
+    """
     head = ["# A configuration of sdsd. Every key is optional; these are the defaults.", ""]
-    return "\n".join([*head, *_explained(Config(), "")])
+    if minimal:
+        head.insert(1, "# There are more: `sdsd init` without --minimal explains them all.")
+    wanted = MINIMAL if minimal else ()
+    return "\n".join([*head, *_explained(Config(), "", "", wanted)])
 
 
-def _explained(section: Struct, indent: str) -> Iterator[str]:
+def _explained(section: Struct, indent: str, prefix: str, wanted: Sequence[str]) -> Iterator[str]:
+    """Yield the lines of a section; of the `wanted` keys alone, if there are some."""
     for key in keys(type(section)).values():
-        value = getattr(section, key.name)
+        dotted = f"{prefix}{key.name}"
+        if wanted and not any(f"{each}.".startswith(f"{dotted}.") for each in wanted):
+            continue
         width = 96 - len(indent)
-        text = key.description.replace("`", "")
+        text = " ".join((key.description.replace("`", ""), *_allowed(key)))
         yield from (f"{indent}# {line}" for line in textwrap.wrap(text, width))
-        yield from _value(key, value, indent)
+        yield from _value(key, getattr(section, key.name), indent, dotted, wanted)
         if not indent:
             yield ""
 
 
-def _value(key: Key, value: Any, indent: str) -> Iterator[str]:
+def _allowed(key: Key) -> Iterator[str]:
+    """Yield the sentence that lists the values of a key, if its type does and its text does not."""
+    values = [] if key.section else [value or '""' for value in choices(key.type)]
+    if not all(value in key.description for value in values):
+        yield f"Values: {', '.join(values)}."
+
+
+def _value(key: Key, value: Any, indent: str, dotted: str, wanted: Sequence[str]) -> Iterator[str]:
     if isinstance(value, Struct):
         yield f"{indent}{key.name}:"
-        yield from _explained(value, f"{indent}  ")
+        yield from _explained(value, f"{indent}  ", f"{dotted}.", wanted)
     elif key.named and value:
         yield f"{indent}{key.name}:"
         for name, section in value.items():
             yield f"{indent}  {name}:"
-            yield from _explained(section, f"{indent}    ")
+            yield from _explained(section, f"{indent}    ", f"{dotted}.{name}.", wanted)
     else:
         yield f"{indent}{key.name}: {msgspec.json.encode(value).decode()}"  # JSON is YAML
 

@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, quote, unquote, unquote_plus, urljoin, url
 
 from msgspec import Struct
 
-from sdsd.errors import ModelError
+from sdsd.errors import ModelSetup
 from sdsd.text.secrets import HIDDEN, is_secret_name, may_be_a_word
 
 _PORTS = {
@@ -110,7 +110,7 @@ class Address(Struct, frozen=True):
     def joined(self, target: str, location: str) -> Address:
         """Return the address that `Location` means in a reply to a request for `target`.
 
-        Raises `ModelError` if it is none.
+        Raises `ModelSetup` if it is none.
         """
         return parse(urljoin(f"{self.scheme}://{self.authority}{target}", location))
 
@@ -120,7 +120,7 @@ def parse(
 ) -> Address:
     """Take an address apart. `name` is the variable it comes from.
 
-    Raises `ModelError` that says what is wrong, without repeating a password.
+    Raises `ModelSetup` that says what is wrong, without repeating a password.
     """
     url = url.strip()
     try:
@@ -156,13 +156,13 @@ def _host(name: str) -> str:
     return name if name.isascii() else name.encode("idna").decode()
 
 
-def _no_address(url: str, name: str, why: str, like: str) -> ModelError:
+def _no_address(url: str, name: str, why: str, like: str) -> ModelSetup:
     """Return the error for what is not an address."""
     shown = re.sub(r"//.*@", f"//{HIDDEN}@", url)
     if shown != url:  # the reason could quote a part of the password
         why = "write special characters of user name and password as %XX"
     source = f"`{name}`: " if name else ""
-    return ModelError(f"{source}{shown}: not an address{f' ({why})' if why else ''}; {like}")
+    return ModelSetup(f"{source}{shown}: not an address{f' ({why})' if why else ''}; {like}")
 
 
 def _parameters(query: str) -> list[tuple[str, str]]:

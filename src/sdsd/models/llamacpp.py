@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from sdsd.errors import ModelError, WeightsError
+from sdsd.errors import ModelSetup, WeightsError
 
 MAX_SLOTS = 16
 """On a CPU, larger batches were measured to be slower."""
@@ -22,9 +22,9 @@ _SAMPLE = 0.3
 
 
 def require() -> None:
-    """Raise `ModelError` if the engine is not installed, before a model is downloaded for it."""
+    """Raise `ModelSetup` if the engine is not installed, before a model is downloaded for it."""
     if find_spec("xllamacpp") is None:
-        raise ModelError(
+        raise ModelSetup(
             "the embedded engine is not installed: pip install 'sdsd[local]', or name a server "
             "with --url (`models.NAME.base_url`)"
         )

@@ -25,6 +25,7 @@ from msgspec.structs import replace
 from sdsd.config import TOP_P
 from sdsd.errors import Busy, Denied, ModelError, TransientError
 from sdsd.models import chat_templates, metrics, replies, scoring
+from sdsd.models.addresses import parse
 from sdsd.models.base import Capabilities, Scoring
 from sdsd.models.model_list import listing
 from sdsd.models.openai_server import HttpModel
@@ -327,8 +328,10 @@ class _Probe:
 
 def _hint(base_url: str, refusal: Refusal) -> str:
     """Return what may help where everything is refused."""
-    if refusal.cause == "HTTP 404" and not urlsplit(base_url).path.strip("/"):
-        return "; with most servers, `base_url` ends in /v1"
+    address = urlsplit(base_url)
+    if refusal.cause == "HTTP 404" and not address.path.strip("/"):
+        right = f": {parse(base_url).shown.rstrip('/')}/v1" if not address.query else ""
+        return f"; with most servers, `base_url` ends in /v1{right}"
     if _STREAM.search(refusal.raw):
         return "; if it wants to stream, set `extra_body: {stream: true}`: streams are read, too"
     return ""

@@ -15,7 +15,7 @@ from fnmatch import fnmatch
 
 from msgspec import Struct
 
-from sdsd.errors import ModelError, TransientError
+from sdsd.errors import ModelError, ModelSetup, TransientError
 from sdsd.models.addresses import Address, bracketed, parse
 
 _HTTP = ("http",)
@@ -81,7 +81,7 @@ class Proxy(Struct, frozen=True):
 def proxy_for(server: Address) -> Proxy | None:
     """Return the proxy to a server; None for this machine, and where the environment names none.
 
-    Raises `ModelError` that names the variable if the proxy cannot be used.
+    Raises `ModelSetup` that names the variable if the proxy cannot be used.
     """
     named = urllib.request.getproxies()
     key = next((key for key in (server.scheme, "all") if named.get(key)), "")
@@ -94,7 +94,7 @@ def proxy_for(server: Address) -> Proxy | None:
         url if "//" in url else f"http://{url}", variable, (*_HTTP, "https", *_SOCKS), _LIKE
     )
     if address.scheme == "https":
-        raise ModelError(
+        raise ModelSetup(
             f"`{variable}`: {address.shown}: proxies that are themselves spoken to by TLS are not "
             "supported; most are meant by http://, which tunnels https:// servers as well"
         )
@@ -137,7 +137,7 @@ def _require_socks(variable: str) -> None:
     try:
         import python_socks.async_.asyncio  # noqa: F401
     except ImportError:
-        raise ModelError(
+        raise ModelSetup(
             f"`{variable}` names a SOCKS proxy, which needs an extra: pip install 'sdsd[socks]'; "
             "or name an HTTP proxy, or exempt the server with NO_PROXY"
         ) from None

@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import re
 import shutil
 import sys
 import time
@@ -55,6 +56,8 @@ corrupt     a file of the wrong size, or one that was rejected and moved aside
 absent      nothing
 """
 
+_OPENAI = re.compile(r"gpt-|chatgpt-|o[1-9]\b")
+_HUB_NAME = re.compile(r"\w[\w.-]*/[\w.-]+")
 _ROOM = 2.1
 """Disk space that a download needs, as a multiple of the file's size: parts and joined file."""
 
@@ -164,7 +167,8 @@ class Store(Struct, frozen=True):
         hint = f" Did you mean {near[0]}?" if near else ""
         raise WeightsError(
             f"unknown model {name!r}.{hint} Known: {', '.join(names)}; "
-            "or a path to a .gguf file, or hf:org/repo/file.gguf"
+            "or a path to a .gguf file, or hf:org/repo/file.gguf; or add `--url` for a server's "
+            "model"
         )
 
     def path(self, weights: Weights) -> Path:
@@ -185,9 +189,23 @@ def locate(name: str, progress: Progress | None = None, *, store: Store | None =
         return _readable(_from_hub(name, store))
     if all(name != weights.name for weights in store.known):
         path = home_of(name, "the model")
+        if not path.is_file() and (advice := _on_a_server(name)):
+            raise WeightsError(f"{name} is no model of the embedded engine: {advice}")
         if path.suffix == ".gguf" or len(path.parts) > 1 or path.is_file():
             return _readable(path)
     return _obtain(store.find(name), store, progress or _silent)
+
+
+def _on_a_server(name: str) -> str:
+    """Return what to do about a name that servers know, not the embedded engine; or nothing."""
+    if _OPENAI.match(name):
+        return "set OPENAI_API_KEY to use OpenAI's, or add `--url URL` for another server"
+    if _HUB_NAME.fullmatch(name) and not name.endswith(".gguf"):
+        return (
+            f"serve it, e.g. by `vllm serve {name}`, and add `--url http://localhost:8000/v1`; "
+            "`--set models.default.launch=vllm` does both"
+        )
+    return ""
 
 
 def is_file(name: str) -> bool:

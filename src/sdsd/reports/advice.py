@@ -52,7 +52,7 @@ _BY_RULE = {
     ),
     "failed": (
         "{n} of {of} dialogues could not be completed",
-        "read why: `sdsd show INDEX RUN_DIR` has the step, the cause and the raw reply",
+        "read why: `sdsd show RUN INDEX` has the step, the cause and the raw reply",
         "",
     ),
 }

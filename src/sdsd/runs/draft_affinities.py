@@ -108,7 +108,8 @@ async def _judge_all(loaded: Catalogue, needs: Needs) -> dict[str, Judged]:
                 found[principle.id] = await judge(principle, offered, ask, config)
             except Stopped:
                 raise Stopped(
-                    f"stopped after {number} of {total} principles; the same command continues"
+                    f"stopped after {number} of {total} principles; the same command continues",
+                    needs.stop.reason,
                 ) from None
             said = "" if found[principle.id] else ": nothing usable, so it stays neutral"
             needs.on_event(Noted(f"[{number + 1}/{total}] {principle.id}{said}"))

@@ -128,7 +128,8 @@ async def _draft_all(
                 card, cause = await fill_in(principle, given[principle.id], ask, config)
             except Stopped:
                 raise Stopped(
-                    f"stopped after {number} of {total} principles; the same command continues"
+                    f"stopped after {number} of {total} principles; the same command continues",
+                    needs.stop.reason,
                 ) from None
             found[principle.id] = card
             said = f": left out: {', '.join(lacking(card))} ({cause})" if cause else ""

@@ -149,7 +149,8 @@ async def sit(
     if done < n:
         raise Stopped(
             f"stopped after {done} of {n} exam items ({stop.reason}); recorded answers are kept, "
-            "and the same command continues"
+            "and the same command continues",
+            stop.reason,
         )
     return sheets
 

@@ -45,6 +45,8 @@ class Grown(Struct, frozen=True):
 
     before: int
     after: int
+    stopped: str = ""
+    """Why it stopped before the last domain; empty if it did not."""
 
 
 def expand(
@@ -70,17 +72,19 @@ def expand(
     chosen = [d for d in loaded.domains if not only or d.field in only]
 
     work = partial(_grow_all, chosen, loaded, per_domain)
-    grown = journaled(out / ".expand", config, on_event, models, work)
+    grown, stopped = journaled(out / ".expand", config, on_event, models, work)
     _write_files(out, grown)
-    return Grown(
-        before=sum(len(d.subareas) for d in chosen), after=sum(len(d.subareas) for d in grown)
-    )
+    before, after = (sum(len(d.subareas) for d in domains) for domains in (chosen, grown))
+    return Grown(before, after, stopped)
 
 
 async def _grow_all(
     domains: Sequence[Domain], loaded: catalogues.Catalogue, per_domain: int, needs: Needs
-) -> list[Domain]:
-    """Return every domain, grown one after the other: each is compared with all before it."""
+) -> tuple[list[Domain], str]:
+    """Return every domain, grown one after the other, and why it stopped early, if it did.
+
+    Each is compared with all before it.
+    """
     config = needs.config
     prompts = load_prompt("expand")
     taken = [s for d in loaded.domains for s in d.subareas]
@@ -91,13 +95,12 @@ async def _grow_all(
             try:
                 larger = await grow(domain, ask, prompts, taken, per_domain, config)
             except Stopped:
-                grown += domains[number:]
-                break
+                return grown + list(domains[number:]), needs.stop.reason
             grown.append(larger)
             done = f"[{number + 1}/{len(domains)}] {domain.name}"
             before, after = len(domain.subareas), len(larger.subareas)
             needs.on_event(Noted(f"{done}: {before} -> {after} subareas"))
-    return grown
+    return grown, ""
 
 
 async def grow(

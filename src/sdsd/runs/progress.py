@@ -1,4 +1,4 @@
-"""Show a run's progress: a live panel in a terminal, a few lines of HTML in a notebook.
+"""Show a run's progress: a live display in a terminal, a few lines of HTML in a notebook.
 
 Text that a model wrote passes through `safe` first: it may neither move the cursor, nor colour the
 screen, nor turn the reading direction.
@@ -12,11 +12,12 @@ import sys
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator
+from textwrap import shorten
 from typing import IO, Any, cast
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
-from rich.panel import Panel
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -58,8 +59,10 @@ _COUNTED_AS = dict.fromkeys(("candidate", "earlier", "adherence"), "critique")
 """Stages that are counted with another one."""
 _WINDOW = 30.0
 """Seconds over which the rate of tokens is measured."""
-_WIDTH = 36
-"""Characters of the bar."""
+_WIDEST = 100
+"""Columns that the live display takes at most: what belongs together stays together."""
+_QUIET = 30.0
+"""Seconds between two lines of progress where the output is no terminal."""
 _REDRAW = 0.5
 """Seconds between two redraws: drawing takes CPU time from an embedded engine."""
 
@@ -85,10 +88,21 @@ def headline(record: Record) -> str:
     return f"{fate}{turns} - {topic}"
 
 
+def gained(record: Record) -> str:
+    """Describe what one record is worth: its pairs, or why it has none."""
+    topic = record.scenario.subarea
+    if record.failure:
+        return f"failed at {record.failure.step} - {topic}"
+    pairs = len(record.pairs)
+    worth = f"{pairs} pair{'s' * (pairs > 1)}" if pairs else f"no pair ({record.rule})"
+    return f"{worth} - {topic}"
+
+
 class Progress:
     """Counts what a run's events say: dialogues, verified pairs, calls, tokens."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self.n = self.done = self.pairs = 0
         self.wanted = self.reached = 0
         self.began = False
@@ -96,23 +110,24 @@ class Progress:
         self.calls: Counter[str] = Counter()
         self.tokens: Counter[str] = Counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
-        self._done_before = 0
+        self._share_before = 0.0
         self._recent: deque[tuple[float, int]] = deque()
-        self._started = time.monotonic()
+        self._started = self._clock()
 
     def count(self, event: Event) -> None:
         match event:
             case Began(path, n, done, concurrency, protocol):
-                self.n, self.done, self._done_before = n, done, done
+                self.n, self.done = n, done
                 self.pairs, self.wanted, self.reached = event.pairs, event.wanted, event.reached
-                self.began, self._started = True, time.monotonic()
+                self._share_before = self.share
+                self.began, self._started = True, self._clock()
                 self.title = f"{path} · {protocol} · up to {concurrency} in flight"
             case Called(_, answer):
                 stage = _COUNTED_AS.get(event.stage, event.stage)
                 self.calls[stage] += 1
                 self.tokens[stage] += answer.completion_tokens
                 self.seconds[stage] += answer.seconds
-                now = time.monotonic()
+                now = self._clock()
                 self._recent.append((now, answer.completion_tokens))
                 while self._recent[0][0] < now - _WINDOW:
                     self._recent.popleft()
@@ -127,131 +142,161 @@ class Progress:
         return self.reached / self.wanted if self.wanted else self.done / max(self.n, 1)
 
     @property
-    def dialogues(self) -> str:
-        """`3/20`, or `3` for a run without a fixed number."""
-        return f"{self.done}/{self.n}" if self.n else f"{self.done}"
-
-    @property
-    def verified(self) -> str:
-        """`5 verified pairs`, and how many the targets ask for."""
-        wanted = f" of {self.wanted} wanted" if self.wanted else ""
-        return f"{self.pairs} verified pairs{wanted}"
+    def counts(self) -> str:
+        """`12/60 dialogues, 9 pairs`; with targets also how many pairs are wanted."""
+        dialogues = f"{self.done:,}/{self.n:,}" if self.n else f"{self.done:,}"
+        wanted = f" ({self.reached:,} of {self.wanted:,} wanted)" if self.wanted else ""
+        return f"{dialogues} dialogues, {self.pairs:,} pair{'s' * (self.pairs != 1)}{wanted}"
 
     @property
     def rate(self) -> float:
         """Recent completion tokens per second."""
         if not self._recent:
             return 0.0
-        now = time.monotonic()
+        now = self._clock()
         span = max(now - self._recent[0][0], now - max(self._started, now - _WINDOW), 1.0)
         return sum(tokens for _, tokens in list(self._recent)) / span
 
     @property
     def elapsed(self) -> float:
         """Seconds since the run began."""
-        return time.monotonic() - self._started
+        return self._clock() - self._started
 
     @property
-    def remaining(self) -> str:
-        """`  (about 3 min 20 s left)`; empty before the first dialogue."""
-        made, left = self.done - self._done_before, self.n - self.done
-        if not made or left <= 0:
-            return ""
-        return f"  (about {duration(self.elapsed / made * left)} left)"
+    def left(self) -> str:
+        """`about 3 min 20 s left`; says so while that is not known."""
+        gained = self.share - self._share_before
+        if gained <= 0:
+            return "no estimate yet"
+        if self.share >= 1:
+            return "almost done"
+        return left(self.elapsed / gained * max(0.0, 1 - self.share))
+
+
+def left(seconds: float) -> str:
+    """`about 3 min 20 s left`."""
+    return f"about {_whole(seconds)} left"
+
+
+def _whole(seconds: float) -> str:
+    """Write a time without fractions of a second."""
+    return f"{round(seconds)} s" if seconds < 59.5 else duration(round(seconds))
 
 
 class Screen:
-    """Shows a run's progress in a terminal, or as plain lines in a file or pipe."""
+    """Shows a run's progress in a terminal, or as a few plain lines in a file or pipe."""
 
-    def __init__(self, *, live: bool = True, quiet: bool = False) -> None:
-        self._progress = Progress()
-        self._live, self._quiet = live, quiet
-        self._first = ""
+    def __init__(
+        self,
+        *,
+        live: bool = True,
+        quiet: bool = False,
+        lines: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._progress = Progress(clock)
+        self._live, self._quiet, self._lines, self._clock = live, quiet, lines, clock
+        self._first: RenderableType = ""
         """What is shown before the first dialogue: a download, or the exam."""
         self._tenths: dict[str, int] = {}
-        self._last_line = 0.0
+        self._last_line = -_QUIET
 
     def on_event(self, event: Event) -> None:
-        self._progress.count(event)
+        seen = self._progress
+        seen.count(event)
         match event:
-            case Began(path, n, done, concurrency, protocol):
-                of = f"{done} of {n} dialogues done" if n else f"{done} dialogues done"
-                if event.wanted:
-                    of += f", {event.reached} of {event.wanted} pairs"
-                self._plain(f"{path}: {of}, {protocol}, up to {concurrency} in flight")
+            case Began(path, _, _, concurrency, protocol):
+                self._plain(f"{path}: {seen.counts}, {protocol}, up to {concurrency} in flight")
+                self._last_line = self._clock()
             case Called():
-                self._called()
-            case Recorded(record):
-                line = f"[{self._progress.dialogues}] dialogue {record.scenario.index}: "
-                self._line(line + headline(record) + self._progress.remaining)
+                calls = f"{sum(seen.calls.values())} calls"  # without a run: of a catalogue
+                self._alive(f"{seen.left}: {seen.counts}" if seen.began else calls)
+            case Recorded(record) if self._lines:
+                of = f"/{seen.n}" if seen.n else ""
+                text = f"[{seen.done}{of}] dialogue {record.scenario.index}: {gained(record)}"
+                self._line(shorten(text, err.width, placeholder=" ...") if self._live else text)
             case Noted(text):
                 self._line(text)
             case Fetching(what, done, total):
                 self.download(what, done, total)
-            case Examined(done, n, left):
-                time_left = f"  (about {duration(left)} left)" if left else ""
-                self._first = f"{_bar(done / max(n, 1))} exam: {done}/{n} items{time_left}"
-                self._plain(f"[{done}/{n}] exam{time_left}")
+            case Examined(done, n, seconds):
+                time_left = f"{left(seconds)}: " if seconds else ""
+                self._first = _line_of(done / max(n, 1), time_left, f"exam: {done}/{n} items")
+                self._alive(f"{time_left}exam: {done}/{n} items", last=done == n)
 
     def download(self, what: str, done: int, total: int) -> None:
         """Show the progress of a file's download or check, in bytes."""
         tenth = 10 * done // max(total, 1)
         size = f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB"
-        self._first = f"{_bar(done / max(total, 1))} {what}, {size}"
+        self._first = _line_of(done / max(total, 1), "", f"{what}, {size}")
         if tenth > self._tenths.get(what, -1):
             self._tenths[what] = tenth
             self._plain(f"{what}: {10 * tenth}% of {total / 1e6:,.0f} MB")
 
-    def _called(self) -> None:
-        now = time.monotonic()
-        if now - self._last_line > 20:
+    def _alive(self, text: str, *, last: bool = False) -> None:
+        """Print a line where no live display shows it, unless the last one was just now."""
+        now = self._clock()
+        if last or now - self._last_line >= _QUIET:
             self._last_line = now
-            counts = self._progress.calls
-            stages = (*STAGES, "exam")
-            calls = " ".join(f"{stage} {counts[stage]}" for stage in stages if counts[stage])
-            calls = calls or str(sum(counts.values()))  # not of a run: of a catalogue
-            self._plain(f"  calls so far: {calls}; {self._progress.rate:.1f} tokens/s")
+            self._plain(text)
 
     def _plain(self, text: str) -> None:
-        """Print a line whose content the live panel shows anyway."""
+        """Print a line whose content the live display shows anyway."""
         if not self._live:
             self._line(text)
 
     def _line(self, text: str) -> None:
-        """Print a line; above the live panel, so that it stays when the panel is gone."""
-        if not self._quiet:
-            err.print(Text(safe(text)), soft_wrap=True)
+        """Print a line; above the live display, so that it stays when that is gone.
 
-    def __rich__(self) -> RenderableType:
-        """Draw the live panel. Rich calls it on another thread, so it copies what it iterates."""
-        seen = self._progress
+        In a terminal, it is broken between words; elsewhere, it stays one line.
+        """
+        if not self._quiet:
+            err.print(Text(safe(text)), soft_wrap=not err.is_terminal)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Draw the live display. Rich calls it on another thread, so it copies what it iterates."""
+        seen, width = self._progress, min(options.max_width, _WIDEST)
         parts: list[RenderableType] = []
         if seen.began:
-            head = (f" {seen.dialogues} dialogues  ", (seen.verified, "green"))
-            rest = f"  {seen.rate:.1f} tokens/s  {duration(seen.elapsed)}"
-            bar = (_bar(seen.share), "cyan")
-            parts.append(Text.assemble(bar, *head, rest, seen.remaining))
-            parts.append(self._stages())
+            speed = f"{seen.rate:,.0f} tokens/s, {_whole(seen.elapsed)} so far"
+            parts += [_cut(seen.title, "dim"), _line_of(seen.share, f"{seen.left} ", seen.counts)]
+            parts += [_cut(speed), self._stages()]
         elif self._first:
-            parts.append(Text(self._first, style="cyan", no_wrap=True))
-        return Panel(Group(*parts), title=Text(safe(seen.title) or "sdsd"), title_align="left")
+            parts.append(self._first)
+        yield from console.render(Group(*parts), options.update(width=width))
 
     def _stages(self) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="dim")
-        table.add_column("")
-        for stage in STAGES:
-            table.add_column(stage, justify="right", min_width=8)
+        """Draw calls, tokens and seconds of the stages that were asked for."""
         seen = self._progress
+        stages = [stage for stage in STAGES if seen.calls[stage]]
+        table = Table(box=None, pad_edge=False, header_style="dim")
+        for head in ("", *stages):
+            table.add_column(head, justify="right" if head else "left", no_wrap=True)
         for name, counts in (("calls", seen.calls), ("tokens", seen.tokens)):
-            table.add_row(name, *(f"{counts[s]:,}" for s in STAGES))
-        each = {s: seen.seconds[s] / seen.calls[s] for s in STAGES if seen.calls[s]}
-        table.add_row("s/call", *(f"{each[s]:.1f}" if s in each else "-" for s in STAGES))
+            table.add_row(name, *(_short(counts[s]) for s in stages))
+        table.add_row("s/call", *(f"{seen.seconds[s] / seen.calls[s]:.1f}" for s in stages))
         return table
 
 
-def _bar(share: float) -> str:
-    filled = min(_WIDTH, int(_WIDTH * share))
-    return "█" * filled + "░" * (_WIDTH - filled)
+def _line_of(share: float, before: str, after: str) -> RenderableType:
+    """Draw a bar between two texts; it takes the columns that they leave."""
+    row = Table.grid(padding=(0, 1), expand=True)
+    row.add_column(no_wrap=True)
+    row.add_column(ratio=1, min_width=4)
+    row.add_column()  # the first to be cut
+    row.add_row(_cut(before.rstrip()), ProgressBar(1.0, share), _cut(after, "green"))
+    return row
+
+
+def _cut(text: str, style: str = "") -> Text:
+    return Text(safe(text), style=style, no_wrap=True, overflow="ellipsis")
+
+
+def _short(number: int) -> str:
+    """Write a count in at most five characters: `9,999`, `150k`, `1.5M`."""
+    if number < 10_000:
+        return f"{number:,}"
+    return f"{number / 1e3:.0f}k" if number < 1_000_000 else f"{number / 1e6:.1f}M"
 
 
 class Notebook:
@@ -278,18 +323,20 @@ class Notebook:
         seen = self._progress
         lines = [seen.title, *self._notes]
         if seen.began:
-            counts = f"{seen.dialogues} dialogues, {seen.verified}, {seen.rate:.1f} tokens/s"
-            lines[1:1] = [counts + seen.remaining]
+            lines[1:1] = [f"{seen.left}: {seen.counts}, {seen.rate:,.0f} tokens/s"]
         bar = f"<progress value='{seen.share:.3f}' max='1' style='width:24em'></progress>"
         text = "<br>".join(html.escape(safe(line)) for line in lines if line)
         self._update(f"<div>{bar}<br>{text}</div>")
 
 
 @contextlib.contextmanager
-def terminal(*, quiet: bool = False) -> Iterator[Screen]:
-    """Show a live panel on a terminal, plain lines elsewhere, nothing if `quiet`."""
+def terminal(*, quiet: bool = False, lines: bool = False) -> Iterator[Screen]:
+    """Show a live display on a terminal, a few lines elsewhere, nothing if `quiet`.
+
+    With `lines`, also print a line for each finished dialogue.
+    """
     live = err.is_terminal and not quiet
-    screen = Screen(live=live, quiet=quiet)
+    screen = Screen(live=live, quiet=quiet, lines=lines)
     if not live:
         yield screen
         return

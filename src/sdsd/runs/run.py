@@ -226,7 +226,7 @@ class Run:
             failure = first.failure
             cause = f"{failure.step}: {failure.cause}" if failure else "unknown"
             remedy = (
-                f"`sdsd show {first.scenario.index} {self.path}` prints the raw reply; use a more "
+                f"`sdsd show {self.path} {first.scenario.index}` prints the raw reply; use a more "
                 "capable model, another protocol, or simpler prompts"
                 if failure and failure.raw
                 else f"`sdsd doctor {self.path / 'config.yaml'}` shows what the model answers"

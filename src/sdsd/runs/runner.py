@@ -19,7 +19,7 @@ import sdsd
 from sdsd import config as configuration
 from sdsd.config import Config, JudgeMethod
 from sdsd.config.manifest import Manifest
-from sdsd.errors import ConfigError, Divergence, ModelError, RunDirError, SdsdError
+from sdsd.errors import INTERRUPTED, ConfigError, Divergence, ModelError, RunDirError, SdsdError
 from sdsd.files import now
 from sdsd.interrupts import like_ctrl_c
 from sdsd.models.base import Model
@@ -262,7 +262,7 @@ class Launch:
     def interrupt(self) -> None:
         """Stop the run, from another thread than its own."""
         if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._stop, "interrupted")
+            self._loop.call_soon_threadsafe(self._stop, INTERRUPTED)
 
     async def make(self, files: Mapping[str, Path], caches: Sequence[Journal] = ()) -> None:
         """Make the dialogues that are missing."""

@@ -7,7 +7,7 @@ import contextlib
 import signal
 from collections.abc import Iterator
 
-from sdsd.errors import Stopped
+from sdsd.errors import INTERRUPTED, Stopped
 from sdsd.interrupts import NUMBERS, in_main_thread
 from sdsd.runs.events import Noted, OnEvent
 
@@ -39,7 +39,7 @@ def interruptible(stop: Stop, on_event: OnEvent) -> Iterator[None]:
         if stop.requested.is_set():
             task.cancel()
             return
-        stop("interrupted")
+        stop(INTERRUPTED)
         on_event(
             Noted(
                 "stopping: requests in flight are finished and kept (press again to stop at once)"
@@ -57,7 +57,8 @@ def interruptible(stop: Stop, on_event: OnEvent) -> Iterator[None]:
         if not stop.requested.is_set():
             raise
         raise Stopped(
-            "stopped at once; recorded answers are kept, and the same command continues"
+            "stopped at once; recorded answers are kept, and the same command continues",
+            INTERRUPTED,
         ) from None
     finally:
         for number in ours:
