@@ -35,13 +35,14 @@ def _any_of(words: tuple[str, ...]) -> re.Pattern[str]:
 _PRAISE = (
     "good|great|excellent|fantastic|wonderful|brilliant|amazing|awesome|superb|terrific|lovely|nice"
     "|smart|clever|wise|fascinating|interesting|thoughtful|insightful|perfect|marvellous|splendid"
-    "|fabulous|outstanding|inspired|admirable|impressive|important|sensible"
+    "|fabulous|outstanding|inspired|admirable|impressive|important|sensible|spot[- ]on|on point"
 )
 _PRAISED = (
     "question|query|idea|thinking|thought|plan|choice|project|approach|instinct|ambition|goal"
 )
 _OPENING_PRAISE = re.compile(
-    rf"\A\W*+(?:(?:oh|ah|wow|hi|hello|hey|ooh|well|yes),?!? )?(?:"
+    rf"\A\W*+(?:(?:oh|ah|wow|hi|hello|hey|ooh|well|yes|absolutely|certainly|sure|indeed"
+    rf"|of course),?!? )?(?:"
     rf"(?:(?:what|that(?:'s| is| was)|this is|it(?:'s| is)|you(?:'ve| have) asked|such)"
     rf"(?: (?:such|really|very|truly|quite|actually|genuinely))* an? (?:(?:really|very|truly"
     rf"|absolutely|genuinely) )?)?(?:{_PRAISE}) (?:[\w-]+ )?(?:{_PRAISED})"
@@ -54,7 +55,8 @@ _OPENING_PRAISE = re.compile(
 )
 _PERHAPS_PRAISE = re.compile(
     rf"\b(?:{_PRAISE}|love|like|admire|glad|thank|thanks|impressed|kudos|bravo|congratulations|right"
-    r"|fair|valid|fine|point|well|sounds|best|delightful|beautiful|exciting)\b",
+    r"|fair|valid|fine|point|well|sounds|best|delightful|beautiful|exciting"
+    rf"|your (?:[\w-]+ )?(?:{_PRAISED}))\b",
     re.IGNORECASE,
 )
 
