@@ -34,6 +34,7 @@ FULL = {
     "sdsd.text.yaml_files._EXPONENT",
     "sdsd.text.parsing._FENCE",
     "sdsd.models.statuses._UNITS",
+    "sdsd.models.weights._HUB_NAME",
     "sdsd.config.environment._OTHER_FORM",
 }
 """Patterns that are only matched in full, with a short text or in linear time."""
