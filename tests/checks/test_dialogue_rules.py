@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from sdsd.checks.dialogue_rules import Finding, clean_exchanges, find, not_a_user, not_an_agent
-from sdsd.checks.dialogue_text import Search
-from sdsd.checks.rules import RULES, speakers, wording
+from sdsd.checks.dialogue_text import Search, read_dialogue
+from sdsd.checks.rules import CHECKS, RULES, speakers, wording
 from sdsd.config import EXCLUDED_RULES
 from sdsd.scenarios import catalogue as catalogues
 from sdsd.scenarios import exam_items
@@ -373,6 +374,14 @@ SAID = (
 )
 def test_what_no_assistant_says_next(text: str, shown: str) -> None:
     assert not_an_agent(SAID, text, PLAN) == RULES.get(shown, "")
+
+
+@given(st.lists(st.lists(st.sampled_from("abc"), max_size=12), min_size=1, max_size=6))
+def test_of_the_last_turn_it_is_told_at_once_whether_it_is_an_echo(texts: list[list[str]]) -> None:
+    roles: list[Literal["user", "assistant"]] = ["user", "assistant"]
+    messages = tuple(Message(roles[k % 2], " ".join(words)) for k, words in enumerate(texts))
+    whole = read_dialogue(messages, None, ())
+    assert wording.echoes(whole) == (len(messages) - 1 in CHECKS["echo"](whole))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from sdsd.checks.dialogue_text import DialogueText, read_dialogue
-from sdsd.checks.rules import CHECKS, PREDICATES, RULES
+from sdsd.checks.rules import CHECKS, PREDICATES, RULES, wording
 from sdsd.types import Dialogue, Message, Plan, Principle
 
 QualityCheck = Callable[[Dialogue, Plan | None], Iterable[int]]
@@ -71,6 +71,8 @@ def not_an_agent(conversation: tuple[Message, ...], text: str, plan: Plan | None
 def _breaks_last(rule: str, whole: DialogueText) -> bool:
     """Whether the last turn breaks a rule."""
     last = whole.turns[-1]
+    if rule == "echo":
+        return wording.echoes(whole)
     if breaks := PREDICATES.get(rule):
         return breaks(last, whole)
     return last.index in CHECKS[rule](whole)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from itertools import islice
 
 from sdsd.checks.dialogue_text import DialogueText, Search, TurnText, stems
@@ -50,6 +51,22 @@ def _echo(whole: DialogueText) -> Iterable[int]:
             if len(seen[run]) < 8:  # bounds the work where everything is the same
                 seen[run] = (*seen[run], k)
         seen.update(dict.fromkeys(runs - known, (k,)))
+
+
+def echoes(whole: DialogueText) -> bool:
+    """Whether the last turn breaks the rule `echo`: asked of every turn that is written."""
+    *before, turn = whole.turns
+    if len(turn.words) < 7:
+        return False
+    runs = _runs(turn.words)
+    if not any(len(runs & _runs(earlier.words)) >= 0.8 * len(runs) for earlier in before):
+        return False
+    return not (turn.role == "assistant" and before and _EDITS.search(before[-1].text))
+
+
+@lru_cache(maxsize=1024)  # the turns of the dialogues under way
+def _runs(words: tuple[str, ...]) -> frozenset[tuple[str, ...]]:
+    return frozenset(grams(words, 3))
 
 
 _SENTENCES = re.compile(r"[.!?。！？\n]+")
