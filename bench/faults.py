@@ -369,13 +369,19 @@ def judge(result: Run, hosts: Sequence[Host], probes: frozenset[str], clean: Con
 
 
 def trial(
-    folder: Path, kind: FaultKind, rate: float, clean: Contents, lift: float = math.inf
+    folder: Path,
+    kind: FaultKind,
+    rate: float,
+    clean: Contents,
+    lift: float = math.inf,
+    timeout: float = 1.0,
 ) -> Judged:
     """Make a run whose requests fail in one way from its first dialogue on.
 
-    After `lift` seconds the fault ends.
+    After `lift` seconds the fault ends. Where replies never end, they are waited for `timeout`
+    seconds; others must not take as long.
     """
-    patience = {"timeout": 1.0 if kind in TIMED else 60.0}
+    patience = {"timeout": timeout if kind in TIMED else 60.0}
     with Host(folder / "log", **QUICK, fault_seed=lucky(rate)) as host:
         probes = host.probed()
         over = threading.Timer(min(lift, threading.TIMEOUT_MAX), host.fail, [{}])

@@ -63,6 +63,8 @@ WORDS: dict[FaultKind, str] = {
     "null-content": "the reply was empty", "thinking-only": "the model spent its "
 }  # fmt: skip
 """What is said of replies without text."""
+LATE = 4.0
+"""Seconds after which a reply counts as late: more than any takes, however busy the machine."""
 LIFT = 8.0
 """Seconds after which half of the requests fail no longer: the waits between tries double."""
 
@@ -92,7 +94,7 @@ def matrix(
     try:
         yield {
             (kind, rate): pool.submit(
-                trial, tmp_path_factory.mktemp("trial"), kind, rate, first(clean, N), LIFT
+                trial, tmp_path_factory.mktemp("trial"), kind, rate, first(clean, N), LIFT, LATE
             )
             for rate in sorted(RATES, reverse=True)
             for kind in KINDS
