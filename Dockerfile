@@ -1,7 +1,7 @@
 # sdsd against model servers: no model, no compiler, no root.
 #
 #   docker build -t sdsd .
-#   docker run --rm -v "$PWD/runs:/work/runs" --user "$(id -u):$(id -g)" sdsd demo
+#   docker run --rm -v "$PWD/runs:/data/runs" --user "$(id -u):$(id -g)" sdsd demo
 #
 # compose.yaml adds a vLLM. For the embedded engine, build with --build-arg EXTRAS=local,hub.
 FROM python:3.13-slim AS build
@@ -14,9 +14,9 @@ RUN python -m venv /opt/sdsd && /opt/sdsd/bin/pip install --no-cache-dir ".[$EXT
 FROM python:3.13-slim
 COPY --from=build /opt/sdsd /opt/sdsd
 # Anybody may be the user of a container whose volume belongs to somebody else.
-RUN useradd --create-home --uid 1000 sdsd && install -d -m 1777 /work /work/runs
+RUN useradd --create-home --uid 1000 sdsd && install -d -m 1777 /data /data/runs
 ENV PATH=/opt/sdsd/bin:$PATH
-WORKDIR /work
+WORKDIR /data
 USER 1000
 ENTRYPOINT ["sdsd"]
 CMD ["--help"]
