@@ -113,7 +113,8 @@ def staged(
     did not get to are removed at the end.
     """
     views = exported_views(manifest, config.export)
-    schemas = {name: view.schema(provenance(manifest, config)) for name, view in views.items()}
+    story = provenance(manifest, config)
+    schemas = {name: view.schema(story) for name, view in views.items()}
     measured = COUNTED if config.export.tokenizer else ()
     with Writers(data, schemas, *limits, measured) as writers:
         for made in _made(records, manifest, config, selection, views):
