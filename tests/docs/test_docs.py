@@ -30,6 +30,7 @@ from sdsd.models import hand_written
 from sdsd.pipeline.prompts import PACKAGED
 from sdsd.scenarios.catalogue import load
 from sdsd.text import prompt_files
+from tests.stand_ins.model_server import spawned
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -355,13 +356,8 @@ def test_the_python_page_works_from_top_to_bottom(workplace: Path) -> None:
 @pytest.fixture(scope="module")
 def stand_in() -> Iterator[str]:
     """A server without a model, in a process of its own; yields its address."""
-    command = [sys.executable, str(ROOT / "tests" / "stand_ins" / "model_server.py"), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
+    with spawned() as url:
+        yield url
 
 
 def follow(line: str, url: str, cwd: Path) -> None:

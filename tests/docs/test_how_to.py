@@ -9,8 +9,6 @@ import json
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +18,7 @@ import yaml
 from typer.testing import CliRunner
 
 from sdsd.cli.app import app
+from tests.stand_ins.model_server import spawned
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -48,13 +47,8 @@ PAGES = [
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
     """The address of a server without a model, in a process of its own."""
-    command = [sys.executable, str(ROOT / "tests" / "stand_ins" / "model_server.py"), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        try:
-            yield process.stdout.readline().strip()
-        finally:
-            process.terminate()
+    with spawned() as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

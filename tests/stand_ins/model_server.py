@@ -182,9 +182,10 @@ async def serving(app: web.Application, port: int = 0) -> AsyncIterator[str]:
 
 
 @contextlib.contextmanager
-def spawned(log: Path, latency: float = 0.0) -> Iterator[str]:
+def spawned(log: Path | None = None, latency: float = 0.0) -> Iterator[str]:
     """This file in a process of its own; yields the base URL."""
-    command = [sys.executable, __file__, "--log", str(log), "--latency", str(latency)]
+    command = [sys.executable, __file__, "--latency", str(latency)]
+    command += [] if log is None else ["--log", str(log)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
