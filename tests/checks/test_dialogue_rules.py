@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from sdsd.checks.dialogue_rules import Finding, clean_exchanges, find, not_a_user, not_an_agent
 from sdsd.checks.dialogue_text import Search, read_dialogue
-from sdsd.checks.rules import CHECKS, RULES, speakers, wording
+from sdsd.checks.rules import CHECKS, PREDICATES, RULES, speakers, wording
 from sdsd.config import EXCLUDED_RULES
 from sdsd.scenarios import catalogue as catalogues
 from sdsd.scenarios import exam_items
@@ -377,11 +377,14 @@ def test_what_no_assistant_says_next(text: str, shown: str) -> None:
 
 
 @given(st.lists(st.lists(st.sampled_from("abc"), max_size=12), min_size=1, max_size=6))
-def test_of_the_last_turn_it_is_told_at_once_whether_it_is_an_echo(texts: list[list[str]]) -> None:
+def test_one_turn_is_an_echo_if_the_rule_finds_it_in_the_whole_dialogue(
+    texts: list[list[str]],
+) -> None:
     roles: list[Literal["user", "assistant"]] = ["user", "assistant"]
     messages = tuple(Message(roles[k % 2], " ".join(words)) for k, words in enumerate(texts))
     whole = read_dialogue(messages, None, ())
-    assert wording.echoes(whole) == (len(messages) - 1 in CHECKS["echo"](whole))
+    found = CHECKS["echo"](whole)
+    assert {k for k, turn in enumerate(whole.turns) if PREDICATES["echo"](turn, whole)} == {*found}
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from msgspec import Struct
 
 from sdsd.checks.dialogue_text import DialogueText, read_dialogue
-from sdsd.checks.rules import CHECKS, PREDICATES, RULES, wording
+from sdsd.checks.rules import CHECKS, PREDICATES, RULES
 from sdsd.types import Dialogue, Message, Plan, Principle
 
 QualityCheck = Callable[[Dialogue, Plan | None], Iterable[int]]
@@ -47,10 +47,10 @@ def find(
     return tuple(sorted(found, key=lambda finding: finding.turn))
 
 
-NOT_A_USER = frozenset({
-    "role_flip", "third_person", "speaker_label", "placeholder", "marker", "garbled", "plan_leak",
-    "self_thanks", "user_refusal", "echo", "loop",
-})  # fmt: skip
+NOT_A_USER = (
+    "echo", "garbled", "loop", "marker", "placeholder", "plan_leak", "role_flip", "self_thanks",
+    "speaker_label", "third_person", "user_refusal",
+)  # fmt: skip
 """Rules that show that a turn is not one that a user writes."""
 NOT_AN_AGENT = ("third_person", "echo", "loop")
 """Rules that show that a turn is not one that an assistant writes."""
@@ -58,21 +58,23 @@ NOT_AN_AGENT = ("third_person", "echo", "loop")
 
 def not_a_user(conversation: tuple[Message, ...], text: str, plan: Plan | None) -> str:
     """Return what shows that no user says `text` next; empty if a user might."""
-    whole = read_dialogue((*conversation, Message("user", text)), plan, ())
-    return next((RULES[rule] for rule in sorted(NOT_A_USER) if _breaks_last(rule, whole)), "")
+    return _first_broken(NOT_A_USER, (*conversation, Message("user", text)), plan)
 
 
 def not_an_agent(conversation: tuple[Message, ...], text: str, plan: Plan | None) -> str:
     """Return what shows that no assistant says `text` next; empty if one might."""
-    whole = read_dialogue((*conversation, Message("assistant", text)), plan, ())
-    return next((RULES[rule] for rule in NOT_AN_AGENT if _breaks_last(rule, whole)), "")
+    return _first_broken(NOT_AN_AGENT, (*conversation, Message("assistant", text)), plan)
+
+
+def _first_broken(rules: Sequence[str], messages: tuple[Message, ...], plan: Plan | None) -> str:
+    """Return what the first of the rules finds that the last turn breaks; empty if none."""
+    whole = read_dialogue(messages, plan, ())
+    return next((RULES[rule] for rule in rules if _breaks_last(rule, whole)), "")
 
 
 def _breaks_last(rule: str, whole: DialogueText) -> bool:
     """Whether the last turn breaks a rule."""
     last = whole.turns[-1]
-    if rule == "echo":
-        return wording.echoes(whole)
     if breaks := PREDICATES.get(rule):
         return breaks(last, whole)
     return last.index in CHECKS[rule](whole)

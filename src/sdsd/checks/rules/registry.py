@@ -26,7 +26,7 @@ def rule(meaning: str) -> Callable[[Check], Check]:
 
 Predicate = Callable[[TurnText, DialogueText], bool]
 PREDICATES: dict[str, Predicate] = {}
-"""Those of the rules that decide on one turn at a time."""
+"""How a rule decides on one turn alone, for those that can."""
 
 
 def turn_rule(meaning: str) -> Callable[[Predicate], Predicate]:

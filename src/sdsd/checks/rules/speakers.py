@@ -72,9 +72,9 @@ _SPEECH = (
 )
 _FINITE = (
     r"(?:can|could|should|would|will|may|might|must|had|did|said|told|thought|felt|wanted|knew|went"
-    r"|(?:[a-z]+ly )?[a-z]{2,}ed"
-    r"|(?:[a-z]+ly )?(?!(?:this|thus|as|its|yes|us|perhaps|always|sometimes|unless|plus|towards"
-    r"|besides|across|his|hers|ours|yours|less)\b)[a-z]+s)\b"
+    r"|(?:[a-z]+ly )?(?:[a-z]{2,}ed"
+    r"|(?!(?:this|thus|as|its|yes|us|perhaps|always|sometimes|unless|plus|towards|besides|across"
+    r"|his|hers|ours|yours|less)\b)[a-z]+s))\b"
 )
 """A verb in the third person, after the name of somebody who is spoken of."""
 _NARRATOR = re.compile(

@@ -9,7 +9,7 @@ from functools import lru_cache
 from itertools import islice
 
 from sdsd.checks.dialogue_text import DialogueText, Search, TurnText, stems
-from sdsd.checks.rules.registry import rule, turn_rule
+from sdsd.checks.rules.registry import PREDICATES, rule, turn_rule
 from sdsd.text import languages, normalize
 from sdsd.text.words import WORD, grams
 
@@ -53,15 +53,21 @@ def _echo(whole: DialogueText) -> Iterable[int]:
         seen.update(dict.fromkeys(runs - known, (k,)))
 
 
-def echoes(whole: DialogueText) -> bool:
-    """Whether the last turn breaks the rule `echo`: asked of every turn that is written."""
-    *before, turn = whole.turns
-    if len(turn.words) < 7:
+def _echoes(turn: TurnText, whole: DialogueText) -> bool:
+    """Decide on one turn what `_echo` finds in a whole dialogue, whose index is not worth it then.
+
+    Asked of every turn that is written.
+    """
+    before = whole.turns[: turn.index]
+    if turn.role == "system" or len(turn.words) < 7:
         return False
     runs = _runs(turn.words)
     if not any(len(runs & _runs(earlier.words)) >= 0.8 * len(runs) for earlier in before):
         return False
     return not (turn.role == "assistant" and before and _EDITS.search(before[-1].text))
+
+
+PREDICATES["echo"] = _echoes
 
 
 @lru_cache(maxsize=1024)  # the turns of the dialogues under way
